@@ -1,0 +1,1 @@
+"""Stubs made from ``proto/`` by ``make stubs``. Private by name, and nobody edits them."""

@@ -1,0 +1,507 @@
+from chatenv_client._generated import status_pb2 as _status_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ORIGIN_UNSPECIFIED: _ClassVar[Origin]
+    ORIGIN_TEMPLATE: _ClassVar[Origin]
+    ORIGIN_SAMPLED: _ClassVar[Origin]
+
+class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
+    STOP_REASON_STOP: _ClassVar[StopReason]
+    STOP_REASON_LENGTH: _ClassVar[StopReason]
+    STOP_REASON_ABORT: _ClassVar[StopReason]
+
+class HistoryPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HISTORY_POLICY_UNSPECIFIED: _ClassVar[HistoryPolicy]
+    HISTORY_POLICY_APPEND: _ClassVar[HistoryPolicy]
+    HISTORY_POLICY_STRICT: _ClassVar[HistoryPolicy]
+
+class ControlTokenPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONTROL_TOKEN_POLICY_UNSPECIFIED: _ClassVar[ControlTokenPolicy]
+    CONTROL_TOKEN_POLICY_ESCAPE: _ClassVar[ControlTokenPolicy]
+    CONTROL_TOKEN_POLICY_REJECT: _ClassVar[ControlTokenPolicy]
+    CONTROL_TOKEN_POLICY_ALLOW: _ClassVar[ControlTokenPolicy]
+
+class FidelityKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FIDELITY_KIND_UNSPECIFIED: _ClassVar[FidelityKind]
+    FIDELITY_KIND_HISTORY_REWRITTEN: _ClassVar[FidelityKind]
+    FIDELITY_KIND_CONTENT_ALTERED: _ClassVar[FidelityKind]
+    FIDELITY_KIND_MESSAGE_DROPPED: _ClassVar[FidelityKind]
+    FIDELITY_KIND_BOUNDARY_MERGE: _ClassVar[FidelityKind]
+    FIDELITY_KIND_CONTROL_TOKEN_ESCAPED: _ClassVar[FidelityKind]
+    FIDELITY_KIND_NONCANONICAL_STOP: _ClassVar[FidelityKind]
+    FIDELITY_KIND_TRUNCATED_TURN_CLOSED: _ClassVar[FidelityKind]
+    FIDELITY_KIND_STOP_STRING_OVERLAP: _ClassVar[FidelityKind]
+    FIDELITY_KIND_UNDECODABLE_TOKENS: _ClassVar[FidelityKind]
+    FIDELITY_KIND_KWARG_UNUSED: _ClassVar[FidelityKind]
+    FIDELITY_KIND_TOOL_CALL_MALFORMED: _ClassVar[FidelityKind]
+ORIGIN_UNSPECIFIED: Origin
+ORIGIN_TEMPLATE: Origin
+ORIGIN_SAMPLED: Origin
+STOP_REASON_UNSPECIFIED: StopReason
+STOP_REASON_STOP: StopReason
+STOP_REASON_LENGTH: StopReason
+STOP_REASON_ABORT: StopReason
+HISTORY_POLICY_UNSPECIFIED: HistoryPolicy
+HISTORY_POLICY_APPEND: HistoryPolicy
+HISTORY_POLICY_STRICT: HistoryPolicy
+CONTROL_TOKEN_POLICY_UNSPECIFIED: ControlTokenPolicy
+CONTROL_TOKEN_POLICY_ESCAPE: ControlTokenPolicy
+CONTROL_TOKEN_POLICY_REJECT: ControlTokenPolicy
+CONTROL_TOKEN_POLICY_ALLOW: ControlTokenPolicy
+FIDELITY_KIND_UNSPECIFIED: FidelityKind
+FIDELITY_KIND_HISTORY_REWRITTEN: FidelityKind
+FIDELITY_KIND_CONTENT_ALTERED: FidelityKind
+FIDELITY_KIND_MESSAGE_DROPPED: FidelityKind
+FIDELITY_KIND_BOUNDARY_MERGE: FidelityKind
+FIDELITY_KIND_CONTROL_TOKEN_ESCAPED: FidelityKind
+FIDELITY_KIND_NONCANONICAL_STOP: FidelityKind
+FIDELITY_KIND_TRUNCATED_TURN_CLOSED: FidelityKind
+FIDELITY_KIND_STOP_STRING_OVERLAP: FidelityKind
+FIDELITY_KIND_UNDECODABLE_TOKENS: FidelityKind
+FIDELITY_KIND_KWARG_UNUSED: FidelityKind
+FIDELITY_KIND_TOOL_CALL_MALFORMED: FidelityKind
+
+class FidelityReport(_message.Message):
+    __slots__ = ("kind", "token_index", "message_index", "detail")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    kind: FidelityKind
+    token_index: int
+    message_index: int
+    detail: str
+    def __init__(self, kind: _Optional[_Union[FidelityKind, str]] = ..., token_index: _Optional[int] = ..., message_index: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class Message(_message.Message):
+    __slots__ = ("role", "content", "content_parts", "tool_calls", "tool_call_id", "name", "reasoning_content", "extra_json")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_PARTS_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASONING_CONTENT_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_JSON_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    content_parts: _containers.RepeatedCompositeFieldContainer[ContentPart]
+    tool_calls: _containers.RepeatedCompositeFieldContainer[ToolCall]
+    tool_call_id: str
+    name: str
+    reasoning_content: str
+    extra_json: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., content_parts: _Optional[_Iterable[_Union[ContentPart, _Mapping]]] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCall, _Mapping]]] = ..., tool_call_id: _Optional[str] = ..., name: _Optional[str] = ..., reasoning_content: _Optional[str] = ..., extra_json: _Optional[str] = ...) -> None: ...
+
+class ContentPart(_message.Message):
+    __slots__ = ("type", "text")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    text: str
+    def __init__(self, type: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ToolCall(_message.Message):
+    __slots__ = ("id", "type", "name", "arguments_json")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    type: str
+    name: str
+    arguments_json: str
+    def __init__(self, id: _Optional[str] = ..., type: _Optional[str] = ..., name: _Optional[str] = ..., arguments_json: _Optional[str] = ...) -> None: ...
+
+class Observation(_message.Message):
+    __slots__ = ("episode_id", "step_count", "tokens_offset", "tokens", "generation_prompt_length", "prompt_fingerprint", "messages_offset", "messages", "reward", "terminated", "truncated", "metadata_json", "fidelity")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    step_count: int
+    tokens_offset: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    generation_prompt_length: int
+    prompt_fingerprint: str
+    messages_offset: int
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    reward: float
+    terminated: bool
+    truncated: bool
+    metadata_json: str
+    fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., tokens_offset: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., generation_prompt_length: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., messages_offset: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ...) -> None: ...
+
+class ResetRequest(_message.Message):
+    __slots__ = ("episode_id", "messages", "system_prompt", "system_role", "tools_json", "chat_template_kwargs_json", "max_steps", "max_tokens", "seed", "metadata_json", "add_generation_prompt", "history_policy", "control_token_policy", "clock")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_ROLE_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_JSON_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_KWARGS_JSON_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    ADD_GENERATION_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_TOKEN_POLICY_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    system_prompt: str
+    system_role: str
+    tools_json: str
+    chat_template_kwargs_json: str
+    max_steps: int
+    max_tokens: int
+    seed: int
+    metadata_json: str
+    add_generation_prompt: bool
+    history_policy: HistoryPolicy
+    control_token_policy: ControlTokenPolicy
+    clock: _timestamp_pb2.Timestamp
+    def __init__(self, episode_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., system_prompt: _Optional[str] = ..., system_role: _Optional[str] = ..., tools_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., add_generation_prompt: bool = ..., history_policy: _Optional[_Union[HistoryPolicy, str]] = ..., control_token_policy: _Optional[_Union[ControlTokenPolicy, str]] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ResetResponse(_message.Message):
+    __slots__ = ("observation",)
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    observation: Observation
+    def __init__(self, observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
+
+class StepRequest(_message.Message):
+    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    stop_reason: StopReason
+    model_version: str
+    step_index: int
+    prompt_fingerprint: str
+    known_tokens: int
+    known_messages: int
+    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ...) -> None: ...
+
+class StepResponse(_message.Message):
+    __slots__ = ("observation",)
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    observation: Observation
+    def __init__(self, observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
+
+class GetStateRequest(_message.Message):
+    __slots__ = ("episode_id",)
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
+
+class MessageSpan(_message.Message):
+    __slots__ = ("start", "length")
+    START_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    length: int
+    def __init__(self, start: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("origin", "start", "length", "step", "first_message", "message_count", "stop_reason", "model_version", "reward", "has_logprobs")
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    FIRST_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    HAS_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    origin: Origin
+    start: int
+    length: int
+    step: int
+    first_message: int
+    message_count: int
+    stop_reason: StopReason
+    model_version: str
+    reward: float
+    has_logprobs: bool
+    def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ...) -> None: ...
+
+class GetStateResponse(_message.Message):
+    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_SPANS_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    step_count: int
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    message_spans: _containers.RepeatedCompositeFieldContainer[MessageSpan]
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    generation_prompt_length: int
+    fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
+    prompt_fingerprint: str
+    terminated: bool
+    truncated: bool
+    max_steps: int
+    max_tokens: int
+    seed: int
+    metadata_json: str
+    clock: _timestamp_pb2.Timestamp
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetTrajectoryRequest(_message.Message):
+    __slots__ = ("episode_id",)
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
+
+class GetTrajectoryResponse(_message.Message):
+    __slots__ = ("episode_id", "tokens", "loss_mask_runs", "logprobs", "turns", "fidelity", "terminated", "truncated")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_MASK_RUNS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    loss_mask_runs: _containers.RepeatedScalarFieldContainer[int]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
+    terminated: bool
+    truncated: bool
+    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., loss_mask_runs: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., terminated: bool = ..., truncated: bool = ...) -> None: ...
+
+class RenderMessageRequest(_message.Message):
+    __slots__ = ("episode_id", "messages")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    def __init__(self, episode_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ...) -> None: ...
+
+class RenderMessageResponse(_message.Message):
+    __slots__ = ("tokens_offset", "tokens", "fidelity")
+    TOKENS_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    tokens_offset: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
+    def __init__(self, tokens_offset: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ...) -> None: ...
+
+class AuditEpisodeRequest(_message.Message):
+    __slots__ = ("episode_id",)
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
+
+class AuditEpisodeResponse(_message.Message):
+    __slots__ = ("verdict", "index", "detail")
+    class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        VERDICT_UNSPECIFIED: _ClassVar[AuditEpisodeResponse.Verdict]
+        VERDICT_EXACT: _ClassVar[AuditEpisodeResponse.Verdict]
+        VERDICT_TOKENS_DIFFER: _ClassVar[AuditEpisodeResponse.Verdict]
+        VERDICT_TEXT_DIFFERS: _ClassVar[AuditEpisodeResponse.Verdict]
+        VERDICT_NOT_RENDERABLE: _ClassVar[AuditEpisodeResponse.Verdict]
+    VERDICT_UNSPECIFIED: AuditEpisodeResponse.Verdict
+    VERDICT_EXACT: AuditEpisodeResponse.Verdict
+    VERDICT_TOKENS_DIFFER: AuditEpisodeResponse.Verdict
+    VERDICT_TEXT_DIFFERS: AuditEpisodeResponse.Verdict
+    VERDICT_NOT_RENDERABLE: AuditEpisodeResponse.Verdict
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    verdict: AuditEpisodeResponse.Verdict
+    index: int
+    detail: str
+    def __init__(self, verdict: _Optional[_Union[AuditEpisodeResponse.Verdict, str]] = ..., index: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class CloseEpisodeRequest(_message.Message):
+    __slots__ = ("episode_id",)
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
+
+class CloseEpisodeResponse(_message.Message):
+    __slots__ = ("was_live",)
+    WAS_LIVE_FIELD_NUMBER: _ClassVar[int]
+    was_live: bool
+    def __init__(self, was_live: bool = ...) -> None: ...
+
+class GetServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerInfoResponse(_message.Message):
+    __slots__ = ("version", "tokenizer_name", "tokenizer_fingerprint", "chat_template_fingerprint", "vocabulary_size", "token_id_limit", "special_tokens", "features", "turn_parser", "limits", "uptime_seconds", "live_episodes", "live_tokens")
+    class SpecialToken(_message.Message):
+        __slots__ = ("id", "text", "stops")
+        ID_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        STOPS_FIELD_NUMBER: _ClassVar[int]
+        id: int
+        text: str
+        stops: bool
+        def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., stops: bool = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_NAME_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ID_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    TURN_PARSER_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    LIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    tokenizer_name: str
+    tokenizer_fingerprint: str
+    chat_template_fingerprint: str
+    vocabulary_size: int
+    token_id_limit: int
+    special_tokens: _containers.RepeatedCompositeFieldContainer[GetServerInfoResponse.SpecialToken]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    turn_parser: str
+    limits: Limits
+    uptime_seconds: float
+    live_episodes: int
+    live_tokens: int
+    def __init__(self, version: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., token_id_limit: _Optional[int] = ..., special_tokens: _Optional[_Iterable[_Union[GetServerInfoResponse.SpecialToken, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., turn_parser: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., live_episodes: _Optional[int] = ..., live_tokens: _Optional[int] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("max_episodes", "max_live_tokens", "max_steps", "max_tokens", "max_message_bytes", "max_batch_items", "idle_timeout_seconds")
+    MAX_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    MAX_LIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    max_episodes: int
+    max_live_tokens: int
+    max_steps: int
+    max_tokens: int
+    max_message_bytes: int
+    max_batch_items: int
+    idle_timeout_seconds: float
+    def __init__(self, max_episodes: _Optional[int] = ..., max_live_tokens: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., idle_timeout_seconds: _Optional[float] = ...) -> None: ...
+
+class BatchResetRequest(_message.Message):
+    __slots__ = ("resets",)
+    RESETS_FIELD_NUMBER: _ClassVar[int]
+    resets: _containers.RepeatedCompositeFieldContainer[ResetRequest]
+    def __init__(self, resets: _Optional[_Iterable[_Union[ResetRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchResetResult(_message.Message):
+    __slots__ = ("response", "error")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    response: ResetResponse
+    error: _status_pb2.RpcStatus
+    def __init__(self, response: _Optional[_Union[ResetResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.RpcStatus, _Mapping]] = ...) -> None: ...
+
+class BatchResetResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[BatchResetResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[BatchResetResult, _Mapping]]] = ...) -> None: ...
+
+class BatchStepRequest(_message.Message):
+    __slots__ = ("steps",)
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[StepRequest]
+    def __init__(self, steps: _Optional[_Iterable[_Union[StepRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchStepResult(_message.Message):
+    __slots__ = ("response", "error")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    response: StepResponse
+    error: _status_pb2.RpcStatus
+    def __init__(self, response: _Optional[_Union[StepResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.RpcStatus, _Mapping]] = ...) -> None: ...
+
+class BatchStepResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[BatchStepResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[BatchStepResult, _Mapping]]] = ...) -> None: ...
+
+class StreamStepsRequest(_message.Message):
+    __slots__ = ("request_id", "step")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    step: StepRequest
+    def __init__(self, request_id: _Optional[int] = ..., step: _Optional[_Union[StepRequest, _Mapping]] = ...) -> None: ...
+
+class StreamStepsResponse(_message.Message):
+    __slots__ = ("request_id", "episode_id", "step_index", "response", "error")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_INDEX_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    episode_id: str
+    step_index: int
+    response: StepResponse
+    error: _status_pb2.RpcStatus
+    def __init__(self, request_id: _Optional[int] = ..., episode_id: _Optional[str] = ..., step_index: _Optional[int] = ..., response: _Optional[_Union[StepResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.RpcStatus, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,204 @@
+"""The exceptions of chatenv: one small tree, the same in-process and from the client.
+
+ChatEnvError
+├── InvalidRequestError        bad input, INVALID_ARGUMENT
+│   └── TemplateRejectedError  the chat template cannot render these messages
+├── EpisodeNotFoundError       NOT_FOUND
+│   ├── EpisodeUnknownError    never was
+│   ├── EpisodeClosedError     was closed
+│   └── EpisodeExpiredError    was idle for too long
+├── EpisodeDoneError           step after the end, FAILED_PRECONDITION
+├── HistoryRewrittenError      policy `strict` refused the step, FAILED_PRECONDITION
+├── StepConflictError          ABORTED
+│   ├── StepIndexMismatchError stale or future step_index
+│   └── PromptMismatchError    sampled from another prompt than the one on record
+├── CapacityError              RESOURCE_EXHAUSTED
+│   ├── EpisodeLimitError, TokenLimitError, ServerBusyError, MessageTooLargeError
+├── TransformError             INTERNAL
+│   └── TransformTimeoutError  DEADLINE_EXCEEDED
+├── DeadlineError              the call's own deadline, DEADLINE_EXCEEDED
+├── UnavailableError           no server, or it is shutting down, UNAVAILABLE
+├── AccessError                UNAUTHENTICATED, PERMISSION_DENIED
+└── UnexpectedStatusError      any other status
+
+Each is picklable and carries `code` (name of the gRPC status), `reason` and `details`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class ChatEnvError(Exception):
+    """Base of everything chatenv raises on purpose."""
+
+    code: ClassVar[str] = "UNKNOWN"
+    """Name of the gRPC status."""
+    default_reason: ClassVar[str] = "UNEXPECTED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        field: str = "",
+        details: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        """One sentence: what was wrong and what to do next."""
+        self.reason = reason or self.default_reason
+        """UPPER_SNAKE_CASE, for programs."""
+        self.field = field
+        """Path of the bad field, such as `tokens[3]`; empty where none is to blame."""
+        self.details = dict(details or {})
+        """Figures behind the reason."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.__dict__)
+
+
+def _rebuild(kind: type[ChatEnvError], message: str, attributes: dict[str, Any]) -> ChatEnvError:
+    error = kind(message)
+    error.__dict__.update(attributes)
+    return error
+
+
+class InvalidRequestError(ChatEnvError, ValueError):
+    """The request is wrong; `field` names where."""
+
+    code = "INVALID_ARGUMENT"
+    default_reason = "INVALID_REQUEST"
+
+
+class TemplateRejectedError(InvalidRequestError):
+    """The chat template cannot render these messages; the message holds the template's own words."""
+
+    default_reason = "TEMPLATE_REJECTED"
+
+
+class EpisodeNotFoundError(ChatEnvError, LookupError):
+    """There is no such live episode."""
+
+    code = "NOT_FOUND"
+    default_reason = "EPISODE_UNKNOWN"
+
+
+class EpisodeUnknownError(EpisodeNotFoundError):
+    """The server never knew this episode, or was restarted since."""
+
+
+class EpisodeClosedError(EpisodeNotFoundError):
+    """The episode was closed."""
+
+    default_reason = "EPISODE_CLOSED"
+
+
+class EpisodeExpiredError(EpisodeNotFoundError):
+    """The episode was idle for too long and was evicted."""
+
+    default_reason = "EPISODE_EXPIRED"
+
+
+class EpisodeDoneError(ChatEnvError):
+    """The episode is over; reset it."""
+
+    code = "FAILED_PRECONDITION"
+    default_reason = "EPISODE_DONE"
+
+
+class HistoryRewrittenError(ChatEnvError):
+    """The template would rewrite history and the episode's policy is `strict`."""
+
+    code = "FAILED_PRECONDITION"
+    default_reason = "HISTORY_REWRITTEN"
+
+
+class StepConflictError(ChatEnvError):
+    """The step does not follow on what is on record; nothing changed."""
+
+    code = "ABORTED"
+    default_reason = "STEP_CONFLICT"
+
+
+class StepIndexMismatchError(StepConflictError):
+    """Stale or future step_index; `details` holds both numbers."""
+
+    default_reason = "STEP_INDEX_MISMATCH"
+
+
+class PromptMismatchError(StepConflictError):
+    """The tokens were sampled from another prompt than the one on record."""
+
+    default_reason = "PROMPT_MISMATCH"
+
+
+class CapacityError(ChatEnvError):
+    """A limit of the server is reached. Never retried automatically."""
+
+    code = "RESOURCE_EXHAUSTED"
+    default_reason = "CAPACITY"
+
+
+class EpisodeLimitError(CapacityError):
+    """Too many live episodes."""
+
+    default_reason = "EPISODE_LIMIT"
+
+
+class TokenLimitError(CapacityError):
+    """Too many tokens in live episodes."""
+
+    default_reason = "TOKEN_LIMIT"
+
+
+class ServerBusyError(CapacityError):
+    """Too many calls at once."""
+
+    default_reason = "BUSY"
+
+
+class MessageTooLargeError(CapacityError):
+    """A request or an answer is larger than the message limit."""
+
+    default_reason = "MESSAGE_TOO_LARGE"
+
+
+class TransformError(ChatEnvError):
+    """A transform raised; the episode is as it was."""
+
+    code = "INTERNAL"
+    default_reason = "TRANSFORM_FAILED"
+
+
+class TransformTimeoutError(TransformError):
+    """A transform overran its deadline; the episode is as it was."""
+
+    code = "DEADLINE_EXCEEDED"
+    default_reason = "TRANSFORM_TIMEOUT"
+
+
+class DeadlineError(ChatEnvError, TimeoutError):
+    """The call took longer than its deadline; a Step may or may not have applied: retry it with the same step_index."""
+
+    code = "DEADLINE_EXCEEDED"
+    default_reason = "DEADLINE"
+
+
+class UnavailableError(ChatEnvError, ConnectionError):
+    """No server answers, or it is shutting down."""
+
+    code = "UNAVAILABLE"
+    default_reason = "UNAVAILABLE"
+
+
+class AccessError(ChatEnvError):
+    """The server does not let this caller in."""
+
+    code = "UNAUTHENTICATED"
+    default_reason = "ACCESS"
+
+
+class UnexpectedStatusError(ChatEnvError):
+    """A status that chatenv does not send on purpose."""

@@ -1,0 +1,216 @@
+"""Token buffers: growing arrays, immutable snapshots of a stream, fingerprints, and packing for the wire.
+
+Owns every conversion between numpy arrays and the packed fields of protobuf messages. Knows nothing of episodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import Message as ProtoMessage
+
+Int32Array = npt.NDArray[np.int32]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+TOKEN_DTYPE: Final = np.dtype("<i4")
+LOGPROB_DTYPE: Final = np.dtype("<f4")
+
+FINGERPRINT_BYTES: Final = 16
+EMPTY_TOKENS: Final[Int32Array] = np.empty(0, dtype=np.int32)
+EMPTY_TOKENS.flags.writeable = False
+
+
+def as_token_ids(tokens: Any) -> Int32Array:
+    """Turn a torch tensor, numpy array or (nested) list of one row of token ids into a (T,) int32 array of its own.
+
+    Raises:
+        TypeError: the values are not integers.
+        ValueError: there is more than one row, or an id does not fit into int32.
+    """
+    array = _as_numpy(tokens)
+    if array.size == 0:
+        return np.empty(0, dtype=np.int32)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"token ids must be integers, got {array.dtype}")
+    if array.size != max(array.shape, default=1):
+        raise ValueError(f"token ids must be one row, got shape {array.shape}; send one Step per sequence")
+    flat = array.reshape(-1)
+    if flat.min() < np.iinfo(np.int32).min or flat.max() > np.iinfo(np.int32).max:
+        raise ValueError("token ids must fit into 32-bit integers")
+    return flat.astype(np.int32, copy=True)
+
+
+def as_logprobs(logprobs: Any) -> Float32Array:
+    """Turn a tensor, array or list of one row of log probabilities into a (T,) float32 array of its own.
+
+    Raises:
+        ValueError: there is more than one row.
+    """
+    array = _as_numpy(logprobs)
+    if array.size and array.size != max(array.shape, default=1):
+        raise ValueError(f"logprobs must be one row, got shape {array.shape}")
+    return array.reshape(-1).astype(np.float32, copy=True)
+
+
+def _as_numpy(values: Any) -> npt.NDArray[Any]:
+    detach = getattr(values, "detach", None)
+    if detach is None:
+        return np.asarray(values)
+    tensor = detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # numpy has no bfloat16; float32 holds each of its values
+        tensor = tensor.float()
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
+
+
+class GrowingArray:
+    """An append-only one-dimensional array. Appending n values costs O(n), whatever is there already.
+
+    What was appended never changes, so a view stays valid while the array grows.
+    """
+
+    __slots__ = ("_array", "_length")
+
+    def __init__(self, dtype: npt.DTypeLike = np.int32, capacity: int = 0) -> None:
+        self._array: npt.NDArray[Any] = np.empty(capacity, dtype=dtype)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, values: npt.NDArray[Any]) -> None:
+        """Append `values`, (n,) of the array's type."""
+        end = self._length + len(values)
+        if end > len(self._array):
+            self._grow(end)
+        self._array[self._length : end] = values
+        self._length = end
+
+    def _grow(self, needed: int) -> None:
+        # 1.25 keeps the slack of a live episode under a quarter and the copies amortised.
+        grown = np.empty(max(needed, len(self._array) * 5 // 4 + 16), dtype=self._array.dtype)
+        grown[: self._length] = self._array[: self._length]
+        self._array = grown
+
+    def view(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """A read-only view of what was appended, without a copy."""
+        view = self._array[start : self._length if stop is None else min(stop, self._length)]
+        view.flags.writeable = False
+        return view
+
+    def truncate(self, length: int) -> None:
+        """Take back what was appended behind `length`. Views that reach beyond it must not be used any more."""
+        self._length = min(self._length, length)
+
+
+@dataclass(frozen=True)
+class TokenSnapshot:
+    """A token stream at one moment: a frozen prefix, shared with later snapshots, and a tail of its own.
+
+    Costs no copy until somebody asks for the whole stream.
+    """
+
+    committed: Int32Array
+    """(C,) int32, read-only view of the frozen prefix."""
+    tail: Int32Array
+    """(T - C,) int32, what may still be rendered anew."""
+
+    def __len__(self) -> int:
+        return len(self.committed) + len(self.tail)
+
+    @cached_property
+    def token_ids(self) -> Int32Array:
+        """(T,) int32, the whole stream as a writable array of the caller's own."""
+        return np.concatenate([self.committed, self.tail]).astype(np.int32, copy=False)
+
+    def since(self, offset: int) -> Int32Array:
+        """(T - offset,) int32, the stream from `offset` to its end; costs only what it returns."""
+        committed = self.committed[offset:]
+        if len(committed) == 0:
+            return self.tail[max(0, offset - len(self.committed)) :]
+        return np.concatenate([committed, self.tail])
+
+
+EMPTY_SNAPSHOT: Final = TokenSnapshot(EMPTY_TOKENS, EMPTY_TOKENS)
+
+
+@dataclass
+class Fingerprint:
+    """BLAKE2b-128 over int32 little-endian bytes, kept incrementally so that a long prefix is hashed once."""
+
+    _state: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=FINGERPRINT_BYTES))
+
+    def extend(self, tokens: Int32Array) -> None:
+        """Add tokens to the prefix."""
+        self._state.update(little_endian_bytes(tokens))
+
+    def with_tail(self, tail: Int32Array) -> str:
+        """32 hexadecimal digits of prefix + tail; the prefix stays as it is."""
+        state = self._state.copy()
+        state.update(little_endian_bytes(tail))
+        return str(state.hexdigest())
+
+
+def fingerprint_of(tokens: Int32Array) -> str:
+    """32 hexadecimal digits of BLAKE2b-128 over the tokens as little-endian int32 bytes."""
+    return Fingerprint().with_tail(tokens)
+
+
+def little_endian_bytes(tokens: npt.NDArray[Any]) -> bytes:
+    """The tokens as little-endian int32 bytes, as they travel and as fingerprints see them."""
+    return np.ascontiguousarray(tokens, dtype=TOKEN_DTYPE).tobytes()
+
+
+def pack_tokens(message: ProtoMessage, tokens: Int32Array, field_name: str = "tokens") -> None:
+    """Append tokens to a packed `sfixed32` field without making Python integers of them."""
+    _pack(message, field_name, np.ascontiguousarray(tokens, dtype=TOKEN_DTYPE))
+
+
+def pack_logprobs(message: ProtoMessage, logprobs: Float32Array, field_name: str = "logprobs") -> None:
+    """Append log probabilities to a packed `float` field, bit for bit."""
+    _pack(message, field_name, np.ascontiguousarray(logprobs, dtype=LOGPROB_DTYPE))
+
+
+def _pack(message: ProtoMessage, field_name: str, values: npt.NDArray[Any]) -> None:
+    # Parsing tag + length + raw bytes is about a hundred times faster than extending the field with a list
+    # (13 us against 1.4 ms for 32,768 tokens), and gives the same message.
+    if len(values) == 0:
+        return
+    number = message.DESCRIPTOR.fields_by_name[field_name].number
+    length_delimited = 2
+    header = _varint(number << 3 | length_delimited) + _varint(values.nbytes)
+    message.MergeFromString(header + values.tobytes())
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def unpack_tokens(values: Sequence[int]) -> Int32Array:
+    """A packed `sfixed32` field as a writable (T,) int32 array of its own."""
+    return _unpack(values, np.int32)
+
+
+def unpack_logprobs(values: Sequence[float]) -> Float32Array:
+    """A packed `float` field as a writable (T,) float32 array of its own, bit for bit."""
+    return _unpack(values, np.float32)
+
+
+def _unpack(values: Iterable[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    # protobuf >= 7.34 offers the buffer protocol for repeated scalars; older runtimes convert value by value.
+    try:
+        return np.array(memoryview(values), dtype=dtype)  # type: ignore[arg-type]
+    except TypeError:
+        return np.fromiter(values, dtype=dtype)
