@@ -1,0 +1,101 @@
+# Everything that a person or CI runs. Needs Python >= 3.10 and make; the rest is installed on first use.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# On Linux only a "+cpu" build is taken: the plain wheel brings several GB of GPU packages along.
+TORCH  ?= torch==2.13.0$(if $(filter Linux,$(shell uname -s)),+cpu)
+
+GENERATE   := .venv-generate
+GENERATORS := grpcio-tools==1.71.2 mypy-protobuf==3.7.0
+STUBS      := chatenv_client/_generated
+
+SERVE := $(VENV)/.serve
+DEV   := $(VENV)/.dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo serve test test-deep bench bench-quick verify verify-lint verify-types verify-proto verify-stubs \
+        fix fix-lint fix-proto stubs wheel clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##-- use it
+
+demo: $(SERVE) ## play a short episode over gRPC (TOKENIZER=name-or-folder for a real tokenizer)
+	$(BIN)/python examples/demo.py $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(ARGS)
+
+serve: $(SERVE) ## serve on localhost (TOKENIZER=name-or-folder, ARGS='--flag value' for the rest)
+	$(BIN)/chatenv-server $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(ARGS)
+
+##-- test it
+
+test: $(DEV) ## run all tests (ARGS='-k words' to choose)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-deep: $(DEV) ## run all tests with 10,000 examples for every property
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest --timeout=0 $(ARGS)
+
+bench: $(DEV) ## measure: a table, JSON and a plot
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: $(DEV) ## see in under a minute that the benchmark works
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+##-- check it
+
+verify: verify-lint verify-types verify-proto verify-stubs ## run every check below
+
+verify-lint: $(DEV) ## ruff: rules and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+verify-types: $(DEV) ## mypy --strict
+	$(BIN)/mypy
+
+verify-proto: $(DEV) ## buf: lint and format
+	$(BIN)/buf lint && $(BIN)/buf format --diff --exit-code
+
+verify-stubs: $(GENERATE)/.ready ## regenerating the stubs gives no diff
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(GENERATE)/bin/python tools/generate_stubs.py "$$fresh" && \
+	diff -r --exclude=__init__.py --exclude=__pycache__ $(STUBS) "$$fresh/$(STUBS)" && echo "stubs match the schema"
+
+fix: fix-lint fix-proto stubs ## mend what the checks can mend
+
+fix-lint: $(DEV) ## let ruff mend and format
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+fix-proto: $(DEV) ## let buf format the schema
+	$(BIN)/buf format --write
+
+##-- make it
+
+stubs: $(GENERATE)/.ready ## write the stubs from the schema
+	$(GENERATE)/bin/python tools/generate_stubs.py .
+
+wheel: $(SERVE) ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove all that was made, environments included
+	rm -rf $(VENV) $(GENERATE) dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(SERVE): pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[server]'
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[server,dev]'
+	@$(PIP) '$(TORCH)' || echo "No '$(TORCH)' for this Python: tests that need torch will skip (TORCH=... chooses another)."
+	@touch $(SERVE) $@
+
+$(GENERATE)/.ready: Makefile
+	$(PYTHON) -m venv --clear $(GENERATE)
+	$(GENERATE)/bin/python -m pip install --quiet --disable-pip-version-check $(GENERATORS)
+	@touch $@

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import chatenv_client
+
+BASE_PACKAGES = {"chatenv_client", "google", "grpc", "numpy"}
+
+
+def packages_loaded_by(statement: str) -> set[str]:
+    """Top-level packages that a statement adds in a fresh interpreter, the standard library left out."""
+    program = (
+        f"import sys; before = set(sys.modules); {statement}; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(finished.stdout.split())
+
+
+def package_file(package: str, *parts: str) -> Path:
+    """A file of an installed package, found without importing the package."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations)), *parts)
+
+
+def stated_floor(requirement: str) -> tuple[int, ...]:
+    """The lowest version of a base dependency that the distribution says it works with."""
+    for line in metadata.requires("chatenv") or []:
+        if match := re.fullmatch(rf"{requirement}>=([\d.]+)", line):
+            return tuple(map(int, match[1].split(".")))
+    raise AssertionError(f"{requirement} has no stated floor")
+
+
+def generator_version(stub: str, pattern: str) -> tuple[int, ...]:
+    text = package_file("chatenv_client", "_generated", stub).read_text(encoding="utf-8")
+    match = re.search(pattern, text)
+    assert match is not None
+    return tuple(map(int, match[1].split(".")))
+
+
+def distribution_files() -> set[str]:
+    files = {str(path) for path in metadata.files("chatenv") or []}
+    if not any(name.startswith("chatenv_client/") for name in files):
+        pytest.skip("an editable install lists no files; .ci/run checks the wheel")
+    return files
+
+
+def test_the_version_of_the_distribution_is_the_one_the_client_states() -> None:
+    assert metadata.version("chatenv") == chatenv_client.__version__
+
+
+def test_importing_the_client_loads_only_the_base_dependencies() -> None:
+    assert packages_loaded_by("import chatenv_client") <= BASE_PACKAGES
+
+
+def test_importing_the_client_does_not_load_the_server() -> None:
+    assert "chatenv_server" not in packages_loaded_by("import chatenv_client")
+
+
+def test_importing_the_server_does_not_load_torch() -> None:
+    pytest.importorskip("transformers", reason="the server extra is not installed", exc_type=ImportError)
+    assert "torch" not in packages_loaded_by("import chatenv_server")
+
+
+@pytest.mark.parametrize("package", ["chatenv_client", "chatenv_server"])
+def test_a_package_says_that_it_is_typed(package: str) -> None:
+    assert package_file(package, "py.typed").is_file()
+
+
+def test_the_stubs_accept_the_lowest_grpcio_stated() -> None:
+    made_for = generator_version("chatenv_pb2_grpc.py", r"GRPC_GENERATED_VERSION = '([\d.]+)'")
+    assert made_for <= stated_floor("grpcio")
+
+
+def test_the_stubs_accept_the_lowest_protobuf_stated() -> None:
+    made_for = generator_version("chatenv_pb2.py", r"Protobuf Python Version: ([\d.]+)")
+    assert made_for <= stated_floor("protobuf")
+
+
+def test_the_schema_folder_is_no_python_package() -> None:
+    checkout = Path(__file__).resolve().parent.parent
+    assert not list(checkout.joinpath("proto").rglob("__init__.py"))
+
+
+def test_the_wheel_holds_stubs_their_types_and_the_schema() -> None:
+    generated = {Path(name).name for name in distribution_files() if "_generated/" in name}
+    assert generated >= {"chatenv_pb2.py", "chatenv_pb2.pyi", "chatenv_pb2_grpc.py", "chatenv_pb2_grpc.pyi"}
+    assert "chatenv.proto" in generated
+
+
+def test_the_wheel_holds_nothing_but_the_two_packages_and_its_metadata() -> None:
+    roots = {Path(name).parts[0] for name in distribution_files() if not name.startswith("..")}
+    packages = {root for root in roots if not root.endswith(".dist-info")}
+    assert packages == {"chatenv_client", "chatenv_server"}
+
+
+def test_every_command_of_the_distribution_can_be_loaded() -> None:
+    pytest.importorskip("transformers", reason="the server extra is not installed", exc_type=ImportError)
+    for command in metadata.distribution("chatenv").entry_points.select(group="console_scripts"):
+        assert callable(command.load())
