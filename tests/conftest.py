@@ -11,6 +11,7 @@ from hypothesis import settings
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("default", max_examples=150, deadline=None)
+settings.register_profile("quick", max_examples=20, deadline=None)
 settings.register_profile("deep", max_examples=10_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
