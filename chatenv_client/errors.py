@@ -19,6 +19,7 @@ ChatEnvError
 ├── DeadlineError              the call's own deadline, DEADLINE_EXCEEDED
 ├── UnavailableError           no server, or it is shutting down, UNAVAILABLE
 ├── AccessError                UNAUTHENTICATED, PERMISSION_DENIED
+├── ProtocolError              an answer that does not fit the contract
 └── UnexpectedStatusError      any other status
 
 Each is picklable and carries `code` (name of the gRPC status), `reason` and `details`.
@@ -33,7 +34,7 @@ from typing import Any, ClassVar
 class ChatEnvError(Exception):
     """Base of everything chatenv raises on purpose."""
 
-    code: ClassVar[str] = "UNKNOWN"
+    code: str = "UNKNOWN"
     """Name of the gRPC status."""
     default_reason: ClassVar[str] = "UNEXPECTED"
 
@@ -44,8 +45,10 @@ class ChatEnvError(Exception):
         reason: str = "",
         field: str = "",
         details: Mapping[str, str] | None = None,
+        code: str = "",
     ) -> None:
         super().__init__(message)
+        self.code = code or type(self).code
         self.message = message
         """One sentence: what was wrong and what to do next."""
         self.reason = reason or self.default_reason
@@ -180,7 +183,7 @@ class TransformTimeoutError(TransformError):
 
 
 class DeadlineError(ChatEnvError, TimeoutError):
-    """The call took longer than its deadline; a Step may or may not have applied: retry it with the same step_index."""
+    """The call took longer than its deadline. A Step may have applied or not; trying it again is safe."""
 
     code = "DEADLINE_EXCEEDED"
     default_reason = "DEADLINE"
@@ -198,6 +201,13 @@ class AccessError(ChatEnvError):
 
     code = "UNAUTHENTICATED"
     default_reason = "ACCESS"
+
+
+class ProtocolError(ChatEnvError):
+    """The server's answer does not fit the contract: client and server do not match."""
+
+    code = "INTERNAL"
+    default_reason = "BAD_ANSWER"
 
 
 class UnexpectedStatusError(ChatEnvError):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Function(TypedDict, total=False):
-    """The function that a tool call names, and its arguments: an object, or JSON text where the caller keeps them so."""
+    """The function that a tool call names, and its arguments: an object, or JSON text where that is kept."""
 
     name: str
     arguments: dict[str, Any] | str
@@ -136,8 +136,8 @@ class FidelityReport:
 class ChatAction:
     """What a caller does in one step: the tokens that a model sampled, or messages to append.
 
-    `tokens` takes a torch tensor, a numpy array or a list, of any shape with one row. With `messages`, the tokens are only what
-    those messages would add (see `message_to_action`) and the messages are what counts.
+    `tokens` takes a torch tensor, a numpy array or a list, of any shape with one row. With `messages`, the
+    tokens are only what those messages would add (see `message_to_action`) and the messages are what counts.
     """
 
     tokens: Any = None
@@ -151,7 +151,7 @@ class ChatAction:
     messages: tuple[Message, ...] = ()
     """Messages to append, recorded as given."""
     prompt_fingerprint: str = ""
-    """Fingerprint of the prompt that the tokens were sampled from; empty: no check in-process, and the client fills it in."""
+    """Fingerprint of the prompt the tokens were sampled from. Empty: no check; the client fills it in."""
 
     def __post_init__(self) -> None:
         self.tokens = as_token_ids([] if self.tokens is None else self.tokens)
@@ -160,6 +160,36 @@ class ChatAction:
         if self.stop_reason is not None:
             self.stop_reason = StopReason(self.stop_reason)
         self.messages = tuple(self.messages)
+
+
+class ResetOptions(TypedDict, total=False):
+    """Keywords of `reset`, the same everywhere. What is left out, or None, is the default."""
+
+    episode_id: str | None
+    """1 to 128 characters of `[A-Za-z0-9._:-]`. Left out: one is chosen. One that is live is started anew."""
+    seed: int | None
+    """Handed to the transform."""
+    messages: Sequence[Mapping[str, Any]]
+    """Opening messages."""
+    tools: Sequence[Mapping[str, Any]] | None
+    """JSON schemas of tools, handed to the template."""
+    system_prompt: str | None
+    """Put before the opening messages; the empty string: none."""
+    system_role: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    """Keyword arguments for the template, such as `{"enable_thinking": False}`."""
+    max_steps: int | None
+    """Steps after which the episode is truncated, at least 1."""
+    max_tokens: int | None
+    """Stream length from which on the episode is truncated, at least 1."""
+    metadata: Mapping[str, Any] | None
+    """A JSON object kept with the episode and shown to transforms."""
+    add_generation_prompt: bool | None
+    """Whether the stream ends with the generation prompt when it is the model's turn."""
+    history_policy: HistoryPolicy | str | None
+    control_token_policy: ControlTokenPolicy | str | None
+    clock: float | None
+    """The time that templates see, in Unix seconds, fixed for the whole episode."""
 
 
 Action = ChatAction | Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -204,7 +234,8 @@ class MessageSnapshot:
 class ChatObservation:
     """What an episode shows after a reset or a step.
 
-    Reading `messages`, `token_ids` or `tokens` costs time proportional to the episode; not reading them costs nothing.
+    Reading `messages`, `token_ids` or `tokens` costs time proportional to the episode; not reading them costs
+    nothing.
     """
 
     episode_id: str = ""
@@ -259,7 +290,7 @@ class ChatObservation:
         return as_tensor(self.token_ids)
 
     def fingerprint(self) -> str:
-        """Fingerprint of `token_ids`: 32 hexadecimal digits of BLAKE2b-128 over their little-endian int32 bytes."""
+        """32 hexadecimal digits: BLAKE2b-128 of `token_ids` as little-endian int32 bytes."""
         return self.prompt_fingerprint or fingerprint_of(self.token_ids)
 
 
@@ -270,6 +301,18 @@ class StepResult:
     observation: ChatObservation
     reward: float | None
     done: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """What messages would add to an episode if they were appended now."""
+
+    tokens_offset: int
+    """From this offset on the stream would be `tokens`."""
+    tokens: Int32Array
+    """(n,) int32, the generation prompt included where it would stand."""
+    fidelity: tuple[FidelityReport, ...] = ()
+    """What would not be exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +366,7 @@ class ChatState:
     step_count: int
     history_messages: list[Message]
     message_spans: tuple[tuple[int, int], ...]
-    """(start, stop) of each message's part of the stream. Contiguous; together they cover it but for the generation prompt."""
+    """(start, stop) of each message's part of the stream. They cover it but for the generation prompt."""
     token_ids: Int32Array
     """(T,) int32, the generation prompt included."""
     turns: tuple[Turn, ...]
@@ -385,6 +428,59 @@ class AuditReport:
     index: int | None
     """First token (TOKENS_DIFFER) or character (TEXT_DIFFERS) that differs."""
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialToken:
+    """A control token of the server's tokenizer."""
+
+    id: int
+    text: str
+    stops: bool
+    """Whether a sampled turn that ends in it counts as stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server allows; None means no limit."""
+
+    max_episodes: int | None = None
+    """Live episodes."""
+    max_live_tokens: int | None = None
+    """Tokens over all live episodes."""
+    max_steps: int | None = None
+    """Default truncation of an episode, in steps."""
+    max_tokens: int | None = None
+    """Default truncation of an episode, in tokens."""
+    max_message_bytes: int | None = None
+    """One message on the wire, either way."""
+    max_batch_items: int | None = None
+    idle_timeout_seconds: float | None = None
+    """Time without a call after which an episode expires."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server is."""
+
+    version: str
+    tokenizer_name: str
+    tokenizer_fingerprint: str
+    """SHA-256; two servers with the same one encode the same."""
+    chat_template_fingerprint: str
+    """SHA-256 of the chat template's text."""
+    vocabulary_size: int
+    token_id_limit: int
+    """Ids from here on are refused."""
+    special_tokens: tuple[SpecialToken, ...]
+    features: tuple[str, ...]
+    """What the template does, one word each."""
+    turn_parser: str
+    """The parser for sampled turns; `verbatim` when the family is unknown."""
+    limits: Limits
+    uptime_seconds: float
+    live_episodes: int
+    live_tokens: int
 
 
 def as_tensor(array: Any) -> torch.Tensor:

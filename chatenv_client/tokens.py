@@ -1,12 +1,13 @@
 """Token buffers: growing arrays, immutable snapshots of a stream, fingerprints, and packing for the wire.
 
-Owns every conversion between numpy arrays and the packed fields of protobuf messages. Knows nothing of episodes.
+Owns every conversion between numpy arrays and the packed fields of protobuf messages. Knows nothing of
+episodes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -28,7 +29,7 @@ EMPTY_TOKENS.flags.writeable = False
 
 
 def as_token_ids(tokens: Any) -> Int32Array:
-    """Turn a torch tensor, numpy array or (nested) list of one row of token ids into a (T,) int32 array of its own.
+    """Turn one row of token ids (tensor, array or list) into a (T,) int32 array of its own.
 
     Raises:
         TypeError: the values are not integers.
@@ -48,7 +49,7 @@ def as_token_ids(tokens: Any) -> Int32Array:
 
 
 def as_logprobs(logprobs: Any) -> Float32Array:
-    """Turn a tensor, array or list of one row of log probabilities into a (T,) float32 array of its own.
+    """Turn one row of log probabilities (tensor, array or list) into a (T,) float32 array of its own.
 
     Raises:
         ValueError: there is more than one row.
@@ -106,7 +107,7 @@ class GrowingArray:
         return view
 
     def truncate(self, length: int) -> None:
-        """Take back what was appended behind `length`. Views that reach beyond it must not be used any more."""
+        """Take back what was appended behind `length`. Views that reach beyond it are void."""
         self._length = min(self._length, length)
 
 
@@ -150,6 +151,10 @@ class Fingerprint:
     def extend(self, tokens: Int32Array) -> None:
         """Add tokens to the prefix."""
         self._state.update(little_endian_bytes(tokens))
+
+    def copy(self) -> Fingerprint:
+        """A fingerprint of the same prefix that goes on by itself."""
+        return Fingerprint(self._state.copy())
 
     def with_tail(self, tail: Int32Array) -> str:
         """32 hexadecimal digits of prefix + tail; the prefix stays as it is."""
@@ -204,13 +209,15 @@ def unpack_tokens(values: Sequence[int]) -> Int32Array:
 
 
 def unpack_logprobs(values: Sequence[float]) -> Float32Array:
-    """A packed `float` field as a writable (T,) float32 array of its own, bit for bit."""
+    """A packed `float` field as a writable (T,) float32 array of its own, bit for bit.
+
+    Older protobuf turns a signalling NaN into a quiet one.
+    """
     return _unpack(values, np.float32)
 
 
-def _unpack(values: Iterable[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    # protobuf >= 7.34 offers the buffer protocol for repeated scalars; older runtimes convert value by value.
-    try:
-        return np.array(memoryview(values), dtype=dtype)  # type: ignore[arg-type]
-    except TypeError:
-        return np.fromiter(values, dtype=dtype)
+def _unpack(values: Sequence[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    # protobuf >= 7.34 copies a repeated scalar out in one piece; older runtimes convert value by value.
+    if hasattr(values, "__array__"):
+        return np.array(values, dtype=dtype)
+    return np.fromiter(values, dtype=dtype, count=len(values))
