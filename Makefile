@@ -86,11 +86,11 @@ clean: ## remove all that was made, environments included
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(SERVE): pyproject.toml | $(BIN)/python
+$(SERVE): pyproject.toml chatenv_client/_version.py | $(BIN)/python
 	$(PIP) --editable '.[server]'
 	@touch $@
 
-$(DEV): pyproject.toml | $(BIN)/python
+$(DEV): pyproject.toml chatenv_client/_version.py | $(BIN)/python
 	$(PIP) --editable '.[server,dev]'
 	@$(PIP) '$(TORCH)' || echo "No '$(TORCH)' for this Python: tests that need torch will skip (TORCH=... chooses another)."
 	@touch $(SERVE) $@
