@@ -36,6 +36,8 @@ def as_token_ids(tokens: Any) -> Int32Array:
         ValueError: there is more than one row, or an id does not fit into int32.
     """
     array = _as_numpy(tokens)
+    if array.dtype == np.int32 and array.ndim == 1:
+        return array.astype(np.int32, copy=True)
     if array.size == 0:
         return np.empty(0, dtype=np.int32)
     if array.dtype.kind not in "iu":
@@ -152,9 +154,11 @@ class Fingerprint:
         """Add tokens to the prefix."""
         self._state.update(little_endian_bytes(tokens))
 
-    def copy(self) -> Fingerprint:
-        """A fingerprint of the same prefix that goes on by itself."""
-        return Fingerprint(self._state.copy())
+    def extended(self, tokens: Int32Array) -> Fingerprint:
+        """The fingerprint of a longer prefix; this one stays as it is."""
+        longer = Fingerprint(self._state.copy())
+        longer.extend(tokens)
+        return longer
 
     def with_tail(self, tail: Int32Array) -> str:
         """32 hexadecimal digits of prefix + tail; the prefix stays as it is."""

@@ -170,7 +170,7 @@ def test_a_fingerprint_is_blake2b_128_of_the_little_endian_bytes() -> None:
     assert fingerprint_of(np.array([1, 2**31 - 1], np.int32)) == expected
 
 
-def test_a_copied_fingerprint_goes_on_by_itself() -> None:
+def test_extending_into_a_new_fingerprint_leaves_the_old_one_as_it_was() -> None:
     fingerprint = Fingerprint()
-    fingerprint.copy().extend(np.array([1], np.int32))
+    fingerprint.extended(np.array([1], np.int32))
     assert fingerprint.with_tail(np.empty(0, np.int32)) == fingerprint_of(np.empty(0, np.int32))

@@ -1,0 +1,63 @@
+"""One unary call as plain data, and what a failed one becomes. Transports do nothing but make calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypedDict, TypeVar
+
+import grpc
+
+from chatenv_client import wire
+from chatenv_client.errors import ChatEnvError
+
+ResultT = TypeVar("ResultT")
+
+DEFAULT_TIMEOUT_S: Final = 60.0
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True)
+class Call(Generic[ResultT]):
+    """A unary call that is to be made."""
+
+    method: str
+    """Name of the RPC, such as `Step`."""
+    request: Any
+    """The protobuf request."""
+    receive: Callable[[Any], ResultT]
+    """Turns the protobuf answer into the result. Whoever asked for the call changes only in here."""
+
+
+class CallKeywords(TypedDict):
+    """Keywords of a gRPC multicallable."""
+
+    timeout: float
+    metadata: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class CallDefaults:
+    """What goes along with every call of a client."""
+
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """Deadline of a call that gives none of its own."""
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, *, timeout_s: float, token: str | None) -> CallDefaults:
+        """Defaults with a bearer token, where there is one."""
+        return cls(timeout_s, () if token is None else (("authorization", f"Bearer {token}"),))
+
+    def keywords(self, timeout_s: float | None) -> CallKeywords:
+        """Keywords for one call."""
+        return {"timeout": self.timeout_s if timeout_s is None else timeout_s, "metadata": self.metadata}
+
+
+def error_from_rpc(error: grpc.RpcError) -> ChatEnvError:
+    """The exception of ours for a call that failed, of either transport. Raise it `from` the one given."""
+    trailing: Any = error.trailing_metadata() or ()
+    details = dict(trailing).get(_DETAILS_KEY)
+    status = wire.parse_status(details) if isinstance(details, bytes) else None
+    return wire.error_from_status(error.code().name, error.details() or "", status)

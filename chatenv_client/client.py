@@ -1,0 +1,192 @@
+"""ChatEnv: the synchronous client. It makes the calls that its session builds; all else is the session's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from chatenv_client.calls import DEFAULT_TIMEOUT_S, Call, CallDefaults, ResultT, error_from_rpc
+from chatenv_client.channel import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    Tls,
+    open_channel,
+    refuse_options_of_ready_channel,
+)
+from chatenv_client.errors import ChatEnvError
+from chatenv_client.fork import ProcessGuard
+from chatenv_client.models import (
+    Action,
+    AuditReport,
+    ChatAction,
+    ChatState,
+    ResetOptions,
+    ServerInfo,
+    StepResult,
+    Trajectory,
+)
+from chatenv_client.preview import action_from_message
+from chatenv_client.session import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+
+class ChatEnv:
+    """One episode on a chatenv server, as a context manager.
+
+        with ChatEnv("localhost:50051") as env:
+            result = env.reset(seed=7)
+            result = env.step({"role": "user", "content": "Hello!"})
+            result = env.step(ChatAction(tokens=sample(result.observation.tokens)))
+
+    Threads: use one ChatEnv from one thread at a time; any number of them may share a channel across threads.
+    Processes: spawned ones open clients of their own. A process forked from one that has used a client gets a
+    RuntimeError, since gRPC would hang there; with GRPC_ENABLE_FORK_SUPPORT=1 set before grpc is imported it
+    may open clients of its own, too.
+    """
+
+    def __init__(
+        self,
+        target: str | grpc.Channel,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        tls: Tls | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Connect with the first call.
+
+        Args:
+            target: `host:port`, `unix:///path`, `dns:///name:port`, or a ready channel, which is left open.
+            timeout_s: deadline of each call that gives none of its own.
+            max_message_bytes: largest message either way, as on the server. Not with a ready channel.
+            tls: certificates; None is plain text. Not with a ready channel.
+            token: bearer token that goes along with every call. Without TLS it can be read on the way.
+        """
+        self._owns_channel = isinstance(target, str)
+        self._channel = _channel(target, tls, max_message_bytes)
+        self._stub = ChatEnvServiceStub(self._channel)
+        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
+        self._session = Session()
+        self._closed = False
+        self._guard = ProcessGuard()
+
+    @property
+    def episode_id(self) -> str | None:
+        """The live episode; None before reset and after close."""
+        return self._session.episode_id
+
+    def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> StepResult:
+        """Start an episode; the one before it is closed. Keywords: see `ResetOptions`.
+
+        Raises:
+            ChatEnvError: see `chatenv_client.errors`.
+        """
+        if (call := self._session.close(unless=options.get("episode_id"))) is not None:
+            self._make(call, timeout_s)
+        return self._make(self._session.reset(options), timeout_s)
+
+    def step(self, action: Action, *, timeout_s: float | None = None) -> StepResult:
+        """Append what a model sampled, a message, or a list of messages.
+
+        The result's `done` is either `observation.terminated`, the task itself ended, or
+        `observation.truncated`, a limit cut it off. After an error the same step may be tried again: where
+        only the answer was lost, the server gives it again.
+
+        Raises:
+            RuntimeError: there was no reset.
+            TypeError: it is neither an action, a message nor a list of messages.
+            ChatEnvError: see `chatenv_client.errors`.
+        """
+        return self._make(self._session.step(action), timeout_s)
+
+    def resume(self, episode_id: str, *, timeout_s: float | None = None) -> StepResult:
+        """Take up an episode as another client left it. The one that this client had before stays live.
+
+        The result is that of the episode's last step, without its metadata and fidelity reports.
+
+        Raises:
+            EpisodeNotFoundError: there is none of that id.
+        """
+        return self._make(self._session.resume(episode_id), timeout_s)
+
+    def message_to_action(
+        self, message: Mapping[str, Any], tokenizer: Any = None, *, timeout_s: float | None = None
+    ) -> ChatAction:
+        """Make an action that appends a message. Its tokens are a preview; the message is what counts.
+
+        Args:
+            message: a chat message.
+            tokenizer: tokenizes here, as its chat template writes the message alone. None: the server says
+                what the message would add to the episode now.
+            timeout_s: deadline of this call.
+        """
+        if tokenizer is not None:
+            return action_from_message(message, tokenizer)
+        return self._make(self._session.render(message), timeout_s)
+
+    def state(self, *, timeout_s: float | None = None) -> ChatState:
+        """The whole episode, read from the server."""
+        return self._make(self._session.state(), timeout_s)
+
+    def trajectory(self, *, timeout_s: float | None = None) -> Trajectory:
+        """The whole episode as training wants it: tokens, loss mask, logprobs, turns."""
+        return self._make(self._session.trajectory(), timeout_s)
+
+    def audit(self, *, timeout_s: float | None = None) -> AuditReport:
+        """Compare the stream with a full rendering of the conversation. Costs time proportional to it."""
+        return self._make(self._session.audit(), timeout_s)
+
+    def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
+        """What the server is. Needs no episode."""
+        return self._make(self._session.server_info(), timeout_s)
+
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """End the episode, and close the channel if it was opened here. Closing twice is fine.
+
+        Raises:
+            ChatEnvError: the server could not be told; this client is closed all the same.
+        """
+        if self._closed:
+            return
+        try:
+            if (call := self._session.close()) is not None:
+                self._make(call, timeout_s)
+        finally:
+            self._closed = True
+            if self._owns_channel:
+                self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except ChatEnvError:
+            # What went wrong inside the block matters more than that nobody could be told of its end.
+            if error is None:
+                raise
+
+    def _make(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
+        if self._closed:
+            raise RuntimeError("this client is closed; open another one")
+        self._guard.check()
+        try:
+            response = getattr(self._stub, call.method)(call.request, **self._defaults.keywords(timeout_s))
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        return call.receive(response)
+
+
+def _channel(target: str | grpc.Channel, tls: Tls | None, max_message_bytes: int) -> grpc.Channel:
+    if isinstance(target, str):
+        return open_channel(target, tls=tls, max_message_bytes=max_message_bytes)
+    refuse_options_of_ready_channel(tls, max_message_bytes)
+    return target

@@ -1,0 +1,162 @@
+"""The client's copy of an episode: what makes an answer small although the caller always sees the whole.
+
+The stream up to the last sampled token can never change and is kept in a growing buffer that all
+observations share. The tail behind it may be rendered anew by any step until somebody samples again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from chatenv_client.errors import ProtocolError
+from chatenv_client.models import ChatObservation, ChatState, Message, MessageSnapshot, Origin
+from chatenv_client.tokens import EMPTY_TOKENS, Fingerprint, GrowingArray, Int32Array, TokenSnapshot
+from chatenv_client.wire import ObservationDelta
+
+
+class Mirror:
+    """One live episode as its caller holds it. A failed `absorb` changes nothing."""
+
+    def __init__(self, episode_id: str, seed: int | None = None) -> None:
+        self.episode_id = episode_id
+        self.step_count = -1
+        """Steps taken since Reset; -1 before the answer to Reset."""
+        self.prompt_fingerprint = ""
+        """Of the whole stream."""
+        self._seed = seed
+        self._frozen = GrowingArray(np.int32)
+        self._frozen_fingerprint = Fingerprint()
+        self._tail: Int32Array = EMPTY_TOKENS
+        self._messages: list[Message] = []
+
+    @classmethod
+    def of_state(cls, state: ChatState) -> Mirror:
+        """The mirror of an episode that somebody else opened.
+
+        Raises:
+            ProtocolError: the stream is not the one that the server took the fingerprint of.
+        """
+        mirror = cls(state.episode_id, state.seed)
+        frozen_length = max((turn.stop for turn in state.turns if turn.origin is Origin.SAMPLED), default=0)
+        mirror._frozen.extend(state.token_ids[:frozen_length])
+        mirror._frozen_fingerprint.extend(mirror._frozen.view())
+        mirror._tail = state.token_ids[frozen_length:]
+        mirror._messages = list(state.history_messages)
+        mirror.step_count = state.step_count
+        mirror.prompt_fingerprint = mirror._frozen_fingerprint.with_tail(mirror._tail)
+        mirror._check_fingerprint(mirror.prompt_fingerprint, state.prompt_fingerprint)
+        return mirror
+
+    @property
+    def token_count(self) -> int:
+        """Length of the stream."""
+        return len(self._frozen) + len(self._tail)
+
+    @property
+    def message_count(self) -> int:
+        """Number of messages."""
+        return len(self._messages)
+
+    def absorb(
+        self, delta: ObservationDelta, sampled: Int32Array = EMPTY_TOKENS, given: tuple[Message, ...] = ()
+    ) -> ChatObservation:
+        """Take in the answer to a step and show the whole episode. Costs only what is new.
+
+        Args:
+            delta: the answer.
+            sampled: (n,) int32, the sampled tokens that were sent.
+            given: the messages that were sent; they become the mirror's own.
+
+        Raises:
+            ProtocolError: the answer does not follow on what is held.
+        """
+        self._check_order(delta, len(given))
+        newly_frozen = np.concatenate([self._tail, sampled]) if len(sampled) else EMPTY_TOKENS
+        tail = self._next_tail(delta, newly_frozen)
+        fingerprint = self._frozen_fingerprint.extended(newly_frozen)
+        prompt_fingerprint = fingerprint.with_tail(tail)
+        self._check_fingerprint(prompt_fingerprint, delta.prompt_fingerprint)
+
+        self._frozen.extend(newly_frozen)
+        self._frozen_fingerprint = fingerprint
+        self._tail = tail
+        self._extend_messages(delta, given)
+        self.step_count = delta.step_count
+        self.prompt_fingerprint = prompt_fingerprint
+        return self._observation(delta)
+
+    def observation(self, state: ChatState) -> ChatObservation:
+        """What the last step of an episode showed, as far as its state tells."""
+        last = [turn for turn in state.turns if turn.step == state.step_count > 0]
+        return ChatObservation(
+            episode_id=self.episode_id,
+            step_count=self.step_count,
+            stream=self._stream(),
+            conversation=self._conversation(),
+            reward=last[-1].reward if last else None,
+            terminated=state.terminated,
+            truncated=state.truncated,
+            generation_prompt_length=state.generation_prompt_length,
+            prompt_fingerprint=self.prompt_fingerprint,
+            seed=self._seed,
+        )
+
+    def _observation(self, delta: ObservationDelta) -> ChatObservation:
+        return ChatObservation(
+            episode_id=self.episode_id,
+            step_count=self.step_count,
+            stream=self._stream(),
+            conversation=self._conversation(),
+            reward=delta.reward,
+            terminated=delta.terminated,
+            truncated=delta.truncated,
+            metadata=delta.metadata,
+            generation_prompt_length=delta.generation_prompt_length,
+            fidelity=delta.fidelity,
+            prompt_fingerprint=self.prompt_fingerprint,
+            seed=self._seed,
+            held_tokens=delta.tokens_offset,
+            held_messages=delta.messages_offset,
+        )
+
+    def _stream(self) -> TokenSnapshot:
+        return TokenSnapshot(self._frozen.view(), self._tail)
+
+    def _conversation(self) -> MessageSnapshot:
+        return MessageSnapshot(self._messages, len(self._messages))
+
+    def _check_order(self, delta: ObservationDelta, given: int) -> None:
+        if (delta.episode_id, delta.step_count) != (self.episode_id, self.step_count + 1):
+            raise ProtocolError(
+                f"the answer is step {delta.step_count} of episode {delta.episode_id!r}, not step "
+                f"{self.step_count + 1} of {self.episode_id!r}; use one client per episode and thread"
+            )
+        if delta.messages_offset > self.message_count + given:
+            raise ProtocolError(f"messages before {delta.messages_offset} are missing; call resume()")
+
+    def _next_tail(self, delta: ObservationDelta, newly_frozen: Int32Array) -> Int32Array:
+        """(n,) int32, what stands behind the frozen part once `newly_frozen` has joined it."""
+        frozen_length = len(self._frozen) + len(newly_frozen)
+        held_tail = EMPTY_TOKENS if len(newly_frozen) else self._tail
+        kept = delta.tokens_offset - frozen_length
+        if kept > len(held_tail):
+            raise ProtocolError(f"tokens before {delta.tokens_offset} are missing; call resume()")
+        if kept <= 0:
+            # A server may repeat frozen tokens; that they are the same is what the fingerprint proves.
+            return delta.tokens[-kept:]
+        return np.concatenate([held_tail[:kept], delta.tokens])
+
+    def _extend_messages(self, delta: ObservationDelta, given: tuple[Message, ...]) -> None:
+        if delta.messages_offset < self.message_count:
+            # Observations of earlier steps go on with the list as it was.
+            self._messages = self._messages[: delta.messages_offset]
+        else:
+            self._messages += given[: delta.messages_offset - self.message_count]
+        self._messages += delta.messages
+
+    def _check_fingerprint(self, held: str, answered: str) -> None:
+        if held != answered:
+            raise ProtocolError(
+                f"the stream of episode {self.episode_id!r} is not the one the server has; call resume()",
+                details={"held": held, "answered": answered},
+            )

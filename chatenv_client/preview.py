@@ -1,0 +1,23 @@
+"""Tokenizes a message at the caller, to see what it would add; the server decides what it does add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chatenv_client.models import ChatAction, Message
+
+
+def action_from_message(message: Mapping[str, Any], tokenizer: Any) -> ChatAction:
+    """An action that carries the message, with its tokens as the tokenizer's chat template writes it alone.
+
+    Args:
+        message: a chat message.
+        tokenizer: anything with Hugging Face's `apply_chat_template`.
+    """
+    given: Message = dict(message)  # type: ignore[assignment]
+    # transformers 5 returns a BatchEncoding unless told not to; other tokenizers may ignore the keyword.
+    tokens = tokenizer.apply_chat_template([given], tokenize=True, return_dict=False)
+    if isinstance(tokens, Mapping):
+        tokens = tokens["input_ids"]
+    return ChatAction(tokens=tokens, messages=(given,))

@@ -1,0 +1,154 @@
+"""One episode as its caller drives it, without any input or output: builds calls and takes in their answers.
+
+The synchronous and the asynchronous client share all of this; they only make the calls.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.calls import Call
+from chatenv_client.mirror import Mirror
+from chatenv_client.models import (
+    Action,
+    AuditReport,
+    ChatAction,
+    ChatObservation,
+    ChatState,
+    Message,
+    ResetOptions,
+    ServerInfo,
+    StepResult,
+    Trajectory,
+    as_action,
+)
+from chatenv_client.tokens import EMPTY_TOKENS
+
+
+class Session:
+    """The episode of one client. Its state changes only when a call's answer is received.
+
+    So a call that failed can be built and made again: the same step then carries the same step_index, and the
+    server answers from its record if it had applied the step already.
+    """
+
+    def __init__(self) -> None:
+        self._mirror: Mirror | None = None
+
+    @property
+    def episode_id(self) -> str | None:
+        """The live episode; None before reset and after close."""
+        return None if self._mirror is None else self._mirror.episode_id
+
+    def reset(self, options: ResetOptions) -> Call[StepResult]:
+        """Start an episode, under an id of its own when `options` names none."""
+        episode_id = options.get("episode_id") or uuid.uuid4().hex
+        request = wire.reset_to_proto({**options, "episode_id": episode_id})
+        mirror = Mirror(episode_id, options.get("seed"))
+
+        def receive(response: pb.ResetResponse) -> StepResult:
+            observation = mirror.absorb(wire.observation_from_proto(response.observation))
+            self._mirror = mirror
+            return _result(observation)
+
+        return Call("Reset", request, receive)
+
+    def step(self, action: Action) -> Call[StepResult]:
+        """Append one turn, on the condition that the server's episode is where this one is.
+
+        Raises:
+            TypeError: it is neither an action, a message nor a list of messages.
+            InvalidRequestError: a message is neither text nor JSON.
+        """
+        mirror = self._live()
+        action = as_action(action)
+        if action.messages:
+            sampled, given = EMPTY_TOKENS, copy.deepcopy(action.messages)
+        else:
+            sampled, given = action.tokens, ()
+            action = _sampled_from(action, mirror.prompt_fingerprint)
+        request = wire.step_to_proto(
+            action,
+            episode_id=mirror.episode_id,
+            step_index=mirror.step_count,
+            known_tokens=mirror.token_count + len(sampled),
+            known_messages=mirror.message_count + len(given),
+        )
+
+        def receive(response: pb.StepResponse) -> StepResult:
+            return _result(mirror.absorb(wire.observation_from_proto(response.observation), sampled, given))
+
+        return Call("Step", request, receive)
+
+    def resume(self, episode_id: str) -> Call[StepResult]:
+        """Take up an episode that is live on the server."""
+
+        def receive(response: pb.GetStateResponse) -> StepResult:
+            state = wire.state_from_proto(response)
+            self._mirror = Mirror.of_state(state)
+            return _result(self._mirror.observation(state))
+
+        return Call("GetState", pb.GetStateRequest(episode_id=episode_id), receive)
+
+    def render(self, message: Mapping[str, Any]) -> Call[ChatAction]:
+        """Make an action of a message, with the tokens that it would add now."""
+        given: Message = copy.deepcopy(message)  # type: ignore[assignment]
+
+        def receive(response: pb.RenderMessageResponse) -> ChatAction:
+            return ChatAction(tokens=wire.rendered_from_proto(response).tokens, messages=(given,))
+
+        return Call(
+            "RenderMessage", wire.render_to_proto([given], episode_id=self._live().episode_id), receive
+        )
+
+    def state(self) -> Call[ChatState]:
+        """Read the whole episode."""
+        return Call("GetState", pb.GetStateRequest(episode_id=self._live().episode_id), wire.state_from_proto)
+
+    def trajectory(self) -> Call[Trajectory]:
+        """Read the episode as training wants it."""
+        request = pb.GetTrajectoryRequest(episode_id=self._live().episode_id)
+        return Call("GetTrajectory", request, wire.trajectory_from_proto)
+
+    def audit(self) -> Call[AuditReport]:
+        """Compare the stream with a full rendering."""
+        return Call(
+            "AuditEpisode", pb.AuditEpisodeRequest(episode_id=self._live().episode_id), wire.audit_from_proto
+        )
+
+    def server_info(self) -> Call[ServerInfo]:
+        """Ask what the server is."""
+        return Call("GetServerInfo", pb.GetServerInfoRequest(), wire.info_from_proto)
+
+    def close(self, unless: str | None = None) -> Call[None] | None:
+        """End the live episode; None when there is none, or when it is the one named."""
+        mirror = self._mirror
+        if mirror is None or mirror.episode_id == unless:
+            return None
+
+        def receive(_response: pb.CloseEpisodeResponse) -> None:
+            self._mirror = None
+
+        return Call("CloseEpisode", pb.CloseEpisodeRequest(episode_id=mirror.episode_id), receive)
+
+    def _live(self) -> Mirror:
+        if self._mirror is None:
+            raise RuntimeError("there is no episode yet; call reset() first, or resume() one")
+        return self._mirror
+
+
+def _sampled_from(action: ChatAction, prompt_fingerprint: str) -> ChatAction:
+    if action.prompt_fingerprint:
+        return action
+    action = copy.copy(action)
+    action.prompt_fingerprint = prompt_fingerprint
+    return action
+
+
+def _result(observation: ChatObservation) -> StepResult:
+    return StepResult(observation, observation.reward, observation.done)

@@ -1,0 +1,211 @@
+"""Whole episodes: state, trajectory, audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import numpy as np
+
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.errors import ProtocolError
+from chatenv_client.models import AuditReport, ChatState, Origin, Trajectory, Turn
+from chatenv_client.tokens import (
+    BoolArray,
+    Float32Array,
+    Int32Array,
+    pack_logprobs,
+    pack_tokens,
+    unpack_logprobs,
+    unpack_tokens,
+)
+from chatenv_client.wire.enums import ORIGIN, STOP_REASON, VERDICT
+from chatenv_client.wire.json_fields import dump_json, load_object
+from chatenv_client.wire.messages import message_to_proto, messages_from_proto
+from chatenv_client.wire.observations import fidelity_from_proto, fidelity_to_proto
+from chatenv_client.wire.requests import timestamp, unix_seconds
+
+
+def state_to_proto(state: ChatState) -> pb.GetStateResponse:
+    """The whole episode."""
+    encoded = pb.GetStateResponse(
+        episode_id=state.episode_id,
+        step_count=state.step_count,
+        messages=map(message_to_proto, state.history_messages),
+        message_spans=[
+            pb.MessageSpan(start=start, length=stop - start) for start, stop in state.message_spans
+        ],
+        turns=map(turn_to_proto, state.turns),
+        generation_prompt_length=state.generation_prompt_length,
+        fidelity=map(fidelity_to_proto, state.fidelity),
+        prompt_fingerprint=state.prompt_fingerprint,
+        terminated=state.terminated,
+        truncated=state.truncated,
+        max_steps=state.max_steps or 0,
+        max_tokens=state.max_tokens or 0,
+        seed=state.seed,
+        metadata_json=dump_json(state.metadata, "metadata_json", "BAD_METADATA") if state.metadata else "",
+        clock=None if state.clock_unix_seconds is None else timestamp(state.clock_unix_seconds),
+    )
+    pack_tokens(encoded, state.token_ids)
+    return encoded
+
+
+def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
+    """The whole episode.
+
+    Raises:
+        ProtocolError: the answer does not fit the contract.
+    """
+    return ChatState(
+        episode_id=encoded.episode_id,
+        step_count=encoded.step_count,
+        history_messages=messages_from_proto(encoded.messages),
+        message_spans=tuple((span.start, span.start + span.length) for span in encoded.message_spans),
+        token_ids=unpack_tokens(encoded.tokens),
+        turns=turns_from_proto(encoded.turns),
+        fidelity=fidelity_from_proto(encoded.fidelity),
+        generation_prompt_length=encoded.generation_prompt_length,
+        prompt_fingerprint=encoded.prompt_fingerprint,
+        terminated=encoded.terminated,
+        truncated=encoded.truncated,
+        max_steps=encoded.max_steps or None,
+        max_tokens=encoded.max_tokens or None,
+        seed=encoded.seed if encoded.HasField("seed") else None,
+        metadata=load_object(encoded.metadata_json, "metadata_json", "BAD_METADATA"),
+        clock_unix_seconds=unix_seconds(encoded.clock) if encoded.HasField("clock") else None,
+    )
+
+
+def turn_to_proto(turn: Turn) -> pb.Turn:
+    """One turn."""
+    return pb.Turn(
+        origin=ORIGIN.number(turn.origin),  # type: ignore[arg-type]
+        start=turn.start,
+        length=turn.length,
+        step=turn.step,
+        first_message=turn.first_message,
+        message_count=turn.message_count,
+        stop_reason=STOP_REASON.number(turn.stop_reason),  # type: ignore[arg-type]
+        model_version=turn.model_version,
+        reward=turn.reward,
+        has_logprobs=turn.has_logprobs,
+    )
+
+
+def turns_from_proto(turns: Iterable[pb.Turn]) -> tuple[Turn, ...]:
+    """All turns of an episode.
+
+    Raises:
+        ProtocolError: an origin or a stop reason is unknown.
+    """
+    return tuple(
+        Turn(
+            origin=ORIGIN.answered(turn.origin),
+            start=turn.start,
+            length=turn.length,
+            step=turn.step,
+            first_message=turn.first_message,
+            message_count=turn.message_count,
+            stop_reason=STOP_REASON.answered(turn.stop_reason) if turn.stop_reason else None,
+            model_version=turn.model_version,
+            reward=turn.reward if turn.HasField("reward") else None,
+            has_logprobs=turn.has_logprobs,
+        )
+        for turn in turns
+    )
+
+
+def trajectory_to_proto(trajectory: Trajectory) -> pb.GetTrajectoryResponse:
+    """The episode as training wants it: the mask as runs, the logprobs of the turns that have some."""
+    encoded = pb.GetTrajectoryResponse(
+        episode_id=trajectory.episode_id,
+        loss_mask_runs=_mask_runs(trajectory.turns),
+        turns=map(turn_to_proto, trajectory.turns),
+        fidelity=map(fidelity_to_proto, trajectory.fidelity),
+        terminated=trajectory.terminated,
+        truncated=trajectory.truncated,
+    )
+    pack_tokens(encoded, trajectory.tokens)
+    for turn in trajectory.turns:
+        if turn.has_logprobs:
+            pack_logprobs(encoded, trajectory.logprobs[turn.start : turn.stop])
+    return encoded
+
+
+def trajectory_from_proto(encoded: pb.GetTrajectoryResponse) -> Trajectory:
+    """The episode as training wants it, with one mask value, logprob and turn index a token.
+
+    Raises:
+        ProtocolError: lengths do not agree.
+    """
+    tokens = unpack_tokens(encoded.tokens)
+    turns = turns_from_proto(encoded.turns)
+    return Trajectory(
+        episode_id=encoded.episode_id,
+        tokens=tokens,
+        loss_mask=_mask_of_runs(encoded.loss_mask_runs, len(tokens)),
+        logprobs=_spread_logprobs(unpack_logprobs(encoded.logprobs), turns, len(tokens)),
+        turn=_turn_of_each_token(turns, len(tokens)),
+        turns=turns,
+        fidelity=fidelity_from_proto(encoded.fidelity),
+        terminated=encoded.terminated,
+        truncated=encoded.truncated,
+    )
+
+
+def _mask_runs(turns: Sequence[Turn]) -> list[int]:
+    grown = [turn for turn in turns if turn.length > 0]
+    runs = [
+        (sampled, sum(turn.length for turn in run))
+        for sampled, run in groupby(grown, lambda turn: turn.origin is Origin.SAMPLED)
+    ]
+    starts_trained = bool(runs) and runs[0][0]
+    return [0] * starts_trained + [length for _, length in runs]
+
+
+def _mask_of_runs(runs: Sequence[int], length: int) -> BoolArray:
+    mask = np.repeat(np.arange(len(runs)) % 2 == 1, np.array(runs, dtype=np.int64))
+    _check_length("the loss mask", len(mask), length)
+    return mask
+
+
+def _spread_logprobs(given: Float32Array, turns: Sequence[Turn], length: int) -> Float32Array:
+    with_logprobs = [turn for turn in turns if turn.has_logprobs]
+    _check_length("the logprobs", len(given), sum(turn.length for turn in with_logprobs))
+    logprobs = np.full(length, np.nan, dtype=np.float32)
+    taken = 0
+    for turn in with_logprobs:
+        logprobs[turn.start : turn.stop] = given[taken : taken + turn.length]
+        taken += turn.length
+    return logprobs
+
+
+def _turn_of_each_token(turns: Sequence[Turn], length: int) -> Int32Array:
+    index = np.repeat(np.arange(len(turns), dtype=np.int32), [turn.length for turn in turns])
+    _check_length("the turns", len(index), length)
+    return index
+
+
+def _check_length(what: str, got: int, expected: int) -> None:
+    if got != expected:
+        raise ProtocolError(f"{what} of the server's answer cover {got} tokens, not {expected}")
+
+
+def audit_to_proto(report: AuditReport) -> pb.AuditEpisodeResponse:
+    """How the stream compares with a full rendering."""
+    return pb.AuditEpisodeResponse(
+        verdict=VERDICT.number(report.verdict),  # type: ignore[arg-type]
+        index=report.index,
+        detail=report.detail,
+    )
+
+
+def audit_from_proto(encoded: pb.AuditEpisodeResponse) -> AuditReport:
+    """How the stream compares with a full rendering.
+
+    Raises:
+        ProtocolError: the verdict is unknown.
+    """
+    index = encoded.index if encoded.HasField("index") else None
+    return AuditReport(VERDICT.answered(encoded.verdict), index, encoded.detail)

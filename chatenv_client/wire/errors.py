@@ -1,0 +1,112 @@
+"""The exception tree and google.rpc statuses, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+
+from chatenv_client import errors
+from chatenv_client._generated import status_pb2
+from chatenv_client.errors import ChatEnvError
+
+DOMAIN: Final = "chatenv"
+ERROR_INFO_URL: Final = "type.googleapis.com/google.rpc.ErrorInfo"
+BAD_REQUEST_URL: Final = "type.googleapis.com/google.rpc.BadRequest"
+
+_CODE_NUMBERS: Final = {code.name: int(code.value[0]) for code in grpc.StatusCode}
+_CODE_NAMES: Final = {number: name for name, number in _CODE_NUMBERS.items()}
+
+_BY_CODE: Final[dict[str, type[ChatEnvError]]] = {
+    "INVALID_ARGUMENT": errors.InvalidRequestError,
+    "NOT_FOUND": errors.EpisodeNotFoundError,
+    "ABORTED": errors.StepConflictError,
+    "RESOURCE_EXHAUSTED": errors.CapacityError,
+    "DEADLINE_EXCEEDED": errors.DeadlineError,
+    "UNAVAILABLE": errors.UnavailableError,
+    "UNAUTHENTICATED": errors.AccessError,
+    "PERMISSION_DENIED": errors.AccessError,
+}
+"""For reasons that a newer server may give."""
+
+_WITHOUT_REASON: Final[dict[str, tuple[type[ChatEnvError], str]]] = {
+    "RESOURCE_EXHAUSTED": (
+        errors.MessageTooLargeError,
+        "send less at once, or raise max_message_bytes on both sides",
+    ),
+    "DEADLINE_EXCEEDED": (errors.DeadlineError, "try again, or give the call a longer timeout_s"),
+    "UNAVAILABLE": (errors.UnavailableError, "see that a chatenv server runs at this address, and try again"),
+    "UNAUTHENTICATED": (errors.AccessError, "give the client the token= or tls= that the server asks for"),
+    "PERMISSION_DENIED": (errors.AccessError, "give the client the token= or tls= that the server asks for"),
+}
+"""For statuses that gRPC itself or a proxy made. A message over the limit is such a one."""
+
+
+def error_to_status(error: ChatEnvError) -> status_pb2.RpcStatus:
+    """The status that says on the wire what an exception says in Python."""
+    info = status_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.details)
+    details = [Any(type_url=ERROR_INFO_URL, value=info.SerializeToString())]
+    if error.field:
+        bad = status_pb2.BadRequest()
+        bad.field_violations.add(field=error.field, description=error.message)
+        details.append(Any(type_url=BAD_REQUEST_URL, value=bad.SerializeToString()))
+    return status_pb2.RpcStatus(code=_CODE_NUMBERS[error.code], message=error.message, details=details)
+
+
+def error_from_item(status: status_pb2.RpcStatus) -> ChatEnvError:
+    """The exception for a failed item of a batch or a stream."""
+    return error_from_status(_CODE_NAMES.get(status.code, "UNKNOWN"), status.message, status)
+
+
+def error_from_status(code: str, message: str, status: status_pb2.RpcStatus | None = None) -> ChatEnvError:
+    """The exception for a failed call: the one that its reason names, else the one of its code.
+
+    Args:
+        code: name of the gRPC status, such as NOT_FOUND.
+        message: what the server, or gRPC itself, says.
+        status: the details, where the server sent some.
+    """
+    info = _error_info(status)
+    if info is None:
+        kind, advice = _WITHOUT_REASON.get(
+            code, (errors.UnexpectedStatusError, "the server's log may say more")
+        )
+        return kind(f"{message or code}; {advice}", code=code)
+    kind = _BY_REASON.get(info.reason) or _BY_CODE.get(code, errors.UnexpectedStatusError)
+    return kind(message, reason=info.reason, field=_bad_field(status), details=info.metadata, code=code)
+
+
+def _kinds(base: type[ChatEnvError]) -> Iterator[type[ChatEnvError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+_BY_REASON: Final = {kind.default_reason: kind for kind in _kinds(ChatEnvError)}
+
+
+def _error_info(status: status_pb2.RpcStatus | None) -> status_pb2.ErrorInfo | None:
+    for detail in status.details if status else ():
+        if detail.type_url == ERROR_INFO_URL:
+            info = status_pb2.ErrorInfo.FromString(detail.value)
+            return info if info.domain == DOMAIN else None
+    return None
+
+
+def _bad_field(status: status_pb2.RpcStatus | None) -> str:
+    for detail in status.details if status else ():
+        if detail.type_url == BAD_REQUEST_URL:
+            violations = status_pb2.BadRequest.FromString(detail.value).field_violations
+            return violations[0].field if violations else ""
+    return ""
+
+
+def parse_status(details: bytes) -> status_pb2.RpcStatus | None:
+    """The status in the trailing metadata of a failed call; None when it is not one."""
+    try:
+        return status_pb2.RpcStatus.FromString(details)
+    except DecodeError:
+        return None

@@ -1,0 +1,145 @@
+"""Observations: the server writes the part that the caller lacks, the client reads it as a delta.
+
+Nothing here costs time proportional to the history that both sides hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.errors import InvalidRequestError, TransformError
+from chatenv_client.models import ChatObservation, FidelityReport, Message, Rendered
+from chatenv_client.tokens import Int32Array, pack_tokens, unpack_tokens
+from chatenv_client.wire.enums import FIDELITY_KIND
+from chatenv_client.wire.json_fields import dump_json, load_object
+from chatenv_client.wire.messages import message_to_proto, messages_from_proto
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationDelta:
+    """What an answer adds to what its caller holds."""
+
+    episode_id: str
+    step_count: int
+    tokens_offset: int
+    """From this offset on, the stream is `tokens`."""
+    tokens: Int32Array
+    """(n,) int32."""
+    messages_offset: int
+    """From this index on, the conversation is `messages`."""
+    messages: list[Message]
+    generation_prompt_length: int
+    prompt_fingerprint: str
+    reward: float | None
+    terminated: bool
+    truncated: bool
+    metadata: dict[str, Any]
+    fidelity: tuple[FidelityReport, ...]
+
+
+def observation_to_proto(
+    observation: ChatObservation, *, known_tokens: int = 0, known_messages: int = 0
+) -> pb.Observation:
+    """The part of an observation that the caller lacks, or that replaces what it holds.
+
+    Raises:
+        TransformError: the metadata is not JSON.
+    """
+    stream, conversation = observation.stream, observation.conversation
+    tokens_offset = min(known_tokens, observation.held_tokens, len(stream))
+    messages_offset = min(known_messages, observation.held_messages, conversation.length)
+    encoded = pb.Observation(
+        episode_id=observation.episode_id,
+        step_count=observation.step_count,
+        tokens_offset=tokens_offset,
+        generation_prompt_length=observation.generation_prompt_length,
+        prompt_fingerprint=observation.fingerprint(),
+        messages_offset=messages_offset,
+        messages=map(message_to_proto, conversation.since(messages_offset)),
+        reward=observation.reward,
+        terminated=observation.terminated,
+        truncated=observation.truncated,
+        fidelity=map(fidelity_to_proto, observation.fidelity),
+    )
+    if observation.metadata:
+        encoded.metadata_json = _dump_metadata(observation.metadata)
+    pack_tokens(encoded, stream.since(tokens_offset))
+    return encoded
+
+
+def _dump_metadata(metadata: dict[str, Any]) -> str:
+    try:
+        return dump_json(metadata, "metadata_json", "BAD_METADATA")
+    except InvalidRequestError as error:
+        what = "a transform put something into the metadata that is not JSON; mend the transform"
+        raise TransformError(what) from error
+
+
+def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
+    """Read an observation off the wire.
+
+    Raises:
+        ProtocolError: a report is of an unknown kind.
+        InvalidRequestError: a message or the metadata is malformed.
+    """
+    return ObservationDelta(
+        episode_id=encoded.episode_id,
+        step_count=encoded.step_count,
+        tokens_offset=encoded.tokens_offset,
+        tokens=unpack_tokens(encoded.tokens),
+        messages_offset=encoded.messages_offset,
+        messages=messages_from_proto(encoded.messages),
+        generation_prompt_length=encoded.generation_prompt_length,
+        prompt_fingerprint=encoded.prompt_fingerprint,
+        reward=encoded.reward if encoded.HasField("reward") else None,
+        terminated=encoded.terminated,
+        truncated=encoded.truncated,
+        metadata=load_object(encoded.metadata_json, "metadata_json", "BAD_METADATA"),
+        fidelity=fidelity_from_proto(encoded.fidelity),
+    )
+
+
+def fidelity_to_proto(report: FidelityReport) -> pb.FidelityReport:
+    """One report."""
+    return pb.FidelityReport(
+        kind=FIDELITY_KIND.number(report.kind),  # type: ignore[arg-type]
+        detail=report.detail,
+        token_index=report.token_index,
+        message_index=report.message_index,
+    )
+
+
+def fidelity_from_proto(reports: Iterable[pb.FidelityReport]) -> tuple[FidelityReport, ...]:
+    """All reports of an answer.
+
+    Raises:
+        ProtocolError: one is of an unknown kind.
+    """
+    return tuple(
+        FidelityReport(
+            kind=FIDELITY_KIND.answered(report.kind),
+            detail=report.detail,
+            token_index=report.token_index if report.HasField("token_index") else None,
+            message_index=report.message_index if report.HasField("message_index") else None,
+        )
+        for report in reports
+    )
+
+
+def rendered_to_proto(rendered: Rendered) -> pb.RenderMessageResponse:
+    """What messages would add."""
+    encoded = pb.RenderMessageResponse(
+        tokens_offset=rendered.tokens_offset, fidelity=map(fidelity_to_proto, rendered.fidelity)
+    )
+    pack_tokens(encoded, rendered.tokens)
+    return encoded
+
+
+def rendered_from_proto(encoded: pb.RenderMessageResponse) -> Rendered:
+    """What messages would add."""
+    return Rendered(
+        encoded.tokens_offset, unpack_tokens(encoded.tokens), fidelity_from_proto(encoded.fidelity)
+    )

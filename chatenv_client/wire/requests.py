@@ -1,0 +1,194 @@
+"""Reset, Step and RenderMessage requests: the client writes them, the server reads and checks them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.models import ChatAction, ResetOptions
+from chatenv_client.tokens import pack_logprobs, pack_tokens, unpack_logprobs, unpack_tokens
+from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
+from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
+from chatenv_client.wire.messages import message_to_proto, messages_from_proto
+
+_OPTIONAL: Final = ("system_prompt", "max_steps", "max_tokens", "seed", "add_generation_prompt")
+_EMPTY_MEANS_DEFAULT: Final = ("episode_id", "system_role")
+_CLOCK_RANGE: Final = (-62_135_596_800, 253_402_300_800)
+"""Unix seconds of the years 1 to 9999, what a protobuf Timestamp holds."""
+
+
+def reset_to_proto(options: ResetOptions) -> pb.ResetRequest:
+    """A Reset with the keywords of `reset`.
+
+    Raises:
+        InvalidRequestError: a value is not JSON, or a number is out of range.
+        TypeError: there is no such keyword, or a value is of another type.
+    """
+    request = pb.ResetRequest()
+    for key, value in options.items():
+        if key not in ResetOptions.__annotations__:
+            raise TypeError(f"reset has no keyword {key!r}")
+        if value is not None:
+            _write_option(request, key, value)
+    return request
+
+
+def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
+    try:
+        if key in _OPTIONAL + _EMPTY_MEANS_DEFAULT:
+            setattr(request, key, value)
+        elif key == "messages":
+            request.messages.extend(map(message_to_proto, value))
+        elif key == "clock":
+            request.clock.CopyFrom(timestamp(value))
+        elif key in _POLICIES:
+            setattr(request, key, _POLICIES[key].number(value))
+        else:
+            setattr(request, f"{key}_json", dump_json(_plain_json(value), f"{key}_json", _JSON_REASONS[key]))
+    except InvalidRequestError:
+        raise
+    except ValueError as error:
+        raise InvalidRequestError(f"{key}: {error}", field=key) from error
+
+
+def _plain_json(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else list(value)
+
+
+_POLICIES: Final[Mapping[str, Any]] = {
+    "history_policy": HISTORY_POLICY,
+    "control_token_policy": CONTROL_TOKEN_POLICY,
+}
+_JSON_REASONS: Final = {
+    "tools": "BAD_TOOLS",
+    "chat_template_kwargs": "BAD_TEMPLATE_KWARGS",
+    "metadata": "BAD_METADATA",
+}
+
+
+def reset_from_proto(request: pb.ResetRequest) -> ResetOptions:
+    """The keywords for `ChatEnvironment.reset`, those only that were given. Their values are not yet checked.
+
+    Raises:
+        InvalidRequestError: with the field that is bad.
+    """
+    options: dict[str, Any] = {key: getattr(request, key) for key in _OPTIONAL if request.HasField(key)}
+    options |= {key: getattr(request, key) for key in _EMPTY_MEANS_DEFAULT if getattr(request, key)}
+    if request.messages:
+        options["messages"] = messages_from_proto(request.messages)
+    if request.HasField("clock"):
+        options["clock"] = _read_clock(request.clock)
+    return cast("ResetOptions", options | _json_options(request) | _policies(request))
+
+
+def _json_options(request: pb.ResetRequest) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if request.tools_json:
+        options["tools"] = load_objects(request.tools_json, "tools_json", "BAD_TOOLS")
+    for key in ("chat_template_kwargs", "metadata"):
+        if text := getattr(request, f"{key}_json"):
+            options[key] = load_object(text, f"{key}_json", _JSON_REASONS[key])
+    return options
+
+
+def _policies(request: pb.ResetRequest) -> dict[str, Any]:
+    asked = {key: codec.asked(getattr(request, key), key) for key, codec in _POLICIES.items()}
+    return {key: policy for key, policy in asked.items() if policy is not None}
+
+
+def step_to_proto(
+    action: ChatAction,
+    *,
+    episode_id: str,
+    step_index: int | None = None,
+    known_tokens: int = 0,
+    known_messages: int = 0,
+) -> pb.StepRequest:
+    """A Step with the messages of an action, or with its tokens when it has none.
+
+    Args:
+        action: what to append.
+        episode_id: the episode.
+        step_index: step_count as the caller has seen it.
+        known_tokens: tokens the caller holds, those of this request included.
+        known_messages: messages the caller holds, those of this request included.
+
+    Raises:
+        InvalidRequestError: a message is neither text nor JSON.
+    """
+    request = pb.StepRequest(
+        episode_id=episode_id,
+        step_index=step_index,
+        known_tokens=known_tokens,
+        known_messages=known_messages,
+        messages=map(message_to_proto, action.messages),
+        stop_reason=STOP_REASON.number(action.stop_reason),  # type: ignore[arg-type]
+        model_version=action.model_version,
+        prompt_fingerprint=action.prompt_fingerprint,
+    )
+    if not action.messages:
+        pack_tokens(request, action.tokens)
+    if action.logprobs is not None:
+        pack_logprobs(request, action.logprobs)
+    return request
+
+
+def action_from_proto(request: pb.StepRequest) -> ChatAction:
+    """The action of a Step, not yet checked but for what a ChatAction could not show.
+
+    Raises:
+        InvalidRequestError: with the field that is bad.
+    """
+    for field in ("tokens", "prompt_fingerprint"):
+        if request.messages and getattr(request, field):
+            what = f"{field} belongs to sampled tokens and cannot stand beside messages; send two Steps"
+            raise InvalidRequestError(what, reason="BAD_ACTION", field=field)
+    return ChatAction(
+        tokens=unpack_tokens(request.tokens),
+        logprobs=unpack_logprobs(request.logprobs) if request.logprobs else None,
+        stop_reason=STOP_REASON.asked(request.stop_reason, "stop_reason"),
+        model_version=request.model_version,
+        messages=tuple(messages_from_proto(request.messages)),
+        prompt_fingerprint=request.prompt_fingerprint,
+    )
+
+
+def render_to_proto(messages: Sequence[Mapping[str, Any]], *, episode_id: str) -> pb.RenderMessageRequest:
+    """A RenderMessage.
+
+    Raises:
+        InvalidRequestError: a message is neither text nor JSON.
+    """
+    return pb.RenderMessageRequest(episode_id=episode_id, messages=map(message_to_proto, messages))
+
+
+def timestamp(unix_seconds: float) -> Timestamp:
+    """Unix seconds as a protobuf Timestamp, to the nanosecond.
+
+    Raises:
+        ValueError: the time is not within the years 1 to 9999.
+    """
+    low, high = _CLOCK_RANGE
+    if not low <= unix_seconds < high:
+        raise ValueError(f"{unix_seconds} is not within the years 1 to 9999")
+    seconds = math.floor(unix_seconds)
+    nanos = round((unix_seconds - seconds) * 1e9)
+    return Timestamp(seconds=seconds + nanos // 10**9, nanos=nanos % 10**9)
+
+
+def unix_seconds(moment: Timestamp) -> float:
+    """A protobuf Timestamp as Unix seconds."""
+    return float(moment.seconds + moment.nanos / 1e9)
+
+
+def _read_clock(moment: Timestamp) -> float:
+    low, high = _CLOCK_RANGE
+    if not (low <= moment.seconds < high and 0 <= moment.nanos < 10**9):
+        what = "clock must be a time within the years 1 to 9999"
+        raise InvalidRequestError(what, reason="BAD_CLOCK", field="clock")
+    return unix_seconds(moment)
