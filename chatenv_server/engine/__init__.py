@@ -1,0 +1,12 @@
+"""The token engine: exact token streams for any chat template, in time independent of history. Knows nothing of
+gRPC.
+"""
+
+from __future__ import annotations
+
+from chatenv_server.engine.audit import audit
+from chatenv_server.engine.engine import PLAIN_TEMPLATE, TokenEngine
+from chatenv_server.engine.log import EpisodeLog
+from chatenv_server.engine.turns import Terms
+
+__all__ = ["PLAIN_TEMPLATE", "EpisodeLog", "Terms", "TokenEngine", "audit"]

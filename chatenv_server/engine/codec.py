@@ -1,0 +1,215 @@
+"""Text to token ids and back, for one fast tokenizer: behind an anchor, with or without the added vocabulary.
+
+Works on a private copy of the tokenizer's parts, so truncation, padding or other switches that somebody flips on the
+original never reach the token stream, and threads need no lock. Knows nothing of messages or templates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from chatenv_client.tokens import Int32Array
+
+_CONTEXT_TOKENS = 8
+"""Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a text, and where each piece of the text went."""
+
+    ids: Int32Array
+    """(n,) int32."""
+    pieces: tuple[_Piece, ...]
+    merged: bool = False
+    """Encoding the text together with what stands before it would have given other tokens at the boundary."""
+
+    def token_at(self, character: int) -> int:
+        """Index of the first token that starts at or behind `character` of the text; n when there is none."""
+        return int(np.searchsorted(self._starts, character, side="left"))
+
+    @cached_property
+    def _starts(self) -> Int32Array:
+        starts = [
+            piece.first + start - piece.lead
+            for piece in self.pieces
+            for start, _ in piece.encoding.offsets[piece.dropped :]
+        ]
+        return np.array(starts, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One encoded piece of a text; `lead` characters and `dropped` tokens of the encoding are its anchor's."""
+
+    first: int
+    encoding: Encoding
+    lead: int = 0
+    dropped: int = 0
+
+
+class Codec:
+    """Encodes and decodes for one tokenizer. Immutable and safe to share between threads."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._tokenizer = _private_copy(backend)
+        self._bare = _without_added_tokens(backend)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.added_tokens: Mapping[int, str] = {token_id: token.content for token_id, token in added.items()}
+        """Text of every added token by id, special or not."""
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self.vocabulary_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        longest_first = sorted(self.added_tokens.values(), key=len, reverse=True)
+        self._added_text = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._longest_added = len(longest_first[0]) if longest_first else 0
+        self._neutral_id = self._find_neutral(added)
+        self._writes_prefix_space = self.decode(np.array(self._encode_behind_neutral("a"), dtype=np.int32)).startswith(
+            " "
+        )
+        self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides how text is encoded, in hexadecimal digits. Costs 0.1 s for 150,000
+        tokens, once.
+        """
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+
+    def common_prefix(self, left: str, right: str) -> str:
+        """The longest common prefix of two rendered texts that cuts no added token in two."""
+        length = len(os.path.commonprefix([left, right]))
+        for found in self._added_text.finditer(left, max(0, length - self._longest_added)):
+            if found.start() < length < found.end():
+                return left[: found.start()]
+        return left[:length]
+
+    def id_of(self, text: str) -> int | None:
+        """Id of the token with exactly this text."""
+        return self._tokenizer.token_to_id(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a rendered text as transformers would encode it, without adding special tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts at once, on the tokenizer's own threads."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode_behind(self, before: int | None, ids: Int32Array) -> str:
+        """Text of token ids that follow the token `before`.
+
+        Some tokenizers put a space of their own before text behind a control token; it is not part of the text.
+        """
+        text = self.decode(ids)
+        return text[1:] if self._writes_prefix_space and before in self.added_tokens and text.startswith(" ") else text
+
+    def _encode_behind_neutral(self, text: str) -> list[int]:
+        if self._neutral_id is None:
+            return []
+        return self._tokenizer.encode(self.added_tokens[self._neutral_id] + text, add_special_tokens=False).ids[1:]
+
+    def decode(self, ids: Int32Array) -> str:
+        """Text of token ids in the middle of a stream: no leading space is lost, control tokens are shown, unknown
+        ids are nothing.
+        """
+        if self._neutral_id is None:
+            return self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        text = self._tokenizer.decode([self._neutral_id, *ids.tolist()], skip_special_tokens=False)
+        return text[len(self.added_tokens[self._neutral_id]) :]
+
+    def encode_pieces(self, pieces: Sequence[tuple[str, bool]], before: Int32Array) -> Encoded:
+        """Encode a text that goes on behind the tokens `before`.
+
+        Args:
+            pieces: the text in pieces of (text, is_control_text); control text is encoded as ordinary text although
+                it spells added tokens. See `controls.split_marked`.
+            before: (n,) int32, the stream so far or the end of it; empty at the start of a stream.
+        """
+        encoded: list[_Piece] = []
+        merged = False
+        first = 0
+        for text, as_text in pieces:
+            if not text:
+                continue
+            if first > 0 or as_text:
+                piece = self._encode_inside(text, self._bare if as_text else self._tokenizer)
+            elif len(before) > 0:
+                piece, merged = self._encode_behind(text, before)
+            else:
+                piece = _Piece(0, self._tokenizer.encode(text, add_special_tokens=False))
+            encoded.append(replace(piece, first=first))
+            first += len(text)
+        ids = [token_id for piece in encoded for token_id in piece.encoding.ids[piece.dropped :]]
+        return Encoded(np.array(ids, dtype=np.int32), tuple(encoded), merged)
+
+    def _encode_behind(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
+        """Encode behind an anchor, the text of what stands before, and drop the anchor's ids again."""
+        last = int(before[-1])
+        if last in self.added_tokens:
+            anchor = self.added_tokens[last]
+            encoding = self._tokenizer.encode(anchor + text, add_special_tokens=False)
+            if encoding.ids[:1] == [last]:
+                return _Piece(0, encoding, len(anchor), 1), False
+        return self._encode_behind_text(text, before)
+
+    def _encode_behind_text(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
+        neutral = "" if self._neutral_id is None else self.added_tokens[self._neutral_id]
+        anchor = neutral + self.decode(before[-_CONTEXT_TOKENS:])
+        encoding = self._tokenizer.encode(anchor + text, add_special_tokens=False)
+        offsets = encoding.offsets
+        dropped = bisect_left(offsets, len(anchor), key=itemgetter(0))
+        if dropped == 0 or offsets[dropped - 1][1] <= len(anchor):
+            return _Piece(0, encoding, len(anchor), dropped), False
+        if encoding.ids[dropped - 1] in self.added_tokens:
+            # A control token that swallows the white space before it: the token still has to be written.
+            return _Piece(0, encoding, len(anchor), dropped - 1), True
+        return self._encode_inside(text, self._tokenizer), True
+
+    def _encode_inside(self, text: str, tokenizer: Tokenizer) -> _Piece:
+        """Encode a piece from the middle of a text, behind a newline so that no prefix space is added."""
+        encoding = tokenizer.encode("\n" + text, add_special_tokens=False)
+        if encoding.ids[: len(self._newline_ids)] == self._newline_ids:
+            return _Piece(0, encoding, 1, len(self._newline_ids))
+        return _Piece(0, tokenizer.encode(text, add_special_tokens=False))
+
+    def _find_neutral(self, added: Mapping[int, Any]) -> int | None:
+        """A control token that takes nothing from its neighbours, to stand for "something came before"."""
+        for token_id, token in added.items():
+            if token.special and not (token.lstrip or token.rstrip or token.single_word or token.normalized):
+                return token_id
+        return None
+
+
+def _private_copy(backend: Tokenizer) -> Tokenizer:
+    copy = _without_added_tokens(backend)
+    added = backend.get_added_tokens_decoder()
+    for _, token in sorted(added.items()):
+        _ = copy.add_special_tokens([token]) if token.special else copy.add_tokens([token])
+    if copy.get_added_tokens_decoder() == added:
+        return copy
+    # Ids with holes between them cannot be added again in order; a copy by text is right, only ten times slower.
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    # The parts are shared by reference. Left behind: the added vocabulary, truncation, padding, and the
+    # post-processor, which would trim offsets.
+    bare = Tokenizer(tokenizer.model)
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if getattr(tokenizer, part) is not None:
+            setattr(bare, part, getattr(tokenizer, part))
+    return bare

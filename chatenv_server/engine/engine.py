@@ -1,0 +1,188 @@
+"""The token engine: one tokenizer with its chat template, probed once and shared by all episodes and threads."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, Protocol
+
+from tokenizers import Tokenizer
+
+from chatenv_server.engine.codec import Codec
+from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.engine.log import EpisodeLog
+from chatenv_server.engine.plain import PlainDialect
+from chatenv_server.engine.template import ChatTemplate
+from chatenv_server.engine.turns import Scene, Terms
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ':\\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
+)
+"""Used for a tokenizer that has no chat template, such as gpt2's."""
+
+
+class Dialect(Protocol):
+    """How one tokenizer turns conversations into tokens."""
+
+    exact: bool
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a sampled turn."""
+
+    def scene(self, terms: Terms) -> Scene:
+        """The dialect under one episode's terms."""
+
+
+class TokenEngine:
+    """One tokenizer and its chat template. Immutable, safe to share between threads and episodes.
+
+    Fast tokenizers (those with `backend_tokenizer`) take the exact path. Any other object with `apply_chat_template`
+    and `decode` takes the plain path: the same laws where they can hold (`docs/tokens.md`).
+    """
+
+    def __init__(
+        self, dialect: Dialect, *, vocabulary_size: int, token_id_limit: int | None, tokenizer_name: str
+    ) -> None:
+        self._dialect = dialect
+        self.vocabulary_size = vocabulary_size
+        """Tokens that the tokenizer knows."""
+        self.token_id_limit = token_id_limit or vocabulary_size
+        """Ids from here on are refused."""
+        self.tokenizer_name = tokenizer_name
+
+    @classmethod
+    def load(
+        cls, tokenizer: Any, *, chat_template: str | None = None, token_id_limit: int | None = None, tools: bool = False
+    ) -> TokenEngine:
+        """Probe a tokenizer. Takes 20 to 300 ms, once.
+
+        Args:
+            tokenizer: a Hugging Face fast tokenizer, or any object with `apply_chat_template` and `decode`.
+            chat_template: a Jinja template to use in place of the tokenizer's own.
+            token_id_limit: ids from here on are refused; by default the tokenizer's length.
+            tools: which template to take where a tokenizer has several: the one for tool use, or the default.
+
+        Raises:
+            TypeError: the object is no tokenizer.
+            ValueError: the template is not valid Jinja, or a template was given to a tokenizer on the plain path.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
+        if isinstance(backend, Tokenizer):
+            source = chat_template or template_of(tokenizer, tools=tools) or _missing_template(name)
+            codec = Codec(backend)
+            dialect: Dialect = TemplateDialect(
+                ChatTemplate(source), codec, special_tokens_of(tokenizer), sorted(stop_ids_of(tokenizer))
+            )
+            size = codec.vocabulary_size
+        else:
+            if chat_template is not None:
+                raise ValueError("chat_template needs a fast tokenizer; set the template on the tokenizer itself")
+            dialect = PlainDialect(tokenizer, stop_ids_of(tokenizer))
+            size = vocabulary_size_of(tokenizer)
+        return cls(dialect, vocabulary_size=size, token_id_limit=token_id_limit, tokenizer_name=name)
+
+    @property
+    def exact(self) -> bool:
+        """Whether streams are exact or reported; False on the plain path."""
+        return self._dialect.exact
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a sampled turn."""
+        return self._dialect.stop_ids
+
+    @property
+    def dialect(self) -> Dialect:
+        """The part that renders and encodes."""
+        return self._dialect
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the template does, a word each: see docs/wire.md."""
+        if not isinstance(self._dialect, TemplateDialect):
+            return ("plain_path",)
+        profile = self._dialect.profile
+        words = {
+            "needs_system": profile.needs_system,
+            "needs_tools": profile.needs_tools,
+            "needs_skeleton": profile.needs_skeleton,
+            "forgets": profile.forgets,
+        }
+        return ("exact", *sorted(profile.takes), *(word for word, holds in words.items() if holds))
+
+    @property
+    def turn_parser(self) -> str:
+        """Name of the parser for sampled turns."""
+        return self._dialect.parser_for({}).name if isinstance(self._dialect, TemplateDialect) else "verbatim"
+
+    @property
+    def control_tokens(self) -> tuple[tuple[int, str, bool], ...]:
+        """(id, text, whether it ends a sampled turn) of every control token, by id."""
+        if not isinstance(self._dialect, TemplateDialect):
+            return tuple((token_id, "", True) for token_id in sorted(self.stop_ids))
+        texts = self._dialect.codec.added_tokens
+        control = self._dialect.codec.special_ids | (self.stop_ids & texts.keys())
+        return tuple((token_id, texts[token_id], token_id in self.stop_ids) for token_id in sorted(control))
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """SHA-256 of all that decides how text is encoded; of the name alone on the plain path."""
+        if isinstance(self._dialect, TemplateDialect):
+            return self._dialect.codec.fingerprint
+        return hashlib.sha256(self.tokenizer_name.encode()).hexdigest()
+
+    @property
+    def template_fingerprint(self) -> str:
+        """SHA-256 of the chat template's text; empty on the plain path."""
+        return self._dialect.template.fingerprint if isinstance(self._dialect, TemplateDialect) else ""
+
+    def open(self, terms: Terms) -> EpisodeLog:
+        """A new episode's log."""
+        return EpisodeLog(self._dialect.scene(terms))
+
+
+def template_of(tokenizer: Any, *, tools: bool = False) -> str | None:
+    """A tokenizer's own chat template; the one for tool use, or the default, where it has several by name."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, Mapping):
+        return template.get("tool_use" if tools and "tool_use" in template else "default")
+    return template
+
+
+def _missing_template(name: str) -> str:
+    warnings.warn(
+        f"tokenizer {name!r} has no chat template; using a plain one ('role:', text, empty line). Give chat_template= or --chat-template to choose another",
+        stacklevel=4,
+    )
+    return PLAIN_TEMPLATE
+
+
+def special_tokens_of(tokenizer: Any) -> dict[str, str]:
+    """The special tokens that templates read by name, such as bos_token."""
+    return {
+        name: str(text)
+        for name, text in getattr(tokenizer, "special_tokens_map", {}).items()
+        if not isinstance(text, list)
+    }
+
+
+def stop_ids_of(tokenizer: Any) -> frozenset[int]:
+    """Ids that end a generation by the tokenizer's own account."""
+    ids = getattr(tokenizer, "eos_token_id", None)
+    if ids is None:
+        return frozenset()
+    return frozenset(int(token_id) for token_id in (ids if isinstance(ids, Iterable) else [ids]))
+
+
+def vocabulary_size_of(tokenizer: Any) -> int:
+    """How many tokens an object on the plain path knows; 2**31 - 1 where it does not tell."""
+    try:
+        return len(tokenizer)
+    except TypeError:
+        return int(getattr(tokenizer, "vocab_size", 2**31 - 1))

@@ -1,0 +1,149 @@
+"""Where a rendered text holds the messages it was rendered from, and which it altered or left out.
+
+A message is looked for by its own text. Where that text is so plain that the template could have written it, or is
+not found as it was given, the tail is rendered once more with sentinels in place of the texts, and the two renders
+are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.engine.forms import texts_of, with_text
+
+_SHORTEST_SAFE_TEXT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one message's text stands. `start == stop` where it has none."""
+
+    start: int
+    stop: int
+    altered: bool = False
+    dropped: bool = False
+
+
+def locate(
+    text: str,
+    messages: Sequence[Mapping[str, Any]],
+    render: Callable[[Sequence[Mapping[str, Any]]], str],
+    literal_text: str,
+) -> list[Place]:
+    """Find each message in `text`, in order.
+
+    Args:
+        text: what was rendered.
+        messages: in the template's form, marks included.
+        render: renders other messages in the place of these.
+        literal_text: what the template can write by itself.
+    """
+    places = _find_plainly(text, messages, literal_text)
+    if places is not None:
+        return places
+    stand_ins = [
+        with_text(message, _stand_in(index)) if texts_of(message) else message for index, message in enumerate(messages)
+    ]
+    try:
+        frame = render(stand_ins)
+    except TemplateRejectedError:
+        return _find_roughly(text, messages)
+    return _compare(text, frame, messages)
+
+
+def _stand_in(index: int) -> str:
+    return f"Qx8wJ5tM{index}e"
+
+
+def _find_plainly(text: str, messages: Sequence[Mapping[str, Any]], literal_text: str) -> list[Place] | None:
+    """All messages verbatim and in order; None where one is not, or could be something else's text."""
+    places = []
+    position = 0
+    for message in messages:
+        start: int | None = None
+        for own in texts_of(message):
+            bare = own.strip()
+            if len(bare) < _SHORTEST_SAFE_TEXT or bare in literal_text:
+                return None
+            found = text.find(own, position)
+            if found < 0:
+                return None
+            start = found if start is None else start
+            position = found + len(own)
+        places.append(Place(position if start is None else start, position))
+    return places
+
+
+def _find_roughly(text: str, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
+    places = []
+    position = 0
+    for message in messages:
+        own = "".join(texts_of(message)).strip()
+        found = text.find(own, position)
+        if found < 0:
+            places.append(Place(position, position, dropped=True))
+        else:
+            places.append(Place(found, found + len(own)))
+            position = found + len(own)
+    return places
+
+
+def _compare(text: str, frame: str, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
+    """Walk through the frame, the same render with sentinels for texts, and see what stands at each sentinel in the
+    real text.
+    """
+    places = []
+    position = frame_position = 0
+    for index, message in enumerate(messages):
+        if not texts_of(message):
+            places.append(Place(position, position))
+            continue
+        own = "".join(texts_of(message))
+        found = frame.find(_stand_in(index), frame_position)
+        if found < 0:
+            places.append(Place(position, position, dropped=bool(own.strip())))
+            continue
+        start = _skip(text, position, frame[frame_position:found])
+        frame_position = found + len(_stand_in(index))
+        written = _written_form(text, start, own, _next_gap(frame, frame_position, index, len(messages)))
+        position = start + len(written if written is not None else "")
+        places.append(Place(start, position, altered=written is None or not _same(written, own)))
+    return places
+
+
+def _skip(text: str, position: int, gap: str) -> int:
+    """Behind `gap` in the text; where the two differ, behind the first later place where the gap's end stands."""
+    if text.startswith(gap, position):
+        return position + len(gap)
+    found = text.find(gap[-12:], position)
+    return position if found < 0 else found + len(gap[-12:])
+
+
+def _next_gap(frame: str, position: int, index: int, count: int) -> str:
+    followers = [found for later in range(index + 1, count) if (found := frame.find(_stand_in(later), position)) >= 0]
+    return frame[position : min(followers, default=len(frame))]
+
+
+def _written_form(text: str, start: int, own: str, gap: str) -> str | None:
+    """How the template wrote a text: verbatim, as JSON, or trimmed; None where it is none of these."""
+    as_json = json.dumps(own, ensure_ascii=False)[1:-1]
+    as_ascii_json = json.dumps(own)[1:-1]
+    for form in (own, as_json, as_ascii_json, own.rstrip(), own.lstrip(), own.strip()):
+        if text.startswith(form, start) and text.startswith(gap, start + len(form)):
+            return form
+    return None
+
+
+def _same(written: str, own: str) -> bool:
+    return written == own or own in (_unjson(written), written)
+
+
+def _unjson(text: str) -> str:
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text

@@ -1,0 +1,346 @@
+"""One episode's append-only log of turns: the committed stream, the pending tail, and everything derived from them.
+
+T0 | S1 | T1 | S2 | ... : sampled spans S are kept bit for bit; the tail behind the last one may be rendered anew
+until somebody samples after it. Not safe for threads; its owner serialises. Knows nothing of limits, transforms or
+episode ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from chatenv_client.errors import HistoryRewrittenError
+from chatenv_client.models import (
+    FidelityKind,
+    FidelityReport,
+    HistoryPolicy,
+    Message,
+    MessageSnapshot,
+    Origin,
+    StopReason,
+    Turn,
+)
+from chatenv_client.tokens import Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
+from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Scene, Tail, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one append did."""
+
+    reports: tuple[FidelityReport, ...]
+    """What was not exact about it."""
+    held_tokens: int
+    """Length of the new stream's prefix that a caller holds who saw the old one and sent this append."""
+    held_messages: int
+    """Number of leading messages that such a caller holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """Where the log stands: replaced as a whole, so that an append can be taken back."""
+
+    committed: int = 0
+    """Tokens that can never change."""
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
+    """Of the committed tokens. Never changed, only extended into another."""
+    tail: Tail = EMPTY_TAIL
+    tail_message: int = 0
+    """First message of the tail."""
+    tail_step: int = 0
+    tail_reward: float | None = None
+    message_count: int = 0
+    last: SampledTurn | None = None
+    watch: Watch | None = None
+    """The first committed message that later turns will make the template rewrite, until they have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment of a log that it can be taken back to."""
+
+    head: _Head
+    messages: list[Message]
+    turns: int
+    starts: int
+    reports: int
+    logprobs: int
+
+
+class EpisodeLog:
+    """The turns of one episode."""
+
+    __slots__ = ("_head", "_logprobs", "_messages", "_reports", "_starts", "_tokens", "_turns", "scene")
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._tokens = GrowingArray(np.int32)
+        self._logprobs = GrowingArray(np.float32)
+        self._turns: list[Turn] = []
+        self._starts: list[int] = []
+        self._reports: list[FidelityReport] = []
+        self._messages: list[Message] = []
+        self._head = _Head()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._head.committed + len(self._head.tail.tokens)
+
+    @property
+    def stream(self) -> TokenSnapshot:
+        """The token stream as it is now; costs no copy."""
+        return TokenSnapshot(self._tokens.view(0, self._head.committed), self._head.tail.tokens)
+
+    @property
+    def conversation(self) -> MessageSnapshot:
+        """The messages as they are now; costs no copy."""
+        return MessageSnapshot(self._messages, self._head.message_count)
+
+    @property
+    def generation_prompt_length(self) -> int:
+        """How many trailing tokens ask the model to speak."""
+        return self._head.tail.generation_prompt_length
+
+    def fingerprint(self) -> str:
+        """Fingerprint of the stream; costs the tail."""
+        return self._head.fingerprint.with_tail(self._head.tail.tokens)
+
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns, the pending tail last."""
+        pending = self._tail_turn()
+        return (*self._turns, *([] if pending is None else [pending]))
+
+    def reports(self) -> tuple[FidelityReport, ...]:
+        """Everything that is not exact, the pending tail's reports last."""
+        return (*self._reports, *self._head.tail.reports)
+
+    def logprobs(self) -> Float32Array:
+        """Logprobs of all turns that have them, in stream order."""
+        return self._logprobs.view().copy()
+
+    def message_spans(self) -> tuple[tuple[int, int], ...]:
+        """(start, stop) of each message's part of the stream."""
+        starts = [*self._starts, *(self._head.committed + start for start in self._head.tail.message_starts)]
+        end = len(self) - self.generation_prompt_length
+        return tuple(zip(starts, [*starts[1:], end], strict=True)) if starts else ()
+
+    def _pending_messages(self) -> list[Message]:
+        return self._messages[self._head.tail_message : self._head.message_count]
+
+    def _tail_turn(self) -> Turn | None:
+        head = self._head
+        count = head.message_count - head.tail_message
+        if count == 0 and len(head.tail.tokens) == 0:
+            return None
+        return Turn(
+            Origin.TEMPLATE,
+            head.committed,
+            len(head.tail.tokens),
+            head.tail_step,
+            head.tail_message,
+            count,
+            reward=head.tail_reward,
+        )
+
+    # -- taking back ------------------------------------------------------------------------------
+
+    def mark(self) -> Mark:
+        """Remember this moment."""
+        return Mark(
+            self._head, self._messages, len(self._turns), len(self._starts), len(self._reports), len(self._logprobs)
+        )
+
+    def take_back(self, mark: Mark) -> None:
+        """Forget everything since `mark`. Snapshots taken since then must not be used any more."""
+        self._head, self._messages = mark.head, mark.messages
+        del self._messages[mark.head.message_count :]
+        del self._turns[mark.turns :], self._starts[mark.starts :], self._reports[mark.reports :]
+        self._tokens.truncate(mark.head.committed)
+        self._logprobs.truncate(mark.logprobs)
+
+    # -- appending messages -----------------------------------------------------------------------
+
+    def append_messages(self, messages: Sequence[Message], step: int) -> Change:
+        """Append messages to the pending tail and render it anew.
+
+        Raises:
+            TemplateRejectedError: the template rejects them; nothing has changed.
+            HistoryRewrittenError: the template would rewrite history and the policy is `strict`; nothing has changed.
+        """
+        head = self._head
+        pending = self._pending_messages()
+        tail = self._render_tail([*pending, *messages])
+        self._refuse_rewriting(tail.reports)
+        self._messages.extend(messages)
+        self._head = replace(
+            head, tail=tail, message_count=len(self._messages), tail_step=head.tail_step if pending else step
+        )
+        held = head.committed + _shared_length(head.tail.tokens, tail.tokens)
+        return Change(_news(tail.reports, head.tail.reports), held, len(self._messages))
+
+    def preview(self, messages: Sequence[Message]) -> tuple[int, Int32Array, tuple[FidelityReport, ...]]:
+        """What the stream would become: (offset, tokens from there on, reports). Changes nothing.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages.
+        """
+        head = self._head
+        tail = self._render_tail([*self._pending_messages(), *messages])
+        shared = _shared_length(head.tail.tokens, tail.tokens)
+        return head.committed + shared, tail.tokens[shared:], _news(tail.reports, head.tail.reports)
+
+    def _render_tail(self, messages: Sequence[Message]) -> Tail:
+        head = self._head
+        if head.last is None:
+            return self.scene.opening(messages)
+        history = MessageSnapshot(self._messages, head.last.message_index)
+        committed = TokenSnapshot(self._tokens.view(0, head.committed), self._tokens.view(0, 0))
+        watch = None if head.watch is None or head.watch.message_index == head.last.message_index else head.watch
+        return self.scene.tail(history, head.last, messages, committed, watch)
+
+    def _refuse_rewriting(self, reports: Sequence[FidelityReport]) -> None:
+        if self.scene.terms.history_policy is HistoryPolicy.APPEND:
+            return
+        for report in reports:
+            if report.kind is FidelityKind.HISTORY_REWRITTEN:
+                raise HistoryRewrittenError(
+                    f"history_policy is 'strict' and {report.detail}; choose 'append', or template arguments that keep history"
+                )
+
+    # -- appending sampled tokens -----------------------------------------------------------------
+
+    def append_sampled(
+        self,
+        tokens: Int32Array,
+        step: int,
+        logprobs: Float32Array | None = None,
+        stop_reason: StopReason | None = None,
+        model_version: str = "",
+    ) -> Change:
+        """Commit the pending tail and append a sampled span: the stream becomes exactly prompt + tokens.
+
+        A span behind another one that ended without a stop token goes on with the same message.
+
+        Raises:
+            HistoryRewrittenError: policy `strict`, and the template would write something before this span; nothing
+                has changed.
+        """
+        continued = self._continued_turn()
+        start = len(self) if continued is None else continued.start
+        span = tokens if continued is None else np.concatenate([self._tokens.view(start), tokens])
+        read = self.scene.read_turn(span, self._token_before(start))
+        index = self._head.message_count if continued is None else continued.message_index
+        reports = [*self._unprompted_reports(continued, index), *_reading_reports(read, start, index)]
+        self._refuse_rewriting(reports)
+        after_prompt = self.scene.terms.add_generation_prompt if continued is None else continued.after_prompt
+        reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
+        last = SampledTurn(read.message, index, read.text, read.stop_id, reason, start, after_prompt)
+        self._commit_tail(starts_message=continued is None)
+        turn = Turn(
+            Origin.SAMPLED,
+            self._head.committed,
+            len(tokens),
+            step,
+            index,
+            int(continued is None),
+            reason,
+            model_version,
+            has_logprobs=logprobs is not None,
+        )
+        self._commit_span(turn, tokens, logprobs, last)
+        self._reports.extend(reports)
+        return Change(tuple(reports), len(self), index)
+
+    def _token_before(self, position: int) -> int | None:
+        behind_tail = position - self._head.committed
+        if behind_tail > 0:
+            return int(self._head.tail.tokens[behind_tail - 1])
+        return int(self._tokens.view(position - 1, position)[0]) if position else None
+
+    def _continued_turn(self) -> SampledTurn | None:
+        """The sampled turn that further tokens go on with: the last thing on record, cut off before a stop token."""
+        last = self._head.last
+        return last if last is not None and last.stop_id is None and not self._pending_messages() else None
+
+    def _unprompted_reports(self, continued: SampledTurn | None, index: int) -> list[FidelityReport]:
+        if continued is not None or len(self._head.tail.tokens) > 0:
+            return []
+        return [
+            FidelityReport(
+                FidelityKind.HISTORY_REWRITTEN,
+                "sampled without a prompt before it; the template would write one",
+                len(self),
+                index,
+            )
+        ]
+
+    def _commit_tail(self, starts_message: bool) -> None:
+        head = self._head
+        turn = self._tail_turn()
+        if turn is not None:
+            self._turns.append(turn)
+        self._starts.extend(head.committed + start for start in head.tail.message_starts)
+        if starts_message:
+            self._starts.append(len(self) - head.tail.generation_prompt_length)
+        self._reports.extend(head.tail.reports)
+        self._tokens.extend(head.tail.tokens)
+        rewritten = any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in head.tail.reports)
+        self._head = replace(
+            head,
+            committed=len(self._tokens),
+            fingerprint=head.fingerprint.extended(head.tail.tokens),
+            tail=EMPTY_TAIL,
+            tail_reward=None,
+            watch=head.watch if head.watch is not None and not rewritten else head.tail.watch,
+        )
+
+    def _commit_span(self, turn: Turn, tokens: Int32Array, logprobs: Float32Array | None, last: SampledTurn) -> None:
+        if turn.message_count:
+            self._messages.append(last.message)
+        else:
+            # Snapshots handed out share the old list, in which the message must stay as it was.
+            self._messages = [*self._messages[: last.message_index], last.message]
+        self._turns.append(turn)
+        self._tokens.extend(tokens)
+        if logprobs is not None:
+            self._logprobs.extend(logprobs)
+        self._head = replace(
+            self._head,
+            committed=len(self._tokens),
+            fingerprint=self._head.fingerprint.extended(tokens),
+            last=last,
+            message_count=len(self._messages),
+            tail_message=len(self._messages),
+        )
+
+    def add_reward(self, reward: float) -> None:
+        """Book a step's reward on the turn it appended; rewards of several steps on one tail add up."""
+        if self._pending_messages():
+            self._head = replace(self._head, tail_reward=(self._head.tail_reward or 0.0) + reward)
+        elif self._turns:
+            self._turns[-1] = replace(self._turns[-1], reward=reward)
+
+
+def _reading_reports(read: ReadTurn, start: int, index: int) -> list[FidelityReport]:
+    reports = [FidelityReport(FidelityKind.TOOL_CALL_MALFORMED, problem, start, index) for problem in read.problems]
+    if read.undecodable:
+        reports.append(
+            FidelityReport(FidelityKind.UNDECODABLE_TOKENS, "the sampled tokens are not valid text", start, index)
+        )
+    return reports
+
+
+def _news(reports: Sequence[FidelityReport], known: Sequence[FidelityReport]) -> tuple[FidelityReport, ...]:
+    """The reports that were not there before the tail was rendered anew."""
+    return tuple(report for report in reports if report not in known)
+
+
+def _shared_length(left: Int32Array, right: Int32Array) -> int:
+    """Length of the common prefix."""
+    shared = min(len(left), len(right))
+    different = np.flatnonzero(left[:shared] != right[:shared])
+    return int(different[0]) if len(different) else shared

@@ -1,0 +1,346 @@
+"""What a chat template does, found out by rendering small conversations once, when a tokenizer is loaded.
+
+Nothing here goes by the name of a model family: each fact is read off renders. Source of the method: docs/tokens.md,
+"The probe".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.engine.codec import Codec
+from chatenv_server.engine.forms import Forms
+from chatenv_server.engine.parsing import PROBE_MESSAGES, ProbeRender, TurnParser, choose_parser
+from chatenv_server.engine.template import ChatTemplate, clock_at
+
+SENTINEL = "Zq7xK2vW"
+"""Letters and digits only, so that no template trims, splits or tests it."""
+HEAD_TEXT = "Zq7xH4nB"
+"""What the user says in the constant head. Unlike anything a caller sends, for templates that compare messages."""
+PROBE_CALL_ID = "callZq7x1"
+"""Nine letters and digits, the strictest form that a known template asks for."""
+
+_PROBE_CLOCK = 1_700_000_000.0
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "lookup",
+        "description": "Looks a word up.",
+        "parameters": {
+            "type": "object",
+            "properties": {"key": {"type": "string", "description": "A word."}},
+            "required": ["key"],
+        },
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Everything the probe found out about one template on one tokenizer. Immutable, shared by all episodes."""
+
+    forms: Forms
+    closers: tuple[str, ...]
+    """Control tokens that close an assistant turn whatever follows."""
+    last_closers: tuple[str, ...]
+    """Control tokens that close an assistant turn that is the last message."""
+    stop_ids: frozenset[int]
+    """A sampled span that ends in one of these counts as stopped."""
+    role_closes: Mapping[str, str]
+    """What follows a role's text when it is the last message."""
+    needs_system: bool
+    """Whether a tail depends on the system prompt."""
+    needs_tools: bool
+    """Whether a tail depends on the tools."""
+    needs_skeleton: bool
+    """Whether a tail depends on what came before the last assistant turn."""
+    needs_call_ids: bool
+    """Whether the template insists on an id for every tool call."""
+    forgets: bool
+    """Whether the template writes an assistant turn differently once later turns have come."""
+    takes: frozenset[str] = field(default_factory=frozenset)
+    """Roles and shapes the template takes: `system`, `tool`, `tool_calls`, `tools`, `reasoning`, ..."""
+
+
+def probe(template: ChatTemplate, codec: Codec, variables: Mapping[str, Any], stop_ids: Iterable[int]) -> Profile:
+    """Find out what `template` does.
+
+    Args:
+        variables: what every render sees: the tokenizer's special tokens by name.
+        stop_ids: ids that end a generation by the tokenizer's own account.
+    """
+    return _Probe(template, codec, variables).run(frozenset(stop_ids))
+
+
+class _Probe:
+    def __init__(self, template: ChatTemplate, codec: Codec, variables: Mapping[str, Any]) -> None:
+        self._template = template
+        self._codec = codec
+        self._variables = {"tools": None, "documents": None, "strftime_now": clock_at(_PROBE_CLOCK), **variables}
+        self._forms = Forms()
+
+    def run(self, stop_ids: frozenset[int]) -> Profile:
+        self._forms = self._find_forms()
+        generation_prompt = self._generation_prompt()
+        closers = self._closers(generation_prompt)
+        last_closers = self._control_tokens_in(self._behind([user(), assistant(SENTINEL)], prompt=False) or "")
+        stops = stop_ids | self._ids([*closers, *last_closers, *self._turn_ends(generation_prompt)])
+        return Profile(
+            forms=self._forms,
+            closers=closers,
+            last_closers=last_closers,
+            stop_ids=stops,
+            role_closes=self._role_closes(),
+            needs_system=self._needs_system(),
+            needs_tools=self._needs_tools(),
+            needs_skeleton=self._needs_skeleton(),
+            needs_call_ids=self._needs_call_ids(),
+            forgets=self._forgets(),
+            takes=self._takes(),
+        )
+
+    # -- rendering --------------------------------------------------------------------------------
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, **variables: Any) -> str | None:
+        """The rendered text; None where the template rejects the messages."""
+        try:
+            prepared = [self._forms.apply(message) for message in messages]
+            return self._template.render(prepared, {**self._variables, **variables}, add_generation_prompt=prompt)
+        except TemplateRejectedError:
+            return None
+
+    def _behind(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, **variables: Any) -> str | None:
+        """What the template writes behind the last sentinel; None where it rejects or hides it."""
+        text = self._render(messages, prompt=prompt, **variables)
+        if text is None or SENTINEL not in text:
+            return None
+        return text[text.rindex(SENTINEL) + len(SENTINEL) :]
+
+    def _shows(self, messages: Sequence[Mapping[str, Any]], forms: Forms) -> bool:
+        self._forms, before = forms, self._forms
+        text = self._render(messages)
+        self._forms = before
+        return text is not None and SENTINEL in text and "'text'" not in text
+
+    # -- the form of messages ---------------------------------------------------------------------
+
+    def _find_forms(self) -> Forms:
+        forms = Forms()
+        examples: dict[str, list[dict[str, Any]]] = {
+            "user": [user(SENTINEL)],
+            "assistant": [user(), assistant(SENTINEL), user()],
+            "system": [{"role": "system", "content": SENTINEL}, user()],
+            "tool": [user(), calling({"key": "x"}), tool_result(SENTINEL)],
+        }
+        for role, messages in examples.items():
+            parts = replace(forms, parts_roles=forms.parts_roles | {role})
+            if not self._shows(messages, forms) and self._shows(messages, parts):
+                forms = parts
+            if role == "assistant":
+                forms = self._find_arguments_form(forms)
+        return forms
+
+    def _find_arguments_form(self, forms: Forms) -> Forms:
+        as_text = replace(forms, arguments_as_text=True)
+        messages = [user(), calling({"key": SENTINEL}), tool_result("x")]
+        return (
+            as_text
+            if not self._shows_arguments(messages, forms) and self._shows_arguments(messages, as_text)
+            else forms
+        )
+
+    def _shows_arguments(self, messages: Sequence[Mapping[str, Any]], forms: Forms) -> bool:
+        self._forms, before = forms, self._forms
+        text = self._render(messages)
+        self._forms = before
+        escaped_twice = '\\"' + SENTINEL
+        return text is not None and SENTINEL in text and escaped_twice not in text
+
+    # -- how turns begin and end ------------------------------------------------------------------
+
+    def _generation_prompt(self) -> str:
+        with_prompt, without = self._render([user()]), self._render([user()], prompt=False)
+        if with_prompt is None or without is None:
+            return ""
+        return with_prompt[len(self._codec.common_prefix(with_prompt, without)) :]
+
+    def _closers(self, generation_prompt: str) -> tuple[str, ...]:
+        """The control token that follows an assistant's text whoever speaks next, unless it opens a turn."""
+        firsts = {self._first_control(self._behind([user(), assistant(SENTINEL), *tail])) for tail in ([], [user()])}
+        common = firsts.pop() if len(firsts) == 1 else None
+        return (common,) if common and common not in generation_prompt else ()
+
+    def _turn_ends(self, generation_prompt: str) -> list[str]:
+        """Special tokens at which a model may stop: behind text, and behind a call."""
+        text = self._behind([user(), assistant(SENTINEL), user()]) or ""
+        call = self._behind([user(), calling({"key": SENTINEL})], prompt=False) or ""
+        result = (self._behind([user(), calling({"key": SENTINEL}), tool_result(HEAD_TEXT)]) or "").removeprefix(call)
+        closing = self._special_tokens_in(call)
+        ends = [*self._special_tokens_in(text)[:1], *(closing[-1:] or self._special_tokens_in(result)[:1])]
+        return [token for token in ends if token not in generation_prompt]
+
+    def _first_control(self, text: str | None) -> str | None:
+        return next(iter(self._control_tokens_in(text or "")), None)
+
+    def _control_tokens_in(self, text: str) -> tuple[str, ...]:
+        """Added tokens in `text`, in order, before the constant user text."""
+        ids = self._codec.encode(text.split(HEAD_TEXT, maxsplit=1)[0])
+        return tuple(
+            self._codec.added_tokens[i]
+            for i in ids
+            if i in self._codec.added_tokens and not self._codec.added_tokens[i].isspace()
+        )
+
+    def _special_tokens_in(self, text: str) -> list[str]:
+        return [token for token in self._control_tokens_in(text) if self._codec.id_of(token) in self._codec.special_ids]
+
+    def _ids(self, texts: Iterable[str]) -> frozenset[int]:
+        ids = (self._codec.id_of(text) for text in texts)
+        return frozenset(token_id for token_id in ids if token_id is not None)
+
+    def _role_closes(self) -> dict[str, str]:
+        examples = {
+            "system": [{"role": "system", "content": SENTINEL}],
+            "user": [user(SENTINEL)],
+            "assistant": [user(), assistant(SENTINEL)],
+            "tool": [user(), calling({"key": "x"}), tool_result(SENTINEL)],
+        }
+        return {role: self._behind(messages, prompt=False) or "" for role, messages in examples.items()}
+
+    # -- what a tail depends on -------------------------------------------------------------------
+
+    def _tails(self, head: Sequence[Mapping[str, Any]], **variables: Any) -> list[str | None]:
+        """What stands behind an assistant turn, for each kind of tail."""
+        said, called = assistant(SENTINEL), calling({"key": SENTINEL})
+        return [
+            self._behind([*head, said, user()], **variables),
+            self._behind([*head, called, tool_result("x")], **variables),
+            self._behind([*head, called, tool_result("x"), tool_result("y")], **variables),
+            self._behind([*head, said, user(), assistant("x"), user()], **variables),
+        ]
+
+    def _needs_system(self) -> bool:
+        heads = [[{"role": "system", "content": text}, user()] for text in ("Zq7xS1", "Zq7xS2")]
+        return len({tuple(self._tails(head)) for head in heads}) > 1 or _differ(
+            self._tails([user()]), self._tails(heads[0])
+        )
+
+    def _needs_tools(self) -> bool:
+        return "tools" in self._template.variables and _differ(
+            self._tails([user()]), self._tails([user()], tools=[_TOOL])
+        )
+
+    def _needs_skeleton(self) -> bool:
+        shallow = self._tails([user()])
+        return any(_differ(shallow, self._tails(head)) for head in _DEEPER_HEADS)
+
+    def _needs_call_ids(self) -> bool:
+        with_id, without = calling({"key": "x"}), calling({"key": "x"})
+        del without["tool_calls"][0]["id"]
+        return self._render([user(), with_id]) is not None and self._render([user(), without]) is None
+
+    # -- forgetting -------------------------------------------------------------------------------
+
+    def _forgets(self) -> bool:
+        """Whether an assistant turn that a tool result followed is written differently once a user has spoken
+        again.
+        """
+        thinking = [
+            {**calling({"key": "x"}), "reasoning_content": "Zq7xR1"},
+            {**calling({"key": "x"}), "content": "<think>\nZq7xR1\n</think>\n\nx"},
+            {**calling({"key": "x"}), "content": "x"},
+        ]
+        for message in thinking:
+            now = self._render([user(), message, tool_result(SENTINEL)])
+            later = self._render([user(), message, tool_result(SENTINEL), assistant("x"), user()])
+            if now and later and SENTINEL in now and not later.startswith(now[: now.index(SENTINEL)]):
+                return True
+        return False
+
+    # -- features ---------------------------------------------------------------------------------
+
+    def _takes(self) -> frozenset[str]:
+        examples: dict[str, Sequence[Mapping[str, Any]]] = {
+            "system": [{"role": "system", "content": SENTINEL}, user()],
+            "tool": [user(), calling({"key": "x"}), tool_result(SENTINEL)],
+            "tool_calls": [user(), calling({"key": SENTINEL}), tool_result("x")],
+            "reasoning": [user(), {**assistant("x"), "reasoning_content": SENTINEL}],
+            "two_users": [user(), user(SENTINEL)],
+            "system_later": [user(), assistant("x"), {"role": "system", "content": SENTINEL}, user()],
+        }
+        takes = {name for name, messages in examples.items() if self._behind(messages) is not None}
+        shown = self._render([user()], tools=[_TOOL])
+        return frozenset(takes | ({"tools"} if shown is not None and "lookup" in shown else set()))
+
+
+def user(text: str = HEAD_TEXT) -> dict[str, Any]:
+    """A user message."""
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, Any]:
+    """An assistant message of text."""
+    return {"role": "assistant", "content": text}
+
+
+def calling(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """An assistant message of one call."""
+    call = {"id": PROBE_CALL_ID, "type": "function", "function": {"name": "lookup", "arguments": dict(arguments)}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def tool_result(text: str) -> dict[str, Any]:
+    """A tool's answer."""
+    return {"role": "tool", "content": text, "tool_call_id": PROBE_CALL_ID, "name": "lookup"}
+
+
+_DEEPER_HEADS: tuple[list[dict[str, Any]], ...] = (
+    [user("a"), assistant("b"), user("c")],
+    [user("a"), assistant("b"), user("c"), assistant("d"), user("e")],
+    [user("a"), calling({"key": "b"}), tool_result("c"), assistant("d"), user("e")],
+    [user("a"), calling({"key": "b"}), tool_result("c")],
+    [user("a"), calling({"key": "b"}), tool_result("c"), calling({"key": "d"}), tool_result("e")],
+    [
+        user("a"),
+        calling({"key": "b"}),
+        tool_result("c"),
+        assistant("d"),
+        user("e"),
+        calling({"key": "f"}),
+        tool_result("g"),
+    ],
+)
+
+
+def _differ(left: Sequence[str | None], right: Sequence[str | None]) -> bool:
+    """Whether two lists of tails differ where both heads were accepted."""
+    return any(a != b for a, b in zip(left, right, strict=True) if a is not None and b is not None)
+
+
+def _without_close(text: str, stop_texts: Sequence[str]) -> str:
+    """A rendered last turn without the template's close: white space, one stop token, white space."""
+    bare = text.rstrip()
+    for stop in stop_texts:
+        if bare.endswith(stop):
+            return bare.removesuffix(stop)
+    return text
+
+
+def learn_parser(
+    render: Callable[[Sequence[Mapping[str, Any]], bool], str | None], stop_texts: Sequence[str]
+) -> TurnParser:
+    """The parser for sampled turns, chosen by what it recovers from the template's own renders.
+
+    Args:
+        render: (messages, add_generation_prompt) -> text, None where the template rejects them.
+        stop_texts: texts of the tokens that may close a turn.
+    """
+    renders = []
+    for message in PROBE_MESSAGES:
+        whole = render([user(), message], False)
+        if whole is not None:
+            renders.append(ProbeRender(message, _without_close(whole, stop_texts)))
+    return choose_parser(renders, render([user()], True) or "")

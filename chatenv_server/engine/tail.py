@@ -1,0 +1,194 @@
+"""The tail: everything a template writes behind a sampled span, found with one render and one cut.
+
+Render a short head, the last assistant turn and the tail's messages; cut behind the assistant turn; take off what
+the model said itself. No length is subtracted, no history is searched, and the template need not be
+prefix-preserving. Knows nothing of tokens but the text of stop tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chatenv_client.models import FidelityKind, FidelityReport, StopReason
+from chatenv_server.engine.probe import SENTINEL, Profile
+from chatenv_server.engine.turns import SampledTurn
+
+PreparedMessage = Mapping[str, Any]
+Render = Callable[[Sequence[PreparedMessage], bool], str]
+"""(messages in the template's form, add_generation_prompt) -> text. Raises TemplateRejectedError."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A render, cut behind the last assistant turn."""
+
+    text: str
+    """What stands behind the cut."""
+    position: int
+    """First character behind the cut in the whole render."""
+    exact: bool
+    """The template writes everything before the cut just as the model saw and said it."""
+    mirror: PreparedMessage
+    """The assistant message that was rendered."""
+
+
+def cut_behind(
+    head: Sequence[PreparedMessage],
+    last: SampledTurn,
+    prepared_last: PreparedMessage,
+    tail: Sequence[PreparedMessage],
+    render: Render,
+    prompt: bool,
+    asked: str,
+) -> Cut:
+    """Render head, last turn and tail, and cut behind the last turn.
+
+    Where the template writes the turn as it was sampled, the cut lies at the end of what was sampled. Where it does
+    not, a mirror of the turn with sentinels is rendered in its place, and the cut lies behind the last sentinel.
+
+    Args:
+        asked: what the template writes for the head and its generation prompt, the text that the turn was sampled
+        behind.
+
+    Raises:
+        TemplateRejectedError: the template rejects the messages.
+    """
+    whole = render([*head, prepared_last, *tail], prompt)
+    said = asked + last.text
+    if whole.startswith(said):
+        return Cut(whole[len(said) :], len(said), True, prepared_last)
+    for mirror in _mirrors(prepared_last, last):
+        whole = render([*head, mirror, *tail], prompt)
+        if SENTINEL in whole:
+            position = whole.rindex(SENTINEL) + len(SENTINEL)
+            return Cut(whole[position:], position, False, mirror)
+    position = len(whole)
+    return Cut("", position, False, prepared_last)
+
+
+def _mirrors(message: PreparedMessage, last: SampledTurn) -> list[PreparedMessage]:
+    """The turn's shape with sentinels for its texts; the plain shape first where no stop token says where the calls
+    end.
+    """
+    content = message.get("content")
+    text = [{"type": "text", "text": SENTINEL}] if isinstance(content, list) else SENTINEL
+    plain: PreparedMessage = {"role": message["role"], "content": text}
+    calls = message.get("tool_calls")
+    if not calls:
+        return [plain]
+    calling = {**plain, "content": text if content else content, "tool_calls": [_mirrored(call) for call in calls]}
+    return [plain, calling] if last.stop_id is None else [calling, plain]
+
+
+def _mirrored(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function", {})
+    as_text = isinstance(function.get("arguments"), str)
+    arguments: Any = f'{{"a": "{SENTINEL}"}}' if as_text else {"a": SENTINEL}
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+@dataclass
+class Remainder:
+    """What is left of a cut's text once that is off which the model said itself."""
+
+    text: str
+    taken: str
+    """What was taken off."""
+    reports: list[FidelityReport] = field(default_factory=list)
+
+
+def take_off_said(cut: Cut, last: SampledTurn, stop_text: str, limit: int, profile: Profile) -> Remainder:
+    """Take off the part of the turn's close that the sampled span already holds.
+
+    Args:
+        stop_text: text of the stop token that ends the span; empty where it has none.
+        limit: where the first message's own text begins behind the cut; no stop token is looked for beyond it.
+    """
+    if stop_text:
+        return _take_off_stop(cut, last, stop_text, limit, profile)
+    if last.stop_reason is StopReason.STOP:
+        return _take_off_stop_string(cut, last, limit, profile)
+    remainder = _from_closer(cut, limit, profile)
+    remainder.reports.append(
+        _report(
+            FidelityKind.TRUNCATED_TURN_CLOSED,
+            last,
+            "the turn has no stop token; its close was written as template tokens",
+        )
+    )
+    return remainder
+
+
+def _take_off_stop(cut: Cut, last: SampledTurn, stop_text: str, limit: int, profile: Profile) -> Remainder:
+    found = cut.text.find(stop_text, 0, max(limit, 0))
+    if found >= 0:
+        taken = cut.text[: found + len(stop_text)]
+        remainder = Remainder(cut.text[len(taken) :], taken)
+        if cut.exact and taken != stop_text:
+            remainder.reports.append(
+                _rewritten(last, "the template writes more before the turn's close than was sampled")
+            )
+        return remainder
+    remainder = _through_closer(cut, limit, profile)
+    if stop_text in profile.last_closers and stop_text not in profile.closers:
+        remainder.reports.append(_rewritten(last, "the template closes this turn differently once it is not the last"))
+    else:
+        remainder.reports.append(
+            _report(
+                FidelityKind.NONCANONICAL_STOP,
+                last,
+                "the turn ended in another stop token than the template's, which was left out",
+            )
+        )
+    return remainder
+
+
+def _through_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
+    for closer in profile.closers:
+        found = cut.text.find(closer, 0, max(limit, 0))
+        if found >= 0:
+            end = found + len(closer)
+            return Remainder(cut.text[end:], cut.text[:end])
+    return Remainder(cut.text, "")
+
+
+def _from_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
+    """Keep the whole close; what a mirrored call left before it is not part of it."""
+    if cut.exact or not cut.mirror.get("tool_calls"):
+        return Remainder(cut.text, "")
+    starts = [found for closer in profile.closers if (found := cut.text.find(closer, 0, max(limit, 0))) >= 0]
+    start = min(starts, default=0)
+    return Remainder(cut.text[start:], cut.text[:start])
+
+
+def _take_off_stop_string(cut: Cut, last: SampledTurn, limit: int, profile: Profile) -> Remainder:
+    whole = _from_closer(cut, limit, profile)
+    overlap = next(
+        (
+            length
+            for length in range(min(len(whole.text), len(last.text), limit), 0, -1)
+            if last.text.endswith(whole.text[:length])
+        ),
+        0,
+    )
+    if not overlap:
+        return whole
+    report = _report(
+        FidelityKind.STOP_STRING_OVERLAP, last, f"the turn already holds {overlap} characters of the template's close"
+    )
+    return Remainder(whole.text[overlap:], whole.taken + whole.text[:overlap], [report])
+
+
+def rewritten(last: SampledTurn) -> FidelityReport:
+    """The report for a turn that the template writes differently in history than it was sampled."""
+    return _rewritten(last, "the template writes this turn differently in history than it was sampled")
+
+
+def _rewritten(last: SampledTurn, detail: str) -> FidelityReport:
+    return _report(FidelityKind.HISTORY_REWRITTEN, last, detail)
+
+
+def _report(kind: FidelityKind, last: SampledTurn, detail: str) -> FidelityReport:
+    return FidelityReport(kind, detail, token_index=last.start, message_index=last.message_index)

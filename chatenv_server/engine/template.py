@@ -1,0 +1,136 @@
+"""One chat template: compiled once in Jinja's sandbox, rendered many times.
+
+Renders to the text that transformers' `apply_chat_template(tokenize=False)` gives for the same messages. Knows
+nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from chatenv_client.errors import TemplateRejectedError
+
+RESERVED_NAMES = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception"}
+)
+"""Inputs of a template that are not a caller's to set as keyword arguments."""
+
+_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+
+
+class ChatTemplate:
+    """A compiled chat template. Immutable and safe to share between threads.
+
+    Raises:
+        ValueError: the text is not a valid Jinja template.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        try:
+            tree = _ENVIRONMENT.parse(source)
+            self._template = _ENVIRONMENT.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"the chat template is not valid Jinja (line {error.lineno}): {error.message}") from None
+        self.variables = frozenset(meta.find_undeclared_variables(tree))
+        """Names that the template reads from outside."""
+        self.literal_text = _literal_text(tree)
+        """Everything the template can write by itself, pieces joined by NUL."""
+        self.fingerprint = hashlib.sha256(source.encode()).hexdigest()
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], *, add_generation_prompt: bool
+    ) -> str:
+        """Render `messages`, already in the form the template wants (see `normalise`).
+
+        Raises:
+            TemplateRejectedError: the template raised; the message holds its own words.
+        """
+        try:
+            return self._template.render(
+                {**variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
+            )
+        except jinja2.TemplateError as error:
+            raise TemplateRejectedError(
+                f"the chat template rejects these messages: {error.message}", field="messages"
+            ) from error
+        except RecursionError as error:
+            raise TemplateRejectedError(
+                "the chat template recurses too deeply on these messages", field="messages"
+            ) from error
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+            raise TemplateRejectedError(
+                f"the chat template cannot take these messages ({type(error).__name__} while rendering)",
+                field="messages",
+            ) from error
+
+
+def normalise(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as transformers 5 hands it to a template: keys without a value dropped, the older names of reasoning
+    filled in.
+    """
+    plain = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((plain[key] for key in _REASONING_KEYS if key in plain), None)
+    if reasoning is None:
+        return plain
+    return {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+
+
+def clock_at(unix_seconds: float) -> Callable[[str], str]:
+    """A `strftime_now` for templates that always tells the same time, in UTC."""
+    moment = datetime.fromtimestamp(unix_seconds, tz=timezone.utc)
+    return moment.strftime
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what an assistant wrote, for masks; here it only renders its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as an instance-wide set
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes HTML, which would change what the model reads.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def _literal_text(tree: nodes.Template) -> str:
+    literals = {node.data for node in tree.find_all(nodes.TemplateData)}
+    literals |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return "\0".join(sorted(literals))

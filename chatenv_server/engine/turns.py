@@ -1,0 +1,113 @@
+"""The values that pass between an episode's log and the part that renders: contexts, sampled turns, tails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from chatenv_client.models import (
+    ControlTokenPolicy,
+    FidelityReport,
+    HistoryPolicy,
+    Message,
+    MessageSnapshot,
+    StopReason,
+)
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, TokenSnapshot
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What stays the same for a whole episode: what templates see beside the messages, and what the caller wants
+    done.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    clock_unix_seconds: float = 0.0
+    add_generation_prompt: bool = True
+    history_policy: HistoryPolicy = HistoryPolicy.APPEND
+    control_token_policy: ControlTokenPolicy = ControlTokenPolicy.ESCAPE
+
+
+@dataclass(frozen=True)
+class SampledTurn:
+    """The assistant turn at the end of the committed stream, as the next tail sees it."""
+
+    message: Message
+    message_index: int
+    text: str
+    """The span decoded, without its stop token."""
+    stop_id: int | None
+    """The stop token that ends the span, None where it ends without one."""
+    stop_reason: StopReason
+    start: int
+    """First token of the span."""
+    after_prompt: bool
+    """Whether the prompt it was sampled from asked for a generation prompt."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The stream behind the last sampled span: rendered text, encoded, not yet committed."""
+
+    tokens: Int32Array
+    """(n,) int32."""
+    generation_prompt_length: int = 0
+    message_starts: tuple[int, ...] = ()
+    """First token of each message of the tail, counted from the tail's beginning."""
+    reports: tuple[FidelityReport, ...] = ()
+    """What is not exact; indices count from the beginning of the stream and the conversation."""
+    watch: Watch | None = None
+    """A message whose rendering may still change when later turns come."""
+
+
+EMPTY_TAIL = Tail(EMPTY_TOKENS)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """An assistant message on record that the template will write differently once later turns have come."""
+
+    message: Message
+    message_index: int
+
+
+@dataclass(frozen=True)
+class ReadTurn:
+    """A sampled span, read."""
+
+    message: Message
+    text: str
+    stop_id: int | None
+    problems: tuple[str, ...] = ()
+    undecodable: bool = False
+
+
+class Scene(Protocol):
+    """A tokenizer under the terms of one episode: all that an episode's log needs to know about it."""
+
+    terms: Terms
+
+    def opening(self, messages: Sequence[Message]) -> Tail:
+        """Everything up to the first sampled token. Raises TemplateRejectedError."""
+
+    def tail(
+        self,
+        history: MessageSnapshot,
+        last: SampledTurn,
+        messages: Sequence[Message],
+        before: TokenSnapshot,
+        watch: Watch | None,
+    ) -> Tail:
+        """Everything behind the sampled turn `last` for the messages that follow it. Raises TemplateRejectedError."""
+
+    def read_turn(self, ids: Int32Array, before: int | None) -> ReadTurn:
+        """Decode and parse a sampled span that follows the token `before`. Never raises."""
+
+    def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
+        """The full tokenisation of a conversation."""
+
+    def text_of(self, ids: Int32Array) -> str:
+        """The text of a whole stream."""

@@ -1,0 +1,66 @@
+"""Transforms: what a task makes of an observation. They set the reward, end the episode, add metadata."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
+
+from chatenv_client.models import ChatObservation
+
+Transform = Callable[[ChatObservation], ChatObservation]
+"""Maps the observation of a step to the observation that the caller gets. May change the one it is given and return
+it, or return another. Called once a step, never at reset. One that is shared by episodes must be safe for threads."""
+
+ENTRY_POINT_GROUP = "chatenv.transforms"
+
+
+def compose(*transforms: Transform) -> Transform:
+    """One transform that applies `transforms` from left to right."""
+
+    def composed(observation: ChatObservation) -> ChatObservation:
+        for transform in transforms:
+            observation = transform(observation)
+        return observation
+
+    return composed
+
+
+def load_transform(name: str) -> Callable[[], Transform]:
+    """Find a transform by `module:attribute` or by the name of an entry point of the group `chatenv.transforms`.
+
+    Returns:
+        A function that gives the transform for a new episode: a class is instantiated for every episode, anything
+        else is shared.
+
+    Raises:
+        ValueError: nothing goes by this name, or what does cannot be called.
+    """
+    found = _import(name) if ":" in name else _entry_point(name)
+    if not callable(found):
+        raise ValueError(
+            f"transform {name!r} is not callable; name a function, an object with __call__, or a class of such objects"
+        )
+    if inspect.isclass(found):
+        return found
+    return lambda: found
+
+
+def _import(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"transform {name!r} cannot be loaded: {error}; write it as module:attribute") from error
+
+
+def _entry_point(name: str) -> Any:
+    found = entry_points(group=ENTRY_POINT_GROUP, name=name)
+    if not found:
+        known = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
+        raise ValueError(
+            f"no transform is called {name!r}; write module:attribute, or one of the installed entry points ({known})"
+        )
+    return next(iter(found)).load()

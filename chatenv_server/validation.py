@@ -1,0 +1,167 @@
+"""Checks of what callers hand in, before anything is rendered. Each error names the field and says what would be
+right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.models import ChatAction, Message
+from chatenv_client.tokens import Int32Array
+from chatenv_server.engine.template import RESERVED_NAMES
+
+_LONGEST_ROLE = 64
+_LONGEST_MODEL_VERSION = 256
+_DEEPEST_JSON = 64
+
+
+def check_action(action: ChatAction, token_id_limit: int) -> None:
+    """Raise InvalidRequestError unless the action is either sampled tokens or messages, and well-formed."""
+    if action.messages:
+        if action.logprobs is not None or action.stop_reason is not None or action.model_version:
+            raise InvalidRequestError(
+                "logprobs, stop_reason and model_version belong to sampled tokens; leave them out with messages",
+                reason="BAD_ACTION",
+                field="messages",
+            )
+        check_messages(action.messages)
+        return
+    if len(action.tokens) == 0:
+        raise InvalidRequestError(
+            "the action is empty; send sampled tokens or messages", reason="EMPTY_ACTION", field="tokens"
+        )
+    check_token_ids(action.tokens, token_id_limit)
+    if action.logprobs is not None and len(action.logprobs) != len(action.tokens):
+        raise InvalidRequestError(
+            f"{len(action.logprobs)} logprobs for {len(action.tokens)} tokens; send one a token, or none",
+            reason="LOGPROBS_LENGTH",
+            field="logprobs",
+        )
+    if len(action.model_version) > _LONGEST_MODEL_VERSION:
+        raise InvalidRequestError(
+            f"model_version is longer than {_LONGEST_MODEL_VERSION} characters",
+            reason="BAD_ACTION",
+            field="model_version",
+        )
+
+
+def check_token_ids(tokens: Int32Array, limit: int) -> None:
+    """Raise InvalidRequestError unless all ids are in 0 to limit - 1."""
+    bad = np.flatnonzero((tokens < 0) | (tokens >= limit))
+    if len(bad):
+        index = int(bad[0])
+        raise InvalidRequestError(
+            f"token id {int(tokens[index])} at position {index} is outside 0 to {limit - 1}; raise token_id_limit if the model's embedding is padded",
+            reason="TOKEN_OUT_OF_RANGE",
+            field=f"tokens[{index}]",
+        )
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raise InvalidRequestError unless each message has a role and says something."""
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]")
+
+
+def _check_message(message: Any, field: str) -> None:
+    if not isinstance(message, Mapping):
+        raise InvalidRequestError("a message is a mapping with `role` and `content`", reason="BAD_MESSAGE", field=field)
+    role = message.get("role")
+    if not isinstance(role, str) or not role.strip() or len(role) > _LONGEST_ROLE or not role.isprintable():
+        raise InvalidRequestError(
+            f"a role is 1 to {_LONGEST_ROLE} printable characters, such as 'user'",
+            reason="BAD_ROLE",
+            field=f"{field}.role",
+        )
+    content = message.get("content")
+    if content is None and not message.get("tool_calls") and not message.get("reasoning_content"):
+        raise InvalidRequestError(
+            "the message has no content; an empty text is fine, none is not",
+            reason="CONTENT_MISSING",
+            field=f"{field}.content",
+        )
+    if content is not None and not isinstance(content, str) and not _is_parts(content):
+        raise InvalidRequestError(
+            "content is a text or a list of text parts", reason="BAD_MESSAGE", field=f"{field}.content"
+        )
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        _check_call(call, f"{field}.tool_calls[{index}]")
+    check_json({key: value for key, value in message.items() if key not in ("role", "content")}, field)
+
+
+def _is_parts(content: Any) -> bool:
+    return isinstance(content, (list, tuple)) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    )
+
+
+def _check_call(call: Any, field: str) -> None:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise InvalidRequestError(
+            "a tool call needs function.name", reason="BAD_MESSAGE", field=f"{field}.function.name"
+        )
+    if not isinstance(function.get("arguments", {}), (Mapping, str)):
+        raise InvalidRequestError(
+            "arguments are an object or JSON text", reason="BAD_MESSAGE", field=f"{field}.function.arguments"
+        )
+
+
+def check_tools(tools: Any) -> tuple[Mapping[str, Any], ...] | None:
+    """Tools as a tuple of schemas; None where none were given.
+
+    Raises:
+        InvalidRequestError: they are not a list of JSON objects.
+    """
+    if tools is None:
+        return None
+    if not isinstance(tools, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise InvalidRequestError("tools are a list of JSON schemas, each an object", reason="BAD_TOOLS", field="tools")
+    check_json(tools, "tools", reason="BAD_TOOLS")
+    return tuple(tools) or None
+
+
+def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """Raise InvalidRequestError where template arguments are not JSON values or take the name of a template's own
+    input.
+    """
+    check_json(kwargs, "chat_template_kwargs", reason="BAD_TEMPLATE_KWARGS")
+    for name in kwargs:
+        if not isinstance(name, str) or name in RESERVED_NAMES or not name.isidentifier():
+            raise InvalidRequestError(
+                f"{name!r} is not a template argument of a caller's to set",
+                reason="BAD_TEMPLATE_KWARGS",
+                field="chat_template_kwargs",
+            )
+
+
+def check_json(value: Any, field: str, *, reason: str = "BAD_MESSAGE", depth: int = 0) -> None:
+    """Raise InvalidRequestError unless `value` is made of JSON's types, at most 64 levels deep."""
+    if depth > _DEEPEST_JSON:
+        raise InvalidRequestError(f"nested more than {_DEEPEST_JSON} levels deep", reason=reason, field=field)
+    if isinstance(value, Mapping):
+        for item in value.values():
+            check_json(item, field, reason=reason, depth=depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            check_json(item, field, reason=reason, depth=depth + 1)
+    elif value is not None and not isinstance(value, (str, int, float, bool)):
+        raise InvalidRequestError(f"a {type(value).__name__} is not a JSON value", reason=reason, field=field)
+
+
+def check_limit(value: int | None, field: str) -> int | None:
+    """The limit as given.
+
+    Raises:
+        InvalidRequestError: it is below 1.
+    """
+    if value is not None and value < 1:
+        raise InvalidRequestError(
+            f"{field} is at least 1, got {value}; leave it out for no limit", reason="BAD_LIMIT", field=field
+        )
+    return value
