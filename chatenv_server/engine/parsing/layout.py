@@ -1,0 +1,189 @@
+"""How a template lays a turn out: what it writes around the thought and around the content.
+
+Learnt from renders of known messages, so that what the template adds is taken off again and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from chatenv_server.engine.parsing.calls import Notation
+from chatenv_server.engine.parsing.turn import ProbeRender
+
+_OPENING_TAG = re.compile(r"(?P<bracket>[<\[])(?P<name>[\w:]+)[>\]]\s*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a template writes before and after a content."""
+
+    before: str = ""
+    after: str = ""
+
+    def strip(self, text: str) -> str:
+        """`text` without what stands around it; where less of the whitespace is there, without that."""
+        return strip_end(strip_start(text, self.before), self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What a template writes around a thought."""
+
+    opener: str
+    closer: str
+
+    def begin(self, turn: str) -> int | None:
+        """Where the thought begins, or None if the turn does not open one."""
+        tag = self.opener.strip()
+        left, right = self.opener.split(tag, 1) if tag else ("", self.opener)
+        rest = strip_start(turn, left)
+        if not rest.startswith(tag):
+            return None
+        return len(turn) - len(strip_start(rest[len(tag) :], right))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A turn, its thought taken apart from the rest."""
+
+    reasoning: str | None
+    rest: str
+    closed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The frame of a template's turns."""
+
+    thought: Thought | None
+    contents: Mapping[tuple[bool, bool], Around]
+    """What stands around the content, by (behind a thought, before calls)."""
+    gaps: Mapping[bool, str]
+    """What stands before the calls of a turn without content, by behind a thought or not."""
+    end_of_calls: str
+    """What stands behind the last call."""
+
+    def split(self, turn: str) -> Split:
+        """Take the thought off a turn; one that is never closed reaches to the end."""
+        begin = None if self.thought is None or self._is_plain(turn) else self.thought.begin(turn)
+        if self.thought is None or begin is None:
+            return Split(None, turn)
+        closing_tag = self.thought.closer.lstrip()
+        reasoning, closed, rest = turn[begin:].partition(closing_tag)
+        if not closed:
+            return Split(reasoning, "", closed=False)
+        return Split(strip_end(reasoning, self.thought.closer.removesuffix(closing_tag)), rest)
+
+    def content(self, text: str, *, behind_thought: bool) -> str:
+        """The content of a turn without calls."""
+        return self._around(behind_thought, before_calls=False).strip(text)
+
+    def content_before_calls(self, text: str, *, behind_thought: bool) -> str:
+        """The content of a turn, from the text before its first call."""
+        if text == self.gaps.get(behind_thought, self.gaps.get(False, "")):
+            return ""
+        around = self._around(behind_thought, before_calls=True)
+        # Where nothing would be left, what separates content from calls was itself meant as the content.
+        return around.strip(text) or strip_start(text, around.before)
+
+    def knows(self, opening: str) -> bool:
+        """Whether the template begins turns with `opening`, or `opening` leaves a thought open."""
+        if any(lead.startswith(opening) for lead in self._plain_leads()):
+            return True
+        thought = self.thought
+        return thought is not None and thought.begin(opening) is not None and thought.closer.strip() not in opening
+
+    def _is_plain(self, turn: str) -> bool:
+        """Whether the turn begins as the template begins one without a thought; with an empty one, say."""
+        opener = self.thought.opener if self.thought else ""
+        leads = [lead for lead in self._plain_leads() if lead.strip() and len(lead) > len(opener)]
+        return turn.startswith(tuple(leads))
+
+    def _plain_leads(self) -> list[str]:
+        leads = [around.before for (thought, _), around in self.contents.items() if not thought]
+        return leads + [gap for thought, gap in self.gaps.items() if not thought]
+
+    def _around(self, behind_thought: bool, before_calls: bool) -> Around:
+        known = self.contents.get((behind_thought, before_calls))
+        if known is not None:
+            return known
+        before = self.contents.get((behind_thought, False), Around()).before
+        after = self.contents.get((False, before_calls), Around()).after
+        return Around(before, after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    opener: str | None
+    content: Around | None
+    gap: str
+    calls: bool
+    end_of_calls: str
+
+
+def learn_layout(renders: Iterable[ProbeRender], notation: Notation, opening: str) -> Layout:
+    """Read the layout off renders, the calls of which are written in `notation`.
+
+    `opening` is the end of the generation prompt, as far as it belongs to the turn. If it opens a thought and
+    no render shows one, because the template drops thoughts from the history, the closing tag ends it.
+    """
+    looks = ((render, _look(render, notation)) for render in renders)
+    seen = [one for render, one in looks if one.calls == bool(render.message.get("tool_calls"))]
+    behind = [one for one in seen if one.opener is not None]
+    thought = _opened_by(opening)
+    closer = ""
+    if behind:
+        closer = shared_start([one.content.before if one.content else one.gap for one in behind]).rstrip()
+        # A thought that ends in whitespace alone cannot be told from what follows it.
+        thought = Thought(behind[0].opener or "", closer) if closer else None
+    contents: dict[tuple[bool, bool], Around] = {}
+    gaps: dict[bool, str] = {}
+    for one in seen:
+        thinks = one.opener is not None
+        if one.content is not None:
+            before = one.content.before.removeprefix(closer) if thinks else one.content.before
+            contents.setdefault((thinks, one.calls), Around(before, one.content.after))
+        elif one.calls:
+            gaps.setdefault(thinks, one.gap.removeprefix(closer) if thinks else one.gap)
+    end_of_calls = next((one.end_of_calls for one in seen if one.calls), "")
+    return Layout(thought, contents, gaps, end_of_calls)
+
+
+def _look(render: ProbeRender, notation: Notation) -> _Seen:
+    """Find the parts of a known message in what the template made of it."""
+    reasoning, content = render.message.get("reasoning_content"), render.message.get("content")
+    opener, text = None, render.text
+    if reasoning and reasoning in text:
+        opener, text = text.split(reasoning, 1)
+    spans = [span for span in notation.spans(text) if span.calls]
+    gap = text[: spans[0].start] if spans else text
+    around = Around(*gap.split(content, 1)) if content and content in gap else None
+    return _Seen(opener, around, gap, bool(spans), text[spans[-1].end :] if spans else "")
+
+
+def _opened_by(opening: str) -> Thought | None:
+    tag = _OPENING_TAG.search(opening)
+    if tag is None:
+        return None
+    return Thought(opening, f"{tag['bracket']}/{tag['name']}{'>' if tag['bracket'] == '<' else ']'}")
+
+
+def shared_start(texts: Sequence[str]) -> str:
+    """The longest beginning that all of `texts` have, of which there is at least one."""
+    first, last = min(texts), max(texts)
+    same = next((index for index, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), None)
+    return first[:same]
+
+
+def strip_start(text: str, lead: str) -> str:
+    """`text` without `lead`; if `lead` is only whitespace, without as much of its end as is there."""
+    starts = range(len(lead)) if not lead.strip() else range(1)
+    return next((text.removeprefix(lead[start:]) for start in starts if text.startswith(lead[start:])), text)
+
+
+def strip_end(text: str, trail: str) -> str:
+    """`text` without `trail`; if `trail` is only whitespace, without as much of its beginning as is there."""
+    ends = range(len(trail), 0, -1) if not trail.strip() else range(len(trail), len(trail) - 1, -1)
+    return next((text.removesuffix(trail[:end]) for end in ends if text.endswith(trail[:end])), text)

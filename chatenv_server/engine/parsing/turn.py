@@ -1,0 +1,64 @@
+"""What a sampled assistant turn says, and what every parser of turns offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+ToolCall = dict[str, Any]
+"""`{"type": "function", "function": {"name": str, "arguments": dict}}`, and an `"id"` if one was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedTurn:
+    """A sampled turn in the terms of a Hugging Face message."""
+
+    content: str
+    """Everything that is neither reasoning nor a well-formed call; empty where nothing else was said."""
+
+    reasoning_content: str | None = None
+    """The thought, without its delimiters. None where there was none; may be empty."""
+
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The well-formed calls, in the order in which they were written."""
+
+    problems: tuple[str, ...] = ()
+    """A sentence for each call that is malformed or cut off (and in `content`) and for an unclosed thought."""
+
+    def as_message(self) -> dict[str, Any]:
+        """The turn as a message for `apply_chat_template`, keys of what it lacks left out."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.reasoning_content is not None:
+            message["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            message["tool_calls"] = list(self.tool_calls)
+        return message
+
+
+class TurnParser(Protocol):
+    """Reads sampled turns. Immutable and safe to share between threads."""
+
+    @property
+    def name(self) -> str:
+        """The notation of its tool calls: `hermes`, `mistral`, …, or `verbatim` where none is known."""
+
+    def after(self, opening: str) -> TurnParser:
+        """The same parser where the generation prompt ends in `opening`, such as `<think>` and a newline.
+
+        `choose_parser` has done so for the prompt that it was given; a tool round may open turns differently.
+        """
+
+    def parse(self, text: str) -> ParsedTurn:
+        """Read one turn; never raises.
+
+        `text` is the decoded sampled span without its final stop token; control tokens stand in it as text.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRender:
+    """A message that the engine made up, and the turn that the template wrote for it."""
+
+    message: Mapping[str, Any]
+    text: str
