@@ -137,9 +137,7 @@ class AsyncChatEnv:
             raise RuntimeError("this client is closed; open another one")
         self._guard.check()
         try:
-            response = await getattr(self._stub, call.method)(
-                call.request, **self._defaults.keywords(timeout_s)
-            )
+            response = await getattr(self._stub, call.method)(call.request, **self._defaults.keywords(timeout_s))
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
         return call.receive(response)

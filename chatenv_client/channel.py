@@ -88,9 +88,7 @@ def refuse_options_of_ready_channel(tls: Tls | None, max_message_bytes: int) -> 
         ValueError: one of the options was given.
     """
     if tls is not None or max_message_bytes != DEFAULT_MAX_MESSAGE_BYTES:
-        raise ValueError(
-            "tls and max_message_bytes belong to the channel; set them where the channel is opened"
-        )
+        raise ValueError("tls and max_message_bytes belong to the channel; set them where the channel is opened")
 
 
 def _check_target(target: str) -> None:

@@ -102,9 +102,7 @@ class Session:
         def receive(response: pb.RenderMessageResponse) -> ChatAction:
             return ChatAction(tokens=wire.rendered_from_proto(response).tokens, messages=(given,))
 
-        return Call(
-            "RenderMessage", wire.render_to_proto([given], episode_id=self._live().episode_id), receive
-        )
+        return Call("RenderMessage", wire.render_to_proto([given], episode_id=self._live().episode_id), receive)
 
     def state(self) -> Call[ChatState]:
         """Read the whole episode."""
@@ -117,9 +115,7 @@ class Session:
 
     def audit(self) -> Call[AuditReport]:
         """Compare the stream with a full rendering."""
-        return Call(
-            "AuditEpisode", pb.AuditEpisodeRequest(episode_id=self._live().episode_id), wire.audit_from_proto
-        )
+        return Call("AuditEpisode", pb.AuditEpisodeRequest(episode_id=self._live().episode_id), wire.audit_from_proto)
 
     def server_info(self) -> Call[ServerInfo]:
         """Ask what the server is."""

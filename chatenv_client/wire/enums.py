@@ -57,8 +57,6 @@ class EnumCodec(Generic[EnumT]):
 STOP_REASON: Final = EnumCodec(models.StopReason, pb.StopReason, "STOP_REASON_")
 ORIGIN: Final = EnumCodec(models.Origin, pb.Origin, "ORIGIN_")
 HISTORY_POLICY: Final = EnumCodec(models.HistoryPolicy, pb.HistoryPolicy, "HISTORY_POLICY_")
-CONTROL_TOKEN_POLICY: Final = EnumCodec(
-    models.ControlTokenPolicy, pb.ControlTokenPolicy, "CONTROL_TOKEN_POLICY_"
-)
+CONTROL_TOKEN_POLICY: Final = EnumCodec(models.ControlTokenPolicy, pb.ControlTokenPolicy, "CONTROL_TOKEN_POLICY_")
 FIDELITY_KIND: Final = EnumCodec(models.FidelityKind, pb.FidelityKind, "FIDELITY_KIND_")
 VERDICT: Final = EnumCodec(models.Verdict, pb.AuditEpisodeResponse.Verdict, "VERDICT_")

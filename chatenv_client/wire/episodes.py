@@ -32,9 +32,7 @@ def state_to_proto(state: ChatState) -> pb.GetStateResponse:
         episode_id=state.episode_id,
         step_count=state.step_count,
         messages=map(message_to_proto, state.history_messages),
-        message_spans=[
-            pb.MessageSpan(start=start, length=stop - start) for start, stop in state.message_spans
-        ],
+        message_spans=[pb.MessageSpan(start=start, length=stop - start) for start, stop in state.message_spans],
         turns=map(turn_to_proto, state.turns),
         generation_prompt_length=state.generation_prompt_length,
         fidelity=map(fidelity_to_proto, state.fidelity),

@@ -71,9 +71,7 @@ def error_from_status(code: str, message: str, status: status_pb2.RpcStatus | No
     """
     info = _error_info(status)
     if info is None:
-        kind, advice = _WITHOUT_REASON.get(
-            code, (errors.UnexpectedStatusError, "the server's log may say more")
-        )
+        kind, advice = _WITHOUT_REASON.get(code, (errors.UnexpectedStatusError, "the server's log may say more"))
         return kind(f"{message or code}; {advice}", code=code)
     kind = _BY_REASON.get(info.reason) or _BY_CODE.get(code, errors.UnexpectedStatusError)
     return kind(message, reason=info.reason, field=_bad_field(status), details=info.metadata, code=code)

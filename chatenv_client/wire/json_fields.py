@@ -22,9 +22,7 @@ def dump_json(value: Any, field: str, reason: str) -> str:
         _check_depth(value)
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError(
-            f"{field} cannot be written as JSON: {error}", reason=reason, field=field
-        ) from error
+        raise InvalidRequestError(f"{field} cannot be written as JSON: {error}", reason=reason, field=field) from error
 
 
 def load_json(text: str, field: str, reason: str) -> Any:
@@ -39,9 +37,7 @@ def load_json(text: str, field: str, reason: str) -> Any:
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # refuses halves of surrogate pairs
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"{field} is not valid JSON: {error}", reason=reason, field=field
-        ) from error
+        raise InvalidRequestError(f"{field} is not valid JSON: {error}", reason=reason, field=field) from error
     return value
 
 

@@ -59,8 +59,7 @@ def message_from_proto(encoded: pb.Message, field: str = "messages[0]") -> Messa
             message[key] = getattr(encoded, key)
     if encoded.tool_calls:
         message["tool_calls"] = [
-            _tool_call_from_proto(call, f"{field}.tool_calls[{index}]")
-            for index, call in enumerate(encoded.tool_calls)
+            _tool_call_from_proto(call, f"{field}.tool_calls[{index}]") for index, call in enumerate(encoded.tool_calls)
         ]
     if encoded.extra_json:
         _read_extra(encoded.extra_json, message, f"{field}.extra_json")
@@ -103,9 +102,7 @@ def _write_content(encoded: pb.Message, value: Any) -> bool:
 
 def _is_text_part(part: Any) -> bool:
     return (
-        isinstance(part, dict)
-        and list(part) == ["type", "text"]
-        and all(type(text) is str for text in part.values())
+        isinstance(part, dict) and list(part) == ["type", "text"] and all(type(text) is str for text in part.values())
     )
 
 
@@ -124,9 +121,7 @@ def _write_tool_calls(encoded: pb.Message, value: Any) -> bool:
     for call in value:
         function = call["function"]
         arguments = dump_json(function["arguments"], "tool_calls.arguments_json", "BAD_MESSAGE")
-        encoded.tool_calls.add(
-            id=call.get("id"), type=call["type"], name=function["name"], arguments_json=arguments
-        )
+        encoded.tool_calls.add(id=call.get("id"), type=call["type"], name=function["name"], arguments_json=arguments)
     return True
 
 

@@ -140,6 +140,4 @@ def rendered_to_proto(rendered: Rendered) -> pb.RenderMessageResponse:
 
 def rendered_from_proto(encoded: pb.RenderMessageResponse) -> Rendered:
     """What messages would add."""
-    return Rendered(
-        encoded.tokens_offset, unpack_tokens(encoded.tokens), fidelity_from_proto(encoded.fidelity)
-    )
+    return Rendered(encoded.tokens_offset, unpack_tokens(encoded.tokens), fidelity_from_proto(encoded.fidelity))

@@ -40,14 +40,10 @@ def info_from_proto(encoded: pb.GetServerInfoResponse) -> ServerInfo:
         chat_template_fingerprint=encoded.chat_template_fingerprint,
         vocabulary_size=encoded.vocabulary_size,
         token_id_limit=encoded.token_id_limit,
-        special_tokens=tuple(
-            SpecialToken(token.id, token.text, token.stops) for token in encoded.special_tokens
-        ),
+        special_tokens=tuple(SpecialToken(token.id, token.text, token.stops) for token in encoded.special_tokens),
         features=tuple(encoded.features),
         turn_parser=encoded.turn_parser,
-        limits=Limits(
-            **{field.name: getattr(limits, field.name) or None for field in limits.DESCRIPTOR.fields}
-        ),
+        limits=Limits(**{field.name: getattr(limits, field.name) or None for field in limits.DESCRIPTOR.fields}),
         uptime_seconds=encoded.uptime_seconds,
         live_episodes=encoded.live_episodes,
         live_tokens=encoded.live_tokens,

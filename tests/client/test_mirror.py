@@ -1,0 +1,125 @@
+"""The mirror holds what the server holds, whatever the answers leave out, and its observations never change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatenv_client import ChatObservation, Message, ProtocolError
+from chatenv_client.mirror import Mirror
+from chatenv_client.tokens import as_token_ids, fingerprint_of
+from chatenv_client.wire import ObservationDelta
+
+tokens = st.lists(st.integers(0, 99), max_size=6)
+sampled_tokens = st.lists(st.integers(0, 99), min_size=1, max_size=6)
+# A step: what was sampled (nothing: a message was given), the tail behind it, how much of what is held is sent again.
+steps = st.lists(st.tuples(st.just([]) | sampled_tokens, tokens, st.integers(0, 8), st.integers(0, 2)), max_size=8)
+
+
+class Plain:
+    """An episode as plain lists: what the mirror has to agree with."""
+
+    def __init__(self, opening: list[int]) -> None:
+        self.frozen: list[int] = []
+        self.tail = opening
+        self.messages: list[Message] = []
+        self.step_count = 0
+
+    def delta(self, tokens_offset: int, messages_offset: int) -> ObservationDelta:
+        stream = as_token_ids([*self.frozen, *self.tail])
+        return ObservationDelta(
+            episode_id="e",
+            step_count=self.step_count,
+            tokens_offset=tokens_offset,
+            tokens=stream[tokens_offset:],
+            messages_offset=messages_offset,
+            messages=self.messages[messages_offset:],
+            generation_prompt_length=0,
+            prompt_fingerprint=fingerprint_of(stream),
+            reward=None,
+            terminated=False,
+            truncated=False,
+            metadata={},
+            fidelity=(),
+        )
+
+    def step(self, sampled: list[int], tail: list[int]) -> None:
+        if sampled:
+            self.frozen += [*self.tail, *sampled]
+        self.tail = tail
+        self.step_count += 1
+        self.messages = [*self.messages, {"role": "user", "content": str(self.step_count)}]
+
+
+def common(left: list[int], right: list[int]) -> int:
+    pairs = zip(left, right, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
+
+
+def shown(observation: ChatObservation) -> tuple[Any, ...]:
+    return observation.token_ids.tolist(), observation.messages, observation.fingerprint()
+
+
+@given(tokens, steps)
+def test_the_mirror_shows_what_the_server_holds_and_earlier_observations_stay(
+    opening: list[int], script: list[tuple[list[int], list[int], int, int]]
+) -> None:
+    plain, mirror = Plain(opening), Mirror("e")
+    kept = [mirror.absorb(plain.delta(0, 0))]
+    expected = [shown(kept[0])]
+    for sampled, tail, again, messages_again in script:
+        held = [*plain.frozen, *plain.tail, *sampled]
+        plain.step(sampled, tail)
+        stream = [*plain.frozen, *plain.tail]
+        offset = max(0, common(held, stream) - again)
+        given_messages = () if sampled else (plain.messages[-1],)
+        messages_offset = max(0, len(plain.messages) - bool(sampled) - messages_again)
+        kept.append(mirror.absorb(plain.delta(offset, messages_offset), as_token_ids(sampled), given_messages))
+        expected.append((stream, plain.messages, fingerprint_of(as_token_ids(stream))))
+        assert mirror.token_count == len(stream)
+        assert mirror.prompt_fingerprint == expected[-1][2]
+    assert [shown(observation) for observation in kept] == expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step_count": 2},
+        {"step_count": 0},
+        {"episode_id": "another"},
+        {"tokens_offset": 9},
+        {"tokens_offset": 1},
+        {"messages_offset": 5},
+        {"prompt_fingerprint": "0" * 32},
+        {"tokens": as_token_ids([1, 2, 4])},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_an_answer_that_does_not_follow_is_refused_and_changes_nothing(wrong: dict[str, Any]) -> None:
+    plain, mirror = Plain([1]), Mirror("e")
+    before = mirror.absorb(plain.delta(0, 0))
+    plain.step([2], [3])
+    right = plain.delta(0, 0)
+    with pytest.raises(ProtocolError):
+        mirror.absorb(replace(right, **wrong), as_token_ids([2]))
+    assert (mirror.step_count, mirror.token_count) == (0, 1)
+    assert shown(before) == ([1], [], fingerprint_of(np.array([1], np.int32)))
+    assert shown(mirror.absorb(right, as_token_ids([2])))[0] == [1, 2, 3]
+
+
+def test_an_observation_is_the_callers_own() -> None:
+    mirror = Mirror("e")
+    plain = Plain([1, 2])
+    plain.messages = [{"role": "user", "content": "a"}]
+    observation = mirror.absorb(plain.delta(0, 0))
+    observation.token_ids[0] = 99
+    observation.messages[0]["content"] = "changed"
+    plain.step([3], [])
+    later = mirror.absorb(plain.delta(3, 1), as_token_ids([3]))
+    assert later.token_ids.tolist() == [1, 2, 3]
+    assert later.messages[0]["content"] == "a"

@@ -1,0 +1,224 @@
+"""Answers arrive as the environment gave them, and carry no more than the caller lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatenv_client import (
+    AuditReport,
+    ChatObservation,
+    ChatState,
+    FidelityKind,
+    FidelityReport,
+    Limits,
+    Origin,
+    ProtocolError,
+    Rendered,
+    ServerInfo,
+    SpecialToken,
+    StopReason,
+    Trajectory,
+    TransformError,
+    Turn,
+    Verdict,
+)
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.models import MessageSnapshot, loss_mask_of
+from chatenv_client.tokens import TokenSnapshot, as_token_ids
+from chatenv_client.wire import (
+    audit_from_proto,
+    audit_to_proto,
+    info_from_proto,
+    info_to_proto,
+    observation_from_proto,
+    observation_to_proto,
+    rendered_from_proto,
+    rendered_to_proto,
+    state_from_proto,
+    state_to_proto,
+    trajectory_from_proto,
+    trajectory_to_proto,
+)
+
+lengths = st.lists(st.tuples(st.sampled_from(Origin), st.integers(0, 6), st.booleans()), max_size=8)
+token_lists = st.lists(st.integers(0, 2**31 - 1), max_size=30)
+reports = st.lists(
+    st.builds(
+        FidelityReport,
+        st.sampled_from(FidelityKind),
+        st.just("why"),
+        st.none() | st.integers(0, 9),
+        st.none() | st.integers(0, 9),
+    ),
+    max_size=3,
+).map(tuple)
+
+
+def observation(committed: list[int], tail: list[int], messages: int, **rest: Any) -> ChatObservation:
+    conversation = [{"role": "user", "content": str(index)} for index in range(messages)]
+    stream = TokenSnapshot(as_token_ids(committed), as_token_ids(tail))
+    return ChatObservation("e", 3, stream, MessageSnapshot(conversation, messages), **rest)  # type: ignore[arg-type]
+
+
+@given(token_lists, token_lists, st.integers(0, 70), st.integers(0, 70), st.integers(0, 5), st.integers(0, 9))
+def test_what_is_held_and_what_is_answered_make_the_whole(
+    committed: list[int], tail: list[int], known: int, held: int, known_messages: int, held_messages: int
+) -> None:
+    whole = observation(committed, tail, 5, held_tokens=held, held_messages=held_messages)
+    encoded = observation_to_proto(whole, known_tokens=known, known_messages=known_messages)
+    delta = observation_from_proto(pb.Observation.FromString(encoded.SerializeToString()))
+    assert delta.tokens_offset <= min(known, held)
+    assert delta.messages_offset <= min(known_messages, held_messages)
+    assert [*whole.token_ids[: delta.tokens_offset], *delta.tokens] == [*committed, *tail]
+    assert [*whole.messages[: delta.messages_offset], *delta.messages] == whole.messages
+
+
+@given(reports, st.none() | st.floats(allow_nan=False), st.booleans(), st.booleans())
+def test_the_result_of_a_step_arrives_as_it_was(
+    fidelity: tuple[FidelityReport, ...], reward: float | None, terminated: bool, truncated: bool
+) -> None:
+    given_result = {
+        "reward": reward,
+        "terminated": terminated,
+        "truncated": truncated,
+        "fidelity": fidelity,
+        "metadata": {"a": [1, None]},
+        "generation_prompt_length": 2,
+        "prompt_fingerprint": "f" * 32,
+    }
+    delta = observation_from_proto(observation_to_proto(observation([1], [2], 1, **given_result)))
+    assert {key: getattr(delta, key) for key in given_result} == given_result
+
+
+def test_an_answer_to_a_caller_who_holds_the_history_is_no_larger_for_a_longer_history() -> None:
+    def size(history: int) -> int:
+        whole = observation([7] * history, [8] * 20, history // 100, held_tokens=history, held_messages=history)
+        whole.prompt_fingerprint = "f" * 32
+        return observation_to_proto(whole, known_tokens=history, known_messages=history).ByteSize()
+
+    assert size(50_000) <= size(1_000) + 8  # a varint or two
+
+
+def test_metadata_that_is_no_json_is_the_transforms_fault() -> None:
+    with pytest.raises(TransformError, match="JSON"):
+        observation_to_proto(observation([], [], 0, metadata={"a": object()}))
+
+
+def turns_of(parts: list[tuple[Origin, int, bool]]) -> tuple[Turn, ...]:
+    turns, start = [], 0
+    for step, (origin, length, with_logprobs) in enumerate(parts):
+        sampled = origin is Origin.SAMPLED
+        stop_reason = StopReason.LENGTH if sampled else None
+        turns.append(Turn(origin, start, length, step, step, 1, stop_reason, "v1", 0.5, sampled and with_logprobs))
+        start += length
+    return tuple(turns)
+
+
+def trajectory(turns: tuple[Turn, ...]) -> Trajectory:
+    length = turns[-1].stop if turns else 0
+    logprobs = np.full(length, np.nan, np.float32)
+    for turn in turns:
+        if turn.has_logprobs:
+            logprobs[turn.start : turn.stop] = np.float32(-0.1) * np.arange(turn.length, dtype=np.float32)
+    of_turn = np.repeat(np.arange(len(turns), dtype=np.int32), [turn.length for turn in turns])
+    tokens = np.arange(length, dtype=np.int32)
+    return Trajectory("e", tokens, loss_mask_of(turns, length), logprobs, of_turn, turns, (), truncated=True)
+
+
+@given(lengths)
+def test_a_trajectory_arrives_as_it_was(parts: list[tuple[Origin, int, bool]]) -> None:
+    sent = trajectory(turns_of(parts))
+    encoded = trajectory_to_proto(sent).SerializeToString()
+    received = trajectory_from_proto(pb.GetTrajectoryResponse.FromString(encoded))
+    assert received.turns == sent.turns
+    for name in ("tokens", "loss_mask", "logprobs", "turn"):
+        assert getattr(received, name).dtype == getattr(sent, name).dtype
+        assert getattr(received, name).tobytes() == getattr(sent, name).tobytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"tokens": [1]}, {"loss_mask_runs": [1]}, {"logprobs": [0.5]}, {"turns": [pb.Turn(origin=1, length=1)]}],  # type: ignore[arg-type]
+)
+def test_a_trajectory_whose_lengths_do_not_agree_is_refused(damage: dict[str, Any]) -> None:
+    encoded = trajectory_to_proto(trajectory(turns_of([(Origin.TEMPLATE, 2, False), (Origin.SAMPLED, 3, True)])))
+    encoded.MergeFrom(pb.GetTrajectoryResponse(**damage))
+    with pytest.raises(ProtocolError, match="cover"):
+        trajectory_from_proto(encoded)
+
+
+@given(reports, st.none() | st.integers(1, 9), st.none() | st.integers(-5, 5))
+def test_a_state_arrives_as_it_was(fidelity: tuple[FidelityReport, ...], limit: int | None, seed: int | None) -> None:
+    sent = ChatState(
+        episode_id="e",
+        step_count=4,
+        history_messages=[{"role": "user", "content": "a"}],
+        message_spans=((0, 3),),
+        token_ids=np.arange(5, dtype=np.int32),
+        turns=turns_of([(Origin.TEMPLATE, 3, False), (Origin.SAMPLED, 2, False)]),
+        fidelity=fidelity,
+        generation_prompt_length=1,
+        prompt_fingerprint="f" * 32,
+        terminated=True,
+        max_steps=limit,
+        max_tokens=limit,
+        seed=seed,
+        metadata={"task": 3},
+        clock_unix_seconds=1_700_000_000.25,
+    )
+    received = state_from_proto(pb.GetStateResponse.FromString(state_to_proto(sent).SerializeToString()))
+    assert received.token_ids.tolist() == sent.token_ids.tolist()
+    assert vars(received) | {"token_ids": None} == vars(sent) | {"token_ids": None}
+
+
+@pytest.mark.parametrize("report", [AuditReport(Verdict.EXACT, None, ""), AuditReport(Verdict.TEXT_DIFFERS, 0, "at 0")])
+def test_an_audit_arrives_as_it_was(report: AuditReport) -> None:
+    assert audit_from_proto(audit_to_proto(report)) == report
+
+
+def test_a_rendering_arrives_as_it_was() -> None:
+    sent = Rendered(3, np.array([1, 2], np.int32), (FidelityReport(FidelityKind.CONTENT_ALTERED, "why"),))
+    received = rendered_from_proto(rendered_to_proto(sent))
+    assert (received.tokens_offset, received.tokens.tolist(), received.fidelity) == (3, [1, 2], sent.fidelity)
+
+
+def test_a_servers_description_arrives_as_it_was() -> None:
+    sent = ServerInfo(
+        version="1",
+        tokenizer_name="bytes",
+        tokenizer_fingerprint="a",
+        chat_template_fingerprint="b",
+        vocabulary_size=259,
+        token_id_limit=260,
+        special_tokens=(SpecialToken(257, "<|im_end|>", stops=True),),
+        features=("tools", "exact"),
+        turn_parser="hermes",
+        limits=Limits(max_episodes=3, max_message_bytes=9, idle_timeout_seconds=0.5),
+        uptime_seconds=1.5,
+        live_episodes=1,
+        live_tokens=2**40,
+    )
+    assert info_from_proto(info_to_proto(sent)) == sent
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pb.GetStateResponse(fidelity=[pb.FidelityReport()]),
+        pb.GetStateResponse(fidelity=[pb.FidelityReport(kind=99)]),  # type: ignore[arg-type]
+        pb.GetStateResponse(turns=[pb.Turn()]),
+    ],
+)
+def test_an_enum_that_is_never_sent_is_refused(answer: pb.GetStateResponse) -> None:
+    with pytest.raises(ProtocolError, match="update the older"):
+        state_from_proto(answer)
+
+
+def test_an_audit_without_a_verdict_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="Verdict"):
+        audit_from_proto(pb.AuditEpisodeResponse())

@@ -1,0 +1,99 @@
+"""The exception tree on the wire: each exception comes back as itself, and every status becomes one."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from chatenv_client import errors
+from chatenv_client._generated import status_pb2
+from chatenv_client.errors import ChatEnvError
+from chatenv_client.wire import error_from_item, error_from_status, error_to_status, parse_status
+
+FAILURES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
+
+
+def kinds(base: type[ChatEnvError] = ChatEnvError) -> Iterator[type[ChatEnvError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from kinds(kind)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind.default_reason != "UNEXPECTED"])
+def test_an_exception_comes_back_as_itself(kind: type[ChatEnvError]) -> None:
+    sent = kind("what was wrong", field="tokens[3]", details={"expected": "4"})
+    received = error_from_item(status_pb2.RpcStatus.FromString(error_to_status(sent).SerializeToString()))
+    most_special = errors.EpisodeUnknownError if kind is errors.EpisodeNotFoundError else kind
+    assert type(received) is most_special
+    assert vars(received) == vars(sent)
+
+
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_an_exception_survives_pickling(kind: type[ChatEnvError]) -> None:
+    error = kind("what was wrong", reason="R", field="f", details={"a": "b"}, code="ABORTED")
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is kind
+    assert (copied.args, vars(copied)) == (error.args, vars(error))
+
+
+@pytest.mark.parametrize("code", FAILURES)
+def test_every_status_becomes_an_exception_that_knows_its_code(code: str) -> None:
+    error = error_from_status(code, "what gRPC says")
+    assert error.code == code
+    assert "what gRPC says" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("UNAVAILABLE", errors.UnavailableError),
+        ("DEADLINE_EXCEEDED", errors.DeadlineError),
+        ("RESOURCE_EXHAUSTED", errors.MessageTooLargeError),
+        ("UNAUTHENTICATED", errors.AccessError),
+        ("PERMISSION_DENIED", errors.AccessError),
+        ("INTERNAL", errors.UnexpectedStatusError),
+        ("NOT_FOUND", errors.UnexpectedStatusError),
+    ],
+)
+def test_a_status_without_a_reason_of_ours_is_named_by_its_code(code: str, kind: type[ChatEnvError]) -> None:
+    assert type(error_from_status(code, "")) is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("INVALID_ARGUMENT", errors.InvalidRequestError),
+        ("NOT_FOUND", errors.EpisodeNotFoundError),
+        ("ABORTED", errors.StepConflictError),
+        ("RESOURCE_EXHAUSTED", errors.CapacityError),
+        ("FAILED_PRECONDITION", errors.UnexpectedStatusError),
+    ],
+)
+def test_a_reason_of_a_newer_server_is_kept_and_named_by_its_code(code: str, kind: type[ChatEnvError]) -> None:
+    newer = error_to_status(ChatEnvError("m", reason="FROM_THE_FUTURE", code=code))
+    error = error_from_status(code, "m", newer)
+    assert type(error) is kind
+    assert error.reason == "FROM_THE_FUTURE"
+
+
+def test_details_of_another_service_are_not_taken_for_ours() -> None:
+    status = error_to_status(errors.EpisodeDoneError("m"))
+    info = status_pb2.ErrorInfo(reason="EPISODE_DONE", domain="example.org")
+    status.details[0].value = info.SerializeToString()
+    assert type(error_from_status("FAILED_PRECONDITION", "m", status)) is errors.UnexpectedStatusError
+
+
+def test_only_a_bad_field_is_reported_as_bad_request() -> None:
+    assert len(error_to_status(errors.EpisodeDoneError("m")).details) == 1
+    assert len(error_to_status(errors.InvalidRequestError("m", field="tokens")).details) == 2
+
+
+def test_garbage_in_the_trailers_is_no_status() -> None:
+    assert parse_status(b"\xff\xff") is None
+
+
+def test_the_tree_in_the_docstring_names_every_exception() -> None:
+    assert all(kind.__name__ in (errors.__doc__ or "") for kind in kinds())
