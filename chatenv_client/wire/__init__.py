@@ -30,6 +30,7 @@ from chatenv_client.wire.observations import (
 )
 from chatenv_client.wire.requests import (
     action_from_proto,
+    render_from_proto,
     render_to_proto,
     reset_from_proto,
     reset_to_proto,
@@ -55,6 +56,7 @@ __all__ = [
     "observation_from_proto",
     "observation_to_proto",
     "parse_status",
+    "render_from_proto",
     "render_to_proto",
     "rendered_from_proto",
     "rendered_to_proto",

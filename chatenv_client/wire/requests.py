@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ChatAction, ResetOptions
+from chatenv_client.models import ChatAction, Message, ResetOptions
 from chatenv_client.tokens import pack_logprobs, pack_tokens, unpack_logprobs, unpack_tokens
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
 from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
@@ -165,6 +165,15 @@ def render_to_proto(messages: Sequence[Mapping[str, Any]], *, episode_id: str) -
         InvalidRequestError: a message is neither text nor JSON.
     """
     return pb.RenderMessageRequest(episode_id=episode_id, messages=map(message_to_proto, messages))
+
+
+def render_from_proto(request: pb.RenderMessageRequest) -> list[Message]:
+    """The messages of a RenderMessage, not yet checked.
+
+    Raises:
+        InvalidRequestError: with the field that is bad.
+    """
+    return messages_from_proto(request.messages)
 
 
 def timestamp(unix_seconds: float) -> Timestamp:
