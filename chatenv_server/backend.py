@@ -1,0 +1,121 @@
+"""What a server serves, made from its settings: the token engine, the episodes, and their description."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from chatenv_client._version import __version__
+from chatenv_client.models import Limits, ServerInfo, SpecialToken
+from chatenv_server.engine import TokenEngine
+from chatenv_server.environment import ChatEnvironment
+from chatenv_server.episodes import Budget, EpisodeStore
+from chatenv_server.settings import Settings, wrong_setting
+from chatenv_server.tokenizers import TokenizerError, load_tokenizer, read_chat_template
+from chatenv_server.transform_guard import TransformGuard
+from chatenv_server.transforms import Transform, load_transform
+
+
+class Backend:
+    """One engine, shared by all episodes of a server.
+
+    Args:
+        settings: the operator's.
+        engine: takes the place of the tokenizer in the settings.
+        open_transform: gives each episode its transform; takes the place of the one in the settings.
+        clock: seconds, for the expiry of idle episodes.
+
+    Raises:
+        SettingError: the tokenizer, its template or the transform cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        engine: TokenEngine | None = None,
+        open_transform: Callable[[], Transform] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._open_transform = open_transform or _find_transform(settings)
+        self._engine = engine or _load_engine(settings)
+        self._began = time.monotonic()
+        self.tokenizer_name = _public_name(engine.tokenizer_name if engine else settings.tokenizer)
+        """Without the way to its folder, which concerns nobody else."""
+        self.episodes = EpisodeStore(
+            self._open_environment,
+            Budget(settings.max_episodes, settings.max_live_tokens, settings.idle_timeout),
+            clock=clock,
+        )
+
+    def describe(self) -> ServerInfo:
+        """What this server is and holds now."""
+        engine, settings = self._engine, self._settings
+        return ServerInfo(
+            version=__version__,
+            tokenizer_name=self.tokenizer_name,
+            tokenizer_fingerprint=engine.tokenizer_fingerprint,
+            chat_template_fingerprint=engine.template_fingerprint,
+            vocabulary_size=engine.vocabulary_size,
+            token_id_limit=engine.token_id_limit,
+            special_tokens=tuple(SpecialToken(*token) for token in engine.control_tokens),
+            features=engine.features,
+            turn_parser=engine.turn_parser,
+            limits=Limits(
+                max_episodes=settings.max_episodes,
+                max_live_tokens=settings.max_live_tokens,
+                max_steps=settings.max_steps or None,
+                max_tokens=settings.max_tokens or None,
+                max_message_bytes=settings.max_message_bytes,
+                max_batch_items=settings.max_batch_items,
+                idle_timeout_seconds=settings.idle_timeout or None,
+            ),
+            uptime_seconds=time.monotonic() - self._began,
+            live_episodes=self.episodes.live_episodes,
+            live_tokens=self.episodes.live_tokens,
+        )
+
+    def _open_environment(self) -> ChatEnvironment:
+        settings = self._settings
+        transform = None
+        if self._open_transform is not None:
+            transform = TransformGuard(self._open_transform(), settings.transform_timeout)
+        return ChatEnvironment(
+            self._engine,
+            system_prompt=settings.system_prompt or None,
+            system_role=settings.system_role,
+            transform=transform,
+            add_generation_prompt=settings.add_generation_prompt,
+            history_policy=settings.history_policy,
+            control_token_policy=settings.control_token_policy,
+            max_steps=settings.max_steps or None,
+            max_tokens=settings.max_tokens or None,
+        )
+
+
+def _find_transform(settings: Settings) -> Callable[[], Transform] | None:
+    if not settings.transform:
+        return None
+    try:
+        return load_transform(settings.transform)
+    except ValueError as error:
+        raise wrong_setting("transform", f"is wrong: {error}") from error
+
+
+def _load_engine(settings: Settings) -> TokenEngine:
+    try:
+        template = read_chat_template(settings.chat_template) if settings.chat_template else None
+        tokenizer = load_tokenizer(settings.tokenizer)
+    except TokenizerError as error:
+        raise wrong_setting("tokenizer", f"cannot be loaded: {error}") from error
+    try:
+        return TokenEngine.load(tokenizer, chat_template=template, token_id_limit=settings.token_id_limit or None)
+    except (TypeError, ValueError) as error:
+        name = "chat_template" if settings.chat_template else "tokenizer"
+        raise wrong_setting(name, f"does not work: {error}") from error
+
+
+def _public_name(name: str) -> str:
+    return Path(name).name if Path(name).is_dir() else name

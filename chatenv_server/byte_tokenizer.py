@@ -1,0 +1,139 @@
+"""The embedded tokenizer: a token is a byte, so that a person can read the stream.
+
+Ids 0 to 255 are the bytes themselves; the ChatML control tokens follow. It needs no network and no
+transformers, and has the part of a Hugging Face fast tokenizer's face that the token engine reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+TURN_START: Final = "<|im_start|>"
+TURN_END: Final = "<|im_end|>"
+END_OF_TEXT: Final = "<|endoftext|>"
+CONTROL_TOKENS: Final = (TURN_START, TURN_END, END_OF_TEXT)
+"""Ids 256, 257, 258."""
+FIRST_CONTROL_ID: Final = 256
+
+CHAT_TEMPLATE: Final = r"""{%- macro text(content) %}
+    {%- if content is string %}
+        {{- content }}
+    {%- elif content %}
+        {%- for part in content %}{{ part.text }}{% endfor %}
+    {%- endif %}
+{%- endmacro %}
+{%- set opening = messages[0] if messages and messages[0].role == 'system' else none %}
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- if opening %}{{ text(opening.content) + '\n\n' }}{% endif %}
+    {{- 'You may call these functions, given as JSON schemas, one a line:\n<tools>\n' }}
+    {%- for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}
+    {{- '</tools>\n' }}
+    {{- 'To call one, write\n<tool_call>\n{"name": NAME, "arguments": OBJECT}\n</tool_call><|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if not (tools and opening and loop.first) %}
+        {{- '<|im_start|>' + message.role + '\n' }}
+        {%- if message.role == 'tool' %}
+            {{- '<tool_response>\n' + text(message.content) + '\n</tool_response>' }}
+        {%- else %}
+            {%- if message.reasoning_content %}
+                {{- '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}
+            {%- endif %}
+            {{- text(message.content) }}
+            {%- for call in message.tool_calls or [] %}
+                {%- set function = call.function or call %}
+                {%- if message.content or not loop.first %}{{ '\n' }}{% endif %}
+                {{- '<tool_call>\n{"name": ' + function.name | tojson + ', "arguments": ' }}
+                {{- function.arguments if function.arguments is string else function.arguments | tojson }}
+                {{- '}\n</tool_call>' }}
+            {%- endfor %}
+        {%- endif %}
+        {{- '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+"""
+"""ChatML with tools in Hermes form. It writes no default system prompt and never rewrites history."""
+
+
+class ByteTokenizer:
+    """A byte-level tokenizer with ChatML control tokens. Immutable, safe to share between threads."""
+
+    def __init__(self, chat_template: str = CHAT_TEMPLATE) -> None:
+        self.backend_tokenizer = _build_backend()
+        self.chat_template = chat_template
+        self.name_or_path = "bytes"
+        self.special_tokens_map = {
+            "eos_token": TURN_END,
+            "pad_token": END_OF_TEXT,
+            "additional_special_tokens": [TURN_START],
+        }
+        self.eos_token_id = FIRST_CONTROL_ID + CONTROL_TOKENS.index(TURN_END)
+
+    def __len__(self) -> int:
+        return self.backend_tokenizer.get_vocab_size()
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        **kwargs: Any,
+    ) -> str | list[int]:
+        """Render a conversation: as token ids, or as text with `tokenize=False`. `kwargs` go to the template.
+
+        Raises:
+            ValueError: the template cannot render these messages.
+        """
+        template = _template_environment().from_string(self.chat_template)
+        try:
+            text = template.render(
+                messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **kwargs
+            )
+        except TemplateError as error:
+            raise ValueError(f"the chat template cannot render these messages: {error}") from error
+        return self.encode(text) if tokenize else text
+
+    def encode(self, text: str) -> list[int]:
+        """Encode text to ids; control-token strings become control tokens."""
+        return self.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids to text, control tokens included. Broken UTF-8 becomes U+FFFD."""
+        return self.backend_tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def _build_backend() -> Tokenizer:
+    vocabulary = {character: byte for byte, character in enumerate(_byte_level_alphabet())}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], cache_capacity=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS])
+    return tokenizer
+
+
+def _byte_level_alphabet() -> list[str]:
+    """The characters that byte-level tokenizers write for bytes 0 to 255.
+
+    Printable Latin-1 stands for itself; the other bytes take the code points from 256 on, in order
+    (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2).
+    """
+    substitutes = iter(range(256, 512))
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    return [chr(byte if byte in printable else next(substitutes)) for byte in range(256)]
+
+
+def _template_environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment

@@ -1,0 +1,117 @@
+"""One live episode of a server: its lock, its environment, and the last answer for a caller that did not get it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from chatenv_client.errors import DeadlineError, EpisodeNotFoundError, StepIndexMismatchError
+from chatenv_client.models import ChatAction, ChatObservation
+from chatenv_server.environment import ChatEnvironment
+
+
+class Caller(Protocol):
+    """Who waits for a call; a `grpc.ServicerContext` is one."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the call's deadline; None: it has none."""
+
+    def is_active(self) -> bool:
+        """Whether somebody still waits for the answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the last step was answered."""
+
+    digest: bytes
+    """Of the request."""
+    observation: ChatObservation
+
+
+@dataclass(eq=False)
+class Episode:
+    """A live episode. Everything but its id is read and written by who has the turn."""
+
+    episode_id: str
+    last_used: float
+    """Time of the last call, by the store's clock."""
+    environment: ChatEnvironment | None = None
+    """None before the first Reset went through, and after the end."""
+    end: type[EpisodeNotFoundError] | None = None
+    """How it ended; None while it is live."""
+    accounted_tokens: int = 0
+    """What the count of live tokens holds of it."""
+    _answer: Answer | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def turn(self, caller: Caller | None) -> Iterator[None]:
+        """Have the episode to oneself. Without a caller it waits for ever.
+
+        Raises:
+            DeadlineError: others had it until the caller's deadline, or the caller hung up while it waited.
+        """
+        if not self._lock.acquire(timeout=_patience_s(caller)):
+            raise DeadlineError(
+                "another call on this episode lasted until this call's deadline, so this one was not begun; "
+                "try again with a longer deadline"
+            )
+        try:
+            if caller is not None and not caller.is_active():
+                raise DeadlineError("the caller hung up before its turn came, so the call was not begun")
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def turn_if_free(self) -> Iterator[bool]:
+        """Have the episode to oneself if nobody else has it; whether that is so."""
+        free = self._lock.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self._lock.release()
+
+    def begin(self, environment: ChatEnvironment) -> None:
+        """Go on with a new environment, which was just reset."""
+        self.environment = environment
+        self._answer = None
+
+    def step(self, environment: ChatEnvironment, action: ChatAction, digest: bytes) -> ChatObservation:
+        """Step and keep the answer."""
+        observation = environment.step(action)
+        self._answer = Answer(digest, observation)
+        return observation
+
+    def finish(self, end: type[EpisodeNotFoundError]) -> None:
+        """Let go of everything."""
+        self.end, self.environment, self._answer, self.accounted_tokens = end, None, None, 0
+
+    def replayed(self, step_count: int, step_index: int | None, digest: bytes) -> ChatObservation | None:
+        """The stored answer if a Step repeats the last one; None if it is the next.
+
+        Raises:
+            StepIndexMismatchError: it is neither.
+        """
+        if step_index is None or step_index == step_count:
+            return None
+        repeats_last = step_index == step_count - 1
+        if repeats_last and self._answer is not None and self._answer.digest == digest:
+            return self._answer.observation
+        what = "but asks another thing than the step on record" if repeats_last else "which is not the next step"
+        raise StepIndexMismatchError(
+            f"the episode has taken {step_count} steps and this Step says {step_index}, {what}; "
+            "read the state to go on, or reset the episode",
+            details={"expected_step_index": str(step_count), "received_step_index": str(step_index)},
+        )
+
+
+def _patience_s(caller: Caller | None) -> float:
+    remaining_s = None if caller is None else caller.time_remaining()
+    # gRPC tells a call without a deadline by centuries that remain, which is more than a lock takes.
+    return -1 if remaining_s is None or remaining_s > threading.TIMEOUT_MAX else max(0.0, remaining_s)

@@ -1,0 +1,257 @@
+"""Episodes by id: opening, finding, ending them, within a budget. Knows nothing of gRPC or of templates.
+
+There are two kinds of lock, taken in this order: an episode's own, held while the episode works, and the
+store's, held for a few dictionary operations. So no episode ever waits for another's transform.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from chatenv_client.errors import (
+    EpisodeClosedError,
+    EpisodeExpiredError,
+    EpisodeLimitError,
+    EpisodeNotFoundError,
+    EpisodeUnknownError,
+    InvalidRequestError,
+)
+from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
+from chatenv_server.environment import ChatEnvironment
+from chatenv_server.episode import Caller, Episode
+from chatenv_server.live_tokens import LiveTokens
+
+REMEMBERED_ENDS: Final = 8192
+"""Ended episodes whose end is remembered, so that NOT_FOUND tells closed and expired from unknown."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+_EPISODE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+_NOT_FOUND: Final[dict[type[EpisodeNotFoundError], str]] = {
+    EpisodeUnknownError: "there is no such episode: it was never opened, or the server was restarted since",
+    EpisodeClosedError: "the episode was closed",
+    EpisodeExpiredError: "the episode was idle for too long and expired",
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all live episodes together may take."""
+
+    max_episodes: int
+    max_live_tokens: int
+    idle_timeout_s: float = 0.0
+    """Seconds without a call after which an episode expires; 0: never."""
+
+
+class EpisodeStore:
+    """All live episodes of a server, in memory. Safe to use from many threads; calls on one episode are serialised.
+
+    A call waits for other calls on its episode as long as its `caller` does, and raises DeadlineError when that is
+    not long enough; then nothing was done.
+    """
+
+    def __init__(
+        self,
+        open_environment: Callable[[], ChatEnvironment],
+        budget: Budget,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._open_environment = open_environment
+        self._budget = budget
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._episodes: dict[str, Episode] = {}
+        self._ends: OrderedDict[str, type[EpisodeNotFoundError]] = OrderedDict()
+        self._tokens = LiveTokens(budget.max_live_tokens)
+
+    @property
+    def live_episodes(self) -> int:
+        """Episodes live now."""
+        return len(self._episodes)
+
+    @property
+    def live_tokens(self) -> int:
+        """Tokens that live episodes hold now."""
+        return self._tokens.count
+
+    def reset(self, options: ResetOptions, *, caller: Caller | None = None) -> ChatObservation:
+        """Start an episode, or start the named one anew. If that fails, everything is as it was.
+
+        Raises:
+            InvalidRequestError: a bad episode_id, or whatever the environment refuses.
+            EpisodeLimitError: too many episodes.
+            TokenLimitError: too many tokens.
+        """
+        episode_id = _checked_id(options.get("episode_id"))
+        named: ResetOptions = {**options, "episode_id": episode_id}
+        while True:
+            episode = self._find_or_add(episode_id)
+            with episode.turn(caller):
+                if episode.end is None:  # else it ended while we waited, and its id is free again
+                    return self._start(episode, named)
+
+    def step(
+        self,
+        episode_id: str,
+        action: ChatAction,
+        *,
+        digest: bytes,
+        step_index: int | None = None,
+        caller: Caller | None = None,
+    ) -> ChatObservation:
+        """Append one turn, or give the stored answer again.
+
+        Args:
+            episode_id: the episode.
+            action: what to append.
+            digest: the same for two requests exactly if they ask the same.
+            step_index: step_count as the caller has seen it; None: no check.
+            caller: who waits; see the class.
+
+        Raises:
+            StepIndexMismatchError: neither the next step nor a repetition of the last.
+            EpisodeNotFoundError: unknown, closed or expired.
+            TokenLimitError: too many tokens.
+            ChatEnvError: whatever the environment refuses.
+        """
+        with self._use(episode_id, caller) as (episode, environment):
+            stored = episode.replayed(environment.step_count, step_index, digest)
+            if stored is not None:
+                return stored
+            with self._accounting(episode, at_least=max(1, len(action.tokens))):
+                return episode.step(environment, action, digest)
+
+    @contextmanager
+    def reading(self, episode_id: str, *, caller: Caller | None = None) -> Iterator[ChatEnvironment]:
+        """An episode's environment, to read from while nobody changes it.
+
+        Raises:
+            EpisodeNotFoundError: unknown, closed or expired.
+        """
+        with self._use(episode_id, caller) as (_, environment):
+            yield environment
+
+    def close(self, episode_id: str, *, caller: Caller | None = None) -> bool:
+        """End an episode; whether it was live until now."""
+        episode = self._episodes.get(episode_id)
+        if episode is None:
+            return False
+        with episode.turn(caller):
+            return self._end(episode, EpisodeClosedError)
+
+    def expire_idle(self) -> None:
+        """End the episodes that were idle for too long."""
+        with self._lock:
+            candidates = [episode for episode in self._episodes.values() if self._is_idle(episode)]
+        for episode in candidates:
+            with episode.turn_if_free() as free:
+                if free:
+                    self._expire_if_idle(episode)
+
+    def _is_idle(self, episode: Episode) -> bool:
+        timeout_s = self._budget.idle_timeout_s
+        return timeout_s > 0 and self._clock() - episode.last_used > timeout_s
+
+    def _expire_if_idle(self, episode: Episode) -> None:
+        if self._is_idle(episode) and self._end(episode, EpisodeExpiredError):
+            _LOG.info("episode expired", extra={"episode_id": episode.episode_id})
+
+    @contextmanager
+    def _use(self, episode_id: str, caller: Caller | None) -> Iterator[tuple[Episode, ChatEnvironment]]:
+        episode = self._episodes.get(episode_id)
+        if episode is None:
+            raise self._not_found(episode_id)
+        with episode.turn(caller):
+            self._expire_if_idle(episode)
+            if episode.environment is None:
+                raise self._not_found(episode_id)
+            try:
+                yield episode, episode.environment
+            finally:
+                episode.last_used = self._clock()
+
+    def _not_found(self, episode_id: str) -> EpisodeNotFoundError:
+        kind = self._ends.get(episode_id, EpisodeUnknownError)
+        return kind(f"{_NOT_FOUND[kind]}; call Reset to open one")
+
+    def _find_or_add(self, episode_id: str) -> Episode:
+        if episode_id not in self._episodes and len(self._episodes) >= self._budget.max_episodes:
+            self.expire_idle()
+        with self._lock:
+            episode = self._episodes.get(episode_id)
+            if episode is None:
+                if len(self._episodes) >= self._budget.max_episodes:
+                    raise EpisodeLimitError(
+                        f"{self._budget.max_episodes} episodes are live, as many as this server allows; "
+                        "close some, or raise --max-episodes"
+                    )
+                episode = self._episodes[episode_id] = Episode(episode_id, self._clock())
+            return episode
+
+    def _start(self, episode: Episode, options: ResetOptions) -> ChatObservation:
+        try:
+            with self._accounting(episode, at_least=1):
+                environment = self._open_environment()
+                observation = environment.reset(**options)
+                episode.begin(environment)
+        except BaseException:
+            if episode.environment is None:
+                self._end(episode, EpisodeUnknownError)
+            raise
+        episode.last_used = self._clock()
+        return observation
+
+    @contextmanager
+    def _accounting(self, episode: Episode, *, at_least: int) -> Iterator[None]:
+        """Reserve room for `at_least` tokens, and count the episode's true length afterwards."""
+        if not self._tokens.has_room_for(at_least):
+            self.expire_idle()
+        self._tokens.reserve(at_least)
+        try:
+            yield
+        finally:
+            length = 0 if episode.environment is None else episode.environment.token_count
+            self._tokens.adjust(length - episode.accounted_tokens - at_least)
+            episode.accounted_tokens = length
+
+    def _end(self, episode: Episode, end: type[EpisodeNotFoundError]) -> bool:
+        """Take an episode out; the caller has its turn. False: it was out already."""
+        if episode.end is not None:
+            return False
+        with self._lock:
+            del self._episodes[episode.episode_id]
+            if end is not EpisodeUnknownError:
+                self._remember(episode.episode_id, end)
+        self._tokens.adjust(-episode.accounted_tokens)
+        episode.finish(end)
+        return True
+
+    def _remember(self, episode_id: str, end: type[EpisodeNotFoundError]) -> None:
+        self._ends[episode_id] = end
+        self._ends.move_to_end(episode_id)
+        if len(self._ends) > REMEMBERED_ENDS:
+            self._ends.popitem(last=False)
+
+
+def _checked_id(episode_id: str | None) -> str:
+    if not episode_id:
+        return uuid.uuid4().hex
+    if not _EPISODE_ID.fullmatch(episode_id):
+        raise InvalidRequestError(
+            "episode_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : -",
+            reason="BAD_EPISODE_ID",
+            field="episode_id",
+        )
+    return episode_id

@@ -1,0 +1,75 @@
+"""Lets calls in: only while the server serves, and only so many at once. Refuses at once, and never queues."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from chatenv_client.errors import ServerBusyError, UnavailableError
+
+
+class Gate:
+    """Counts calls in flight. Closed until it is opened; once drained it stays closed."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_flight = 0
+        self._refusal = "the server is still loading; try again"
+        self._open = False
+        self._changed = threading.Condition()
+        self._on_drain: list[Callable[[], None]] = []
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are being worked on."""
+        return self._in_flight
+
+    def open(self) -> None:
+        """Let calls in from now on."""
+        with self._changed:
+            self._open = True
+
+    def enter(self) -> None:
+        """Take a place; to be given back with `leave`.
+
+        Raises:
+            UnavailableError: the server is loading or shutting down.
+            ServerBusyError: all places are taken.
+        """
+        with self._changed:
+            if not self._open:
+                raise UnavailableError(self._refusal)
+            if self._in_flight >= self._limit:
+                raise ServerBusyError(
+                    f"the server works on {self._limit} calls, as many as it takes at once; "
+                    "try again later, or raise --max-concurrent-calls"
+                )
+            self._in_flight += 1
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self._changed:
+            self._in_flight -= 1
+            if not self._open:
+                self._changed.notify_all()
+
+    @contextmanager
+    def told_of_drain(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Have `callback` called when the server begins to shut down; for calls that would go on for ever."""
+        with self._changed:
+            self._on_drain.append(callback)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._on_drain.remove(callback)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Let nobody in any more and wait for those inside; whether all left in time."""
+        with self._changed:
+            self._refusal = "the server is shutting down; try again, or another server"
+            self._open = False
+            for callback in self._on_drain:
+                callback()
+            return self._changed.wait_for(lambda: self._in_flight == 0, timeout_s)

@@ -1,0 +1,81 @@
+"""`python -m chatenv_server.healthcheck`: whether a server serves, as an exit code, for the probes of containers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from chatenv_server.settings import SettingError, Settings, read_settings
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared with, not bound to
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 if the server serves, 1 if it does not or cannot be asked; then standard error says why."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = read_settings([], os.environ)
+        status = _ask(options, settings)
+    except (SettingError, OSError) as error:
+        return _unhealthy(str(error))
+    except grpc.RpcError as error:
+        return _unhealthy(f"{error.code().name}: {error.details()}")
+    if status != health_pb2.HealthCheckResponse.SERVING:
+        return _unhealthy(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+    return 0
+
+
+def _unhealthy(why: str) -> int:
+    sys.stderr.write(f"not serving: {why}\n")
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m chatenv_server.healthcheck", description="Exits with 0 if a chatenv server serves."
+    )
+    parser.add_argument("--address", help="HOST:PORT or unix:///PATH; default: the first of CHATENV_LISTEN")
+    parser.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS", help="default: 2")
+    parser.add_argument("--tls-ca", metavar="FILE", help="PEM file that vouches for the server; turns TLS on")
+    parser.add_argument("--tls-name", metavar="NAME", help="name in the server's certificate; default: the host")
+    parser.add_argument("--tls-certificate", metavar="FILE", help="client certificate, for mTLS")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key")
+    return parser
+
+
+def _ask(options: argparse.Namespace, settings: Settings) -> int:
+    with _channel(options, settings) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=options.timeout, wait_for_ready=True)
+        return int(answer.status)
+
+
+def _channel(options: argparse.Namespace, settings: Settings) -> grpc.Channel:
+    address = _reachable(options.address or settings.listen[0])
+    if not options.tls_ca:
+        return grpc.insecure_channel(address)
+    credentials = grpc.ssl_channel_credentials(
+        _read(options.tls_ca), _read(options.tls_key), _read(options.tls_certificate)
+    )
+    names = [("grpc.ssl_target_name_override", options.tls_name)] if options.tls_name else []
+    return grpc.secure_channel(address, credentials, options=names)
+
+
+def _reachable(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    return f"{_EVERYWHERE.get(host, host)}{colon}{port}"
+
+
+def _read(path: str | None) -> bytes | None:
+    return Path(path).read_bytes() if path else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

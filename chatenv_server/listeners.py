@@ -1,0 +1,121 @@
+"""Binds a server to its addresses, so that no second server can share one of them, and nobody can read along."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+
+from chatenv_server.settings import Settings
+
+
+class BindError(Exception):
+    """An address cannot be served on; the message says why and what to do."""
+
+
+def bind(server: grpc.Server, settings: Settings) -> tuple[str, ...]:
+    """Bind to all addresses of the settings; as they are bound, with real ports.
+
+    Raises:
+        BindError: one of them cannot be bound.
+    """
+    credentials = _credentials(settings)
+    bound: list[str] = []
+    for address in settings.listen:
+        if address.startswith("unix:"):
+            _bind_unix(server, Path(address.removeprefix("unix://")), settings.socket_mode)
+            bound.append(address)
+        else:
+            bound.append(_bind_tcp(server, address, credentials))
+    return tuple(bound)
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if not settings.tls_certificate:
+        return None
+    client_ca = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
+    return grpc.ssl_server_credentials(
+        [(Path(settings.tls_key).read_bytes(), Path(settings.tls_certificate).read_bytes())],
+        root_certificates=client_ca,
+        require_client_auth=client_ca is not None,
+    )
+
+
+def _bind_tcp(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    host, _, port_text = address.rpartition(":")
+    port = int(port_text)
+    # One by one: of a name with several addresses, gRPC is content with one that can be bound, and another
+    # server may hold the rest.
+    for numeric in _numeric_hosts(host):
+        port = _add_port(server, f"{numeric}:{port}", credentials)
+    return f"{host}:{port}"
+
+
+def _numeric_hosts(host: str) -> list[str]:
+    bare = host.strip("[]")
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(bare)
+        return [host]
+    try:
+        found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    except OSError as error:
+        raise BindError(f"cannot serve on {host!r}: the name has no address here ({error.strerror})") from error
+    hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
+    return [f"[{numeric}]" if ":" in numeric else numeric for numeric in hosts]
+
+
+def _add_port(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise BindError(
+            f"cannot serve on {address}: another process holds it, or it is not an address of this machine; "
+            "choose another --listen, or end the other process"
+        ) from error
+
+
+def _bind_unix(server: grpc.Server, path: Path, mode: int) -> None:
+    _refuse_live_socket(path)
+    with _umask(0o777 & ~mode):  # never open wider than asked, not even for a moment
+        try:
+            server.add_insecure_port(f"unix://{path}")
+        except RuntimeError as error:
+            raise BindError(
+                f"cannot serve on the socket {path}: see that its folder exists and may be written"
+            ) from error
+    path.chmod(mode)
+
+
+def _refuse_live_socket(path: Path) -> None:
+    """Refuse what is served on: gRPC takes over any socket, and only a stale one may be replaced."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise BindError(f"cannot serve on the socket {path}: there is a file that is no socket; remove it")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return
+        except OSError as error:
+            raise BindError(f"cannot serve on the socket {path}: {error.strerror}") from error
+    raise BindError(f"cannot serve on the socket {path}: another process serves there")
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -1,0 +1,44 @@
+"""Counts the tokens of all live episodes against a limit."""
+
+from __future__ import annotations
+
+import threading
+
+from chatenv_client.errors import TokenLimitError
+
+
+class LiveTokens:
+    """A bounded count, safe to use from many threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Tokens counted now, reserved ones included."""
+        return self._count
+
+    def has_room_for(self, tokens: int) -> bool:
+        """Whether `reserve` would go through now."""
+        return self._count + tokens <= self._limit
+
+    def reserve(self, tokens: int) -> None:
+        """Count tokens that are about to be appended.
+
+        Raises:
+            TokenLimitError: they do not fit.
+        """
+        with self._lock:
+            if not self.has_room_for(tokens):
+                raise TokenLimitError(
+                    f"live episodes hold {self._count} of the {self._limit} tokens that this server allows; "
+                    "close some, or raise --max-live-tokens"
+                )
+            self._count += tokens
+
+    def adjust(self, difference: int) -> None:
+        """Correct the count by what really happened."""
+        with self._lock:
+            self._count += difference

@@ -1,0 +1,149 @@
+"""A server in this process, from its start to its end: bind, load, serve, drain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
+from chatenv_client.channel import KEEPALIVE_TIME_MS
+from chatenv_server.access import BearerToken
+from chatenv_server.backend import Backend
+from chatenv_server.engine import TokenEngine
+from chatenv_server.gate import Gate
+from chatenv_server.interceptors import CallGuard
+from chatenv_server.items import ItemRunner
+from chatenv_server.listeners import bind
+from chatenv_server.servicer import ChatEnvServicer
+from chatenv_server.settings import Settings, wrong_setting
+from chatenv_server.transforms import Transform
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
+SPARE_WORKERS: Final = 16
+"""Threads beyond those that admitted calls take: for health, for reflection, for saying BUSY."""
+
+_LONGEST_SWEEP_PAUSE_S: Final = 10.0
+
+
+def start(
+    settings: Settings,
+    *,
+    engine: TokenEngine | None = None,
+    open_transform: Callable[[], Transform] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> RunningServer:
+    """Start a server in this process; returns when it serves.
+
+    Args:
+        settings: the operator's.
+        engine: takes the place of the tokenizer in the settings.
+        open_transform: gives each episode its transform; takes the place of the one in the settings.
+        clock: seconds, for the expiry of idle episodes.
+
+    Raises:
+        SettingError: a setting turned out to be wrong.
+        BindError: an address cannot be served on.
+    """
+    server = RunningServer(settings, has_transform=bool(settings.transform or open_transform))
+    try:
+        server.serve(Backend(settings, engine=engine, open_transform=open_transform, clock=clock))
+    except BaseException:
+        server.stop(0)
+        raise
+    return server
+
+
+class RunningServer:
+    """A bound server. Until `serve` it answers health with NOT_SERVING and everything else with UNAVAILABLE."""
+
+    def __init__(self, settings: Settings, *, has_transform: bool) -> None:
+        self._stopping = threading.Event()
+        self._gate = Gate(settings.max_concurrent_calls)
+        self._items = ItemRunner(settings.max_concurrent_calls if has_transform else 0)
+        self._servicer = ChatEnvServicer(self._gate, self._items, settings.max_batch_items)
+        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._idle_timeout_s = settings.idle_timeout
+        self._server = _make_server(settings, self._gate)
+        pb_grpc.add_ChatEnvServiceServicer_to_server(self._servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        self.addresses = bind(self._server, settings)
+        """Where it serves, with real ports."""
+        self._server.start()
+
+    @property
+    def port(self) -> int:
+        """Port of the first TCP address.
+
+        Raises:
+            LookupError: there is none.
+        """
+        for address in self.addresses:
+            if not address.startswith("unix:"):
+                return int(address.rpartition(":")[2])
+        raise LookupError("the server listens on unix sockets only")
+
+    def serve(self, backend: Backend) -> None:
+        """Let calls in."""
+        self._servicer.attach(backend.episodes, backend.describe)
+        self._gate.open()
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        if self._idle_timeout_s:
+            threading.Thread(target=self._sweep, args=[backend], name="sweeper", daemon=True).start()
+
+    def stop(self, grace_s: float) -> bool:
+        """Let nobody in any more, let calls in flight finish for up to `grace_s` seconds; whether all did."""
+        until = time.monotonic() + grace_s
+        self._stopping.set()
+        self._health.enter_graceful_shutdown()
+        finished = self._gate.drain(grace_s)
+        self._server.stop(max(0.0, until - time.monotonic())).wait()
+        self._items.close()
+        return finished
+
+    def _set_health(self, status: int) -> None:
+        for name in ("", SERVICE):
+            self._health.set(name, status)
+
+    def _sweep(self, backend: Backend) -> None:
+        pause_s = min(self._idle_timeout_s / 4, _LONGEST_SWEEP_PAUSE_S)
+        while not self._stopping.wait(pause_s):
+            backend.episodes.expire_idle()
+
+
+def _make_server(settings: Settings, gate: Gate) -> grpc.Server:
+    workers = ThreadPoolExecutor(settings.max_concurrent_calls + SPARE_WORKERS, thread_name_prefix="call")
+    return grpc.server(
+        workers,
+        interceptors=[CallGuard(gate, _bearer_token(settings))],
+        options=[
+            # Else a second server on the same port would get half of the calls, and half of the episodes.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            # Clients ping this often; gRPC hangs up on who pings more often than this allows.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+
+
+def _bearer_token(settings: Settings) -> BearerToken | None:
+    if not (settings.bearer_token or settings.bearer_token_file):
+        return None
+    try:
+        return BearerToken(settings.bearer_token, settings.bearer_token_file)
+    except (OSError, ValueError) as error:
+        name = "bearer_token_file" if settings.bearer_token_file else "bearer_token"
+        raise wrong_setting(name, f"does not work: {error}") from error

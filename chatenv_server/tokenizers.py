@@ -1,0 +1,102 @@
+"""Loads the one tokenizer of a process: the embedded one, a folder, or a Hugging Face name.
+
+It takes the leanest public way that transformers has, because the memory and the start of a sidecar count:
+`PreTrainedTokenizerFast` reads a `tokenizer.json` as it is, and `AutoTokenizer` knows the older formats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from chatenv_server.byte_tokenizer import ByteTokenizer
+
+EMBEDDED: Final = "bytes"
+"""Name of the embedded byte tokenizer."""
+
+_TOKENIZER_FILES: Final = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+
+
+class TokenizerError(Exception):
+    """The tokenizer or its chat template cannot be loaded; the message says what to do."""
+
+
+def load_tokenizer(name: str = EMBEDDED) -> Any:
+    """Load `bytes` (the embedded tokenizer), a folder, or a Hugging Face name; a folder wins over a name.
+
+    Raises:
+        TokenizerError: there is no such tokenizer, or transformers cannot read it.
+    """
+    if name == EMBEDDED and not Path(name).is_dir():
+        return ByteTokenizer()
+    try:
+        return _load_folder(_find_folder(name))
+    except ImportError as error:
+        raise TokenizerError(f"tokenizer {name!r} needs the package {error.name}: install chatenv[server]") from error
+
+
+def read_chat_template(path: str) -> str:
+    """Read a chat template from a file.
+
+    Raises:
+        TokenizerError: the file cannot be read as UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"the chat template file {path!r} cannot be read: {error}") from error
+
+
+@contextlib.contextmanager
+def torch_hidden() -> Iterator[None]:
+    """Keep transformers from importing an installed torch, which tokenizers never need.
+
+    It has no effect where torch or transformers is loaded already: half hidden would be worse than loaded.
+    """
+    if "torch" in sys.modules or "transformers" in sys.modules:
+        yield
+        return
+    # None makes both `import torch` and importlib.util.find_spec("torch") find nothing.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+def _find_folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.startswith((".", "/", "~")):
+        raise TokenizerError(f"tokenizer folder {name!r} does not exist")
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=_TOKENIZER_FILES))
+    except Exception as error:
+        raise TokenizerError(
+            f"tokenizer {name!r} is neither a folder here nor a repository that Hugging Face lets us read "
+            f"({type(error).__name__}): check the name, the network and HF_TOKEN, or give a folder"
+        ) from error
+
+
+def _load_folder(folder: Path) -> Any:
+    transformers = importlib.import_module("transformers")
+    transformers.logging.set_verbosity_error()
+    has_fast_file = (folder / "tokenizer.json").is_file()
+    loader = transformers.PreTrainedTokenizerFast if has_fast_file else transformers.AutoTokenizer
+    try:
+        return loader.from_pretrained(str(folder))
+    except ImportError:
+        raise
+    except Exception as error:
+        raise TokenizerError(
+            f"transformers cannot load a tokenizer from {str(folder)!r} ({type(error).__name__}: {error}); "
+            "a folder with tokenizer.json and tokenizer_config.json is what works best"
+        ) from error

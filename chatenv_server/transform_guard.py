@@ -1,0 +1,90 @@
+"""Runs a transform for a server: within a deadline, and so that what it returns can be sent.
+
+Both are settled inside the step, which is taken back when the transform fails either.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, wait
+from typing import Any
+
+from chatenv_client import wire
+from chatenv_client.errors import TransformError, TransformTimeoutError
+from chatenv_client.models import ChatObservation
+from chatenv_server.transforms import Transform
+
+
+class TransformGuard:
+    """One episode's transform behind a guard; itself a transform.
+
+    A call that overran cannot be stopped. It goes on in its thread, and the episode's next call waits for it within
+    its own deadline, so that calls of one episode never overlap.
+    """
+
+    def __init__(self, transform: Transform, timeout_s: float) -> None:
+        self._transform = transform
+        self._timeout_s = timeout_s
+        """Seconds a call may take; 0: any."""
+        self._running: Future[ChatObservation] | None = None
+
+    def __call__(self, observation: ChatObservation) -> Any:
+        """Transform an observation.
+
+        Raises:
+            TransformTimeoutError: it takes too long.
+            TransformError: the result cannot be sent.
+            Exception: whatever the transform raises.
+        """
+        if not self._timeout_s:
+            return _checked(self._transform(observation))
+        self._wait_for(self._running)
+        self._running = self._started(observation)
+        self._wait_for(self._running)
+        return _checked(self._running.result())
+
+    def _started(self, observation: ChatObservation) -> Future[ChatObservation]:
+        future: Future[ChatObservation] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(self._transform(observation))
+            except BaseException as error:  # noqa: BLE001 - handed to who waits, whatever it is
+                future.set_exception(error)
+
+        # A daemon: a transform that hangs must not keep the server from ending.
+        threading.Thread(target=run, name="transform", daemon=True).start()
+        return future
+
+    def _wait_for(self, call: Future[ChatObservation] | None) -> None:
+        if call is not None and wait([call], self._timeout_s).not_done:
+            raise TransformTimeoutError(
+                f"the transform took longer than {self._timeout_s:g} s and the step was taken back; "
+                "mend it, or raise --transform-timeout"
+            )
+
+
+def _checked(result: Any) -> Any:
+    """What a transform returned; if it is no observation, the environment refuses it and says so."""
+    return _sendable(result) if isinstance(result, ChatObservation) else result
+
+
+def _sendable(observation: ChatObservation) -> ChatObservation:
+    """The observation with its reward as a float, if all that a transform may set can be written to the wire."""
+    try:
+        if observation.reward is not None:
+            observation.reward = float(observation.reward)
+        wire.observation_to_proto(
+            ChatObservation(
+                reward=observation.reward,
+                terminated=observation.terminated,
+                truncated=observation.truncated,
+                metadata=observation.metadata,
+            )
+        )
+    except (TypeError, ValueError) as error:
+        raise TransformError(
+            "the transform set a reward that is no number, an end that is no bool, or metadata that is not JSON; "
+            "the step was taken back"
+        ) from error
+    return observation
