@@ -5,7 +5,6 @@ Plain data, the same in-process and over the wire. Shapes: T is the length of an
 
 from __future__ import annotations
 
-import copy
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -214,6 +213,19 @@ def as_action(action: Any) -> ChatAction:
     )
 
 
+def own_message(message: Mapping[str, Any]) -> Message:
+    """A copy of a message that shares no list or mapping with it; several times faster than copy.deepcopy."""
+    return _own(message)  # type: ignore[no-any-return]
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _own(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_own(item) for item in value]
+    return value
+
+
 @dataclass(frozen=True)
 class MessageSnapshot:
     """A conversation at one moment. Shares the list with later snapshots; copies when it is read."""
@@ -227,7 +239,7 @@ class MessageSnapshot:
 
     def copy(self) -> list[Message]:
         """All messages, as the caller's own."""
-        return copy.deepcopy(self.since(0))
+        return [own_message(message) for message in self.since(0)]
 
 
 @dataclass(eq=False)

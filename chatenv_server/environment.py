@@ -37,6 +37,7 @@ from chatenv_client.models import (
     Trajectory,
     Turn,
     as_action,
+    own_message,
     loss_mask_of,
 )
 from chatenv_client.tokens import Float32Array
@@ -200,7 +201,7 @@ class ChatEnvironment:
     def _opening(
         self, messages: Sequence[Mapping[str, Any]], system_prompt: str | None, system_role: str | None
     ) -> list[Message]:
-        given: list[Message] = copy.deepcopy([dict(message) for message in messages])  # type: ignore[misc]
+        given = [own_message(message) for message in messages]
         check_messages(given)
         prompt = self._system_prompt if system_prompt is None else system_prompt
         role = system_role or self._system_role
@@ -267,7 +268,7 @@ class ChatEnvironment:
     def _append(self, log: EpisodeLog, action: ChatAction) -> Change:
         step = self._progress.step_count + 1
         if action.messages:
-            return log.append_messages(copy.deepcopy(action.messages), step)
+            return log.append_messages([own_message(message) for message in action.messages], step)
         if action.prompt_fingerprint and action.prompt_fingerprint != log.fingerprint():
             raise PromptMismatchError(
                 "these tokens were sampled from another prompt than the one on record; read the state and sample again",

@@ -51,9 +51,10 @@ def check_action(action: ChatAction, token_id_limit: int) -> None:
 
 def check_token_ids(tokens: Int32Array, limit: int) -> None:
     """Raise InvalidRequestError unless all ids are in 0 to limit - 1."""
-    bad = np.flatnonzero((tokens < 0) | (tokens >= limit))
-    if len(bad):
-        index = int(bad[0])
+    # As unsigned integers, negative ids are the largest.
+    bad = tokens.view(np.uint32) >= limit
+    if bad.any():
+        index = int(np.argmax(bad))
         raise InvalidRequestError(
             f"token id {int(tokens[index])} at position {index} is outside 0 to {limit - 1}; raise token_id_limit if the model's embedding is padded",
             reason="TOKEN_OUT_OF_RANGE",

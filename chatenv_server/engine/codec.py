@@ -11,8 +11,8 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -74,9 +74,12 @@ class Codec:
         self._added_text = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._longest_added = len(longest_first[0]) if longest_first else 0
         self._neutral_id = self._find_neutral(added)
+        self._neutral_text = "" if self._neutral_id is None else self.added_tokens[self._neutral_id]
         self._writes_prefix_space = self.decode(np.array(self._encode_behind_neutral("a"), dtype=np.int32)).startswith(
             " "
         )
+        # Prompts end alike, in the generation prompt.
+        self._encode_context = lru_cache(maxsize=1024)(self.encode)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
 
     @cached_property
@@ -106,13 +109,14 @@ class Codec:
         """Ids of many texts at once, on the tokenizer's own threads."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
-    def decode_behind(self, before: int | None, ids: Int32Array) -> str:
-        """Text of token ids that follow the token `before`.
+    def decode_behind(self, before: Int32Array, ids: Int32Array) -> str:
+        """Text of token ids that follow the tokens `before`.
 
         Some tokenizers put a space of their own before text behind a control token; it is not part of the text.
         """
         text = self.decode(ids)
-        return text[1:] if self._writes_prefix_space and before in self.added_tokens and text.startswith(" ") else text
+        artificial = self._writes_prefix_space and len(before) > 0 and int(before[-1]) in self.added_tokens
+        return text.removeprefix(" ") if artificial else text
 
     def _encode_behind_neutral(self, text: str) -> list[int]:
         if self._neutral_id is None:
@@ -143,14 +147,16 @@ class Codec:
             if not text:
                 continue
             if first > 0 or as_text:
-                piece = self._encode_inside(text, self._bare if as_text else self._tokenizer)
+                piece = self._encode_inside(text, self._bare if as_text else self._tokenizer, first)
             elif len(before) > 0:
                 piece, merged = self._encode_behind(text, before)
             else:
                 piece = _Piece(0, self._tokenizer.encode(text, add_special_tokens=False))
-            encoded.append(replace(piece, first=first))
+            encoded.append(piece)
             first += len(text)
-        ids = [token_id for piece in encoded for token_id in piece.encoding.ids[piece.dropped :]]
+        ids: list[int] = []
+        for piece in encoded:
+            ids += piece.encoding.ids[piece.dropped :]
         return Encoded(np.array(ids, dtype=np.int32), tuple(encoded), merged)
 
     def _encode_behind(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
@@ -164,24 +170,43 @@ class Codec:
         return self._encode_behind_text(text, before)
 
     def _encode_behind_text(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
-        neutral = "" if self._neutral_id is None else self.added_tokens[self._neutral_id]
-        anchor = neutral + self.decode(before[-_CONTEXT_TOKENS:])
-        encoding = self._tokenizer.encode(anchor + text, add_special_tokens=False)
-        offsets = encoding.offsets
-        dropped = bisect_left(offsets, len(anchor), key=itemgetter(0))
-        if dropped == 0 or offsets[dropped - 1][1] <= len(anchor):
-            return _Piece(0, encoding, len(anchor), dropped), False
-        if encoding.ids[dropped - 1] in self.added_tokens:
+        context = self._neutral_text + self.decode(before[-_CONTEXT_TOKENS:])
+        encoding = self._tokenizer.encode(context + text, add_special_tokens=False)
+        dropped, merged = self._boundary(encoding, context)
+        if not merged:
+            return _Piece(0, encoding, len(context), dropped), False
+        if dropped and encoding.ids[dropped - 1] in self.added_tokens:
             # A control token that swallows the white space before it: the token still has to be written.
-            return _Piece(0, encoding, len(anchor), dropped - 1), True
-        return self._encode_inside(text, self._tokenizer), True
+            return _Piece(0, encoding, len(context), dropped - 1), True
+        if dropped and encoding.offsets[dropped - 1][1] > len(context):
+            return self._encode_inside(text, self._tokenizer, 0), True
+        return _Piece(0, encoding, len(context), dropped), True
 
-    def _encode_inside(self, text: str, tokenizer: Tokenizer) -> _Piece:
+    def _boundary(self, encoding: Encoding, context: str) -> tuple[int, bool]:
+        """(Tokens that begin in `context`, whether what follows the context changes the context's own tokens)."""
+        count = bisect_left(encoding.offsets, len(context), key=itemgetter(0))
+        reaches_over = count > 0 and encoding.offsets[count - 1][1] > len(context)
+        return count, reaches_over or self._encode_context(context) != encoding.ids[:count]
+
+    def merges(self, before: Int32Array, ids: Int32Array) -> bool:
+        """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
+        if len(before) == 0 or len(ids) == 0 or int(ids[0]) in self.added_tokens:
+            return False
+        context = self._neutral_text + self._decode_text_end(before[-_CONTEXT_TOKENS:])
+        joint = self._tokenizer.encode(context + self.decode(ids[:_CONTEXT_TOKENS]), add_special_tokens=False)
+        return self._boundary(joint, context)[1]
+
+    def _decode_text_end(self, ids: Int32Array) -> str:
+        """The text of `ids` from the last control token on."""
+        control = [i for i, token_id in enumerate(ids.tolist()) if token_id in self.added_tokens]
+        return self.decode(ids[control[-1] :] if control else ids)
+
+    def _encode_inside(self, text: str, tokenizer: Tokenizer, first: int) -> _Piece:
         """Encode a piece from the middle of a text, behind a newline so that no prefix space is added."""
         encoding = tokenizer.encode("\n" + text, add_special_tokens=False)
         if encoding.ids[: len(self._newline_ids)] == self._newline_ids:
-            return _Piece(0, encoding, 1, len(self._newline_ids))
-        return _Piece(0, tokenizer.encode(text, add_special_tokens=False))
+            return _Piece(first, encoding, 1, len(self._newline_ids))
+        return _Piece(first, tokenizer.encode(text, add_special_tokens=False))
 
     def _find_neutral(self, added: Mapping[int, Any]) -> int | None:
         """A control token that takes nothing from its neighbours, to stand for "something came before"."""

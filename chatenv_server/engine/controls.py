@@ -40,10 +40,15 @@ class ControlTokens:
 
         A lone mark, left over where a template cut a string in two, is dropped but still parts the text.
         """
-        if not _ANY_MARK.search(rendered):
+        if not has_marks(rendered):
             return [(rendered, False)]
         parts = self._marked.split(rendered)
         return [(part, index % 2 == 1) for index, part in enumerate(parts) if part]
+
+
+def has_marks(text: str) -> bool:
+    """Whether anything in the text is marked."""
+    return _ANY_MARK.search(text) is not None
 
 
 def without_marks(text: str) -> str:

@@ -8,7 +8,8 @@ episode ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from chatenv_client.models import (
 from chatenv_client.tokens import Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
 from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Scene, Tail, Watch
 
+_END_TOKENS = 16
+"""How much of a stream's end decides how text behind it is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -39,14 +43,13 @@ class Change:
     """Number of leading messages that such a caller holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+class _Head(NamedTuple):
     """Where the log stands: replaced as a whole, so that an append can be taken back."""
 
+    fingerprint: Fingerprint
+    """Of the committed tokens. Never changed, only extended into another."""
     committed: int = 0
     """Tokens that can never change."""
-    fingerprint: Fingerprint = field(default_factory=Fingerprint)
-    """Of the committed tokens. Never changed, only extended into another."""
     tail: Tail = EMPTY_TAIL
     tail_message: int = 0
     """First message of the tail."""
@@ -83,7 +86,7 @@ class EpisodeLog:
         self._starts: list[int] = []
         self._reports: list[FidelityReport] = []
         self._messages: list[Message] = []
-        self._head = _Head()
+        self._head = _Head(Fingerprint())
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -176,8 +179,8 @@ class EpisodeLog:
         tail = self._render_tail([*pending, *messages])
         self._refuse_rewriting(tail.reports)
         self._messages.extend(messages)
-        self._head = replace(
-            head, tail=tail, message_count=len(self._messages), tail_step=head.tail_step if pending else step
+        self._head = head._replace(
+            tail=tail, message_count=len(self._messages), tail_step=head.tail_step if pending else step
         )
         held = head.committed + _shared_length(head.tail.tokens, tail.tokens)
         return Change(_news(tail.reports, head.tail.reports), held, len(self._messages))
@@ -232,7 +235,7 @@ class EpisodeLog:
         continued = self._continued_turn()
         start = len(self) if continued is None else continued.start
         span = tokens if continued is None else np.concatenate([self._tokens.view(start), tokens])
-        read = self.scene.read_turn(span, self._token_before(start))
+        read = self.scene.read_turn(span, self._end_before(start))
         index = self._head.message_count if continued is None else continued.message_index
         reports = [*self._unprompted_reports(continued, index), *_reading_reports(read, start, index)]
         self._refuse_rewriting(reports)
@@ -255,11 +258,10 @@ class EpisodeLog:
         self._reports.extend(reports)
         return Change(tuple(reports), len(self), index)
 
-    def _token_before(self, position: int) -> int | None:
-        behind_tail = position - self._head.committed
-        if behind_tail > 0:
-            return int(self._head.tail.tokens[behind_tail - 1])
-        return int(self._tokens.view(position - 1, position)[0]) if position else None
+    def _end_before(self, position: int) -> Int32Array:
+        """The end of the stream before `position`, which lies in the pending tail or at its edges."""
+        tail = self._head.tail.tokens[: max(0, position - self._head.committed)]
+        return tail if len(tail) else self._tokens.view(max(0, position - _END_TOKENS), position)
 
     def _continued_turn(self) -> SampledTurn | None:
         """The sampled turn that further tokens go on with: the last thing on record, cut off before a stop token."""
@@ -289,8 +291,7 @@ class EpisodeLog:
         self._reports.extend(head.tail.reports)
         self._tokens.extend(head.tail.tokens)
         rewritten = any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in head.tail.reports)
-        self._head = replace(
-            head,
+        self._head = head._replace(
             committed=len(self._tokens),
             fingerprint=head.fingerprint.extended(head.tail.tokens),
             tail=EMPTY_TAIL,
@@ -308,8 +309,7 @@ class EpisodeLog:
         self._tokens.extend(tokens)
         if logprobs is not None:
             self._logprobs.extend(logprobs)
-        self._head = replace(
-            self._head,
+        self._head = self._head._replace(
             committed=len(self._tokens),
             fingerprint=self._head.fingerprint.extended(tokens),
             last=last,
@@ -320,7 +320,7 @@ class EpisodeLog:
     def add_reward(self, reward: float) -> None:
         """Book a step's reward on the turn it appended; rewards of several steps on one tail add up."""
         if self._pending_messages():
-            self._head = replace(self._head, tail_reward=(self._head.tail_reward or 0.0) + reward)
+            self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
         elif self._turns:
             self._turns[-1] = replace(self._turns[-1], reward=reward)
 
@@ -331,6 +331,9 @@ def _reading_reports(read: ReadTurn, start: int, index: int) -> list[FidelityRep
         reports.append(
             FidelityReport(FidelityKind.UNDECODABLE_TOKENS, "the sampled tokens are not valid text", start, index)
         )
+    if read.merges:
+        detail = "text would merge across the beginning of the sampled span"
+        reports.append(FidelityReport(FidelityKind.BOUNDARY_MERGE, detail, start, index))
     return reports
 
 

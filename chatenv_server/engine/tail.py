@@ -7,17 +7,16 @@ prefix-preserving. Knows nothing of tokens but the text of stop tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, StopReason
 from chatenv_server.engine.probe import SENTINEL, Profile
 from chatenv_server.engine.turns import SampledTurn
 
 PreparedMessage = Mapping[str, Any]
-Render = Callable[[Sequence[PreparedMessage], bool], str]
-"""(messages in the template's form, add_generation_prompt) -> text. Raises TemplateRejectedError."""
 
 
 @dataclass(frozen=True)
@@ -34,52 +33,57 @@ class Cut:
     """The assistant message that was rendered."""
 
 
-def cut_behind(
+def cuts_behind(
     head: Sequence[PreparedMessage],
     last: SampledTurn,
-    prepared_last: PreparedMessage,
+    said: PreparedMessage,
     tail: Sequence[PreparedMessage],
-    render: Render,
-    prompt: bool,
+    render: Callable[[Sequence[PreparedMessage]], str],
     asked: str,
-) -> Cut:
+) -> Iterator[Cut]:
     """Render head, last turn and tail, and cut behind the last turn.
 
-    Where the template writes the turn as it was sampled, the cut lies at the end of what was sampled. Where it does
-    not, a mirror of the turn with sentinels is rendered in its place, and the cut lies behind the last sentinel.
+    Where the template writes the turn as it was sampled there is one cut, at the end of what was sampled. Where it does
+    not, mirrors of the turn with sentinels are rendered in its place, the likeliest first, and cut behind the last
+    sentinel.
 
     Args:
-        asked: what the template writes for the head and its generation prompt, the text that the turn was sampled
-        behind.
+        said: the last turn, in the template's form.
+        asked: what the template writes for the head and its generation prompt, the text the turn was sampled behind.
 
     Raises:
         TemplateRejectedError: the template rejects the messages.
     """
-    whole = render([*head, prepared_last, *tail], prompt)
-    said = asked + last.text
-    if whole.startswith(said):
-        return Cut(whole[len(said) :], len(said), True, prepared_last)
-    for mirror in _mirrors(prepared_last, last):
-        whole = render([*head, mirror, *tail], prompt)
+    whole = render([*head, said, *tail])
+    spoken = asked + last.text
+    if whole.startswith(spoken):
+        yield Cut(whole[len(spoken) :], len(spoken), True, said)
+        return
+    for mirror in _mirrors(said, last):
+        try:
+            whole = render([*head, mirror, *tail])
+        except TemplateRejectedError:
+            continue  # a shape that this template does not take; another one may do
         if SENTINEL in whole:
             position = whole.rindex(SENTINEL) + len(SENTINEL)
-            return Cut(whole[position:], position, False, mirror)
-    position = len(whole)
-    return Cut("", position, False, prepared_last)
+            yield Cut(whole[position:], position, False, mirror)
 
 
-def _mirrors(message: PreparedMessage, last: SampledTurn) -> list[PreparedMessage]:
-    """The turn's shape with sentinels for its texts; the plain shape first where no stop token says where the calls
-    end.
+def _mirrors(said: PreparedMessage, last: SampledTurn) -> list[PreparedMessage]:
+    """The turn's shapes with sentinels for its texts.
+
+    The plain shape comes first where no stop token tells where the calls end, and last where one does. Some templates
+    write the content of a calling turn behind the tools' results; the shape without content is for them.
     """
-    content = message.get("content")
+    content = said.get("content")
     text = [{"type": "text", "text": SENTINEL}] if isinstance(content, list) else SENTINEL
-    plain: PreparedMessage = {"role": message["role"], "content": text}
-    calls = message.get("tool_calls")
-    if not calls:
+    plain: PreparedMessage = {"role": said["role"], "content": text}
+    if not said.get("tool_calls"):
         return [plain]
-    calling = {**plain, "content": text if content else content, "tool_calls": [_mirrored(call) for call in calls]}
-    return [plain, calling] if last.stop_id is None else [calling, plain]
+    calls = [_mirrored(call) for call in said["tool_calls"]]
+    silent = {**plain, "content": type(text)(), "tool_calls": calls}
+    calling = [{**plain, "tool_calls": calls}, silent] if content else [silent]
+    return [plain, *calling] if last.stop_id is None else [*calling, plain]
 
 
 def _mirrored(call: Mapping[str, Any]) -> dict[str, Any]:

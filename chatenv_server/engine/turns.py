@@ -83,6 +83,8 @@ class ReadTurn:
     stop_id: int | None
     problems: tuple[str, ...] = ()
     undecodable: bool = False
+    merges: bool = False
+    """Encoding prompt and span together would give other tokens at the end of the prompt."""
 
 
 class Scene(Protocol):
@@ -103,8 +105,8 @@ class Scene(Protocol):
     ) -> Tail:
         """Everything behind the sampled turn `last` for the messages that follow it. Raises TemplateRejectedError."""
 
-    def read_turn(self, ids: Int32Array, before: int | None) -> ReadTurn:
-        """Decode and parse a sampled span that follows the token `before`. Never raises."""
+    def read_turn(self, ids: Int32Array, before: Int32Array) -> ReadTurn:
+        """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises."""
 
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenisation of a conversation."""

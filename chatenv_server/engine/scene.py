@@ -1,0 +1,444 @@
+"""One episode's view of a dialect: openings, tails and sampled turns under its tools, arguments, clock and policies.
+
+Holds no history; an episode's log hands over what is needed. Knows nothing of episodes by id or of gRPC.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from chatenv_client.errors import InvalidRequestError, TemplateRejectedError
+from chatenv_client.models import ControlTokenPolicy, FidelityKind, FidelityReport, Message, MessageSnapshot
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, TokenSnapshot
+from chatenv_server.engine.codec import Encoded
+from chatenv_server.engine.controls import has_marks, strings_in, without_marks
+from chatenv_server.engine.forms import texts_of
+from chatenv_server.engine.locate import Place, locate
+from chatenv_server.engine.parsing import TurnParser
+from chatenv_server.engine.probe import PROBE_CALL_ID, tool_result, user
+from chatenv_server.engine.tail import Cut, PreparedMessage, cuts_behind, rewritten, take_off_said
+from chatenv_server.engine.template import clock_at
+from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Tail, Terms, Watch
+
+if TYPE_CHECKING:
+    from chatenv_server.engine.dialect import TemplateDialect
+
+_ANCHOR_TOKENS = 64
+"""End of the committed stream that a tail may be encoded behind."""
+
+
+class TemplateScene:
+    """A dialect under the terms of one episode: its tools, template arguments, clock and policies. Holds no
+    history.
+    """
+
+    def __init__(self, dialect: TemplateDialect, terms: Terms) -> None:
+        self._dialect = dialect
+        self._profile = dialect.profile
+        self._codec = dialect.codec
+        self.terms = terms
+        self.rendered_characters = 0
+        """Characters rendered so far, for tests and metrics."""
+        self.encoded_characters = 0
+        """Characters encoded so far."""
+        self._system: list[PreparedMessage] = []
+        self._asked: dict[bool, str] = {}
+
+    # -- what templates see -----------------------------------------------------------------------
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        tools = None if self.terms.tools is None else self._marked(list(self.terms.tools), "tools")
+        return {
+            **self._dialect.special_tokens,
+            "documents": None,
+            **self._marked(dict(self.terms.template_kwargs), "chat_template_kwargs"),
+            "tools": tools,
+            "strftime_now": clock_at(self.terms.clock_unix_seconds),
+        }
+
+    @cached_property
+    def _tail_variables(self) -> dict[str, Any]:
+        return self._variables if self._profile.needs_tools else {**self._variables, "tools": None}
+
+    def _render_opening(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
+        return self._counted(self._dialect.template.render(messages, self._variables, add_generation_prompt=prompt))
+
+    def _render_local(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
+        return self._counted(
+            self._dialect.template.render(messages, self._tail_variables, add_generation_prompt=prompt)
+        )
+
+    def _counted(self, text: str) -> str:
+        self.rendered_characters += len(text)
+        return text
+
+    def prepare(self, message: Mapping[str, Any], path: str = "messages") -> PreparedMessage:
+        """A message in the template's form, control-token strings in its texts marked.
+
+        Raises:
+            InvalidRequestError: it holds control-token strings and the policy is `reject`.
+        """
+        prepared: PreparedMessage = self._marked(self._profile.forms.apply(message), path)
+        return prepared
+
+    def _marked(self, value: Any, path: str) -> Any:
+        policy = self.terms.control_token_policy
+        if policy is ControlTokenPolicy.ALLOW or not self._dialect.controls.occur_in(value):
+            return value
+        if policy is ControlTokenPolicy.REJECT:
+            raise InvalidRequestError(
+                "a text spells a control token of this tokenizer; remove it, or choose control_token_policy 'escape'",
+                reason="CONTROL_TOKEN_IN_TEXT",
+                field=path,
+            )
+        return self._dialect.controls.mark(value)
+
+    # -- the opening ------------------------------------------------------------------------------
+
+    def opening(self, messages: Sequence[Message]) -> Tail:
+        """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages.
+        """
+        if not messages:
+            return EMPTY_TAIL
+        prepared = [self.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        self._system = [message for message in prepared[:1] if message.get("role") in ("system", "developer")]
+        text = self._render_unless_waiting(prepared)
+        if text is None:
+            return replace(EMPTY_TAIL, message_starts=(0,) * len(messages))
+        places = locate(
+            text,
+            prepared,
+            lambda others: self._render_opening(others, self.terms.add_generation_prompt),
+            self._literal_text,
+        )
+        reports = self._message_reports(prepared, places, 0, text) if _has_spoken(prepared) else []
+        reports += self._term_reports(text) if _has_spoken(prepared) else []
+        encoded = self._encode(text, EMPTY_TOKENS)
+        return replace(self._tail(text, encoded, places, prepared, "", reports), watch=self._new_watch(messages, 0))
+
+    def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:
+        """The opening's text; None where the template only waits for somebody to speak."""
+        try:
+            return self._render_opening(prepared, self.terms.add_generation_prompt)
+        except TemplateRejectedError:
+            if _has_spoken(prepared):
+                raise
+            self._render_opening([*prepared, self._profile.forms.apply(user())], True)
+            return None
+
+    def _term_reports(self, text: str) -> list[FidelityReport]:
+        reports = [
+            FidelityReport(FidelityKind.KWARG_UNUSED, f"the chat template never reads {name!r}")
+            for name in self.terms.template_kwargs
+            if name not in self._dialect.template.variables and name not in self._dialect.special_tokens
+        ]
+        names = [tool.get("function", tool).get("name") for tool in self.terms.tools or ()]
+        if any(isinstance(name, str) and name not in without_marks(text) for name in names):
+            reports.append(FidelityReport(FidelityKind.MESSAGE_DROPPED, "the chat template leaves out the tools"))
+        return reports
+
+    # -- tails ------------------------------------------------------------------------------------
+
+    def tail(
+        self,
+        history: MessageSnapshot,
+        last: SampledTurn,
+        messages: Sequence[Message],
+        before: TokenSnapshot,
+        watch: Watch | None,
+    ) -> Tail:
+        """What the template writes behind the sampled turn `last` for the messages that follow it.
+
+        Args:
+            history: all messages before `last`; read only where the template's tails depend on them.
+            before: the committed stream; only its end is read.
+            watch: an earlier message that later turns may make the template rewrite.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages.
+        """
+        if not messages:
+            return EMPTY_TAIL
+        prepared = [self.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        said = self._profile.forms.apply(self._with_call_ids(last.message))
+        cut, places = self._cut(history, last, said, prepared)
+        limit = next(
+            (place.start for place, message in zip(places, prepared, strict=True) if texts_of(message)), len(cut.text)
+        )
+        stop_text = "" if last.stop_id is None else self._codec.added_tokens.get(last.stop_id, "")
+        rest = take_off_said(cut, last, stop_text, limit, self._profile)
+        reports = ([] if cut.exact else [rewritten(last)]) + rest.reports
+        if watch is not None and self._is_rewritten(watch, said, prepared):
+            reports.append(_forgotten(watch))
+        encoded = self._encode(rest.text, before.since(max(0, len(before) - _ANCHOR_TOKENS)))
+        if encoded.merged:
+            reports.append(
+                FidelityReport(
+                    FidelityKind.BOUNDARY_MERGE, "text would merge across the end of the sampled span", len(before)
+                )
+            )
+        reports += self._message_reports(prepared, places, last.message_index + 1, rest.text)
+        moved = [
+            replace(place, start=max(0, place.start - len(rest.taken)), stop=max(0, place.stop - len(rest.taken)))
+            for place in places
+        ]
+        close = self._profile.role_closes.get("assistant", "").removeprefix(stop_text)
+        return replace(
+            self._tail(rest.text, encoded, moved, prepared, close, reports),
+            watch=self._new_watch(messages, last.message_index + 1, last),
+        )
+
+    def _cut(
+        self, history: MessageSnapshot, last: SampledTurn, said: PreparedMessage, tail: Sequence[PreparedMessage]
+    ) -> tuple[Cut, list[Place]]:
+        """Cut behind the constant head, or behind the skeleton where the template looks further back than that."""
+        if not self._profile.needs_skeleton:
+            try:
+                return self._cut_at(self._constant_head, last, said, tail, self._asked_constant(last.after_prompt))
+            except TemplateRejectedError:
+                pass  # a template may take these messages only in their true place
+        head = self._skeleton(history)
+        return self._cut_at(head, last, said, tail, self._render_local(head, last.after_prompt))
+
+    def _cut_at(
+        self,
+        head: Sequence[PreparedMessage],
+        last: SampledTurn,
+        said: PreparedMessage,
+        tail: Sequence[PreparedMessage],
+        asked: str,
+    ) -> tuple[Cut, list[Place]]:
+        """The first cut behind which all messages of the tail are found; the first of all where there is none."""
+
+        def render(messages: Sequence[PreparedMessage]) -> str:
+            return self._render_local(messages, self.terms.add_generation_prompt)
+
+        first: tuple[Cut, list[Place]] | None = None
+        for cut in cuts_behind(head, last, said, tail, render, asked):
+            places = locate(cut.text, tail, partial(_render_behind, render, head, cut), self._literal_text)
+            if not any(place.dropped for place in places):
+                return cut, places
+            first = first or (cut, places)
+        if first is None:
+            raise TemplateRejectedError("the chat template leaves out the last assistant turn", field="messages")
+        return first
+
+    @cached_property
+    def _constant_head(self) -> list[PreparedMessage]:
+        return [*(self._system if self._profile.needs_system else ()), self._profile.forms.apply(user())]
+
+    def _skeleton(self, history: MessageSnapshot) -> list[PreparedMessage]:
+        """The true roles and calls with one-letter texts: O(messages), whatever their length."""
+        system = list(self._system)
+        return [
+            *system,
+            *(self._profile.forms.apply(_bones(message, i)) for i, message in enumerate(history.since(len(system)))),
+        ]
+
+    def _asked_constant(self, prompt: bool) -> str:
+        """What the template writes for the constant head; the same for a whole episode."""
+        if prompt not in self._asked:
+            self._asked[prompt] = self._render_local(self._constant_head, prompt)
+        return self._asked[prompt]
+
+    # -- turns that the template forgets ----------------------------------------------------------
+
+    def _new_watch(self, messages: Sequence[Message], first: int, last: SampledTurn | None = None) -> Watch | None:
+        """The first turn on record, `last` or among `messages`, that waits for tool results and that later turns
+        will rewrite.
+        """
+        if not self._profile.forgets:
+            return None
+        record = [*([last.message] if last is not None else []), *messages]
+        start = first - (last is not None)
+        later = [self._profile.forms.apply(message) for message in ({"role": "assistant", "content": "x"}, user())]
+        for index, (message, follower) in enumerate(itertools.pairwise(record), start=start):
+            answered = message.get("role") == "assistant" and follower.get("role") == "tool"
+            current = all(other.get("role") != "user" for other in record[index - start :])
+            watch = Watch(message, index)
+            if answered and current and self._is_rewritten(watch, None, later):
+                return watch
+        return None
+
+    def _is_rewritten(self, watch: Watch, last: PreparedMessage | None, tail: Sequence[PreparedMessage]) -> bool:
+        """Whether the template writes the watched turn differently once `last` and `tail` follow its tool results."""
+        calls = watch.message.get("tool_calls") or [{"id": PROBE_CALL_ID}]
+        results = [
+            self._profile.forms.apply({**tool_result("Zq7xT3pR"), "tool_call_id": call.get("id", PROBE_CALL_ID)})
+            for call in calls
+        ]
+        known = [*self._constant_head, self._profile.forms.apply(self._with_call_ids(watch.message)), *results]
+        try:
+            now = self._render_local(known, False)
+            later = self._render_local([*known, *([last] if last is not None else []), *tail], False)
+        except TemplateRejectedError:
+            return False
+        end = now.find("Zq7xT3pR")
+        return end >= 0 and not later.startswith(now[:end])
+
+    def _with_call_ids(self, message: Message) -> Message:
+        """The message with an id on every call, for templates that insist on one."""
+        if not message.get("tool_calls"):
+            return message
+        calls = (
+            [{"id": PROBE_CALL_ID, **call} for call in message["tool_calls"]]
+            if self._profile.needs_call_ids
+            else message["tool_calls"]
+        )
+        return {**message, "tool_calls": calls}  # type: ignore[typeddict-item]
+
+    # -- reports, spans, encoding -----------------------------------------------------------------
+
+    @property
+    def _literal_text(self) -> str:
+        return self._dialect.template.literal_text
+
+    def _message_reports(
+        self, prepared: Sequence[PreparedMessage], places: Sequence[Place], first: int, text: str
+    ) -> list[FidelityReport]:
+        escaped = has_marks(text)
+        return [
+            FidelityReport(kind, detail, message_index=index)
+            for index, (message, place) in enumerate(zip(prepared, places, strict=True), start=first)
+            for kind, detail in _message_faults(message, place, text, escaped)
+        ]
+
+    def _encode(self, text: str, before: Int32Array) -> Encoded:
+        self.encoded_characters += len(text)
+        return self._codec.encode_pieces(self._dialect.controls.split(text), before)
+
+    def _tail(
+        self,
+        text: str,
+        encoded: Encoded,
+        places: Sequence[Place],
+        prepared: Sequence[PreparedMessage],
+        close: str,
+        reports: Sequence[FidelityReport],
+    ) -> Tail:
+        plain_position = _plain_positions(text)
+        starts = [plain_position(start) for start in self._message_starts(text, places, prepared, close)]
+        prompt = self._generation_prompt_in(text)
+        prompt_start = encoded.token_at(plain_position(len(text) - len(prompt))) if prompt else len(encoded.ids)
+        return Tail(
+            tokens=encoded.ids,
+            generation_prompt_length=len(encoded.ids) - prompt_start,
+            message_starts=tuple(encoded.token_at(start) if start else 0 for start in starts),
+            reports=tuple(reports),
+        )
+
+    def _message_starts(
+        self, text: str, places: Sequence[Place], prepared: Sequence[PreparedMessage], close: str
+    ) -> list[int]:
+        """First character of each message's part: behind the close of what stands before it."""
+        starts = []
+        behind = 0
+        for place, message in zip(places, prepared, strict=True):
+            starts.append(behind + len(self._codec.common_prefix(text[behind : place.start], close)))
+            behind = place.stop
+            close = self._profile.role_closes.get(message.get("role", ""), "")
+        return starts
+
+    def _generation_prompt_in(self, text: str) -> str:
+        prompt = self._generation_prompt if self.terms.add_generation_prompt else ""
+        return prompt if prompt and text.endswith(prompt) else ""
+
+    @cached_property
+    def _generation_prompt(self) -> str:
+        try:
+            asked, unasked = (self._render_local(self._constant_head, prompt) for prompt in (True, False))
+        except TemplateRejectedError:
+            return ""
+        return asked[len(self._codec.common_prefix(asked, unasked)) :]
+
+    @cached_property
+    def _parser(self) -> TurnParser:
+        return self._dialect.parser_for(self.terms.template_kwargs)
+
+    # -- sampled turns ----------------------------------------------------------------------------
+
+    def read_turn(self, ids: Int32Array, before: Int32Array) -> ReadTurn:
+        """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises; the tokens stay."""
+        stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._profile.stop_ids else None
+        text = self._codec.decode_behind(before, ids if stop_id is None else ids[:-1])
+        parsed = self._parser.parse(text)
+        message: Message = parsed.as_message()  # type: ignore[assignment]
+        merges = self._codec.merges(before, ids)
+        return ReadTurn(message, text, stop_id, parsed.problems, "\ufffd" in text, merges)
+
+    # -- the whole conversation, for audits -------------------------------------------------------
+
+    def text_of(self, ids: Int32Array) -> str:
+        """The text of a whole stream, control tokens shown."""
+        return self._codec.decode(ids)
+
+    def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
+        """The full tokenisation of a conversation. Costs time proportional to it."""
+        text = self._render_opening([self.prepare(message) for message in messages], prompt)
+        return self._encode(text, EMPTY_TOKENS).ids
+
+
+def _render_behind(
+    render: Callable[[Sequence[PreparedMessage]], str],
+    head: Sequence[PreparedMessage],
+    cut: Cut,
+    tail: Sequence[PreparedMessage],
+) -> str:
+    """What stands behind the same cut with another tail."""
+    return render([*head, cut.mirror, *tail])[cut.position :]
+
+
+def _has_spoken(messages: Sequence[PreparedMessage]) -> bool:
+    return any(message.get("role") not in ("system", "developer") for message in messages)
+
+
+def _bones(message: Message, index: int) -> dict[str, Any]:
+    """A message without its flesh: role, calls and ids as they are, one letter for the text."""
+    bones: dict[str, Any] = {
+        key: value for key, value in message.items() if key not in ("content", "reasoning_content")
+    }
+    bones["content"] = chr(ord("a") + index % 26) if message.get("content") else message.get("content", "")
+    return bones
+
+
+def _message_faults(
+    message: PreparedMessage, place: Place, text: str, escaped: bool
+) -> Iterator[tuple[FidelityKind, str]]:
+    if place.dropped:
+        yield FidelityKind.MESSAGE_DROPPED, "the chat template leaves this message out"
+    elif place.altered:
+        yield FidelityKind.CONTENT_ALTERED, "the chat template changes this message's text"
+    if any(not _shows_call(call, text) for call in message.get("tool_calls") or ()):
+        yield FidelityKind.MESSAGE_DROPPED, "the chat template leaves out this message's tool_calls"
+    reasoning = message.get("reasoning_content")
+    if isinstance(reasoning, str) and reasoning.strip() not in text:
+        yield FidelityKind.MESSAGE_DROPPED, "the chat template leaves out this message's reasoning_content"
+    if escaped and any(has_marks(own) for own in strings_in(message)):
+        yield FidelityKind.CONTROL_TOKEN_ESCAPED, "control-token strings in this message were encoded as text"
+
+
+def _shows_call(call: Mapping[str, Any], text: str) -> bool:
+    return str(call.get("function", call).get("name", "")) in text
+
+
+def _forgotten(watch: Watch) -> FidelityReport:
+    return FidelityReport(
+        FidelityKind.HISTORY_REWRITTEN,
+        "the template writes this turn differently now that later turns have come",
+        message_index=watch.message_index,
+    )
+
+
+def _plain_positions(text: str) -> Callable[[int], int]:
+    """Maps positions in a marked text to positions in the text without its marks."""
+    if not has_marks(text):
+        return lambda position: position
+    return lambda position: len(without_marks(text[:position]))
