@@ -197,7 +197,8 @@ def gpt_oss(message: Message) -> str:
 
 
 def unheard_of(message: Message) -> str:
-    return think(message) + said(message) + "".join(f"\n!!{as_json(one)}!!" for one in functions(message))
+    calls = "".join(f"\n!!{as_json(one)}!!" for one in functions(message))
+    return think(message) + (said(message) + calls if calls else f"<answer>{said(message)}</answer>")
 
 
 WRITERS: dict[Callable[[Message], str], str] = {
@@ -457,9 +458,11 @@ def test_constants_are_read_as_the_template_writes_them() -> None:
         (lfm2, "<|tool_call_start|>[f(a=" + "[" * 99 + "]" * 99 + ")]<|tool_call_end|>"),
         (lfm2, "<|tool_call_start|>[]<|tool_call_end|>"),
         (llama3_json, '{"name": "f", "parameters": [1]}'),
+        (llama3_json, '{"name": "f", "parameters": {}} so'),
         (llama3_json, '{"name": "f", "parameters": {"a": 1'),
         (llama3_json, '<|python_tag|>{"name": "f", "parameters"'),
         (gpt_oss, " to=functions.f<|channel|>commentary json<|message|>{"),
+        (gpt_oss, ' to=browser.search<|channel|>commentary<|message|>{"q": "x"}'),
         (gpt_oss, " to=python<|channel|>commentary<|message|>print(1)"),
         (gpt_oss, "<|start|>assistant<|message|>Hello"),
     ],
@@ -509,8 +512,24 @@ def test_a_thought_that_is_never_closed_reaches_to_the_end_and_is_told() -> None
     assert parsed == ParsedTurn("", "Hm, <tool_call>", (), ("the reasoning is never closed",))
 
 
-def test_a_thought_with_other_whitespace_around_it_is_taken_off() -> None:
-    assert HERMES.parse("<think>Hm.</think> Hello") == ParsedTurn(" Hello", "Hm.")
+@pytest.mark.parametrize(
+    "text",
+    ["<think>Hm.</think>Hello", "<think>\nHm.</think>\nHello", "<think>Hm.\n</think>\n\nHello"],
+)
+def test_a_thought_with_less_whitespace_around_it_is_taken_off(text: str) -> None:
+    assert HERMES.parse(text) == ParsedTurn("Hello", "Hm.")
+
+
+def test_a_thought_with_other_whitespace_around_it_leaves_that_to_the_content() -> None:
+    assert HERMES.parse("<think>\nHm.\n</think>\n\n\n Hello") == ParsedTurn("\n Hello", "Hm.")
+
+
+def test_a_separator_between_content_and_calls_may_be_shorter_or_all_the_content() -> None:
+    calls = qwen3_xml({"content": "", "tool_calls": [EMPTY]})
+    contents = {
+        text: PARSERS[qwen3_xml].parse(text + calls).content for text in ("", "So:", "So:\n", "So:\n\n\n", "\n")
+    }
+    assert contents == {"": "", "So:": "So:", "So:\n": "So:", "So:\n\n\n": "So:\n", "\n": "\n"}
 
 
 def test_an_empty_thought_is_none_only_where_the_template_writes_it_by_itself() -> None:
@@ -593,6 +612,34 @@ def test_a_layout_is_learnt_from_the_probes_that_a_template_takes() -> None:
             message.get("reasoning_content"),
         )
         assert functions(parsed.as_message()) == functions(message)
+
+
+@every_family
+def test_the_order_of_the_probes_does_not_matter(write: Callable[[Message], str]) -> None:
+    reverse = choose_parser([ProbeRender(message, write(message)) for message in reversed(PROBE_MESSAGES)])
+    assert reverse.name == PARSERS[write].name
+    for message in MESSAGES:
+        assert reverse.parse(write(message)) == PARSERS[write].parse(write(message))
+
+
+def test_a_frame_around_all_calls_is_no_content() -> None:
+    def framed(message: Message) -> str:
+        text = hermes({**message, "tool_calls": []})
+        calls = "\n".join(hermes({"content": "", "tool_calls": [one]}) for one in message.get("tool_calls", ()))
+        return text + (f"<calls>\n{calls}\n</calls>" if calls else "")
+
+    for message in MESSAGES:
+        parsed = after("", framed).parse(framed(message))
+        assert parsed.content == message["content"]
+        assert functions(parsed.as_message()) == functions(message)
+
+
+def test_tags_that_begin_alike_are_not_taken_for_one() -> None:
+    def either_text_or_calls(message: Message) -> str:
+        calls = message.get("tool_calls", ())
+        return command({"content": "" if calls else said(message), "tool_calls": calls})
+
+    assert after("<|START_THINKING|>", either_text_or_calls).name == "command"
 
 
 def test_without_any_probe_a_turn_is_its_content() -> None:

@@ -198,19 +198,10 @@ def assert_identity(template: Template, message: dict[str, Any], shape: str) -> 
 def test_what_a_template_writes_whole_is_recovered_whole(path: Path) -> None:
     template = load(path, "without the thought it opens")
     recovered = []
-    for shape in (
-        "text",
-        "code",
-        "unicode",
-        "thought",
-        "call",
-        "calls",
-        "text and call",
-        "thought, text and calls",
-    ):
-        message = {"role": "assistant", **MESSAGES[shape]}
+    for shape, fields in MESSAGES.items():
+        message = {"role": "assistant", **fields}
         sampled = template.sampled(message)
-        if sampled is not None and all(text in sampled for text in texts_of(message)):
+        if "spaced" not in shape and sampled is not None and all(text in sampled for text in texts_of(message)):
             parsed = template.parser.parse(sampled)
             # gpt-oss has no other way to write a text before a call than as a thought.
             if not (parsed.reasoning_content == message["content"] and template.parser.name == "gpt_oss"):

@@ -68,7 +68,11 @@ def _start_of_turns(texts: list[str]) -> int:
 def _recovered(parser: TurnParser, turns: Sequence[ProbeRender]) -> tuple[int, int]:
     """How many of the turns come back with their calls, and how many with everything."""
     parsed = [(parser.parse(turn.text), turn) for turn in turns]
-    in_calls = [(one, turn) for one, turn in parsed if _functions(one.tool_calls) == _written(turn)]
+    in_calls = [
+        (one, turn)
+        for one, turn in parsed
+        if _functions(one.tool_calls) == _functions(turn.message.get("tool_calls") or ())
+    ]
     in_all = [
         one
         for one, turn in in_calls
@@ -76,12 +80,6 @@ def _recovered(parser: TurnParser, turns: Sequence[ProbeRender]) -> tuple[int, i
         and one.reasoning_content == turn.message.get("reasoning_content")
     ]
     return sum(bool(one.tool_calls) for one, _ in in_calls), len(in_all)
-
-
-def _written(turn: ProbeRender) -> list[str]:
-    """The calls of the message that the template did write; some write one call only, some none."""
-    calls = turn.message.get("tool_calls") or ()
-    return _functions([call for call in calls if call["function"]["name"] in turn.text])
 
 
 def _functions(calls: Sequence[Mapping[str, Any]]) -> list[str]:
