@@ -12,6 +12,7 @@ from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_optio
 from chatenv_client.client import ChatEnv
 from chatenv_client.errors import (
     AccessError,
+    BatchError,
     CapacityError,
     ChatEnvError,
     DeadlineError,
@@ -59,6 +60,7 @@ from chatenv_client.models import (
     Turn,
     Verdict,
 )
+from chatenv_client.vector import VectorChatEnv
 
 __all__ = [
     "DEFAULT_MAX_MESSAGE_BYTES",
@@ -66,6 +68,7 @@ __all__ = [
     "Action",
     "AsyncChatEnv",
     "AuditReport",
+    "BatchError",
     "CapacityError",
     "ChatAction",
     "ChatEnv",
@@ -109,6 +112,7 @@ __all__ = [
     "Turn",
     "UnavailableError",
     "UnexpectedStatusError",
+    "VectorChatEnv",
     "Verdict",
     "__version__",
     "channel_options",

@@ -10,12 +10,7 @@ import grpc
 
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, Call, CallDefaults, ResultT, error_from_rpc
-from chatenv_client.channel import (
-    DEFAULT_MAX_MESSAGE_BYTES,
-    Tls,
-    open_channel,
-    refuse_options_of_ready_channel,
-)
+from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_to
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.fork import ProcessGuard
 from chatenv_client.models import (
@@ -68,7 +63,7 @@ class ChatEnv:
             token: bearer token that goes along with every call. Without TLS it can be read on the way.
         """
         self._owns_channel = isinstance(target, str)
-        self._channel = _channel(target, tls, max_message_bytes)
+        self._channel = channel_to(target, tls, max_message_bytes)
         self._stub = ChatEnvServiceStub(self._channel)
         self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
         self._session = Session()
@@ -183,10 +178,3 @@ class ChatEnv:
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
         return call.receive(response)
-
-
-def _channel(target: str | grpc.Channel, tls: Tls | None, max_message_bytes: int) -> grpc.Channel:
-    if isinstance(target, str):
-        return open_channel(target, tls=tls, max_message_bytes=max_message_bytes)
-    refuse_options_of_ready_channel(tls, max_message_bytes)
-    return target

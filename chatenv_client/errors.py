@@ -20,6 +20,7 @@ ChatEnvError
 ├── UnavailableError           no server, or it is shutting down, UNAVAILABLE
 ├── AccessError                UNAUTHENTICATED, PERMISSION_DENIED
 ├── ProtocolError              an answer that does not fit the contract
+├── BatchError                 some items of a round failed, the others were applied
 └── UnexpectedStatusError      any other status
 
 Each is picklable and carries `code` (name of the gRPC status), `reason` and `details`.
@@ -27,7 +28,7 @@ Each is picklable and carries `code` (name of the gRPC status), `reason` and `de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -54,7 +55,7 @@ class ChatEnvError(Exception):
         self.reason = reason or self.default_reason
         """UPPER_SNAKE_CASE, for programs."""
         self.field = field
-        """Path of the bad field, such as `tokens[3]`; empty where none is to blame."""
+        """Path of the bad argument, such as `tokens[3]` or `messages[0].role`; empty where none is to blame."""
         self.details = dict(details or {})
         """Figures behind the reason."""
 
@@ -208,6 +209,26 @@ class ProtocolError(ChatEnvError):
 
     code = "INTERNAL"
     default_reason = "BAD_ANSWER"
+
+
+class BatchError(ChatEnvError):
+    """Some items of a round over many episodes failed; the others were applied. See `VectorChatEnv`."""
+
+    default_reason = "BATCH_ITEMS_FAILED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        results: Sequence[Any] = (),
+        errors: Mapping[int, ChatEnvError] | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(message, **common)
+        self.results = list(results)
+        """One an episode; None where an item failed or was not asked for."""
+        self.errors = dict(errors or {})
+        """Of the items that failed, by index of the episode."""
 
 
 class UnexpectedStatusError(ChatEnvError):

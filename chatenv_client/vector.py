@@ -1,0 +1,205 @@
+"""VectorChatEnv: many episodes driven side by side. It makes the rounds that its session builds; all else is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from chatenv_client.batch import Part, Round
+from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
+from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_to
+from chatenv_client.errors import ChatEnvError
+from chatenv_client.fork import ProcessGuard
+from chatenv_client.models import Action, Limits, ResetOptions, StepResult, Trajectory
+from chatenv_client.vector_session import VectorSession
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+CALLS_IN_FLIGHT: Final = 4
+"""Enough that the server always has one to work on."""
+
+
+class VectorChatEnv:
+    """Many episodes on a chatenv server, each at its own pace, as a context manager.
+
+        with VectorChatEnv("localhost:50051", 64) as env:
+            results = env.reset(messages=[{"role": "user", "content": "Hello!"}])
+            while not all(result.done for result in results):
+                results = env.step([None if result.done else policy(result.observation) for result in results])
+
+    A round of steps travels as BatchStep calls of up to 32 items, several in flight: whatever the number of episodes
+    and the length of their turns, no other way was faster (docs/performance.md). The server's limits are asked for and
+    kept.
+
+    One bad item spoils no other: the rest is applied, and then BatchError holds what each was answered. Items that
+    failed may be tried again, with None for those that did not.
+
+    Threads: use it from one thread at a time; any number of them may share a channel. Processes: as for `ChatEnv`.
+    """
+
+    def __init__(
+        self,
+        target: str | grpc.Channel,
+        n: int,
+        *,
+        autoreset: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        tls: Tls | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Connect with the first call.
+
+        Args:
+            target: as for `ChatEnv`.
+            n: number of episodes, at least 1.
+            autoreset: whether a step starts an episode anew that was done before, in place of its action; the result
+                is then the opening. Known as next-step autoreset in Gymnasium.
+            timeout_s: deadline of each call that gives none of its own.
+            max_message_bytes: as for `ChatEnv`.
+            tls: as for `ChatEnv`.
+            token: as for `ChatEnv`.
+        """
+        self._session = VectorSession(n, autoreset=autoreset)
+        self._owns_channel = isinstance(target, str)
+        self._channel = channel_to(target, tls, max_message_bytes)
+        self._stub = ChatEnvServiceStub(self._channel)
+        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
+        self._limits: Limits | None = None
+        self._callers = ThreadPoolExecutor(CALLS_IN_FLIGHT, thread_name_prefix="chatenv-vector")
+        self._closed = False
+        self._guard = ProcessGuard()
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self._session.sessions)
+
+    @property
+    def episode_ids(self) -> list[str | None]:
+        """Of the live episodes, in order; None before reset and after close."""
+        return [session.episode_id for session in self._session.sessions]
+
+    def reset(
+        self,
+        episodes: Sequence[ResetOptions] | None = None,
+        *,
+        timeout_s: float | None = None,
+        **shared: Unpack[ResetOptions],
+    ) -> list[StepResult]:
+        """Start all episodes; those before them are closed.
+
+        Args:
+            episodes: options of each episode, which go before the shared ones.
+            timeout_s: deadline of each call.
+            **shared: options of all episodes; see `ResetOptions`.
+
+        Raises:
+            ValueError: there are more or fewer options than episodes, or several episodes of one id.
+            BatchError: some episodes could not be started.
+            ChatEnvError: no answer came.
+        """
+        closing, resetting = self._session.reset(episodes, shared)
+        self._make(closing, timeout_s).check()
+        return self._session.show(self._make(resetting, timeout_s))
+
+    def step(self, actions: Sequence[Action | None], *, timeout_s: float | None = None) -> list[StepResult]:
+        """Append one turn to each episode that has an action.
+
+        Args:
+            actions: one an episode, each as `ChatEnv.step` takes it. None leaves the episode as it is: the result is
+                what it showed last, without a reward.
+            timeout_s: deadline of each call.
+
+        Raises:
+            RuntimeError: not every episode was started.
+            TypeError: something is no action; nothing was sent.
+            ValueError: there are more or fewer actions than episodes.
+            BatchError: some steps failed; the others were applied.
+            ChatEnvError: no answer came; the same step may be tried again.
+        """
+        closing, stepping = self._session.step(actions)
+        self._make(closing, timeout_s).check()
+        return self._session.show(self._make(stepping, timeout_s))
+
+    def trajectories(self, *, timeout_s: float | None = None) -> list[Trajectory]:
+        """All episodes as training wants them, in order; see `ChatEnv.trajectory`.
+
+        Raises:
+            RuntimeError: there was no reset.
+            BatchError: some episodes could not be read.
+            ChatEnvError: no answer came.
+        """
+        reading = self._make(self._session.trajectories(), timeout_s)
+        reading.check()
+        return [trajectory for trajectory in reading.results if trajectory is not None]
+
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """End all episodes, and close the channel if it was opened here. Closing twice is fine.
+
+        Raises:
+            ChatEnvError: the server could not be told of all; this client is closed all the same.
+        """
+        if self._closed:
+            return
+        try:
+            self._make(self._session.close(), timeout_s).check()
+        finally:
+            self._closed = True
+            self._callers.shutdown(wait=False)
+            if self._owns_channel:
+                self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except ChatEnvError:
+            # What went wrong inside the block matters more than that nobody could be told of its end.
+            if error is None:
+                raise
+
+    def _make(self, round_: Round[ResultT], timeout_s: float | None) -> Round[ResultT]:
+        if self._closed:
+            raise RuntimeError("this client is closed; open another one")
+        self._guard.check()
+        if round_.is_empty:
+            return round_
+        parts = round_.parts(self._server_limits(timeout_s))
+        if len(parts) == 1:
+            self._make_part(parts[0], timeout_s)
+        else:
+            list(self._callers.map(self._make_part, parts, [timeout_s] * len(parts)))
+        return round_
+
+    def _make_part(self, part: Part[ResultT], timeout_s: float | None) -> None:
+        try:
+            response = self._call(part.method, part.request, timeout_s)
+        except ChatEnvError as error:
+            for smaller in part.fail(error):
+                self._make_part(smaller, timeout_s)
+        else:
+            part.receive(response)
+
+    def _server_limits(self, timeout_s: float | None) -> Limits:
+        if self._limits is None:
+            answer = self._call("GetServerInfo", pb.GetServerInfoRequest(), timeout_s)
+            self._limits = wire.info_from_proto(answer).limits
+        return self._limits
+
+    def _call(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        try:
+            return getattr(self._stub, method)(request, **self._defaults.keywords(timeout_s))
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error

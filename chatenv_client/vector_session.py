@@ -1,0 +1,112 @@
+"""Many episodes as their caller drives them, without any input or output: builds rounds and takes in their results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from chatenv_client.batch import Round
+from chatenv_client.models import Action, ResetOptions, StepResult, Trajectory
+from chatenv_client.session import Session
+
+
+class VectorSession:
+    """The episodes of one vector client, in order."""
+
+    def __init__(self, n: int, *, autoreset: bool) -> None:
+        if n < 1:
+            raise ValueError(f"n is the number of episodes, at least 1, not {n}")
+        self.sessions = [Session() for _ in range(n)]
+        self._autoreset = autoreset
+        self._options: list[ResetOptions] = [{}] * n
+        self._shown: list[StepResult | None] = [None] * n
+        """What each episode showed last; None: it was not started."""
+
+    def reset(
+        self, episodes: Sequence[ResetOptions] | None, shared: ResetOptions
+    ) -> tuple[Round[None], Round[StepResult]]:
+        """Close what is live, and start all episodes: two rounds, in this order.
+
+        Raises:
+            ValueError: there are more or fewer options than episodes, or two episodes of one id.
+        """
+        own_options = [{}] * len(self.sessions) if episodes is None else episodes
+        self._check_length(own_options, "mappings of options")
+        options: list[ResetOptions] = [{**shared, **own} for own in own_options]
+        named = [own["episode_id"] for own in options if own.get("episode_id")]
+        if len(set(named)) < len(named):
+            raise ValueError("several episodes are given one id; give each its own, or none")
+        self._options = options
+        resetting: Round[StepResult] = self._round()
+        closing = self._restart(range(len(self.sessions)), resetting)
+        self._shown = [None] * len(self.sessions)
+        return closing, resetting
+
+    def step(self, actions: Sequence[Action | None]) -> tuple[Round[None], Round[StepResult]]:
+        """Close what is due for a new start, and append the actions or start anew: two rounds, in this order.
+
+        Raises:
+            RuntimeError: not every episode was started.
+            TypeError: something is no action.
+            ValueError: there are more or fewer actions than episodes.
+        """
+        self._check_length(actions, "actions")
+        due = {index for index, result in enumerate(self._all_shown()) if self._autoreset and result.done}
+        stepping: Round[StepResult] = self._round()
+        for index, (session, action) in enumerate(zip(self.sessions, actions, strict=True)):
+            if action is not None and index not in due:
+                stepping.ask(index, partial(session.step, action))
+        return self._restart(sorted(due), stepping), stepping
+
+    def show(self, played: Round[StepResult]) -> list[StepResult]:
+        """What each episode shows now.
+
+        Raises:
+            BatchError: some items failed.
+            ChatEnvError: no item was answered.
+        """
+        before = self._shown
+        self._shown = [new or old for new, old in zip(played.results, before, strict=True)]
+        played.check()
+        return [
+            shown if new is not None else replace(shown, reward=None)
+            for shown, new in zip(self._all_shown(), played.results, strict=True)
+        ]
+
+    def trajectories(self) -> Round[Trajectory]:
+        """Read all episodes as training wants them."""
+        reading: Round[Trajectory] = self._round()
+        for index, session in enumerate(self.sessions):
+            reading.ask(index, session.trajectory)
+        return reading
+
+    def close(self) -> Round[None]:
+        """End all live episodes."""
+        closing: Round[None] = self._round()
+        for index, session in enumerate(self.sessions):
+            closing.ask(index, session.close)
+        return closing
+
+    def _restart(self, indices: Iterable[int], resetting: Round[StepResult]) -> Round[None]:
+        """Add Resets to a round; the round to make before it."""
+        closing: Round[None] = self._round()
+        for index in indices:
+            session, options = self.sessions[index], self._options[index]
+            closing.ask(index, partial(session.close, unless=options.get("episode_id")))
+            resetting.ask(index, partial(session.reset, options))
+        return closing
+
+    def _round(self) -> Round[Any]:
+        return Round(len(self.sessions))
+
+    def _all_shown(self) -> list[StepResult]:
+        shown = [result for result in self._shown if result is not None]
+        if len(shown) < len(self.sessions):
+            raise RuntimeError("not every episode was started; call reset()")
+        return shown
+
+    def _check_length(self, given: Sized, what: str) -> None:
+        if len(given) != len(self.sessions):
+            raise ValueError(f"there are {len(given)} {what} for {len(self.sessions)} episodes")

@@ -1,0 +1,34 @@
+"""How a round of many calls is divided into few."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.batch import PART_ITEMS, Round
+from chatenv_client.calls import Call
+from chatenv_client.models import Limits
+
+LARGEST = 4096
+
+
+@given(
+    asked=st.lists(st.tuples(st.sampled_from(["Reset", "Step", "CloseEpisode"]), st.integers(0, 1500)), max_size=80),
+    max_items=st.integers(1, 40) | st.none(),
+)
+def test_parts_keep_the_limits_and_hold_every_call_once(asked: list[tuple[str, int]], max_items: int | None) -> None:
+    round_: Round[Any] = Round(len(asked))
+    for index, (method, size) in enumerate(asked):
+        request = getattr(pb, f"{method}Request")(episode_id="a" * size)
+        round_.ask(index, partial(Call, method, request, bool))
+    parts = round_.parts(Limits(max_message_bytes=LARGEST, max_batch_items=max_items))
+    assert sorted(index for part in parts for index, _ in part.items) == list(range(len(asked)))
+    for part in parts:
+        (method,) = {asked[index][0] for index, _ in part.items}
+        assert part.method == {"Reset": "BatchReset", "Step": "BatchStep"}.get(method, method)
+        assert len(part.items) <= (min(PART_ITEMS, max_items or PART_ITEMS) if method != "CloseEpisode" else 1)
+        assert len(part.items) == 1 or part.request.ByteSize() <= LARGEST

@@ -1,0 +1,60 @@
+"""A caller that does not read its answers costs the server no memory: it stops reading the requests instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from chatenv_client import channel_options
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from chatenv_server.step_stream import MAX_IN_FLIGHT
+from tests.server.conftest import Launch
+
+STREAM_TOKENS = 50_000
+ANSWER_BYTES = 4 * STREAM_TOKENS
+STEPS = 2_000
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def settled(count: Callable[[], int]) -> int:
+    """A count once it has stopped growing."""
+    before = -1
+    while before != count():
+        before = count()
+        time.sleep(0.5)
+    return before
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc, which is Linux's")
+def test_memory_is_flat_when_nobody_reads_the_answers(launch: Launch) -> None:
+    server = launch()
+    taken: list[int] = []
+
+    def steps(step: pb.StepRequest) -> Iterator[pb.StreamStepsRequest]:
+        # One and the same step: each is answered with the whole stream, and the episode does not grow.
+        for request_id in range(STEPS):
+            taken.append(request_id)
+            yield pb.StreamStepsRequest(request_id=request_id, step=step)
+
+    with grpc.insecure_channel(server.addresses[0], channel_options()) as channel:
+        stub = ChatEnvServiceStub(channel)
+        episode_id = stub.Reset(pb.ResetRequest()).observation.episode_id
+        step = pb.StepRequest(episode_id=episode_id, tokens=[1] * STREAM_TOKENS, step_index=0)
+        stub.Step(step)
+        before = resident_bytes(server.process.pid)
+        answers = stub.StreamSteps(steps(step))
+        read_ahead = settled(lambda: len(taken))
+        grown = resident_bytes(server.process.pid) - before
+        assert MAX_IN_FLIGHT <= read_ahead < STEPS / 2
+        # Each place holds a request and its answer, which are about as long.
+        assert grown < 2.5 * MAX_IN_FLIGHT * ANSWER_BYTES < STEPS * ANSWER_BYTES / 3
+        assert [answer.request_id for answer in answers] == list(range(STEPS))
