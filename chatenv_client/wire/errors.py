@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from chatenv_client import errors
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError
+from chatenv_client.wire.fields import field_from_wire, field_to_wire
 
 DOMAIN: Final = "chatenv"
 ERROR_INFO_URL: Final = "type.googleapis.com/google.rpc.ErrorInfo"
@@ -51,7 +52,7 @@ def error_to_status(error: ChatEnvError) -> status_pb2.RpcStatus:
     details = [Any(type_url=ERROR_INFO_URL, value=info.SerializeToString())]
     if error.field:
         bad = status_pb2.BadRequest()
-        bad.field_violations.add(field=error.field, description=error.message)
+        bad.field_violations.add(field=field_to_wire(error.field), description=error.message)
         details.append(Any(type_url=BAD_REQUEST_URL, value=bad.SerializeToString()))
     return status_pb2.RpcStatus(code=_CODE_NUMBERS[error.code], message=error.message, details=details)
 
@@ -98,7 +99,7 @@ def _bad_field(status: status_pb2.RpcStatus | None) -> str:
     for detail in status.details if status else ():
         if detail.type_url == BAD_REQUEST_URL:
             violations = status_pb2.BadRequest.FromString(detail.value).field_violations
-            return violations[0].field if violations else ""
+            return field_from_wire(violations[0].field) if violations else ""
     return ""
 
 

@@ -83,7 +83,7 @@ def _read_extra(text: str, message: dict[str, Any], field: str) -> None:
 
 
 def _tool_call_from_proto(encoded: pb.ToolCall, field: str) -> dict[str, Any]:
-    arguments = load_json(encoded.arguments_json or "{}", f"{field}.arguments_json", "BAD_MESSAGE")
+    arguments = load_json(encoded.arguments_json or "{}", f"{field}.function.arguments", "BAD_MESSAGE")
     call: dict[str, Any] = {"id": encoded.id} if encoded.HasField("id") else {}
     call["type"] = encoded.type or "function"
     call["function"] = {"name": encoded.name, "arguments": arguments}
@@ -120,7 +120,7 @@ def _write_tool_calls(encoded: pb.Message, value: Any) -> bool:
         return False
     for call in value:
         function = call["function"]
-        arguments = dump_json(function["arguments"], "tool_calls.arguments_json", "BAD_MESSAGE")
+        arguments = dump_json(function["arguments"], "arguments", "BAD_MESSAGE")
         encoded.tool_calls.add(id=call.get("id"), type=call["type"], name=function["name"], arguments_json=arguments)
     return True
 

@@ -72,7 +72,7 @@ def observation_to_proto(
 
 def _dump_metadata(metadata: dict[str, Any]) -> str:
     try:
-        return dump_json(metadata, "metadata_json", "BAD_METADATA")
+        return dump_json(metadata, "metadata", "BAD_METADATA")
     except InvalidRequestError as error:
         what = "a transform put something into the metadata that is not JSON; mend the transform"
         raise TransformError(what) from error
@@ -97,7 +97,7 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         reward=encoded.reward if encoded.HasField("reward") else None,
         terminated=encoded.terminated,
         truncated=encoded.truncated,
-        metadata=load_object(encoded.metadata_json, "metadata_json", "BAD_METADATA"),
+        metadata=load_object(encoded.metadata_json, "metadata", "BAD_METADATA"),
         fidelity=fidelity_from_proto(encoded.fidelity),
     )
 

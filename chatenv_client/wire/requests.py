@@ -49,7 +49,7 @@ def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
         elif key in _POLICIES:
             setattr(request, key, _POLICIES[key].number(value))
         else:
-            setattr(request, f"{key}_json", dump_json(_plain_json(value), f"{key}_json", _JSON_REASONS[key]))
+            setattr(request, f"{key}_json", dump_json(_plain_json(value), key, _JSON_REASONS[key]))
     except InvalidRequestError:
         raise
     except ValueError as error:
@@ -89,10 +89,10 @@ def reset_from_proto(request: pb.ResetRequest) -> ResetOptions:
 def _json_options(request: pb.ResetRequest) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if request.tools_json:
-        options["tools"] = load_objects(request.tools_json, "tools_json", "BAD_TOOLS")
+        options["tools"] = load_objects(request.tools_json, "tools", "BAD_TOOLS")
     for key in ("chat_template_kwargs", "metadata"):
         if text := getattr(request, f"{key}_json"):
-            options[key] = load_object(text, f"{key}_json", _JSON_REASONS[key])
+            options[key] = load_object(text, key, _JSON_REASONS[key])
     return options
 
 

@@ -83,7 +83,7 @@ def test_a_tool_call_without_type_and_arguments_is_a_function_without_arguments(
         (pb.Message(role="user", content="a", extra_json='{"content": null}'), "extra_json"),
         (pb.Message(role="user", extra_json='{"role": "tool"}'), "extra_json"),
         (pb.Message(role="user", content="a", content_parts=[pb.ContentPart()]), "content_parts"),
-        (pb.Message(role="a", tool_calls=[pb.ToolCall(arguments_json="{")]), "tool_calls[0].arguments_json"),
+        (pb.Message(role="a", tool_calls=[pb.ToolCall(arguments_json="{")]), "tool_calls[0].function.arguments"),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -83,8 +83,8 @@ def test_a_policy_may_be_given_as_its_word() -> None:
         ({"seed": 2**63}, "seed"),
         ({"history_policy": "forget"}, "history_policy"),
         ({"clock": 1e12}, "clock"),
-        ({"tools": [{"default": float("nan")}]}, "tools_json"),
-        ({"metadata": {"a": {1}}}, "metadata_json"),
+        ({"tools": [{"default": float("nan")}]}, "tools"),
+        ({"metadata": {"a": {1}}}, "metadata"),
     ],
 )
 def test_a_value_that_the_wire_cannot_carry_is_refused_by_its_field(options: Any, field: str) -> None:
@@ -101,11 +101,11 @@ def test_an_unknown_keyword_of_reset_is_a_type_error() -> None:
 @pytest.mark.parametrize(
     ("request_", "reason", "field"),
     [
-        (pb.ResetRequest(tools_json="[1]"), "BAD_TOOLS", "tools_json"),
-        (pb.ResetRequest(tools_json="{}"), "BAD_TOOLS", "tools_json"),
-        (pb.ResetRequest(tools_json="["), "BAD_TOOLS", "tools_json"),
-        (pb.ResetRequest(chat_template_kwargs_json="[]"), "BAD_TEMPLATE_KWARGS", "chat_template_kwargs_json"),
-        (pb.ResetRequest(metadata_json="nonsense"), "BAD_METADATA", "metadata_json"),
+        (pb.ResetRequest(tools_json="[1]"), "BAD_TOOLS", "tools"),
+        (pb.ResetRequest(tools_json="{}"), "BAD_TOOLS", "tools"),
+        (pb.ResetRequest(tools_json="["), "BAD_TOOLS", "tools"),
+        (pb.ResetRequest(chat_template_kwargs_json="[]"), "BAD_TEMPLATE_KWARGS", "chat_template_kwargs"),
+        (pb.ResetRequest(metadata_json="nonsense"), "BAD_METADATA", "metadata"),
         (pb.ResetRequest(history_policy=77), "BAD_ENUM", "history_policy"),  # type: ignore[arg-type]
         (pb.ResetRequest(clock={"nanos": -1}), "BAD_CLOCK", "clock"),
         (pb.ResetRequest(clock={"seconds": 10**15}), "BAD_CLOCK", "clock"),

@@ -1,0 +1,88 @@
+"""A server to put under the contract: the one at CHATENV_TARGET, else one of our own in this process."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from chatenv_client import ChatAction, ChatEnv, ServerInfo, channel_options
+from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+
+Sampler = Callable[..., ChatAction]
+
+
+@pytest.fixture(scope="session")
+def target() -> Iterator[str]:
+    """Address of the server."""
+    given = os.environ.get("CHATENV_TARGET")
+    if given:
+        yield given
+        return
+    with start_server() as address:
+        yield address
+
+
+@pytest.fixture
+def serving() -> Callable[..., AbstractContextManager[str]]:
+    """Starts a server with settings and parts of one's own, for as long as the block; its address."""
+    return start_server
+
+
+@contextmanager
+def start_server(settings: dict[str, Any] | None = None, **parts: Any) -> Iterator[str]:
+    process = pytest.importorskip("chatenv_server.process", reason="no server is installed")
+    made = pytest.importorskip("chatenv_server.settings").Settings(**{"listen": ("127.0.0.1:0",), **(settings or {})})
+    server = process.start(made, **parts)
+    try:
+        yield server.addresses[0]
+    finally:
+        server.stop(1.0)
+
+
+@pytest.fixture(scope="session")
+def channel(target: str) -> Iterator[grpc.Channel]:
+    """One channel for all tests, as a trainer would have it."""
+    with grpc.insecure_channel(target, channel_options()) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="session")
+def stub(channel: grpc.Channel) -> ChatEnvServiceStub:
+    """The bare RPCs, for what the client would never send."""
+    return ChatEnvServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def info(channel: grpc.Channel) -> ServerInfo:
+    """What the server says that it is."""
+    return ChatEnv(channel).server_info()
+
+
+@pytest.fixture
+def env(channel: grpc.Channel) -> Iterator[ChatEnv]:
+    """A client without an episode yet."""
+    with ChatEnv(channel) as env:
+        yield env
+
+
+@pytest.fixture
+def sample(info: ServerInfo) -> Sampler:
+    """Makes sampled turns of any ids but control tokens, with logprobs, ended by a stop token unless `stop=False`."""
+    rng = random.Random(20)
+    special = {token.id for token in info.special_tokens}
+    stops = [token.id for token in info.special_tokens if token.stops]
+
+    def sample(length: int = 8, *, stop: bool = True) -> ChatAction:
+        ids = [
+            token for token in (rng.randrange(info.vocabulary_size) for _ in range(2 * length)) if token not in special
+        ]
+        tokens = ids[:length] + stops[: int(stop)]
+        return ChatAction(tokens=tokens, logprobs=[-rng.random() for _ in tokens], model_version="v1")
+
+    return sample

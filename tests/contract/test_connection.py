@@ -1,0 +1,311 @@
+"""How a client reaches its server, and what it does when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from chatenv_client import (
+    AccessError,
+    AsyncChatEnv,
+    ChatEnv,
+    DeadlineError,
+    EpisodeUnknownError,
+    Tls,
+    UnavailableError,
+    channel_options,
+)
+from chatenv_client._generated import chatenv_pb2 as pb
+
+Serving = Callable[..., AbstractContextManager[str]]
+
+HELLO = {"role": "user", "content": "Hello!"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nobody serves."""
+    return f"127.0.0.1:{free_port()}"
+
+
+def test_a_unix_socket_is_a_target(serving: Serving, tmp_path: Path) -> None:
+    with serving({"listen": (f"unix://{tmp_path}/chatenv.sock",)}) as target, ChatEnv(target) as env:
+        assert target.startswith("unix:///")
+        assert env.reset(messages=[HELLO]).observation.messages == [HELLO]
+
+
+def test_a_name_is_a_target(serving: Serving) -> None:
+    with serving() as target, ChatEnv(f"dns:///localhost:{target.rpartition(':')[2]}") as env:
+        assert env.server_info().version
+
+
+def test_a_ready_channel_stays_open_and_one_of_the_clients_own_is_closed(target: str) -> None:
+    with grpc.insecure_channel(target) as channel:
+        for _ in range(2):
+            with ChatEnv(channel) as env:
+                env.reset()
+    own = ChatEnv(target)
+    own.reset()
+    own.close()
+    send_bytes: Any = own._channel.unary_unary("/any")
+    with pytest.raises(ValueError, match="closed channel"):
+        send_bytes(b"")
+
+
+@pytest.mark.parametrize("target", ["http://localhost:50051", "https://localhost", "grpc://localhost:1"])
+def test_a_url_of_another_kind_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match="host:port"):
+        ChatEnv(target)
+
+
+@pytest.mark.parametrize("options", [{"tls": Tls()}, {"max_message_bytes": 5}])
+def test_options_that_a_ready_channel_would_ignore_are_refused(channel: grpc.Channel, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="belong to the channel"):
+        ChatEnv(channel, **options)
+
+
+def test_a_step_before_reset_says_what_to_do(env: ChatEnv) -> None:
+    with pytest.raises(RuntimeError, match=r"reset\(\) first"):
+        env.step(HELLO)
+
+
+def test_a_closed_client_says_so(channel: grpc.Channel) -> None:
+    env = ChatEnv(channel)
+    env.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        env.reset()
+
+
+@pytest.mark.parametrize("action", ["Hello!", 3, [1, 2], [HELLO, "Hello!"]])
+def test_what_is_no_action_is_a_type_error(env: ChatEnv, action: Any) -> None:
+    env.reset()
+    with pytest.raises(TypeError, match="step takes"):
+        env.step(action)
+
+
+def test_where_nobody_serves_the_client_says_so_and_keeps_the_cause(nobody: str) -> None:
+    with ChatEnv(nobody) as env, pytest.raises(UnavailableError, match="see that a chatenv server runs") as caught:
+        env.reset()
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    assert isinstance(caught.value, ConnectionError)
+    assert pickle.loads(pickle.dumps(caught.value)).reason == "UNAVAILABLE"
+
+
+def test_every_call_has_a_deadline_and_a_call_may_have_its_own() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = ChatEnv(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
+        with pytest.raises(DeadlineError):
+            env.reset()
+        with pytest.raises(DeadlineError):
+            env.server_info(timeout_s=0.1)
+        env.close()
+
+
+def test_the_end_of_a_block_does_not_hide_what_went_wrong_in_it(serving: Serving) -> None:
+    with serving() as target:
+        env = ChatEnv(target)
+        env.reset()
+    with pytest.raises(ZeroDivisionError), env:
+        raise ZeroDivisionError
+
+
+def test_an_episode_that_could_not_be_ended_is_no_secret_and_the_client_is_closed(serving: Serving) -> None:
+    with serving() as target:
+        env = ChatEnv(target)
+        env.reset()
+    with pytest.raises(UnavailableError), env:
+        pass
+    env.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        env.reset()
+
+
+def test_both_hold_for_the_asynchronous_client(serving: Serving) -> None:
+    async def drive(failure: Exception | None) -> None:
+        with serving() as target:
+            env = AsyncChatEnv(target)
+            await env.reset()
+            with pytest.raises(RuntimeError, match="no episode"):
+                await AsyncChatEnv(target).step(HELLO)
+        async with env:
+            if failure is not None:
+                raise failure
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(drive(ZeroDivisionError()))
+    with pytest.raises(UnavailableError) as caught:
+        asyncio.run(drive(None))
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+def test_a_server_that_was_started_anew_does_not_know_the_episode(serving: Serving) -> None:
+    address = (f"127.0.0.1:{free_port()}",)
+    with serving({"listen": address}) as target:
+        env = ChatEnv(target)
+        env.reset()
+    with serving({"listen": address}), env, pytest.raises(EpisodeUnknownError, match="restarted"):
+        env.step(HELLO)
+
+
+def test_every_unary_method_is_retried_and_the_stream_is_not() -> None:
+    (config,) = (json.loads(str(value)) for key, value in channel_options() if key == "grpc.service_config")
+    (policy,) = config["methodConfig"]
+    methods = pb.DESCRIPTOR.services_by_name["ChatEnvService"].methods
+    assert {entry["method"] for entry in policy["name"]} == {method.name for method in methods} - {"StreamSteps"}
+    assert policy["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+
+
+# Who may call.
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ca.pem, and server.pem, server.key, client.pem, client.key signed by it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is needed to make certificates")
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    folder.joinpath("names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "1")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "1", "-extfile", "names")
+    for who in ("server", "client"):
+        openssl("req", *new_key, "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
+        openssl("x509", "-req", "-in", f"{who}.csr", "-out", f"{who}.pem", *signed)
+    return folder
+
+
+def tls_settings(certificates: Path, **more: str) -> dict[str, str]:
+    files = {"tls_certificate": certificates / "server.pem", "tls_key": certificates / "server.key", **more}
+    return {name: str(file) for name, file in files.items()}
+
+
+def test_tls_reaches_a_server_whose_certificate_is_trusted(serving: Serving, certificates: Path) -> None:
+    trusting = Tls(certificates.joinpath("ca.pem").read_bytes())
+    with serving(tls_settings(certificates)) as target:
+        with ChatEnv(target, tls=trusting) as env:
+            assert env.reset(messages=[HELLO]).observation.messages == [HELLO]
+
+        async def ask() -> str:
+            async with AsyncChatEnv(target, tls=trusting) as env:
+                return (await env.server_info()).version
+
+        assert asyncio.run(ask())
+        for tls in (Tls(), None):
+            with ChatEnv(target, tls=tls) as env, pytest.raises(UnavailableError):
+                env.server_info()
+
+
+def test_a_server_that_asks_who_calls_lets_in_who_shows_a_certificate(serving: Serving, certificates: Path) -> None:
+    authority, key, chain = (
+        certificates.joinpath(name).read_bytes() for name in ("ca.pem", "client.key", "client.pem")
+    )
+    with serving(tls_settings(certificates, tls_client_ca=str(certificates / "ca.pem"))) as target:
+        with ChatEnv(target, tls=Tls(authority, key, chain)) as env:
+            assert env.server_info().version
+        with ChatEnv(target, tls=Tls(authority)) as env, pytest.raises(UnavailableError):
+            env.server_info()
+
+
+def test_a_private_key_is_not_shown() -> None:
+    assert "secret" not in repr(Tls(private_key=b"secret"))
+
+
+@pytest.mark.parametrize("token", [None, "wrong", ""])
+def test_the_bearer_token_lets_in_and_its_lack_keeps_out(serving: Serving, token: str | None) -> None:
+    with serving({"bearer_token": "s3cret"}) as target:
+        with ChatEnv(target, token="s3cret") as env:
+            assert env.reset(messages=[HELLO]).observation.messages == [HELLO]
+        with ChatEnv(target, token=token) as env, pytest.raises(AccessError, match="token=") as caught:
+            env.reset()
+        assert caught.value.code == "UNAUTHENTICATED"
+
+
+# Processes.
+
+PROGRAM = """
+import multiprocessing, sys
+from chatenv_client import ChatEnv
+
+HELLO = {"role": "user", "content": "Hello!"}
+
+
+def play(target):
+    with ChatEnv(target) as env:
+        env.reset()
+        print("child", env.step(HELLO).observation.step_count, flush=True)
+
+
+def play_on(env):
+    env.step(HELLO)
+
+
+if __name__ == "__main__":
+    target, method, what = sys.argv[1:]
+    with ChatEnv(target) as env:
+        env.reset()
+        work = (play, (target,)) if what == "own" else (play_on, (env,))
+        child = multiprocessing.get_context(method).Process(target=work[0], args=work[1])
+        child.start()
+        child.join()
+        print("parent", env.step(HELLO).observation.step_count, flush=True)
+    sys.exit(child.exitcode)
+"""
+
+
+def run_program(
+    folder: Path, target: str, method: str, what: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    if target.startswith("unix:"):
+        pytest.skip("gRPC makes no difference between kinds of targets here")
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    arguments = [sys.executable, str(program), target, method, what]
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=50)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_spawned_process_opens_a_client_of_its_own(target: str, tmp_path: Path, method: str) -> None:
+    finished = run_program(tmp_path, target, method, "own")
+    assert (finished.returncode, finished.stdout.split()) == (0, ["child", "1", "parent", "1"]), finished.stderr
+
+
+def test_a_forked_process_is_refused_rather_than_left_hanging(target: str, tmp_path: Path) -> None:
+    finished = run_program(tmp_path, target, "fork", "own", GRPC_ENABLE_FORK_SUPPORT="0")
+    assert finished.returncode == 1
+    assert "start processes with 'spawn'" in finished.stderr
+    assert finished.stdout.split() == ["parent", "1"]
+
+
+def test_a_forked_process_may_open_a_client_of_its_own_where_grpc_supports_it(target: str, tmp_path: Path) -> None:
+    finished = run_program(tmp_path, target, "fork", "own", GRPC_ENABLE_FORK_SUPPORT="1")
+    assert (finished.returncode, finished.stdout.split()) == (0, ["child", "1", "parent", "1"]), finished.stderr
+
+
+def test_a_client_from_before_a_fork_is_refused(target: str, tmp_path: Path) -> None:
+    finished = run_program(tmp_path, target, "fork", "inherited", GRPC_ENABLE_FORK_SUPPORT="1")
+    assert finished.returncode == 1
+    assert "one of its own in each process" in finished.stderr
+    assert finished.stdout.split() == ["parent", "1"]
