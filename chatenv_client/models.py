@@ -226,7 +226,7 @@ def _own(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class MessageSnapshot:
     """A conversation at one moment. Shares the list with later snapshots; copies when it is read."""
 

@@ -113,7 +113,7 @@ class GrowingArray:
         self._length = min(self._length, length)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TokenSnapshot:
     """A token stream at one moment: a frozen prefix, shared with later snapshots, and a tail of its own.
 

@@ -52,9 +52,9 @@ def check_action(action: ChatAction, token_id_limit: int) -> None:
 def check_token_ids(tokens: Int32Array, limit: int) -> None:
     """Raise InvalidRequestError unless all ids are in 0 to limit - 1."""
     # As unsigned integers, negative ids are the largest.
-    bad = tokens.view(np.uint32) >= limit
-    if bad.any():
-        index = int(np.argmax(bad))
+    unsigned = tokens.view(np.uint32)
+    if np.maximum.reduce(unsigned, initial=0) >= limit:
+        index = int(np.argmax(unsigned >= limit))
         raise InvalidRequestError(
             f"token id {int(tokens[index])} at position {index} is outside 0 to {limit - 1}; raise token_id_limit if the model's embedding is padded",
             reason="TOKEN_OUT_OF_RANGE",

@@ -7,56 +7,69 @@ original never reach the token stream, and threads need no lock. Knows nothing o
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from chatenv_client.tokens import Int32Array
+from chatenv_server.engine.controls import any_of
 
 _CONTEXT_TOKENS = 8
 """Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
 
+_FIRST_TOKENS = 4
+"""Sampled tokens read behind a prompt, to see whether they would merge with its end."""
 
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of a text, and where each piece of the text went."""
+
+class Encoded(NamedTuple):
+    """Token ids of a text, and where each part of the text went."""
 
     ids: Int32Array
     """(n,) int32."""
-    pieces: tuple[_Piece, ...]
+    pieces: Callable[[], Sequence[_Piece]]
+    """The pieces with their offsets; worked out only when somebody asks."""
     merged: bool = False
     """Encoding the text together with what stands before it would have given other tokens at the boundary."""
 
-    def token_at(self, character: int) -> int:
-        """Index of the first token that starts at or behind `character` of the text; n when there is none."""
-        return int(np.searchsorted(self._starts, character, side="left"))
-
-    @cached_property
-    def _starts(self) -> Int32Array:
-        starts = [
-            piece.first + start - piece.lead
-            for piece in self.pieces
-            for start, _ in piece.encoding.offsets[piece.dropped :]
-        ]
-        return np.array(starts, dtype=np.int32)
+    def tokens_at(self, characters: Sequence[int]) -> list[int]:
+        """For each character of the text, the index of the first token that starts there or behind; n if none does."""
+        if not any(characters):
+            return [0] * len(characters)
+        pieces = self.pieces()
+        return [_token_at(pieces, character) if character else 0 for character in characters]
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """One encoded piece of a text; `lead` characters and `dropped` tokens of the encoding are its anchor's."""
 
     first: int
     encoding: Encoding
     lead: int = 0
     dropped: int = 0
+
+    @property
+    def ids(self) -> list[int]:
+        ids = self.encoding.ids
+        return ids[self.dropped :] if self.dropped else ids
+
+
+def _token_at(pieces: Sequence[_Piece], character: int) -> int:
+    passed = 0
+    for piece, follower in itertools.zip_longest(pieces, pieces[1:]):
+        if follower is None or character < follower.first:
+            # Asking for one token's place at a time is cheaper than a list of all.
+            places = range(piece.dropped, len(piece.encoding))
+            sought = character - piece.first + piece.lead
+            return passed + bisect_left(places, sought, key=lambda token: piece.encoding.token_to_chars(token)[0])
+        passed += len(piece.encoding) - piece.dropped
+    return passed
 
 
 class Codec:
@@ -70,16 +83,20 @@ class Codec:
         """Text of every added token by id, special or not."""
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.vocabulary_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        longest_first = sorted(self.added_tokens.values(), key=len, reverse=True)
-        self._added_text = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._longest_added = len(longest_first[0]) if longest_first else 0
-        self._neutral_id = self._find_neutral(added)
+        self._added_text = any_of(self.added_tokens.values())
+        self._longest_added = max(map(len, self.added_tokens.values()), default=0)
+        self._plain_control_ids = frozenset(token_id for token_id, token in added.items() if _takes_nothing(token))
+        """Control tokens that take nothing from their neighbours."""
+        self._plain_control_text = any_of([self.added_tokens[token_id] for token_id in self._plain_control_ids])
+        self._neutral_id = min(self._plain_control_ids & self.special_ids, default=None)
+        # The neutral token stands for "something came before".
         self._neutral_text = "" if self._neutral_id is None else self.added_tokens[self._neutral_id]
         self._writes_prefix_space = self.decode(np.array(self._encode_behind_neutral("a"), dtype=np.int32)).startswith(
             " "
         )
-        # Prompts end alike, in the generation prompt.
+        # Prompts end alike, in the generation prompt, and many turns begin alike.
         self._encode_context = lru_cache(maxsize=1024)(self.encode)
+        self._merges = lru_cache(maxsize=8192)(self._look_for_merge)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
 
     @cached_property
@@ -91,11 +108,29 @@ class Codec:
 
     def common_prefix(self, left: str, right: str) -> str:
         """The longest common prefix of two rendered texts that cuts no added token in two."""
+        if left.startswith(right):
+            return right
         length = len(os.path.commonprefix([left, right]))
         for found in self._added_text.finditer(left, max(0, length - self._longest_added)):
             if found.start() < length < found.end():
                 return left[: found.start()]
         return left[:length]
+
+    def fixed_length(self, text: str) -> int | None:
+        """How many tokens `text` has at the end of any text; None where that depends on what stands before it."""
+        ids = self.encode(text)
+        return len(ids) if ids and ids[0] in self._plain_control_ids else None
+
+    def length_behind(self, before: Int32Array, prefix: str, text: str) -> int | None:
+        """How many tokens `prefix`, the beginning of `text`, has behind `before`; None where that takes an encoding.
+
+        Cheap for the remainder of a turn's close, which is the same again and again.
+        """
+        if not prefix:
+            return 0
+        last = int(before[-1]) if len(before) else None
+        parted = last in self._plain_control_ids and self._plain_control_text.match(text, len(prefix))
+        return len(self._encode_context(self.added_tokens[last] + prefix)) - 1 if parted else None
 
     def id_of(self, text: str) -> int | None:
         """Id of the token with exactly this text."""
@@ -137,9 +172,29 @@ class Codec:
 
         Args:
             pieces: the text in pieces of (text, is_control_text); control text is encoded as ordinary text although
-                it spells added tokens. See `controls.split_marked`.
+                it spells added tokens. See `ControlTokens.split`.
             before: (n,) int32, the stream so far or the end of it; empty at the start of a stream.
+
+        Raises:
+            ValueError: control text cannot be encoded as ordinary text by this tokenizer.
         """
+        if len(pieces) == 1 and not pieces[0][1]:
+            ids = self._encode_fast(pieces[0][0], before)
+            if ids is not None:
+                return Encoded(np.array(ids, dtype=np.int32), lambda: self._encode_each(pieces, before)[0])
+        encoded, merged = self._encode_each(pieces, before)
+        ids = [token_id for piece in encoded for token_id in piece.ids]
+        return Encoded(np.array(ids, dtype=np.int32), lambda: encoded, merged)
+
+    def _encode_fast(self, text: str, before: Int32Array) -> list[int] | None:
+        """Ids of a text behind a control token, found without offsets; None where they cannot be found this way."""
+        last = int(before[-1]) if len(before) else None
+        if last not in self.added_tokens:
+            return None
+        ids = self._tokenizer.encode_batch_fast([self.added_tokens[last] + text], add_special_tokens=False)[0].ids
+        return ids[1:] if ids[0] == last else None
+
+    def _encode_each(self, pieces: Sequence[tuple[str, bool]], before: Int32Array) -> tuple[list[_Piece], bool]:
         encoded: list[_Piece] = []
         merged = False
         first = 0
@@ -148,16 +203,18 @@ class Codec:
                 continue
             if first > 0 or as_text:
                 piece = self._encode_inside(text, self._bare if as_text else self._tokenizer, first)
+                self._check_escaped(text, as_text, piece)
             elif len(before) > 0:
                 piece, merged = self._encode_behind(text, before)
             else:
                 piece = _Piece(0, self._tokenizer.encode(text, add_special_tokens=False))
             encoded.append(piece)
             first += len(text)
-        ids: list[int] = []
-        for piece in encoded:
-            ids += piece.encoding.ids[piece.dropped :]
-        return Encoded(np.array(ids, dtype=np.int32), tuple(encoded), merged)
+        return encoded, merged
+
+    def _check_escaped(self, text: str, as_text: bool, piece: _Piece) -> None:
+        if as_text and self.id_of(text) in piece.ids:
+            raise ValueError("this tokenizer makes a control token even of plain text that spells it")
 
     def _encode_behind(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
         """Encode behind an anchor, the text of what stands before, and drop the anchor's ids again."""
@@ -192,9 +249,12 @@ class Codec:
         """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
         if len(before) == 0 or len(ids) == 0 or int(ids[0]) in self.added_tokens:
             return False
-        context = self._neutral_text + self._decode_text_end(before[-_CONTEXT_TOKENS:])
-        joint = self._tokenizer.encode(context + self.decode(ids[:_CONTEXT_TOKENS]), add_special_tokens=False)
-        return self._boundary(joint, context)[1]
+        return self._merges(before[-_CONTEXT_TOKENS:].tobytes(), ids[:_FIRST_TOKENS].tobytes())
+
+    def _look_for_merge(self, before: bytes, first: bytes) -> bool:
+        context = self._neutral_text + self._decode_text_end(np.frombuffer(before, dtype=np.int32))
+        text = context + self.decode(np.frombuffer(first, dtype=np.int32))
+        return self._boundary(self._tokenizer.encode(text, add_special_tokens=False), context)[1]
 
     def _decode_text_end(self, ids: Int32Array) -> str:
         """The text of `ids` from the last control token on."""
@@ -208,12 +268,9 @@ class Codec:
             return _Piece(first, encoding, 1, len(self._newline_ids))
         return _Piece(first, tokenizer.encode(text, add_special_tokens=False))
 
-    def _find_neutral(self, added: Mapping[int, Any]) -> int | None:
-        """A control token that takes nothing from its neighbours, to stand for "something came before"."""
-        for token_id, token in added.items():
-            if token.special and not (token.lstrip or token.rstrip or token.single_word or token.normalized):
-                return token_id
-        return None
+
+def _takes_nothing(token: AddedToken) -> bool:
+    return not (token.lstrip or token.rstrip or token.single_word or token.normalized)
 
 
 def _private_copy(backend: Tokenizer) -> Tokenizer:

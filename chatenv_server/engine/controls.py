@@ -19,13 +19,13 @@ class ControlTokens:
     """The strings that a chat template writes as control tokens. Immutable."""
 
     def __init__(self, control_texts: Iterable[str], added_texts: Iterable[str]) -> None:
-        self._control = _any_of(control_texts)
-        added = _any_of(added_texts).pattern
+        self._control = any_of(control_texts)
+        added = any_of(added_texts).pattern
         self._marked = re.compile(f"{_OPEN}({added}){_CLOSE}|{_ANY_MARK.pattern}")
 
     def occur_in(self, value: Any) -> bool:
         """Whether a message, or anything made of strings, lists and mappings, holds a control-token string."""
-        return any(self._control.search(text) or _ANY_MARK.search(text) for text in strings_in(value))
+        return any(self._control.search(text) or has_marks(text) for text in strings_in(value))
 
     def mark(self, value: Any) -> Any:
         """A copy of `value` with every control-token string in it marked. Keys of mappings are left alone."""
@@ -48,7 +48,8 @@ class ControlTokens:
 
 def has_marks(text: str) -> bool:
     """Whether anything in the text is marked."""
-    return _ANY_MARK.search(text) is not None
+    # At once for most text: a string knows whether it holds any character as high as these.
+    return _OPEN in text or _CLOSE in text
 
 
 def without_marks(text: str) -> str:
@@ -79,6 +80,7 @@ def map_strings(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that matches any of `texts`, the longest first."""
     longest_first = sorted(set(texts), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

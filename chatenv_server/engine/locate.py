@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.engine.forms import texts_of, with_text
@@ -18,14 +17,17 @@ from chatenv_server.engine.forms import texts_of, with_text
 _SHORTEST_SAFE_TEXT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where one message's text stands. `start == stop` where it has none."""
 
     start: int
     stop: int
     altered: bool = False
     dropped: bool = False
+
+    def moved(self, distance: int) -> Place:
+        """The same place counted from `distance` characters further on."""
+        return Place(max(0, self.start - distance), max(0, self.stop - distance), self.altered, self.dropped)
 
 
 def locate(

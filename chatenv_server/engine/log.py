@@ -8,7 +8,7 @@ episode ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +24,14 @@ from chatenv_client.models import (
     StopReason,
     Turn,
 )
-from chatenv_client.tokens import Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
+from chatenv_client.tokens import EMPTY_TOKENS, Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
 from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Scene, Tail, Watch
 
 _END_TOKENS = 16
 """How much of a stream's end decides how text behind it is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What one append did."""
 
     reports: tuple[FidelityReport, ...]
@@ -61,8 +60,7 @@ class _Head(NamedTuple):
     """The first committed message that later turns will make the template rewrite, until they have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A moment of a log that it can be taken back to."""
 
     head: _Head
@@ -201,7 +199,7 @@ class EpisodeLog:
         if head.last is None:
             return self.scene.opening(messages)
         history = MessageSnapshot(self._messages, head.last.message_index)
-        committed = TokenSnapshot(self._tokens.view(0, head.committed), self._tokens.view(0, 0))
+        committed = TokenSnapshot(self._tokens.view(0, head.committed), EMPTY_TOKENS)
         watch = None if head.watch is None or head.watch.message_index == head.last.message_index else head.watch
         return self.scene.tail(history, head.last, messages, committed, watch)
 
@@ -345,5 +343,7 @@ def _news(reports: Sequence[FidelityReport], known: Sequence[FidelityReport]) ->
 def _shared_length(left: Int32Array, right: Int32Array) -> int:
     """Length of the common prefix."""
     shared = min(len(left), len(right))
+    if shared == 0:
+        return 0
     different = np.flatnonzero(left[:shared] != right[:shared])
     return int(different[0]) if len(different) else shared

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +111,7 @@ class TemplateScene:
         self._system = [message for message in prepared[:1] if message.get("role") in ("system", "developer")]
         text = self._render_unless_waiting(prepared)
         if text is None:
-            return replace(EMPTY_TAIL, message_starts=(0,) * len(messages))
+            return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
         places = locate(
             text,
             prepared,
@@ -122,7 +121,8 @@ class TemplateScene:
         reports = self._message_reports(prepared, places, 0, text) if _has_spoken(prepared) else []
         reports += self._term_reports(text) if _has_spoken(prepared) else []
         encoded = self._encode(text, EMPTY_TOKENS)
-        return replace(self._tail(text, encoded, places, prepared, "", reports), watch=self._new_watch(messages, 0))
+        starts = self._token_starts(text, encoded, self._message_starts(text, places, prepared, ""), EMPTY_TOKENS)
+        return self._tail(text, encoded, starts, reports, self._new_watch(messages, 0))
 
     def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:
         """The opening's text; None where the template only waits for somebody to speak."""
@@ -178,7 +178,8 @@ class TemplateScene:
         reports = ([] if cut.exact else [rewritten(last)]) + rest.reports
         if watch is not None and self._is_rewritten(watch, said, prepared):
             reports.append(_forgotten(watch))
-        encoded = self._encode(rest.text, before.since(max(0, len(before) - _ANCHOR_TOKENS)))
+        end = before.since(max(0, len(before) - _ANCHOR_TOKENS))
+        encoded = self._encode(rest.text, end)
         if encoded.merged:
             reports.append(
                 FidelityReport(
@@ -186,15 +187,11 @@ class TemplateScene:
                 )
             )
         reports += self._message_reports(prepared, places, last.message_index + 1, rest.text)
-        moved = [
-            replace(place, start=max(0, place.start - len(rest.taken)), stop=max(0, place.stop - len(rest.taken)))
-            for place in places
-        ]
+        places = [place.moved(len(rest.taken)) for place in places]
         close = self._profile.role_closes.get("assistant", "").removeprefix(stop_text)
-        return replace(
-            self._tail(rest.text, encoded, moved, prepared, close, reports),
-            watch=self._new_watch(messages, last.message_index + 1, last),
-        )
+        watch = self._new_watch(messages, last.message_index + 1, last)
+        starts = self._token_starts(rest.text, encoded, self._message_starts(rest.text, places, prepared, close), end)
+        return self._tail(rest.text, encoded, starts, reports, watch)
 
     def _cut(
         self, history: MessageSnapshot, last: SampledTurn, said: PreparedMessage, tail: Sequence[PreparedMessage]
@@ -313,27 +310,38 @@ class TemplateScene:
 
     def _encode(self, text: str, before: Int32Array) -> Encoded:
         self.encoded_characters += len(text)
-        return self._codec.encode_pieces(self._dialect.controls.split(text), before)
+        try:
+            return self._codec.encode_pieces(self._dialect.controls.split(text), before)
+        except ValueError as error:
+            raise InvalidRequestError(
+                f"a text spells a control token and cannot be escaped: {error}; remove it from the message",
+                reason="CONTROL_TOKEN_IN_TEXT",
+                field="messages",
+            ) from error
 
     def _tail(
         self,
         text: str,
         encoded: Encoded,
-        places: Sequence[Place],
-        prepared: Sequence[PreparedMessage],
-        close: str,
+        starts: Sequence[int],
         reports: Sequence[FidelityReport],
+        watch: Watch | None,
     ) -> Tail:
-        plain_position = _plain_positions(text)
-        starts = [plain_position(start) for start in self._message_starts(text, places, prepared, close)]
+        position = _plain_positions(text)
         prompt = self._generation_prompt_in(text)
-        prompt_start = encoded.token_at(plain_position(len(text) - len(prompt))) if prompt else len(encoded.ids)
-        return Tail(
-            tokens=encoded.ids,
-            generation_prompt_length=len(encoded.ids) - prompt_start,
-            message_starts=tuple(encoded.token_at(start) if start else 0 for start in starts),
-            reports=tuple(reports),
-        )
+        prompt_length = self._prompt_token_count if prompt else 0
+        if prompt_length is None:
+            prompt_length = len(encoded.ids) - encoded.tokens_at([position(len(text) - len(prompt))])[0]
+        return Tail(encoded.ids, prompt_length, tuple(starts), tuple(reports), watch)
+
+    def _token_starts(self, text: str, encoded: Encoded, starts: Sequence[int], before: Int32Array) -> list[int]:
+        """First token of each message's part, for its first character."""
+        if len(starts) == 1:
+            length = self._codec.length_behind(before, text[: starts[0]], text)
+            if length is not None:
+                return [length]
+        position = _plain_positions(text)
+        return encoded.tokens_at([position(start) for start in starts])
 
     def _message_starts(
         self, text: str, places: Sequence[Place], prepared: Sequence[PreparedMessage], close: str
@@ -350,6 +358,10 @@ class TemplateScene:
     def _generation_prompt_in(self, text: str) -> str:
         prompt = self._generation_prompt if self.terms.add_generation_prompt else ""
         return prompt if prompt and text.endswith(prompt) else ""
+
+    @cached_property
+    def _prompt_token_count(self) -> int | None:
+        return self._codec.fixed_length(self._generation_prompt)
 
     @cached_property
     def _generation_prompt(self) -> str:

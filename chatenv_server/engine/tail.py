@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, StopReason
@@ -19,8 +19,7 @@ from chatenv_server.engine.turns import SampledTurn
 PreparedMessage = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """A render, cut behind the last assistant turn."""
 
     text: str

@@ -40,6 +40,8 @@ class ChatTemplate:
         try:
             tree = _ENVIRONMENT.parse(source)
             self._template = _ENVIRONMENT.from_string(source)
+            # Jinja keeps globals in layers, which it would flatten again for every render.
+            self._template.globals = dict(self._template.globals)
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"the chat template is not valid Jinja (line {error.lineno}): {error.message}") from None
         self.variables = frozenset(meta.find_undeclared_variables(tree))

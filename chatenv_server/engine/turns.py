@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from chatenv_client.models import (
     ControlTokenPolicy,
@@ -31,8 +31,7 @@ class Terms:
     control_token_policy: ControlTokenPolicy = ControlTokenPolicy.ESCAPE
 
 
-@dataclass(frozen=True)
-class SampledTurn:
+class SampledTurn(NamedTuple):
     """The assistant turn at the end of the committed stream, as the next tail sees it."""
 
     message: Message
@@ -48,8 +47,7 @@ class SampledTurn:
     """Whether the prompt it was sampled from asked for a generation prompt."""
 
 
-@dataclass(frozen=True)
-class Tail:
+class Tail(NamedTuple):
     """The stream behind the last sampled span: rendered text, encoded, not yet committed."""
 
     tokens: Int32Array
@@ -66,16 +64,14 @@ class Tail:
 EMPTY_TAIL = Tail(EMPTY_TOKENS)
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(NamedTuple):
     """An assistant message on record that the template will write differently once later turns have come."""
 
     message: Message
     message_index: int
 
 
-@dataclass(frozen=True)
-class ReadTurn:
+class ReadTurn(NamedTuple):
     """A sampled span, read."""
 
     message: Message
