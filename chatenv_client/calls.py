@@ -57,7 +57,8 @@ class CallDefaults:
 
 def error_from_rpc(error: grpc.RpcError) -> ChatEnvError:
     """The exception of ours for a call that failed, of either transport. Raise it `from` the one given."""
-    trailing: Any = error.trailing_metadata() or ()
+    # A mapping that iterates over pairs, in some versions of grpc.aio, is none to dict().
+    trailing: Any = iter(error.trailing_metadata() or ())
     details = dict(trailing).get(_DETAILS_KEY)
     status = wire.parse_status(details) if isinstance(details, bytes) else None
     return wire.error_from_status(error.code().name, error.details() or "", status)
