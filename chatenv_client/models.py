@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 
@@ -242,6 +242,9 @@ class MessageSnapshot:
         return [own_message(message) for message in self.since(0)]
 
 
+EMPTY_CONVERSATION: Final = MessageSnapshot()
+
+
 @dataclass(eq=False)
 class ChatObservation:
     """What an episode shows after a reset or a step.
@@ -254,7 +257,7 @@ class ChatObservation:
     step_count: int = 0
     stream: TokenSnapshot = EMPTY_SNAPSHOT
     """The token stream, not yet copied."""
-    conversation: MessageSnapshot = MessageSnapshot()
+    conversation: MessageSnapshot = EMPTY_CONVERSATION
     """The messages, not yet copied."""
     reward: float | None = None
     """Reward of this step; None: no transform gave one."""

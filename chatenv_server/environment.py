@@ -1,5 +1,4 @@
-"""ChatEnvironment: one episode at a time, in-process. What the server holds by id, and what a trainer can use
-without one.
+"""ChatEnvironment: one episode at a time, in-process; the server holds one for every episode id.
 
 Owns the order of things in a step: check, append, limits, transform, and taking all of it back when something fails.
 The tokens are the engine's, ids and concurrency the server's.
@@ -34,11 +33,12 @@ from chatenv_client.models import (
     HistoryPolicy,
     Message,
     Rendered,
+    StopReason,
     Trajectory,
     Turn,
     as_action,
-    own_message,
     loss_mask_of,
+    own_message,
 )
 from chatenv_client.tokens import Float32Array
 from chatenv_server.engine import EpisodeLog, Terms, TokenEngine, audit
@@ -277,7 +277,8 @@ class ChatEnvironment:
                     "received_fingerprint": action.prompt_fingerprint,
                 },
             )
-        return log.append_sampled(action.tokens, step, action.logprobs, action.stop_reason, action.model_version)
+        reason = None if action.stop_reason is None else StopReason(action.stop_reason)
+        return log.append_sampled(action.tokens, step, action.logprobs, reason, action.model_version)
 
     def _over_limit(self, step_count: int) -> bool:
         episode = self._current()
@@ -295,7 +296,7 @@ class ChatEnvironment:
             raise TransformError("the transform raised; the step was taken back") from error
         if not isinstance(transformed, ChatObservation):
             raise TransformError(
-                f"the transform returned {type(transformed).__name__} in place of an observation; the step was taken back"
+                f"the transform returned {type(transformed).__name__}, not an observation; the step was taken back"
             )
         transformed.truncated = transformed.truncated or self._progress.truncated
         return transformed

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, cast
 
 from chatenv_client.models import ChatObservation
 
@@ -39,13 +39,13 @@ def load_transform(name: str) -> Callable[[], Transform]:
         ValueError: nothing goes by this name, or what does cannot be called.
     """
     found = _import(name) if ":" in name else _entry_point(name)
-    if not callable(found):
-        raise ValueError(
-            f"transform {name!r} is not callable; name a function, an object with __call__, or a class of such objects"
-        )
     if inspect.isclass(found):
-        return found
-    return lambda: found
+        return cast("Callable[[], Transform]", found)
+    if callable(found):
+        return lambda: found
+    raise ValueError(
+        f"transform {name!r} is not callable; name a function, an object with __call__, or a class of such objects"
+    )
 
 
 def _import(name: str) -> Any:

@@ -1,6 +1,4 @@
-"""Checks of what callers hand in, before anything is rendered. Each error names the field and says what would be
-right.
-"""
+"""Checks of what callers hand in, before anything is rendered. Each error names the field and what would be right."""
 
 from __future__ import annotations
 
@@ -56,7 +54,8 @@ def check_token_ids(tokens: Int32Array, limit: int) -> None:
     if np.maximum.reduce(unsigned, initial=0) >= limit:
         index = int(np.argmax(unsigned >= limit))
         raise InvalidRequestError(
-            f"token id {int(tokens[index])} at position {index} is outside 0 to {limit - 1}; raise token_id_limit if the model's embedding is padded",
+            f"token id {int(tokens[index])} at position {index} is outside 0 to {limit - 1}; "
+            "raise token_id_limit if the model's embedding is padded",
             reason="TOKEN_OUT_OF_RANGE",
             field=f"tokens[{index}]",
         )
@@ -128,12 +127,10 @@ def check_tools(tools: Any) -> tuple[Mapping[str, Any], ...] | None:
 
 
 def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
-    """Raise InvalidRequestError where template arguments are not JSON values or take the name of a template's own
-    input.
-    """
+    """Raise InvalidRequestError where template arguments are no JSON values or named like a template's own inputs."""
     check_json(kwargs, "chat_template_kwargs", reason="BAD_TEMPLATE_KWARGS")
     for name in kwargs:
-        if not isinstance(name, str) or name in RESERVED_NAMES or not name.isidentifier():
+        if name in RESERVED_NAMES or not name.isidentifier():
             raise InvalidRequestError(
                 f"{name!r} is not a template argument of a caller's to set",
                 reason="BAD_TEMPLATE_KWARGS",

@@ -1,6 +1,4 @@
-"""The token engine: exact token streams for any chat template, in time independent of history. Knows nothing of
-gRPC.
-"""
+"""The token engine: exact token streams for any chat template, in time independent of history."""
 
 from __future__ import annotations
 

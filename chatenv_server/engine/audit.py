@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import AuditReport, Message, Verdict
 from chatenv_client.tokens import Int32Array
+from chatenv_server.engine.codec import shared_prefix_length
 from chatenv_server.engine.log import EpisodeLog
 
 _NEXT: Message = {"role": "user", "content": "a"}
@@ -42,7 +42,7 @@ def _compare(log: EpisodeLog, messages: Sequence[Message], *, partial: bool) -> 
     if our_text == (their_text[: len(our_text)] if partial else their_text):
         detail = "the text is the same, encoded in other tokens: the model sampled another tokenisation of it"
         return AuditReport(Verdict.TOKENS_DIFFER, _first_difference(ours, theirs), detail)
-    index = len(os.path.commonprefix([our_text, their_text]))
+    index = shared_prefix_length(our_text, their_text)
     return AuditReport(Verdict.TEXT_DIFFERS, index, "the template would write this conversation differently")
 
 

@@ -11,9 +11,9 @@ import itertools
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
@@ -23,6 +23,8 @@ from chatenv_server.engine.controls import any_of
 
 _CONTEXT_TOKENS = 8
 """Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
+
+_NO_TOKEN = -1
 
 _FIRST_TOKENS = 4
 """Sampled tokens read behind a prompt, to see whether they would merge with its end."""
@@ -60,6 +62,11 @@ class _Piece(NamedTuple):
         return ids[self.dropped :] if self.dropped else ids
 
 
+def _first_character(encoding: Encoding, token: int) -> int:
+    place = encoding.token_to_chars(token)
+    return place[0] if place is not None else 0
+
+
 def _token_at(pieces: Sequence[_Piece], character: int) -> int:
     passed = 0
     for piece, follower in itertools.zip_longest(pieces, pieces[1:]):
@@ -67,7 +74,7 @@ def _token_at(pieces: Sequence[_Piece], character: int) -> int:
             # Asking for one token's place at a time is cheaper than a list of all.
             places = range(piece.dropped, len(piece.encoding))
             sought = character - piece.first + piece.lead
-            return passed + bisect_left(places, sought, key=lambda token: piece.encoding.token_to_chars(token)[0])
+            return passed + bisect_left(places, sought, key=partial(_first_character, piece.encoding))
         passed += len(piece.encoding) - piece.dropped
     return passed
 
@@ -101,16 +108,14 @@ class Codec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides how text is encoded, in hexadecimal digits. Costs 0.1 s for 150,000
-        tokens, once.
-        """
+        """SHA-256 of all that decides how text is encoded, in hexadecimal digits; 0.1 s for a large vocabulary."""
         return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def common_prefix(self, left: str, right: str) -> str:
         """The longest common prefix of two rendered texts that cuts no added token in two."""
         if left.startswith(right):
             return right
-        length = len(os.path.commonprefix([left, right]))
+        length = shared_prefix_length(left, right)
         for found in self._added_text.finditer(left, max(0, length - self._longest_added)):
             if found.start() < length < found.end():
                 return left[: found.start()]
@@ -128,7 +133,7 @@ class Codec:
         """
         if not prefix:
             return 0
-        last = int(before[-1]) if len(before) else None
+        last = int(before[-1]) if len(before) else _NO_TOKEN
         parted = last in self._plain_control_ids and self._plain_control_text.match(text, len(prefix))
         return len(self._encode_context(self.added_tokens[last] + prefix)) - 1 if parted else None
 
@@ -159,9 +164,7 @@ class Codec:
         return self._tokenizer.encode(self.added_tokens[self._neutral_id] + text, add_special_tokens=False).ids[1:]
 
     def decode(self, ids: Int32Array) -> str:
-        """Text of token ids in the middle of a stream: no leading space is lost, control tokens are shown, unknown
-        ids are nothing.
-        """
+        """Text of token ids in the middle of a stream: no leading space is lost, control tokens are shown."""
         if self._neutral_id is None:
             return self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         text = self._tokenizer.decode([self._neutral_id, *ids.tolist()], skip_special_tokens=False)
@@ -188,7 +191,7 @@ class Codec:
 
     def _encode_fast(self, text: str, before: Int32Array) -> list[int] | None:
         """Ids of a text behind a control token, found without offsets; None where they cannot be found this way."""
-        last = int(before[-1]) if len(before) else None
+        last = int(before[-1]) if len(before) else _NO_TOKEN
         if last not in self.added_tokens:
             return None
         ids = self._tokenizer.encode_batch_fast([self.added_tokens[last] + text], add_special_tokens=False)[0].ids
@@ -267,6 +270,11 @@ class Codec:
         if encoding.ids[: len(self._newline_ids)] == self._newline_ids:
             return _Piece(first, encoding, 1, len(self._newline_ids))
         return _Piece(first, tokenizer.encode(text, add_special_tokens=False))
+
+
+def shared_prefix_length(left: str, right: str) -> int:
+    """Length of the longest common prefix of two texts."""
+    return len(os.path.commonprefix([left, right]))  # noqa: RUF071 - character by character is what is wanted
 
 
 def _takes_nothing(token: AddedToken) -> bool:

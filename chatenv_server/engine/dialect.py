@@ -1,4 +1,4 @@
-"""One chat template on one fast tokenizer: what is known of the two, probed once and shared by all episodes and threads."""
+"""One chat template on one fast tokenizer: what is known of the two, probed once and shared by all episodes."""
 
 from __future__ import annotations
 
@@ -35,17 +35,15 @@ class TemplateDialect:
         self._parsers: dict[str, TurnParser] = {}
 
     def _control_texts(self) -> list[str]:
-        """Special tokens, and added tokens that the template writes; white space excepted, which templates hold as
-        plain text.
-        """
+        """Special tokens, and added tokens that the template writes."""
+        # White space is excepted: some tokenizers have it as added tokens, and templates hold it as plain text.
         texts = self.codec.added_tokens.items()
         written = self.template.literal_text
         return [text for i, text in texts if i in self.codec.special_ids or (text in written and not text.isspace())]
 
     def parser_for(self, template_kwargs: Mapping[str, Any]) -> TurnParser:
-        """The parser for turns sampled under these template arguments, which decide whether a thought is open when
-        sampling starts.
-        """
+        """The parser for turns sampled under these template arguments."""
+        # They may decide whether a thought is open already when sampling starts.
         key = json.dumps(template_kwargs, sort_keys=True, default=str)
         if key not in self._parsers and len(self._parsers) < _MOST_PARSERS:
             self._parsers[key] = self._learn_parser(template_kwargs)

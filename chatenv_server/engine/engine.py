@@ -157,7 +157,8 @@ def template_of(tokenizer: Any, *, tools: bool = False) -> str | None:
 
 def _missing_template(name: str) -> str:
     warnings.warn(
-        f"tokenizer {name!r} has no chat template; using a plain one ('role:', text, empty line). Give chat_template= or --chat-template to choose another",
+        f"tokenizer {name!r} has no chat template; using a plain one ('role:', text, empty line). "
+        "Give chat_template= or --chat-template to choose another",
         stacklevel=4,
     )
     return PLAIN_TEMPLATE

@@ -1,5 +1,4 @@
-"""The form in which one chat template wants its messages: content as text or parts, call arguments as object or JSON
-text.
+"""The form in which a chat template wants its messages: content as text or parts, arguments as object or JSON text.
 
 Callers give either form; this turns what was given into what the template writes without damage. Knows nothing of
 tokens.

@@ -95,9 +95,7 @@ def _find_roughly(text: str, messages: Sequence[Mapping[str, Any]]) -> list[Plac
 
 
 def _compare(text: str, frame: str, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """Walk through the frame, the same render with sentinels for texts, and see what stands at each sentinel in the
-    real text.
-    """
+    """Walk through the frame, a render with sentinels for texts, and see what stands in the sentinels' places."""
     places = []
     position = frame_position = 0
     for index, message in enumerate(messages):

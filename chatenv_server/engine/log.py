@@ -121,7 +121,8 @@ class EpisodeLog:
 
     def logprobs(self) -> Float32Array:
         """Logprobs of all turns that have them, in stream order."""
-        return self._logprobs.view().copy()
+        logprobs: Float32Array = self._logprobs.view().copy()
+        return logprobs
 
     def message_spans(self) -> tuple[tuple[int, int], ...]:
         """(start, stop) of each message's part of the stream."""
@@ -209,7 +210,8 @@ class EpisodeLog:
         for report in reports:
             if report.kind is FidelityKind.HISTORY_REWRITTEN:
                 raise HistoryRewrittenError(
-                    f"history_policy is 'strict' and {report.detail}; choose 'append', or template arguments that keep history"
+                    f"history_policy is 'strict' and {report.detail}; "
+                    "choose 'append', or template arguments that keep history"
                 )
 
     # -- appending sampled tokens -----------------------------------------------------------------

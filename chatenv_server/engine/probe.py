@@ -245,9 +245,7 @@ class _Probe:
     # -- forgetting -------------------------------------------------------------------------------
 
     def _forgets(self) -> bool:
-        """Whether an assistant turn that a tool result followed is written differently once a user has spoken
-        again.
-        """
+        """Whether a turn that waited for a tool is written differently once a user has spoken again."""
         thinking = [
             {**calling({"key": "x"}), "reasoning_content": "Zq7xR1"},
             {**calling({"key": "x"}), "content": "<think>\nZq7xR1\n</think>\n\nx"},

@@ -31,9 +31,7 @@ _ANCHOR_TOKENS = 64
 
 
 class TemplateScene:
-    """A dialect under the terms of one episode: its tools, template arguments, clock and policies. Holds no
-    history.
-    """
+    """A dialect under the terms of one episode. Holds no history."""
 
     def __init__(self, dialect: TemplateDialect, terms: Terms) -> None:
         self._dialect = dialect
@@ -249,9 +247,7 @@ class TemplateScene:
     # -- turns that the template forgets ----------------------------------------------------------
 
     def _new_watch(self, messages: Sequence[Message], first: int, last: SampledTurn | None = None) -> Watch | None:
-        """The first turn on record, `last` or among `messages`, that waits for tool results and that later turns
-        will rewrite.
-        """
+        """The first turn, `last` or among `messages`, that had tool results and that later turns will rewrite."""
         if not self._profile.forgets:
             return None
         record = [*([last.message] if last is not None else []), *messages]

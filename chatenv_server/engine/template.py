@@ -78,9 +78,7 @@ class ChatTemplate:
 
 
 def normalise(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as transformers 5 hands it to a template: keys without a value dropped, the older names of reasoning
-    filled in.
-    """
+    """A message as transformers 5 hands it to a template: no keys without a value, all names of reasoning filled in."""
     plain = {key: value for key, value in message.items() if value is not None}
     reasoning = next((plain[key] for key in _REASONING_KEYS if key in plain), None)
     if reasoning is None:

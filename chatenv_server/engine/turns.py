@@ -19,9 +19,7 @@ from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, TokenSnapshot
 
 @dataclass(frozen=True)
 class Terms:
-    """What stays the same for a whole episode: what templates see beside the messages, and what the caller wants
-    done.
-    """
+    """What stays the same for a whole episode: template inputs beside the messages, and the caller's policies."""
 
     tools: tuple[Mapping[str, Any], ...] | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
