@@ -6,10 +6,12 @@ import pickle
 from collections.abc import Iterator
 
 import grpc
+import grpc.aio
 import pytest
 
 from chatenv_client import errors
 from chatenv_client._generated import status_pb2
+from chatenv_client.calls import error_from_rpc
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.wire import error_from_item, error_from_status, error_to_status, parse_status
 
@@ -93,6 +95,13 @@ def test_only_a_bad_field_is_reported_as_bad_request() -> None:
 
 def test_garbage_in_the_trailers_is_no_status() -> None:
     assert parse_status(b"\xff\xff") is None
+
+
+def test_the_trailers_of_both_transports_are_read() -> None:
+    details = error_to_status(errors.EpisodeDoneError("m")).SerializeToString()
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", details))
+    failed = grpc.aio.AioRpcError(grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), trailing, details="m")
+    assert type(error_from_rpc(failed)) is errors.EpisodeDoneError
 
 
 def test_the_tree_in_the_docstring_names_every_exception() -> None:

@@ -185,14 +185,39 @@ def test_tokens_sampled_from_another_prompt_are_refused(env: ChatEnv, sample: Sa
 
 
 def test_the_client_proves_by_itself_what_the_tokens_were_sampled_from(
-    env: ChatEnv, channel: grpc.Channel, sample: Sampler
+    env: ChatEnv, stub: ChatEnvServiceStub, sample: Sampler
 ) -> None:
-    env.reset(messages=[HELLO])
-    other = ChatEnv(channel)
-    other.resume(env.episode_id or "")
+    env.reset(episode_id="contract:proof", messages=[HELLO])
+    stub.Reset(pb.ResetRequest(episode_id="contract:proof", messages=[pb.Message(role="user", content="Surprise!")]))
     action = sample()
-    other.step(action)
+    with pytest.raises(PromptMismatchError):
+        env.step(action)
     assert action.prompt_fingerprint == "", "the caller's action is not written to"
+
+
+class AnswerSizes(grpc.UnaryUnaryClientInterceptor):
+    """Notes how many bytes each answer has."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = continuation(client_call_details, request)
+        self.bytes.append(call.result().ByteSize())
+        return call
+
+
+def test_the_client_is_sent_only_what_is_new(channel: grpc.Channel, sample: Sampler) -> None:
+    sizes, action = AnswerSizes(), sample(64)
+    with ChatEnv(grpc.intercept_channel(channel, sizes)) as env:
+        env.reset(messages=[HELLO])
+        for _ in range(30):
+            env.step(action)
+            env.step(AGAIN)
+        steps = sizes.bytes[1:]
+        varints = 8
+        assert steps[-2] <= steps[4] + varints
+        assert steps[-1] <= steps[5] + varints
 
 
 def test_the_step_limit_truncates_and_the_step_behind_it_is_refused(env: ChatEnv) -> None:
