@@ -6,13 +6,12 @@ transformers, and has the part of a Hugging Face fast tokenizer's face that the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from jinja2.exceptions import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from chatenv_server.engine.template import ChatTemplate
 
 TURN_START: Final = "<|im_start|>"
 TURN_END: Final = "<|im_end|>"
@@ -91,15 +90,11 @@ class ByteTokenizer:
         """Render a conversation: as token ids, or as text with `tokenize=False`. `kwargs` go to the template.
 
         Raises:
-            ValueError: the template cannot render these messages.
+            TemplateRejectedError: the template cannot render these messages.
         """
-        template = _template_environment().from_string(self.chat_template)
-        try:
-            text = template.render(
-                messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **kwargs
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template cannot render these messages: {error}") from error
+        text = ChatTemplate(self.chat_template).render(
+            messages, {"tools": tools, **kwargs}, add_generation_prompt=add_generation_prompt
+        )
         return self.encode(text) if tokenize else text
 
     def encode(self, text: str) -> list[int]:
@@ -129,11 +124,3 @@ def _byte_level_alphabet() -> list[str]:
     substitutes = iter(range(256, 512))
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     return [chr(byte if byte in printable else next(substitutes)) for byte in range(256)]
-
-
-def _template_environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment

@@ -65,7 +65,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self, request: pb.RenderMessageRequest, context: grpc.ServicerContext
     ) -> pb.RenderMessageResponse:
         """What messages would add."""
-        messages = wire.messages_from_proto(request.messages)
+        messages = wire.render_from_proto(request)
         with self._reading(request, context) as environment:
             return wire.rendered_to_proto(environment.render(messages))
 

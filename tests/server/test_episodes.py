@@ -1,0 +1,347 @@
+"""Episodes by id: replay, budgets, expiry, isolation."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chatenv_client import errors
+from chatenv_client.models import ChatAction, ChatObservation
+from chatenv_server.engine import TokenEngine
+from chatenv_server.environment import ChatEnvironment
+from chatenv_server.episodes import REMEMBERED_ENDS, Budget, EpisodeStore
+
+OpenStore = Callable[..., EpisodeStore]
+HELLO = ({"role": "user", "content": "Hello!"},)
+SAMPLED = ChatAction(tokens=[*b"Hi!", 257])
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def open_store(engine: TokenEngine, clock: Clock) -> OpenStore:
+    def open_store(
+        max_episodes: int = 100, max_live_tokens: int = 10**6, idle_timeout_s: float = 0, **options: Any
+    ) -> EpisodeStore:
+        budget = Budget(max_episodes, max_live_tokens, idle_timeout_s)
+        return EpisodeStore(lambda: ChatEnvironment(engine, **options), budget, clock=clock)
+
+    return open_store
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> EpisodeStore:
+    return open_store()
+
+
+def step(store: EpisodeStore, episode_id: str, index: int | None, digest: bytes = b"a") -> ChatObservation:
+    return store.step(episode_id, SAMPLED, digest=digest, step_index=index)
+
+
+def step_count(store: EpisodeStore, episode_id: str) -> int:
+    with store.reading(episode_id) as environment:
+        return environment.step_count
+
+
+def length(store: EpisodeStore, episode_id: str) -> int:
+    with store.reading(episode_id) as environment:
+        return environment.token_count
+
+
+def test_an_episode_without_an_id_gets_one_of_its_own(store: EpisodeStore) -> None:
+    ids = {store.reset({}).episode_id for _ in range(3)}
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("episode_id", ["a b", "é", "x" * 129, "a/b", "a\n"])
+def test_a_bad_id_is_refused(store: EpisodeStore, episode_id: str) -> None:
+    with pytest.raises(errors.InvalidRequestError) as refusal:
+        store.reset({"episode_id": episode_id})
+    assert (refusal.value.reason, refusal.value.field) == ("BAD_EPISODE_ID", "episode_id")
+    assert store.live_episodes == 0
+
+
+def test_the_same_step_again_gets_the_stored_answer_and_changes_nothing(store: EpisodeStore) -> None:
+    store.reset({"episode_id": "e"})
+    first = step(store, "e", 0)
+    assert step(store, "e", 0) is first
+    assert step_count(store, "e") == 1
+
+
+def test_the_last_step_of_a_finished_episode_is_replayed_too(open_store: OpenStore) -> None:
+    store = open_store(max_steps=1)
+    store.reset({"episode_id": "e"})
+    first = step(store, "e", 0)
+    assert first.truncated
+    assert step(store, "e", 0) is first
+    with pytest.raises(errors.EpisodeDoneError):
+        step(store, "e", 1)
+
+
+@pytest.mark.parametrize(("index", "digest"), [(0, b"a"), (1, b"other"), (3, b"a"), (99, b"a")])
+def test_neither_the_next_step_nor_the_last_one_again_is_refused(
+    store: EpisodeStore, index: int, digest: bytes
+) -> None:
+    store.reset({"episode_id": "e"})
+    step(store, "e", 0)
+    step(store, "e", 1)
+    with pytest.raises(errors.StepIndexMismatchError) as refusal:
+        step(store, "e", index, digest)
+    assert refusal.value.details == {"expected_step_index": "2", "received_step_index": str(index)}
+    assert step_count(store, "e") == 2
+
+
+def test_a_step_that_was_refused_is_no_answer_to_replay(store: EpisodeStore) -> None:
+    store.reset({"episode_id": "e"})
+    step(store, "e", 0)
+    with pytest.raises(errors.InvalidRequestError):
+        store.step("e", ChatAction(tokens=[-1]), digest=b"bad", step_index=1)
+    with pytest.raises(errors.StepIndexMismatchError):
+        step(store, "e", 0, b"bad")
+    assert step(store, "e", 0).step_count == 1
+
+
+def test_a_reset_episode_does_not_answer_for_the_one_before(store: EpisodeStore) -> None:
+    store.reset({"episode_id": "e"})
+    step(store, "e", 0)
+    assert store.reset({"episode_id": "e", "messages": HELLO}).step_count == 0
+    with pytest.raises(errors.StepIndexMismatchError):
+        step(store, "e", 1)
+    assert step(store, "e", 0).step_count == 1
+    assert store.live_episodes == 1
+
+
+def test_a_reset_that_fails_leaves_the_live_episode_as_it_was(store: EpisodeStore) -> None:
+    store.reset({"episode_id": "e", "messages": HELLO})
+    first = step(store, "e", 0)
+    tokens = store.live_tokens
+    with pytest.raises(errors.InvalidRequestError):
+        store.reset({"episode_id": "e", "messages": ({"role": ""},)})
+    assert step(store, "e", 0) is first
+    assert store.live_tokens == tokens
+
+
+def test_a_reset_that_fails_leaves_no_new_episode(store: EpisodeStore) -> None:
+    with pytest.raises(errors.InvalidRequestError):
+        store.reset({"episode_id": "e", "messages": ({"role": ""},)})
+    assert (store.live_episodes, store.live_tokens) == (0, 0)
+    with pytest.raises(errors.EpisodeUnknownError):
+        step(store, "e", 0)
+
+
+def test_not_found_tells_unknown_closed_and_expired_apart(open_store: OpenStore, clock: Clock) -> None:
+    store = open_store(idle_timeout_s=10)
+    for name in ("closed", "expired"):
+        store.reset({"episode_id": name})
+    assert store.close("closed")
+    clock.now = 11
+    expected = {
+        "unknown": errors.EpisodeUnknownError,
+        "closed": errors.EpisodeClosedError,
+        "expired": errors.EpisodeExpiredError,
+    }
+    for name, kind in expected.items():
+        for _ in range(2):
+            with pytest.raises(kind):
+                step(store, name, 0)
+
+
+def test_closing_twice_is_fine_and_says_which_did_it(store: EpisodeStore) -> None:
+    store.reset({"episode_id": "e"})
+    assert [store.close("e"), store.close("e"), store.close("never")] == [True, False, False]
+
+
+def test_a_closed_id_can_be_opened_again(store: EpisodeStore) -> None:
+    store.reset({"episode_id": "e"})
+    store.close("e")
+    store.reset({"episode_id": "e"})
+    assert step(store, "e", 0).step_count == 1
+
+
+def test_every_call_puts_expiry_off(open_store: OpenStore, clock: Clock) -> None:
+    store = open_store(idle_timeout_s=10)
+    store.reset({"episode_id": "e"})
+    for index in range(5):
+        clock.now += 9
+        step(store, "e", index)
+        clock.now += 9
+        step_count(store, "e")
+    clock.now += 10.5
+    with pytest.raises(errors.EpisodeExpiredError):
+        step_count(store, "e")
+
+
+def test_expiry_frees_what_an_episode_held(open_store: OpenStore, clock: Clock) -> None:
+    store = open_store(idle_timeout_s=10)
+    store.reset({"episode_id": "old", "messages": HELLO})
+    clock.now = 6
+    store.reset({"episode_id": "young", "messages": HELLO})
+    clock.now = 11
+    store.expire_idle()
+    assert store.live_episodes == 1
+    assert store.live_tokens == length(store, "young") > 0
+
+
+def test_without_a_timeout_nothing_expires(store: EpisodeStore, clock: Clock) -> None:
+    store.reset({"episode_id": "e"})
+    clock.now = 1e9
+    store.expire_idle()
+    assert step(store, "e", 0).step_count == 1
+
+
+def test_too_many_episodes_are_refused_until_one_is_gone(open_store: OpenStore) -> None:
+    store = open_store(max_episodes=2)
+    for name in ("a", "b"):
+        store.reset({"episode_id": name})
+    with pytest.raises(errors.EpisodeLimitError):
+        store.reset({"episode_id": "c"})
+    store.reset({"episode_id": "a"})
+    store.close("a")
+    store.reset({"episode_id": "c"})
+
+
+def test_idle_episodes_make_room_before_anybody_is_refused(open_store: OpenStore, clock: Clock) -> None:
+    store = open_store(max_episodes=1, max_live_tokens=50, idle_timeout_s=10)
+    store.reset({"episode_id": "a", "messages": HELLO})
+    clock.now = 11
+    store.reset({"episode_id": "b", "messages": HELLO})
+    assert store.live_episodes == 1
+
+
+def test_tokens_beyond_the_budget_are_refused_and_the_episode_stays_as_it_was(open_store: OpenStore) -> None:
+    store = open_store(max_live_tokens=100)
+    store.reset({"episode_id": "e", "messages": HELLO})
+    held = store.live_tokens
+    with pytest.raises(errors.TokenLimitError):
+        store.step("e", ChatAction(tokens=[65] * 100), digest=b"", step_index=0)
+    assert store.live_tokens == held == length(store, "e")
+    assert step(store, "e", 0).step_count == 1
+
+
+def test_live_tokens_are_the_lengths_of_the_live_episodes(store: EpisodeStore) -> None:
+    for name in ("a", "b"):
+        store.reset({"episode_id": name, "messages": HELLO})
+        step(store, name, 0)
+    assert store.live_tokens == length(store, "a") + length(store, "b")
+    store.reset({"episode_id": "a"})
+    with pytest.raises(errors.InvalidRequestError):
+        store.step("b", ChatAction(tokens=[999]), digest=b"", step_index=1)
+    assert store.live_tokens == length(store, "a") + length(store, "b")
+    store.close("a")
+    assert store.live_tokens == length(store, "b")
+    store.close("b")
+    assert store.live_tokens == 0
+
+
+def test_remembered_ends_are_bounded(open_store: OpenStore) -> None:
+    store = open_store()
+    for number in range(REMEMBERED_ENDS + 1):
+        store._remember(f"e{number}", errors.EpisodeClosedError)
+    with pytest.raises(errors.EpisodeUnknownError):
+        step(store, "e0", 0)
+    with pytest.raises(errors.EpisodeClosedError):
+        step(store, "e1", 0)
+
+
+def test_two_threads_on_one_episode_leave_it_consistent(store: EpisodeStore) -> None:
+    store.reset({"episode_id": "e"})
+    applied: list[int] = []
+
+    def race() -> None:
+        for index in range(50):
+            with contextlib.suppress(errors.StepIndexMismatchError):
+                store.step("e", SAMPLED, digest=threading.current_thread().name.encode(), step_index=index)
+                applied.append(index)
+
+    threads = [threading.Thread(target=race, name=name) for name in ("one", "other")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(applied) == list(range(50))
+    assert step_count(store, "e") == 50
+    with store.reading("e") as environment:
+        assert environment.trajectory().loss_mask.sum() == 50 * len(SAMPLED.tokens)
+
+
+class Gatekeeper:
+    """A transform that waits to be let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.let_go = threading.Event()
+
+    def __call__(self, observation: ChatObservation) -> ChatObservation:
+        self.entered.set()
+        assert self.let_go.wait(30)
+        return observation
+
+
+@pytest.fixture
+def stuck(open_store: OpenStore) -> Any:
+    """A store in which a step of episode `slow` is in the middle of its transform."""
+    gatekeeper = Gatekeeper()
+    store = open_store(transform=gatekeeper, idle_timeout_s=10)
+    store.reset({"episode_id": "slow"})
+    store.reset({"episode_id": "other"})
+    worker = threading.Thread(target=step, args=[store, "slow", 0])
+    worker.start()
+    gatekeeper.entered.wait(30)
+    yield store
+    gatekeeper.let_go.set()
+    worker.join()
+
+
+class Impatient:
+    """A caller whose deadline is over, or who hung up."""
+
+    def __init__(self, *, active: bool = True) -> None:
+        self._active = active
+
+    def time_remaining(self) -> float:
+        return 0.0
+
+    def is_active(self) -> bool:
+        return self._active
+
+
+def test_other_episodes_do_not_wait_for_a_transform(stuck: EpisodeStore) -> None:
+    stuck.reset({"episode_id": "new", "messages": HELLO})
+    assert step_count(stuck, "other") == 0
+    assert stuck.close("other")
+    assert stuck.live_tokens > 0
+
+
+def test_a_call_waits_for_its_episode_no_longer_than_its_deadline(stuck: EpisodeStore) -> None:
+    with pytest.raises(errors.DeadlineError):
+        stuck.step("slow", SAMPLED, digest=b"", caller=Impatient())
+
+
+def test_an_episode_at_work_does_not_expire(stuck: EpisodeStore, clock: Clock) -> None:
+    clock.now = 100
+    stuck.expire_idle()
+    with pytest.raises(errors.DeadlineError):
+        stuck.close("slow", caller=Impatient())
+
+
+def test_a_caller_who_hung_up_has_no_step_begun(store: EpisodeStore) -> None:
+    store.reset({"episode_id": "e"})
+    with pytest.raises(errors.DeadlineError):
+        store.step("e", SAMPLED, digest=b"", caller=Impatient(active=False))
+    assert step_count(store, "e") == 0

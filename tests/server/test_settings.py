@@ -1,0 +1,206 @@
+"""Settings: one table makes the flags, the variables, the defaults and the docs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatenv_server.settings import (
+    SettingError,
+    Settings,
+    default_text,
+    flag_of,
+    read_settings,
+    settings_table,
+    variable_of,
+)
+
+NAMES = [field.name for field in dataclasses.fields(Settings)]
+TEXT_SETTINGS = {"tokenizer", "system_prompt", "system_role", "transform", "bearer_token"}
+
+GOOD: dict[str, tuple[str, Any]] = {
+    "listen": ("unix:///run/x.sock,[::1]:0", ("unix:///run/x.sock", "[::1]:0")),
+    "tokenizer": ("gpt2", "gpt2"),
+    "chat_template": ("FILE", "FILE"),
+    "system_prompt": ("Be kind.", "Be kind."),
+    "system_role": ("developer", "developer"),
+    "transform": ("rewards:exact", "rewards:exact"),
+    "add_generation_prompt": ("off", False),
+    "history_policy": ("strict", "strict"),
+    "control_token_policy": ("reject", "reject"),
+    "token_id_limit": ("50304", 50304),
+    "max_steps": ("3", 3),
+    "max_tokens": ("4096", 4096),
+    "max_episodes": ("7", 7),
+    "max_live_tokens": ("5000000000", 5_000_000_000),
+    "idle_timeout": ("0.5", 0.5),
+    "transform_timeout": ("0", 0.0),
+    "max_message_bytes": ("1024", 1024),
+    "max_batch_items": ("1", 1),
+    "max_concurrent_calls": ("8", 8),
+    "drain_grace": ("1e1", 10.0),
+    "socket_mode": ("660", 0o660),
+    "allow_plaintext": ("yes", True),
+    "tls_certificate": ("FILE", "FILE"),
+    "tls_key": ("FILE", "FILE"),
+    "tls_client_ca": ("FILE", "FILE"),
+    "bearer_token": ("s3cret", "s3cret"),
+    "bearer_token_file": ("FILE", "FILE"),
+    "reflection": ("0", False),
+    "log_level": ("debug", "debug"),
+    "log_format": ("json", "json"),
+}
+
+BAD: dict[str, list[str]] = {
+    "listen": ["50051", "host:", ":50051", "host:70000", "::1:50051", "unix://x.sock", "unix:///" + "x" * 107, ","],
+    "chat_template": ["/no/such/file", "/"],
+    "add_generation_prompt": ["maybe"],
+    "history_policy": ["lenient"],
+    "control_token_policy": ["ESCAPE"],
+    "token_id_limit": ["-1", "many"],
+    "max_steps": ["-1", "1.5", "٣"],
+    "max_tokens": ["x", "4294967296"],
+    "max_episodes": ["0"],
+    "max_live_tokens": ["0"],
+    "idle_timeout": ["-1", "inf", "nan", "soon"],
+    "transform_timeout": ["-0.1"],
+    "max_message_bytes": ["1023"],
+    "max_batch_items": ["0"],
+    "max_concurrent_calls": ["0"],
+    "drain_grace": ["forever"],
+    "socket_mode": ["rw", "1777", "-1"],
+    "allow_plaintext": ["perhaps"],
+    "tls_certificate": ["/no/such/file"],
+    "tls_key": ["/no/such/file"],
+    "tls_client_ca": ["/no/such/file"],
+    "bearer_token_file": ["/no/such/file"],
+    "reflection": ["2"],
+    "log_level": ["loud"],
+    "log_format": ["xml"],
+}
+
+COMPANIONS = {
+    "tls_certificate": ["tls_key"],
+    "tls_key": ["tls_certificate"],
+    "tls_client_ca": ["tls_certificate", "tls_key"],
+}
+"""What else has to be given for a setting to be valid."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "file"
+    path.write_text("contents")
+    return str(path)
+
+
+def _filled(name: str, file: str) -> tuple[str, Any]:
+    text, value = GOOD[name]
+    return (file, file) if text == "FILE" else (text, value)
+
+
+def test_the_tables_of_this_test_cover_every_setting() -> None:
+    assert list(GOOD) == NAMES
+    assert BAD.keys() | TEXT_SETTINGS == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_a_flag(name: str, file: str) -> None:
+    text, value = _filled(name, file)
+    others = [part for other in COMPANIONS.get(name, []) for part in (flag_of(other), file)]
+    assert getattr(read_settings([flag_of(name), text, *others], {}), name) == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_an_environment_variable(name: str, file: str) -> None:
+    text, value = _filled(name, file)
+    others = {variable_of(other): file for other in COMPANIONS.get(name, [])}
+    assert getattr(read_settings([], {variable_of(name): text, **others}), name) == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_default_can_be_given_as_it_is_documented(name: str) -> None:
+    if default := default_text(name):
+        assert getattr(read_settings([flag_of(name), default], {}), name) == getattr(Settings(), name)
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])
+def test_a_bad_value_is_refused_by_the_name_of_its_setting(name: str, text: str) -> None:
+    for arguments, environment in (([f"{flag_of(name)}={text}"], {}), ([], {variable_of(name): text})):
+        with pytest.raises(SettingError) as refusal:
+            read_settings(arguments, environment)
+        assert flag_of(name) in str(refusal.value)
+        assert variable_of(name) in str(refusal.value)
+
+
+def test_the_contract_names_two_variables() -> None:
+    assert variable_of("tokenizer") == "TOKENIZER_NAME"
+    assert variable_of("system_prompt") == "SYSTEM_PROMPT"
+
+
+def test_a_flag_wins_over_its_variable() -> None:
+    assert read_settings(["--max-steps", "1"], {"CHATENV_MAX_STEPS": "2"}).max_steps == 1
+
+
+def test_an_empty_variable_is_no_variable() -> None:
+    assert read_settings([], {"TOKENIZER_NAME": "", "CHATENV_MAX_STEPS": ""}) == Settings()
+
+
+def test_a_switch_needs_no_value() -> None:
+    assert read_settings(["--allow-plaintext"], {}).allow_plaintext
+
+
+def test_listen_can_be_given_several_times() -> None:
+    settings = read_settings(["--listen", "localhost:1", "--listen", "unix:///run/x.sock"], {})
+    assert settings.listen == ("localhost:1", "unix:///run/x.sock")
+
+
+def test_the_default_is_reachable_from_this_machine_only() -> None:
+    assert Settings().listen == ("127.0.0.1:50051",)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "example.org:1"])
+def test_plain_text_for_other_machines_has_to_be_allowed(address: str, file: str) -> None:
+    with pytest.raises(SettingError, match="--allow-plaintext"):
+        Settings(listen=(address,))
+    Settings(listen=(address,), allow_plaintext=True)
+    Settings(listen=(address,), tls_certificate=file, tls_key=file)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1", "unix:///x"])
+def test_plain_text_for_this_machine_is_fine(address: str) -> None:
+    Settings(listen=(address,))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"tls_certificate": "c"}, "--tls-key"),
+        ({"tls_key": "k"}, "--tls-certificate"),
+        ({"tls_client_ca": "a"}, "--tls-client-ca"),
+        ({"bearer_token": "t", "bearer_token_file": "f"}, "--bearer-token-file"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingError, match=named):
+        Settings(**given)
+
+
+def test_a_secret_does_not_show_in_the_settings() -> None:
+    assert "s3cret" not in repr(Settings(bearer_token="s3cret"))
+
+
+def test_an_unknown_flag_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        read_settings(["--max-step", "1"], {})
+    assert exit_.value.code == 2
+    assert "--max-step" in capsys.readouterr().err
+
+
+def test_the_table_for_the_docs_has_every_setting_once() -> None:
+    table = settings_table()
+    for name in NAMES:
+        assert table.count(f"| `{flag_of(name)}` | `{variable_of(name)}` |") == 1
