@@ -243,7 +243,9 @@ def test_a_thought_that_only_the_prompt_opens_is_told_from_the_answer() -> None:
 
 
 LETTERS = string.ascii_letters + string.digits + ' \n\t.,:;-_!?"%é東🙂'
-prose = st.text(st.sampled_from(LETTERS + "<>[]{}'|=/\\`"), max_size=20)
+TAG = re.compile(r"<[^<>]+>|\[[A-Z_/]+\]")
+prose = st.text(st.sampled_from(LETTERS + "<>[]{}'|=/\\`"), max_size=20).filter(lambda text: not TAG.search(text))
+"""Text that may have every sign of markup in it, but no markup."""
 words = st.text(st.sampled_from(LETTERS), max_size=20)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words
 names = st.text(st.sampled_from(string.ascii_lowercase + "_"), min_size=1, max_size=8)
