@@ -16,8 +16,6 @@ def action_from_message(message: Mapping[str, Any], tokenizer: Any) -> ChatActio
         tokenizer: anything with Hugging Face's `apply_chat_template`.
     """
     given: Message = dict(message)  # type: ignore[assignment]
-    # transformers 5 returns a BatchEncoding unless told not to; other tokenizers may ignore the keyword.
+    # transformers 5 returns a BatchEncoding unless told not to.
     tokens = tokenizer.apply_chat_template([given], tokenize=True, return_dict=False)
-    if isinstance(tokens, Mapping):
-        tokens = tokens["input_ids"]
     return ChatAction(tokens=tokens, messages=(given,))

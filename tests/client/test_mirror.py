@@ -112,6 +112,17 @@ def test_an_answer_that_does_not_follow_is_refused_and_changes_nothing(wrong: di
     assert shown(mirror.absorb(right, as_token_ids([2])))[0] == [1, 2, 3]
 
 
+def test_a_message_that_an_answer_replaces_stays_in_earlier_observations() -> None:
+    plain, mirror = Plain([1]), Mirror("e")
+    plain.messages = [{"role": "assistant", "content": "half a"}]
+    early = mirror.absorb(plain.delta(0, 0))
+    plain.step([2], [])
+    plain.messages = [{"role": "assistant", "content": "half a word"}]
+    late = mirror.absorb(plain.delta(2, 0), as_token_ids([2]))
+    assert early.messages == [{"role": "assistant", "content": "half a"}]
+    assert late.messages == plain.messages
+
+
 def test_an_observation_is_the_callers_own() -> None:
     mirror = Mirror("e")
     plain = Plain([1, 2])

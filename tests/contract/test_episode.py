@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -28,6 +29,7 @@ from chatenv_client import (
 )
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from chatenv_client.preview import action_from_message
 from chatenv_client.tokens import fingerprint_of
 
 Sampler = Callable[..., ChatAction]
@@ -89,6 +91,14 @@ def test_a_message_is_recorded_as_given(env: ChatEnv) -> None:
     assert env.state().history_messages == messages
 
 
+def test_a_message_that_its_caller_changes_later_stays_as_it_was_given(env: ChatEnv) -> None:
+    env.reset()
+    message = dict(HELLO)
+    env.step(message)
+    message["content"] = "changed"
+    assert env.step(AGAIN).observation.messages == [HELLO, AGAIN]
+
+
 def test_tokens_are_an_assistant_turn_that_was_sampled(env: ChatEnv, sample: Sampler) -> None:
     env.reset(messages=[HELLO])
     messages = env.step(sample()).observation.messages
@@ -129,6 +139,21 @@ def test_message_to_action_tells_what_the_step_will_add(env: ChatEnv) -> None:
     assert action.messages == (AGAIN,)
     stream = env.step(action).observation.token_ids
     assert stream[len(stream) - len(action.tokens) :].tolist() == action.tokens.tolist()
+
+
+def test_a_message_may_be_tokenized_at_the_caller(env: ChatEnv) -> None:
+    tokenizer = pytest.importorskip("chatenv_server.byte_tokenizer", reason="no server is installed").ByteTokenizer()
+    action = env.message_to_action(AGAIN, tokenizer)
+    assert action.tokens.tolist() == tokenizer.apply_chat_template([AGAIN])
+    env.reset()
+    assert env.step(action).observation.messages == [AGAIN]
+
+
+def test_a_tokenizer_of_transformers_tokenizes_at_the_caller(conformance_dir: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed", exc_type=ImportError)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(conformance_dir / "tokenizers" / "qwen2_5")
+    action = action_from_message(AGAIN, tokenizer)
+    assert tokenizer.decode(action.tokens) == tokenizer.apply_chat_template([AGAIN], tokenize=False)
 
 
 def test_reading_changes_nothing(env: ChatEnv, stub: ChatEnvServiceStub, sample: Sampler) -> None:
