@@ -116,7 +116,7 @@ class ChatEnvironment:
         if isinstance(tokenizer, TokenEngine):
             self.engine = tokenizer
         else:
-            self.engine = TokenEngine.load(tokenizer, chat_template=chat_template, token_id_limit=token_id_limit)
+            self.engine = TokenEngine.shared(tokenizer, chat_template=chat_template, token_id_limit=token_id_limit)
         self._system_prompt = system_prompt
         self._system_role = system_role
         self._transform = transform

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.controls import ControlTokens
-from chatenv_server.engine.parsing import TurnParser
-from chatenv_server.engine.probe import Profile, learn_parser, probe
+from chatenv_server.engine.parsing import ResponseTemplateParser, TurnParser
+from chatenv_server.engine.probe import Profile, learn_parser, probe, user
 from chatenv_server.engine.scene import TemplateScene
 from chatenv_server.engine.template import ChatTemplate, clock_at
 from chatenv_server.engine.turns import Terms
@@ -25,13 +25,19 @@ class TemplateDialect:
     exact = True
 
     def __init__(
-        self, template: ChatTemplate, codec: Codec, special_tokens: Mapping[str, str], stop_ids: Sequence[int]
+        self,
+        template: ChatTemplate,
+        codec: Codec,
+        special_tokens: Mapping[str, str],
+        stop_ids: Sequence[int],
+        parse_response: Callable[..., Any] | None = None,
     ) -> None:
         self.template = template
         self.codec = codec
         self.special_tokens = dict(special_tokens)
         self.profile: Profile = probe(template, codec, special_tokens, stop_ids)
         self.controls = ControlTokens(self._control_texts(), codec.added_tokens.values())
+        self._parse_response = parse_response
         self._parsers: dict[str, TurnParser] = {}
 
     def _control_texts(self) -> list[str]:
@@ -65,7 +71,11 @@ class TemplateDialect:
             except TemplateRejectedError:
                 return None
 
-        return learn_parser(render, [self.codec.added_tokens[i] for i in self.stop_ids if i in self.codec.added_tokens])
+        stop_texts = [self.codec.added_tokens[i] for i in self.stop_ids if i in self.codec.added_tokens]
+        learnt = learn_parser(render, stop_texts)
+        if self._parse_response is None:
+            return learnt
+        return ResponseTemplateParser(self._parse_response, render([user()], True) or "", learnt)
 
     def scene(self, terms: Terms) -> TemplateScene:
         """What this dialect does under one episode's terms."""

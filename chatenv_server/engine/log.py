@@ -235,13 +235,14 @@ class EpisodeLog:
         continued = self._continued_turn()
         start = len(self) if continued is None else continued.start
         span = tokens if continued is None else np.concatenate([self._tokens.view(start), tokens])
-        read = self.scene.read_turn(span, self._end_before(start))
+        prompted = self.generation_prompt_length > 0 if continued is None else continued.prompted
+        read = self.scene.read_turn(span, self._end_before(start), prompted=prompted)
         index = self._head.message_count if continued is None else continued.message_index
         reports = [*self._unprompted_reports(continued, index), *_reading_reports(read, start, index)]
         self._refuse_rewriting(reports)
         after_prompt = self.scene.terms.add_generation_prompt if continued is None else continued.after_prompt
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
-        last = SampledTurn(read.message, index, read.text, read.stop_id, reason, start, after_prompt)
+        last = SampledTurn(read.message, index, read.text, read.stop_id, reason, start, after_prompt, prompted)
         self._commit_tail(starts_message=continued is None)
         turn = Turn(
             Origin.SAMPLED,

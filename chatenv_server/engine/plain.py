@@ -132,7 +132,7 @@ class PlainScene:
             last.message_index,
         )
 
-    def read_turn(self, ids: Int32Array, before: Int32Array) -> ReadTurn:
+    def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
         """Decode a sampled span; its text stays verbatim."""
         stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._stop_ids else None
         text = self.text_of(ids if stop_id is None else ids[:-1])

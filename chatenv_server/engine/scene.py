@@ -373,11 +373,15 @@ class TemplateScene:
 
     # -- sampled turns ----------------------------------------------------------------------------
 
-    def read_turn(self, ids: Int32Array, before: Int32Array) -> ReadTurn:
+    @cached_property
+    def _unprompted_parser(self) -> TurnParser:
+        return self._parser.after("")
+
+    def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
         """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises; the tokens stay."""
         stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._profile.stop_ids else None
         text = self._codec.decode_behind(before, ids if stop_id is None else ids[:-1])
-        parsed = self._parser.parse(text)
+        parsed = (self._parser if prompted else self._unprompted_parser).parse(text)
         message: Message = parsed.as_message()  # type: ignore[assignment]
         merges = self._codec.merges(before, ids)
         return ReadTurn(message, text, stop_id, parsed.problems, "\ufffd" in text, merges)

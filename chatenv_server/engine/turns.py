@@ -43,6 +43,8 @@ class SampledTurn(NamedTuple):
     """First token of the span."""
     after_prompt: bool
     """Whether the prompt it was sampled from asked for a generation prompt."""
+    prompted: bool
+    """Whether the template did write one there; some do not behind a tool's result."""
 
 
 class Tail(NamedTuple):
@@ -99,8 +101,11 @@ class Scene(Protocol):
     ) -> Tail:
         """Everything behind the sampled turn `last` for the messages that follow it. Raises TemplateRejectedError."""
 
-    def read_turn(self, ids: Int32Array, before: Int32Array) -> ReadTurn:
-        """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises."""
+    def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
+        """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises.
+
+        `prompted` says whether the stream before it ends in the generation prompt, which may have opened a thought.
+        """
 
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenisation of a conversation."""

@@ -7,6 +7,15 @@ from __future__ import annotations
 
 from chatenv_server.engine.parsing.choice import choose_parser
 from chatenv_server.engine.parsing.probes import PROBE_MESSAGES
+from chatenv_server.engine.parsing.response_template import ResponseTemplateParser
 from chatenv_server.engine.parsing.turn import ParsedTurn, ProbeRender, ToolCall, TurnParser
 
-__all__ = ["PROBE_MESSAGES", "ParsedTurn", "ProbeRender", "ToolCall", "TurnParser", "choose_parser"]
+__all__ = [
+    "PROBE_MESSAGES",
+    "ParsedTurn",
+    "ProbeRender",
+    "ResponseTemplateParser",
+    "ToolCall",
+    "TurnParser",
+    "choose_parser",
+]
