@@ -14,6 +14,7 @@ STUBS      := chatenv_client/_generated
 
 SERVE := $(VENV)/.serve
 DEV   := $(VENV)/.dev
+BENCH := $(VENV)/.bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,7 +41,7 @@ test: $(DEV) ## run all tests (ARGS='-k words' to choose)
 test-deep: $(DEV) ## run all tests with 10,000 examples for every property
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest --timeout=0 $(ARGS)
 
-bench: $(DEV) ## measure: a table, JSON and a plot
+bench: $(BENCH) ## measure: a table, JSON and a plot
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-quick: $(DEV) ## see in under a minute that the benchmark works
@@ -94,6 +95,10 @@ $(DEV): pyproject.toml chatenv_client/_version.py | $(BIN)/python
 	$(PIP) --editable '.[server,dev]'
 	@$(PIP) '$(TORCH)' || echo "No '$(TORCH)' for this Python: tests that need torch will skip (TORCH=... chooses another)."
 	@touch $(SERVE) $@
+
+$(BENCH): $(DEV)
+	$(PIP) --editable '.[server,dev,bench]'
+	@touch $(SERVE) $(DEV) $@
 
 $(GENERATE)/.ready: Makefile
 	$(PYTHON) -m venv --clear $(GENERATE)

@@ -1,0 +1,83 @@
+"""`python -m benchmarks`: measures, prints a table, writes results.json and results.png."""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks import bars, growth, memory, report, servers, throughput
+from benchmarks.memory import Amount
+from benchmarks.plot import write_plot
+from benchmarks.report import Run
+from benchmarks.throughput import Scale
+from benchmarks.work import Subject, subjects
+
+SECTIONS = ("throughput", "growth", "memory")
+_BAR_TOKENS = 128
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    arguments = _parser().parse_args()
+    run = Run()
+    found, missing = subjects()
+    run.skipped += missing
+    if (reason := servers.why_no_peer()) and "throughput" in arguments.only:
+        run.skipped.append(reason)
+    # One process makes all the load, so that callers never share an interpreter with what they call.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as load_process:
+        for subject in found:
+            _measure(subject, arguments, run, load_process)
+    report.print_bars(run)
+    _write(run, arguments.out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="see in under a minute that it works")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds of each figure (7)")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to measure (all)")
+    parser.add_argument("--tokens", nargs="+", type=int, default=[16, 128, 1024], help="sampled tokens a turn")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of results.json and .png")
+    return parser
+
+
+def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_process: Executor) -> None:
+    quick, name = arguments.quick, subject.name
+    if "throughput" in arguments.only:
+        scale = Scale(rounds=1, turns=1, lone_turns=20) if quick else Scale(arguments.rounds, turns=8, lone_turns=100)
+        for tokens in [_BAR_TOKENS] if quick else arguments.tokens:
+            figures = throughput.measure(subject, tokens, scale, load_process)
+            run.throughput.setdefault(name, {})[tokens] = figures
+            report.print_throughput(name, tokens, figures)
+            if tokens == _BAR_TOKENS:
+                run.bars += bars.of_throughput(name, figures)
+    if "growth" in arguments.only:
+        turns, rounds = (100, 1) if quick else (1000, 5)
+        run.growth[name] = growth.measure(subject, turns, rounds, load_process)
+        report.print_growth(name, run.growth[name])
+        run.bars += bars.of_growth(name, run.growth[name])
+    if "memory" in arguments.only and memory.can_measure():
+        amount = Amount(1, 250, 500) if quick else Amount(5, 1000, 10_000)
+        run.memory[name] = memory.measure(subject, amount, load_process)
+        report.print_memory(name, run.memory[name])
+        run.bars += bars.of_memory(name, run.memory[name])
+
+
+def _write(run: Run, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write_json(run, folder / "results.json")
+    print(f"\n{folder / 'results.json'}")
+    if not run.throughput:
+        return
+    try:
+        write_plot(run, folder / "results.png")
+        print(folder / "results.png")
+    except ImportError:
+        print("skipped: the plot: matplotlib is not installed (pip install '.[bench]')")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What has to be reached, and whether it was: ratios of figures from one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.growth import Growth
+from benchmarks.measure import Figure, ratio
+from benchmarks.memory import EPISODE_TOKENS
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar and what was measured."""
+
+    subject: str
+    what: str
+    limit: float
+    unit: str
+    is_floor: bool
+    """Whether the measured value has to be at least the limit, or at most."""
+    rounds: list[float]
+
+    @property
+    def median(self) -> float:
+        """The middle round."""
+        return statistics.median(self.rounds)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the middle round reaches it."""
+        return self.median >= self.limit if self.is_floor else self.median <= self.limit
+
+
+def of_throughput(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
+    """Bars on Steps a second, at 128 tokens a turn."""
+
+    def bar(what: str, of: str, to: str, limit: float) -> Bar:
+        return Bar(subject, what, limit, "x", True, ratio(figures[of], figures[to]))
+
+    bars = [
+        bar("unary Step, 64 episodes, against the bare echo", "unary", "floor unary", 0.7),
+        bar("StreamSteps, 64 episodes, against the bare stream echo", "stream", "floor stream", 0.6),
+        bar("StreamSteps against our own unary", "stream", "unary", 1.5),
+    ]
+    if "batch of 256" in figures:
+        bars.append(bar("BatchStep of 256 against the ceiling of work", "batch of 256", "ceiling of work", 0.6))
+    if "peer" in figures:
+        bars.append(bar("whole episodes, VectorChatEnv, against the peer", "VectorChatEnv", "peer", 15))
+    return bars
+
+
+def of_growth(subject: str, growth: Growth) -> list[Bar]:
+    """Bars on what a Step costs late in a conversation."""
+    return [Bar(subject, figure.name, 1.1, "x", False, figure.rounds) for figure in growth.figures().values()]
+
+
+def of_memory(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
+    """Bars on what a server holds."""
+    limits = {
+        "idle": ("idle RSS", 120, "MiB"),
+        "startup": ("start-up", 2.5, "s"),
+        "torch": ("torch loaded", 0, "yes=1"),
+        "live": (f"per live episode of {EPISODE_TOKENS} tokens", 24, "KiB"),
+        "after": ("RSS after episodes came and went", 1.05, "x"),
+    }
+    return [
+        Bar(subject, what, limit, unit, False, figures[name].rounds) for name, (what, limit, unit) in limits.items()
+    ]

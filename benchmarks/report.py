@@ -1,0 +1,116 @@
+"""Shows a run: a table for people, JSON for machines, a plot for both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bars import Bar
+from benchmarks.growth import Growth
+from benchmarks.measure import Figure
+
+_LIBRARIES = ("chatenv", "grpcio", "protobuf", "tokenizers", "transformers", "numpy", "openenv")
+
+
+@dataclass
+class Run:
+    """Everything that one run measured."""
+
+    throughput: dict[str, dict[int, dict[str, Figure]]] = field(default_factory=dict)
+    """By tokenizer and sampled tokens a turn."""
+    growth: dict[str, Growth] = field(default_factory=dict)
+    memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    bars: list[Bar] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    """What could not be measured, and why."""
+    load_before: tuple[float, ...] = field(default_factory=os.getloadavg)
+
+
+def print_throughput(subject: str, sampled_tokens: int, figures: Mapping[str, Figure]) -> None:
+    """One block of the table."""
+    print(f"\n{subject}, {sampled_tokens} sampled tokens a turn [steps/s: median (least to greatest)]")
+    _print_figures(figures)
+
+
+def print_growth(subject: str, growth: Growth) -> None:
+    """One block of the table."""
+    print(f"\n{subject}, one episode of {growth.late} turns")
+    for turn in (growth.early, growth.late // 2, growth.late):
+        milliseconds = Figure(f"turn {turn}", "ms", [1e3 * curve.seconds_at(turn) for curve in growth.curves])
+        _print_figures({f"turn {turn}, ms": milliseconds})
+    _print_figures({figure.name: figure for figure in growth.figures().values()})
+
+
+def print_memory(subject: str, figures: Mapping[str, Figure]) -> None:
+    """One block of the table."""
+    print(f"\n{subject}, memory and start-up")
+    _print_figures({f"{figure.name}, {figure.unit}": figure for figure in figures.values()})
+
+
+def _print_figures(figures: Mapping[str, Figure]) -> None:
+    for name, figure in figures.items():
+        low, high = figure.spread
+        print(f"  {name:<62}{_number(figure.median):>10}  ({_number(low)} to {_number(high)})", flush=True)
+
+
+def print_bars(run: Run) -> None:
+    """The bars, and what was skipped."""
+    print("\nBars")
+    for bar in run.bars:
+        sign = ">=" if bar.is_floor else "<="
+        verdict = "met" if bar.is_met else "NOT MET"
+        wanted = f"{sign} {_number(bar.limit)} {bar.unit}"
+        print(f"  {bar.subject:<8} {bar.what:<56} {_number(bar.median):>9}  {wanted:<14} {verdict}")
+    for reason in run.skipped:
+        print(f"  skipped: {reason}")
+    print(f"  load average of the machine before: {run.load_before[0]:.1f}, now: {os.getloadavg()[0]:.1f}")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def write_json(run: Run, file: Path) -> None:
+    """All rounds of all figures, and the machine that they were measured on."""
+    content = {
+        "machine": _machine(run),
+        "throughput_steps_per_second": {
+            subject: {str(tokens): _rounds(figures) for tokens, figures in by_tokens.items()}
+            for subject, by_tokens in run.throughput.items()
+        },
+        "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
+        "memory": {subject: _rounds(figures) for subject, figures in run.memory.items()},
+        "bars": [{**dataclasses.asdict(bar), "median": bar.median, "is_met": bar.is_met} for bar in run.bars],
+        "skipped": run.skipped,
+    }
+    file.write_text(json.dumps(content, indent=1))
+
+
+def _rounds(figures: Mapping[str, Figure]) -> dict[str, list[float]]:
+    return {name: figure.rounds for name, figure in figures.items()}
+
+
+def _machine(run: Run) -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": sys.version,
+        "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
+        "load_average_before": run.load_before,
+        "load_average_after": os.getloadavg(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,82 @@
+"""The servers under measurement, each a process of its own for as long as a block lasts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs."""
+
+    target: str
+    """host:port"""
+    pid: int
+    startup_s: float
+    """From the start of the process until it says that it serves."""
+
+    def resident_bytes(self) -> int:
+        """Memory that it holds now. Linux only."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * 4096
+
+    def modules(self) -> str:
+        """The libraries that are mapped into it. Linux only."""
+        return Path(f"/proc/{self.pid}/maps").read_text()
+
+
+@contextmanager
+def chatenv(tokenizer: str) -> Iterator[Server]:
+    """`chatenv-server` with its defaults."""
+    arguments = ["-m", "chatenv_server", "--listen", "127.0.0.1:0", "--tokenizer", tokenizer, "--log-format", "json"]
+    with _process(arguments, "stderr") as (line, server_of):
+        yield server_of(json.loads(line)["addresses"])
+
+
+@contextmanager
+def echo(kind: str) -> Iterator[Server]:
+    """A bare gRPC server of one kind: `threads` or `asyncio`."""
+    with _process(["-m", "benchmarks.echo_server", kind], "stdout") as (line, server_of):
+        yield server_of(f"127.0.0.1:{int(line)}")
+
+
+@contextmanager
+def peer(tokenizer: str) -> Iterator[Server]:
+    """The HTTP/WebSocket + JSON chat environment; only where `why_no_peer` is silent."""
+    with _process(["-m", "benchmarks.peer_server", tokenizer], "stdout") as (line, server_of):
+        yield server_of(f"127.0.0.1:{int(line)}")
+
+
+def why_no_peer() -> str:
+    """Why the peer cannot be measured; empty where it can."""
+    is_there = importlib.util.find_spec("openenv") is not None
+    return "" if is_there else "peer: openenv is not installed (pip install '.[bench]')"
+
+
+@contextmanager
+def _process(arguments: list[str], says_so_on: str) -> Iterator[tuple[str, Callable[[str], Server]]]:
+    """A process and its first line, and what makes a Server of its address."""
+    began = time.perf_counter()
+    pipes: dict[str, Any] = {says_so_on: subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, *arguments], cwd=CHECKOUT, text=True, **pipes)
+    try:
+        stream = getattr(process, says_so_on)
+        line = stream.readline()
+        took = time.perf_counter() - began
+        if not line:
+            raise RuntimeError(f"{' '.join(arguments)} ended with {process.wait()} before it served")
+        yield line, lambda target: Server(target, process.pid, took)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)

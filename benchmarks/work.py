@@ -1,0 +1,164 @@
+"""The work that everybody is measured at: conversations of sampled turns and user messages, the same for all.
+
+A turn is two Steps: the tokens that a model sampled, then the user's next message. Every episode has texts of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.models import ChatAction, Message
+from chatenv_client.session import Session
+from chatenv_client.tokens import Int32Array
+from chatenv_server.byte_tokenizer import ByteTokenizer
+from chatenv_server.engine import TokenEngine
+from chatenv_server.environment import ChatEnvironment
+
+_WORDS_TEXT = (
+    "the of and to in is was for that on as with by at from his it an were are which this be or had first has its not "
+    "their he but one have all also been who her they two more time no when into only other some new there many "
+    "between after about over where while through during before years world city most later made under since however "
+    "three known state part people used such became well being number against called several system because small "
+    "large within early water music house light river north point group could would another general public number "
+    "answer question reason value result function returns string list error python model learning reward policy "
+    "environment conversation token"
+)
+_WORDS = _WORDS_TEXT.split()
+
+CONFORMANCE = Path(
+    os.environ.get("CHATENV_CONFORMANCE", Path(__file__).resolve().parents[2] / "shared" / "conformance")
+)
+USER_WORDS = 30
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A tokenizer to measure with."""
+
+    name: str
+    setting: str
+    """What `chatenv-server --tokenizer` takes."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself."""
+        return _load(self.setting)
+
+    @property
+    def engine(self) -> TokenEngine:
+        """The token engine of it."""
+        return _engine(self.setting)
+
+
+def subjects() -> tuple[list[Subject], list[str]]:
+    """The tokenizers at hand, and why others are not."""
+    qwen = CONFORMANCE / "tokenizers" / "qwen2_5"
+    found = [Subject("bytes", "bytes")]
+    if qwen.is_dir():
+        return [*found, Subject("qwen2.5", str(qwen))], []
+    return found, [f"qwen2.5: no tokenizer at {qwen} (CHATENV_CONFORMANCE names another folder)"]
+
+
+@lru_cache
+def _load(setting: str) -> Any:
+    if setting == "bytes":
+        return ByteTokenizer()
+    from chatenv_server.tokenizers import load_tokenizer
+
+    return load_tokenizer(setting)
+
+
+@lru_cache
+def _engine(setting: str) -> TokenEngine:
+    return TokenEngine.load(_load(setting))
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is said in one episode."""
+
+    opening: Message
+    sampled: list[Int32Array]
+    """The model's turns, (n,) int32 each, the stop token included."""
+    replies: list[Message]
+    """The user's messages, one behind each turn."""
+
+
+def conversation(subject: Subject, turns: int, sampled_tokens: int, seed: int) -> Conversation:
+    """A conversation of `turns` turns, `sampled_tokens` tokens each."""
+    rng = random.Random(seed)
+    engine, backend = subject.engine, subject.tokenizer.backend_tokenizer
+    stop = next(token_id for token_id, _, stops in engine.control_tokens if stops)
+
+    def sample() -> Int32Array:
+        ids = backend.encode(_prose(rng, sampled_tokens), add_special_tokens=False).ids[: sampled_tokens - 1]
+        return np.array([*ids, stop], dtype=np.int32)
+
+    def say() -> Message:
+        return {"role": "user", "content": _prose(rng, USER_WORDS)}
+
+    return Conversation(say(), [sample() for _ in range(turns)], [say() for _ in range(turns)])
+
+
+def _prose(rng: random.Random, words: int) -> str:
+    """Sentences of common words, with a number now and then."""
+    said = [rng.choice(_WORDS) if rng.random() < 0.95 else str(rng.randrange(10_000)) for _ in range(words)]
+    return " ".join(said) + "."
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request as the client makes it, and how long its answer is."""
+
+    request: bytes
+    answer_bytes: int
+
+
+@dataclass(frozen=True)
+class Script:
+    """A conversation as it goes over the wire, every request the same as our client's, recorded in-process."""
+
+    episode_id: str
+    reset: bytes
+    steps: list[Exchange]
+
+
+def record(subject: Subject, said: Conversation, wrap: Any = None) -> Script:
+    """Play a conversation in-process and write down what client and server send.
+
+    Args:
+        subject: the tokenizer.
+        said: the conversation.
+        wrap: makes another message of each pb.StepRequest; None leaves it.
+    """
+    environment, session = ChatEnvironment(subject.engine), Session()
+    episode_id = uuid.uuid4().hex
+    call = session.reset({"messages": [said.opening], "episode_id": episode_id})
+    observation = environment.reset(**wire.reset_from_proto(call.request))
+    call.receive(pb.ResetResponse(observation=wire.observation_to_proto(observation)))
+    reset = call.request.SerializeToString()
+    steps = []
+    for sampled, reply in zip(said.sampled, said.replies, strict=True):
+        for action in (ChatAction(tokens=sampled), reply):
+            step = session.step(action)
+            request = step.request
+            observation = environment.step(wire.action_from_proto(request))
+            response = pb.StepResponse(
+                observation=wire.observation_to_proto(
+                    observation, known_tokens=request.known_tokens, known_messages=request.known_messages
+                )
+            )
+            step.receive(response)
+            sent = request if wrap is None else wrap(request)
+            steps.append(Exchange(sent.SerializeToString(), response.ByteSize()))
+    return Script(episode_id, reset, steps)
