@@ -464,7 +464,7 @@ def test_constants_are_read_as_the_template_writes_them() -> None:
         (gpt_oss, " to=functions.f<|channel|>commentary json<|message|>{"),
         (gpt_oss, ' to=browser.search<|channel|>commentary<|message|>{"q": "x"}'),
         (gpt_oss, " to=python<|channel|>commentary<|message|>print(1)"),
-        (gpt_oss, "<|start|>assistant<|message|>Hello"),
+        (gpt_oss, " to=functions.lookup<|channel|>comm"),
     ],
 )
 def test_what_is_no_call_in_a_notation_stays_in_the_content_and_is_told(
@@ -507,9 +507,9 @@ def test_a_call_within_a_thought_is_not_made() -> None:
     assert "lookup" in str(parsed.reasoning_content)
 
 
-def test_a_thought_that_is_never_closed_reaches_to_the_end_and_is_told() -> None:
+def test_a_thought_that_is_never_closed_reaches_to_the_end() -> None:
     parsed = HERMES.parse("<think>\nHm, <tool_call>")
-    assert parsed == ParsedTurn("", "Hm, <tool_call>", (), ("the reasoning is never closed",))
+    assert parsed == ParsedTurn("", "Hm, <tool_call>", (), ())
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def test_a_thought_opened_by_the_prompt_is_closed_by_the_model() -> None:
 
 
 def test_a_thought_opened_by_the_prompt_and_cut_off_is_all_thought() -> None:
-    assert after("<think>\n").parse("Hm") == ParsedTurn("", "Hm", (), ("the reasoning is never closed",))
+    assert after("<think>\n").parse("Hm") == ParsedTurn("", "Hm", (), ())
 
 
 def test_an_empty_thought_in_the_prompt_leaves_the_answer_to_the_model() -> None:
@@ -661,7 +661,7 @@ def test_gpt_oss_as_the_model_itself_writes_a_call() -> None:
 
 def test_gpt_oss_cut_off_in_its_analysis_has_only_thought() -> None:
     parsed = PARSERS[gpt_oss].parse("<|channel|>analysis<|message|>Hm")
-    assert parsed == ParsedTurn("", "Hm", (), ("the reasoning is never closed",))
+    assert parsed == ParsedTurn("", "Hm", (), ())
 
 
 def test_a_message_has_only_the_keys_that_it_needs() -> None:

@@ -14,6 +14,7 @@ from chatenv_server.engine.parsing.turn import ParsedTurn, ToolCall
 
 _START, _MESSAGE, _END = "<|start|>assistant", "<|message|>", "<|end|>"
 _HEADER = re.compile(r"(?:\s*to=(?P<early>[^\s<]+))?\s*<\|channel\|>(?P<channel>\w+)(?:\s+to=(?P<late>[^\s<]+))?")
+_RECIPIENT = "to=functions."
 _CLOSERS = (_END, "<|call|>", "<|return|>")
 
 
@@ -54,7 +55,9 @@ class _Reading:
         header, _, body = message.partition(_MESSAGE)
         found = _HEADER.match(header)
         if found is None or _MESSAGE not in message:
-            self._keep(verbatim, "a message has no channel")
+            self.content.append(verbatim)
+            if _RECIPIENT in header:
+                self.problems.append("a tool call is cut off in its header")
             return
         text = _without_closer(body)
         recipient = found["early"] or found["late"]
@@ -62,8 +65,6 @@ class _Reading:
             self._call(recipient, text, verbatim)
         elif found["channel"] == "analysis":
             self.thoughts.append(text)
-            if text == body:
-                self.problems.append("the reasoning is never closed")
         else:
             self.content.append(text)
 

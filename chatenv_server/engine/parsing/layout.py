@@ -50,7 +50,6 @@ class Split:
 
     reasoning: str | None
     rest: str
-    closed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class Layout:
         closing_tag = self.thought.closer.lstrip()
         reasoning, closed, rest = turn[begin:].partition(closing_tag)
         if not closed:
-            return Split(reasoning, "", closed=False)
+            return Split(reasoning, "")
         return Split(strip_end(reasoning, self.thought.closer.removesuffix(closing_tag)), rest)
 
     def content(self, text: str, *, behind_thought: bool) -> str:

@@ -35,8 +35,6 @@ class LayoutParser:
         spans = self.notation.spans(split.rest)
         calls = [span for span in spans if span.calls]
         problems = [span.problem for span in spans if span.problem]
-        if not split.closed:
-            problems.insert(0, "the reasoning is never closed")
         if not calls:
             content = self.layout.content(split.rest, behind_thought=thinks)
         else:

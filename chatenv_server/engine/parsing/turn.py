@@ -24,7 +24,7 @@ class ParsedTurn:
     """The well-formed calls, in the order in which they were written."""
 
     problems: tuple[str, ...] = ()
-    """A sentence for each call that is malformed or cut off (and in `content`) and for an unclosed thought."""
+    """A sentence for each call that is malformed or cut off, and so kept in `content`."""
 
     def as_message(self) -> dict[str, Any]:
         """The turn as a message for `apply_chat_template`, keys of what it lacks left out."""
