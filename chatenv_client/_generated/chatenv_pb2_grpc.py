@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ChatEnvServiceStub(object):
-    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's transform.
+    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
+    transform.
     """
 
     def __init__(self, channel):
@@ -93,7 +94,8 @@ class ChatEnvServiceStub(object):
 
 
 class ChatEnvServiceServicer(object):
-    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's transform.
+    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
+    transform.
     """
 
     def Reset(self, request, context):
@@ -104,7 +106,8 @@ class ChatEnvServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Step(self, request, context):
-        """Appends one turn, wholly or not at all. Safe to retry when `step_index` is given.
+        """Appends one turn, wholly or not at all. Safe to retry when `step_index` is given. A Step of an episode that is over
+        is FAILED_PRECONDITION, reason EPISODE_DONE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,7 +135,8 @@ class ChatEnvServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AuditEpisode(self, request, context):
-        """Compares the stream with a full rendering of the conversation. Costs time proportional to the history. Changes nothing.
+        """Compares the stream with a full rendering of the conversation. Costs time proportional to the history. Changes
+        nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +171,8 @@ class ChatEnvServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StreamSteps(self, request_iterator, context):
-        """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error does not end the stream.
+        """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error
+        does not end the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,7 +245,8 @@ def add_ChatEnvServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatEnvService(object):
-    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's transform.
+    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
+    transform.
     """
 
     @staticmethod

@@ -3,16 +3,20 @@
 isort:skip_file
 The wire contract of chatenv: chat environments for reinforcement learning of language models.
 
-An episode is one conversation. It is kept both as chat messages and as the exact token stream that a model is conditioned on.
-The caller samples tokens and sends them; the server answers with what comes next. It never generates text.
+An episode is one conversation. It is kept both as chat messages and as the exact token stream that a model is
+conditioned on. The caller samples tokens and sends them; the server answers with what comes next. It never generates
+text.
 
 Conventions, valid for every field unless its comment says otherwise:
-  - Token ids are 0 to `GetServerInfoResponse.token_id_limit` - 1; anything else is INVALID_ARGUMENT, reason TOKEN_OUT_OF_RANGE.
+  - Token ids are 0 to `GetServerInfoResponse.token_id_limit` - 1.
   - Token buffers are packed `sfixed32`: on the wire exactly a little-endian int32 array.
-  - Offsets and lengths count tokens (or messages) from 0.
-  - A field named `*_json` holds JSON text; the empty string means "not given"; malformed JSON is INVALID_ARGUMENT.
-  - Every error carries ErrorInfo with domain "chatenv" and a reason; docs/errors.md lists them.
-  - An unknown, closed or expired episode is NOT_FOUND, reasons EPISODE_UNKNOWN, EPISODE_CLOSED, EPISODE_EXPIRED.
+  - Offsets, indices and lengths count tokens, messages or turns, from 0.
+  - A repeated field may be empty, a text may be any Unicode text, and neither has a limit but the message size.
+  - A field named `*_json` holds JSON text, at most 64 levels deep, without NaN and Infinity. Empty: not given.
+  - "refused with X" means: INVALID_ARGUMENT, ErrorInfo reason X, and the field named in BadRequest. Nothing changes.
+  - Every error that this service makes carries ErrorInfo with domain "chatenv" and a reason; see docs/errors.md.
+  - A call on an episode that is not live is NOT_FOUND, reason EPISODE_UNKNOWN (never was, or before a restart of the
+    server), EPISODE_CLOSED or EPISODE_EXPIRED.
 """
 
 import abc
@@ -214,7 +218,9 @@ _ChatEnvServiceStreamStepsType = typing_extensions.TypeVar(
 )
 
 class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceStreamStepsType]):
-    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's transform."""
+    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
+    transform.
+    """
 
     @typing.overload
     def __init__(self: ChatEnvServiceStub[
@@ -316,7 +322,9 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
     """Starts an episode, or starts anew the one that is named. Idempotent when `episode_id` is given."""
 
     Step: _ChatEnvServiceStepType
-    """Appends one turn, wholly or not at all. Safe to retry when `step_index` is given."""
+    """Appends one turn, wholly or not at all. Safe to retry when `step_index` is given. A Step of an episode that is over
+    is FAILED_PRECONDITION, reason EPISODE_DONE.
+    """
 
     GetState: _ChatEnvServiceGetStateType
     """The whole episode, for people and for checkpoints. Changes nothing."""
@@ -328,7 +336,9 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
     """What the stream would become if a message were appended now. Changes nothing."""
 
     AuditEpisode: _ChatEnvServiceAuditEpisodeType
-    """Compares the stream with a full rendering of the conversation. Costs time proportional to the history. Changes nothing."""
+    """Compares the stream with a full rendering of the conversation. Costs time proportional to the history. Changes
+    nothing.
+    """
 
     CloseEpisode: _ChatEnvServiceCloseEpisodeType
     """Ends an episode and frees it. Closing an episode twice, or one that never was, is fine."""
@@ -343,7 +353,9 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
     """Many Steps in one call, each with its own status. Items of one episode apply in the order given."""
 
     StreamSteps: _ChatEnvServiceStreamStepsType
-    """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error does not end the stream."""
+    """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error
+    does not end the stream.
+    """
 
 ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -393,7 +405,9 @@ ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
 ]
 
 class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
-    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's transform."""
+    """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
+    transform.
+    """
 
     @abc.abstractmethod
     def Reset(
@@ -409,7 +423,9 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         request: chatenv_client._generated.chatenv_pb2.StepRequest,
         context: _ServicerContext,
     ) -> typing.Union[chatenv_client._generated.chatenv_pb2.StepResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.StepResponse]]:
-        """Appends one turn, wholly or not at all. Safe to retry when `step_index` is given."""
+        """Appends one turn, wholly or not at all. Safe to retry when `step_index` is given. A Step of an episode that is over
+        is FAILED_PRECONDITION, reason EPISODE_DONE.
+        """
 
     @abc.abstractmethod
     def GetState(
@@ -441,7 +457,9 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         request: chatenv_client._generated.chatenv_pb2.AuditEpisodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[chatenv_client._generated.chatenv_pb2.AuditEpisodeResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.AuditEpisodeResponse]]:
-        """Compares the stream with a full rendering of the conversation. Costs time proportional to the history. Changes nothing."""
+        """Compares the stream with a full rendering of the conversation. Costs time proportional to the history. Changes
+        nothing.
+        """
 
     @abc.abstractmethod
     def CloseEpisode(
@@ -481,6 +499,8 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[chatenv_client._generated.chatenv_pb2.StreamStepsRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[chatenv_client._generated.chatenv_pb2.StreamStepsResponse], collections.abc.AsyncIterator[chatenv_client._generated.chatenv_pb2.StreamStepsResponse]]:
-        """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error does not end the stream."""
+        """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error
+        does not end the stream.
+        """
 
 def add_ChatEnvServiceServicer_to_server(servicer: ChatEnvServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
