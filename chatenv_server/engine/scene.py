@@ -168,9 +168,8 @@ class TemplateScene:
         prepared = [self.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
         said = self._profile.forms.apply(self._with_call_ids(last.message))
         cut, places = self._cut(history, last, said, prepared)
-        limit = next(
-            (place.start for place, message in zip(places, prepared, strict=True) if texts_of(message)), len(cut.text)
-        )
+        spoken = (place.start for place, message in zip(places, prepared, strict=True) if _stands_at(place, message))
+        limit = next(spoken, len(cut.text))
         stop_text = "" if last.stop_id is None else self._codec.added_tokens.get(last.stop_id, "")
         rest = take_off_said(cut, last, stop_text, limit, self._profile)
         reports = ([] if cut.exact else [rewritten(last)]) + rest.reports
@@ -419,6 +418,10 @@ def _bones(message: Message, index: int) -> dict[str, Any]:
     }
     bones["content"] = chr(ord("a") + index % 26) if message.get("content") else message.get("content", "")
     return bones
+
+
+def _stands_at(place: Place, message: PreparedMessage) -> bool:
+    return not place.dropped and bool(texts_of(message))
 
 
 def _message_faults(

@@ -33,7 +33,7 @@ class GptOssParser:
     def parse(self, text: str) -> ParsedTurn:
         """Read one turn; never raises."""
         turn = self.opening + text
-        if _MESSAGE not in turn:
+        if _MESSAGE not in turn and _RECIPIENT not in turn:
             return ParsedTurn(content=text)
         read = _Reading()
         first, *others = turn.split(_START)
