@@ -20,7 +20,7 @@ BENCH := $(VENV)/.bench
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo serve test test-deep bench bench-quick verify verify-lint verify-types verify-proto verify-stubs \
-        fix fix-lint fix-proto stubs wheel clean
+        fix fix-lint fix-proto stubs docs wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ fix-proto: $(DEV) ## let buf format the schema
 
 stubs: $(GENERATE)/.ready ## write the stubs from the schema
 	$(GENERATE)/bin/python tools/generate_stubs.py .
+
+docs: $(DEV) ## write the table of settings into the README
+	$(BIN)/python tools/write_settings.py
 
 wheel: $(SERVE) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,0 +1,146 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import chatenv_client
+from chatenv_client import ChatAction, ChatEnv, ChatEnvError, errors
+
+pytest.importorskip("chatenv_server", reason="the server extra is not installed", exc_type=ImportError)
+
+from chatenv_server import transforms
+from chatenv_server.engine import TokenEngine
+from chatenv_server.process import start
+from chatenv_server.settings import Settings, settings_table
+from chatenv_server.tokenizers import load_tokenizer
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+README = CHECKOUT / "README.md"
+DOCUMENTS = sorted([README, *CHECKOUT.glob("docs/*.md")])
+
+
+def text_of(name: str) -> str:
+    return CHECKOUT.joinpath(name).read_text(encoding="utf-8")
+
+
+# Links.
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not document.parent.joinpath(link).exists()] == []
+
+
+def test_every_document_can_be_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", text_of("README.md")))
+    assert linked == {f"docs/{path.name}" for path in CHECKOUT.glob("docs/*.md")}
+
+
+# Tables.
+
+
+def test_the_readme_holds_the_table_of_settings_as_it_is() -> None:
+    assert settings_table() in text_of("README.md"), "run `make docs`"
+
+
+def errors_in_the_code() -> set[tuple[str, str, str]]:
+    """(status, reason, exception) of everything that is raised."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ChatEnvError)]
+    found = {(kind.code, kind.default_reason, kind.__name__) for kind in kinds if kind is not ChatEnvError}
+    found -= {("NOT_FOUND", "EPISODE_UNKNOWN", "EpisodeNotFoundError")}  # a base, never raised itself
+    invalid = {reason for reason in reasons_in_the_code() if reason != "INTERNAL"}
+    return (
+        found
+        | {("INVALID_ARGUMENT", reason, "InvalidRequestError") for reason in invalid}
+        | {("INTERNAL", "INTERNAL", "UnexpectedStatusError")}
+    )
+
+
+def reasons_in_the_code() -> Iterator[str]:
+    """Every reason that is given where an exception is raised."""
+    for package in (Path(chatenv_client.__file__).parent, Path(transforms.__file__).parent):
+        for source in package.rglob("*.py"):
+            for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.keyword) and node.arg == "reason" and isinstance(node.value, ast.Constant):
+                    yield str(node.value.value)
+                elif isinstance(node, ast.Constant) and re.fullmatch(r"BAD_(?!ANSWER)[A-Z_]+", str(node.value)):
+                    yield str(node.value)
+
+
+def test_the_table_of_errors_names_every_error_and_no_other() -> None:
+    documented = set()
+    for section in text_of("docs/errors.md").split("\n## ")[1:]:
+        status = section.split("\n", 1)[0]
+        rows = re.findall(r"^\| `([A-Z_]+)` \| `(\w+)` \|", section, re.MULTILINE)
+        documented |= {(status, reason, exception) for reason, exception in rows}
+    assert documented == errors_in_the_code()
+
+
+def test_every_feature_that_a_server_may_name_is_explained(conformance_dir: Path) -> None:
+    explained = set(re.findall(r"^\| `(\w+)` \|", text_of("docs/wire.md").split("\n## Features")[1], re.MULTILINE))
+    templates = [path.read_text(encoding="utf-8") for path in sorted(conformance_dir.rglob("*.jinja"))]
+    tokenizer = load_tokenizer("bytes")
+    named = {word for text in templates for word in TokenEngine.load(tokenizer, chat_template=text).features}
+    assert named <= explained
+    assert explained - named <= {"plain_path"}
+
+
+# Examples.
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    server = start(Settings(listen=("127.0.0.1:0",)))
+    yield server.addresses[0]
+    server.stop(1.0)
+
+
+@pytest.mark.parametrize("block", python_blocks(), ids=lambda block: block.strip().splitlines()[-1][:60])
+def test_every_python_example_of_the_readme_runs(block: str, address: str, conformance_dir: Path) -> None:
+    trained: list[Any] = []
+
+    def train(tokens: Any, loss_mask: Any, logprobs: Any, reward: float) -> None:
+        assert len(tokens) == len(loss_mask) == len(logprobs)
+        assert reward == 0.0
+        trained.append(tokens)
+
+    names: dict[str, Any] = {
+        "generate": lambda prompt: ([53, 257], [-0.1, 0.0]) if len(prompt) else None,
+        "ask_again": lambda _messages: {"role": "user", "content": "Sure?"},
+        "train": train,
+    }
+    block = block.replace("localhost:50051", address)
+    block = block.replace("Qwen/Qwen2.5-0.5B-Instruct", str(conformance_dir / "tokenizers" / "qwen2_5"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(compile(block, str(README), "exec"), names)
+    assert len(trained) == (4 if "train(" in block else 0)
+    if "history_messages" in block:
+        roles = [message["role"] for message in names["env"].state.history_messages]
+        assert roles == ["system", "user", "assistant"]
+
+
+def test_the_transform_of_the_readme_rewards_the_right_answer() -> None:
+    (block,) = [block for block in python_blocks() if "def five" in block]
+    names: dict[str, Any] = {}
+    exec(compile(block, str(README), "exec"), names)
+    server = start(Settings(listen=("127.0.0.1:0",)), open_transform=lambda: names["five"])
+    with ChatEnv(server.addresses[0]) as env:
+        env.reset()
+        assert env.step({"role": "user", "content": "What is 2 + 3?"}).reward is None
+        result = env.step(ChatAction(tokens=[53, 257]))
+        assert (result.reward, result.done) == (1.0, True)
+    server.stop(1.0)
