@@ -255,8 +255,9 @@ class Codec:
         return self._merges(before[-_CONTEXT_TOKENS:].tobytes(), ids[:_FIRST_TOKENS].tobytes())
 
     def _look_for_merge(self, before: bytes, first: bytes) -> bool:
-        context = self._neutral_text + self._decode_text_end(np.frombuffer(before, dtype=np.int32))
-        text = context + self.decode(np.frombuffer(first, dtype=np.int32))
+        prompt_end = np.frombuffer(before, dtype=np.int32)
+        context = self._neutral_text + self._decode_text_end(prompt_end)
+        text = context + self.decode_behind(prompt_end, np.frombuffer(first, dtype=np.int32))
         return self._boundary(self._tokenizer.encode(text, add_special_tokens=False), context)[1]
 
     def _decode_text_end(self, ids: Int32Array) -> str:

@@ -242,7 +242,9 @@ class EpisodeLog:
         self._refuse_rewriting(reports)
         after_prompt = self.scene.terms.add_generation_prompt if continued is None else continued.after_prompt
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
-        last = SampledTurn(read.message, index, read.text, read.stop_id, reason, start, after_prompt, prompted)
+        last = SampledTurn(
+            read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
+        )
         self._commit_tail(starts_message=continued is None)
         turn = Turn(
             Origin.SAMPLED,

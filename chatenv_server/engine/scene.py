@@ -170,7 +170,7 @@ class TemplateScene:
         cut, places = self._cut(history, last, said, prepared)
         spoken = (place.start for place, message in zip(places, prepared, strict=True) if _stands_at(place, message))
         limit = next(spoken, len(cut.text))
-        stop_text = "" if last.stop_id is None else self._codec.added_tokens.get(last.stop_id, "")
+        stop_text = self._stop_text(last.stop_id)
         rest = take_off_said(cut, last, stop_text, limit, self._profile)
         reports = ([] if cut.exact else [rewritten(last)]) + rest.reports
         if watch is not None and self._is_rewritten(watch, said, prepared):
@@ -185,7 +185,7 @@ class TemplateScene:
             )
         reports += self._message_reports(prepared, places, last.message_index + 1, rest.text)
         places = [place.moved(len(rest.taken)) for place in places]
-        close = self._profile.role_closes.get("assistant", "").removeprefix(stop_text)
+        close = self._profile.role_closes.get("assistant", "").removeprefix(last.close)
         watch = self._new_watch(messages, last.message_index + 1, last)
         starts = self._token_starts(rest.text, encoded, self._message_starts(rest.text, places, prepared, close), end)
         return self._tail(rest.text, encoded, starts, reports, watch)
@@ -379,11 +379,23 @@ class TemplateScene:
     def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
         """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises; the tokens stay."""
         stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._profile.stop_ids else None
-        text = self._codec.decode_behind(before, ids if stop_id is None else ids[:-1])
+        text, close = self._without_close(self._codec.decode_behind(before, ids), stop_id)
         parsed = (self._parser if prompted else self._unprompted_parser).parse(text)
         message: Message = parsed.as_message()  # type: ignore[assignment]
         merges = self._codec.merges(before, ids)
-        return ReadTurn(message, text, stop_id, parsed.problems, "\ufffd" in text, merges)
+        return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges)
+
+    def _without_close(self, text: str, stop_id: int | None) -> tuple[str, str]:
+        """A turn's text in two: what it says, and what it holds of the template's close, through the stop token."""
+        if stop_id is None:
+            return text, ""
+        stop_text = self._stop_text(stop_id)
+        before_stop, _, _ = self._profile.role_closes.get("assistant", "").partition(stop_text)
+        close = before_stop + stop_text if text.endswith(before_stop + stop_text) else stop_text
+        return text.removesuffix(close), close
+
+    def _stop_text(self, stop_id: int | None) -> str:
+        return "" if stop_id is None else self._codec.added_tokens.get(stop_id, "")
 
     # -- the whole conversation, for audits -------------------------------------------------------
 

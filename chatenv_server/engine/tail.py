@@ -129,7 +129,7 @@ def _take_off_stop(cut: Cut, last: SampledTurn, stop_text: str, limit: int, prof
     if found >= 0:
         taken = cut.text[: found + len(stop_text)]
         remainder = Remainder(cut.text[len(taken) :], taken)
-        if cut.exact and taken != stop_text:
+        if cut.exact and taken != last.close:
             remainder.reports.append(
                 _rewritten(last, "the template writes more before the turn's close than was sampled")
             )

@@ -35,7 +35,9 @@ class SampledTurn(NamedTuple):
     message: Message
     message_index: int
     text: str
-    """The span decoded, without its stop token."""
+    """The span decoded, without its close."""
+    close: str
+    """What the span itself holds of the turn's close: its stop token, and what some templates write before that."""
     stop_id: int | None
     """The stop token that ends the span, None where it ends without one."""
     stop_reason: StopReason
@@ -76,6 +78,8 @@ class ReadTurn(NamedTuple):
 
     message: Message
     text: str
+    """The span decoded, without its close."""
+    close: str
     stop_id: int | None
     problems: tuple[str, ...] = ()
     undecodable: bool = False
