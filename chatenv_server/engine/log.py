@@ -272,7 +272,7 @@ class EpisodeLog:
         return last if last is not None and last.stop_id is None and not self._pending_messages() else None
 
     def _unprompted_reports(self, continued: SampledTurn | None, index: int) -> list[FidelityReport]:
-        if continued is not None or len(self._head.tail.tokens) > 0:
+        if continued is not None or self._pending_messages() or len(self._head.tail.tokens) > 0:
             return []
         return [
             FidelityReport(
