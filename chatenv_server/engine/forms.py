@@ -63,12 +63,12 @@ def _is_text(part: Any) -> bool:
 
 
 def texts_of(message: Mapping[str, Any]) -> list[str]:
-    """The texts of a message's content, in order: one, or one a text part."""
+    """The texts of a message's content, in order: one, or one a text part; empty ones are left out."""
     content = message.get("content")
     if isinstance(content, str):
-        return [content]
+        return [content] if content else []
     if isinstance(content, list):
-        return [part["text"] for part in content if _is_text(part)]
+        return [part["text"] for part in content if _is_text(part) and part["text"]]
     return []
 
 

@@ -251,9 +251,11 @@ class _Probe:
             {**calling({"key": "x"}), "content": "<think>\nZq7xR1\n</think>\n\nx"},
             {**calling({"key": "x"}), "content": "x"},
         ]
-        for message in thinking:
-            now = self._render([user(), message, tool_result(SENTINEL)])
-            later = self._render([user(), message, tool_result(SENTINEL), assistant("x"), user()])
+        waiting = [[user(), message, tool_result(SENTINEL)] for message in thinking]
+        answering = [[user(), {**assistant(SENTINEL), "reasoning_content": "Zq7xR1"}]]
+        for messages in waiting + answering:
+            now = self._render(messages, prompt=False)
+            later = self._render([*messages, assistant("x"), user()], prompt=False)
             if now and later and SENTINEL in now and not later.startswith(now[: now.index(SENTINEL)]):
                 return True
         return False

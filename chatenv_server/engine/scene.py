@@ -5,7 +5,6 @@ Holds no history; an episode's log hands over what is needed. Knows nothing of e
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,11 @@ from chatenv_client.models import ControlTokenPolicy, FidelityKind, FidelityRepo
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, TokenSnapshot
 from chatenv_server.engine.codec import Encoded
 from chatenv_server.engine.controls import has_marks, strings_in, without_marks
+from chatenv_server.engine.forgetting import first_to_forget, is_rewritten
 from chatenv_server.engine.forms import texts_of
 from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.parsing import TurnParser
-from chatenv_server.engine.probe import PROBE_CALL_ID, tool_result, user
+from chatenv_server.engine.probe import PROBE_CALL_ID, user
 from chatenv_server.engine.tail import Cut, PreparedMessage, cuts_behind, rewritten, take_off_said
 from chatenv_server.engine.template import clock_at
 from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Tail, Terms, Watch
@@ -166,14 +166,15 @@ class TemplateScene:
         if not messages:
             return EMPTY_TAIL
         prepared = [self.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
-        said = self._profile.forms.apply(self._with_call_ids(last.message))
+        said = self._prepare_own(last.message)
         cut, places = self._cut(history, last, said, prepared)
         spoken = (place.start for place, message in zip(places, prepared, strict=True) if _stands_at(place, message))
         limit = next(spoken, len(cut.text))
         stop_text = self._stop_text(last.stop_id)
         rest = take_off_said(cut, last, stop_text, limit, self._profile)
         reports = ([] if cut.exact else [rewritten(last)]) + rest.reports
-        if watch is not None and self._is_rewritten(watch, said, prepared):
+        later = [said, *prepared]
+        if watch is not None and is_rewritten(watch, later, self._prepare_own, self._render_behind_head):
             reports.append(_forgotten(watch))
         end = before.since(max(0, len(before) - _ANCHOR_TOKENS))
         encoded = self._encode(rest.text, end)
@@ -246,37 +247,19 @@ class TemplateScene:
     # -- turns that the template forgets ----------------------------------------------------------
 
     def _new_watch(self, messages: Sequence[Message], first: int, last: SampledTurn | None = None) -> Watch | None:
-        """The first turn, `last` or among `messages`, that had tool results and that later turns will rewrite."""
         if not self._profile.forgets:
             return None
         record = [*([last.message] if last is not None else []), *messages]
-        start = first - (last is not None)
-        later = [self._profile.forms.apply(message) for message in ({"role": "assistant", "content": "x"}, user())]
-        for index, (message, follower) in enumerate(itertools.pairwise(record), start=start):
-            answered = message.get("role") == "assistant" and follower.get("role") == "tool"
-            current = all(other.get("role") != "user" for other in record[index - start :])
-            watch = Watch(message, index)
-            if answered and current and self._is_rewritten(watch, None, later):
-                return watch
-        return None
+        return first_to_forget(record, first - (last is not None), self._prepare_own, self._render_behind_head)
 
-    def _is_rewritten(self, watch: Watch, last: PreparedMessage | None, tail: Sequence[PreparedMessage]) -> bool:
-        """Whether the template writes the watched turn differently once `last` and `tail` follow its tool results."""
-        calls = watch.message.get("tool_calls") or [{"id": PROBE_CALL_ID}]
-        results = [
-            self._profile.forms.apply({**tool_result("Zq7xT3pR"), "tool_call_id": call.get("id", PROBE_CALL_ID)})
-            for call in calls
-        ]
-        known = [*self._constant_head, self._profile.forms.apply(self._with_call_ids(watch.message)), *results]
-        try:
-            now = self._render_local(known, False)
-            later = self._render_local([*known, *([last] if last is not None else []), *tail], False)
-        except TemplateRejectedError:
-            return False
-        end = now.find("Zq7xT3pR")
-        return end >= 0 and not later.startswith(now[:end])
+    def _prepare_own(self, message: Message | dict[str, Any]) -> PreparedMessage:
+        """A message of ours or on record in the template's form, its texts unmarked."""
+        return self._profile.forms.apply(self._with_call_ids(message))
 
-    def _with_call_ids(self, message: Message) -> Message:
+    def _render_behind_head(self, messages: Sequence[PreparedMessage]) -> str:
+        return self._render_local([*self._constant_head, *messages], False)
+
+    def _with_call_ids(self, message: Message | dict[str, Any]) -> Message | dict[str, Any]:
         """The message with an id on every call, for templates that insist on one."""
         if not message.get("tool_calls"):
             return message
@@ -285,7 +268,7 @@ class TemplateScene:
             if self._profile.needs_call_ids
             else message["tool_calls"]
         )
-        return {**message, "tool_calls": calls}  # type: ignore[typeddict-item]
+        return {**message, "tool_calls": calls}
 
     # -- reports, spans, encoding -----------------------------------------------------------------
 

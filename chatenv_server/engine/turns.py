@@ -71,6 +71,8 @@ class Watch(NamedTuple):
 
     message: Message
     message_index: int
+    answered: bool
+    """Whether tool results follow it."""
 
 
 class ReadTurn(NamedTuple):

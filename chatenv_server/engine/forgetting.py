@@ -1,0 +1,69 @@
+"""Turns that a template forgets: written in one way while they are recent, in another once later turns have come.
+
+Some templates strip the thinking from all turns before the last user message. Where that hits the last turn, the cut
+sees it; a turn further back is put under watch when it is committed, and looked at again, alone with what follows,
+whenever the tail changes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from chatenv_client.errors import TemplateRejectedError
+from chatenv_client.models import Message
+from chatenv_server.engine.forms import texts_of
+from chatenv_server.engine.probe import PROBE_CALL_ID, assistant, tool_result, user
+from chatenv_server.engine.tail import PreparedMessage
+from chatenv_server.engine.turns import Watch
+
+Prepare = Callable[[Message | dict[str, Any]], PreparedMessage]
+Render = Callable[[Sequence[PreparedMessage]], str]
+"""Renders messages behind the head, without a generation prompt."""
+
+_RESULT = "Zq7xT3pR"
+
+
+def first_to_forget(record: Sequence[Message], start: int, prepare: Prepare, render: Render) -> Watch | None:
+    """The first assistant turn of `record` that a later user message will make the template rewrite.
+
+    Args:
+        record: messages from the last sampled turn, or the beginning, to the end.
+        start: index of its first message in the conversation.
+    """
+    later = [prepare(assistant("x")), prepare(user())]
+    for position, (message, follower) in enumerate(itertools.zip_longest(record, record[1:])):
+        if message.get("role") != "assistant" or any(other.get("role") == "user" for other in record[position + 1 :]):
+            continue
+        watch = Watch(message, start + position, follower is not None and follower.get("role") == "tool")
+        if is_rewritten(watch, later, prepare, render):
+            return watch
+    return None
+
+
+def is_rewritten(watch: Watch, later: Sequence[PreparedMessage], prepare: Prepare, render: Render) -> bool:
+    """Whether the template writes the watched turn differently when `later` follows it and its tools' results."""
+    turn = prepare(watch.message)
+    results = [prepare(tool_result(_RESULT) | {"tool_call_id": call_id}) for call_id in _answered_calls(watch)]
+    try:
+        now = render([turn, *results])
+        then = render([turn, *results, *later])
+    except TemplateRejectedError:
+        return False
+    end = now.find(_RESULT) if results else _end_of(turn, now)
+    return end >= 0 and not then.startswith(now[:end])
+
+
+def _answered_calls(watch: Watch) -> list[str]:
+    if not watch.answered:
+        return []
+    calls = watch.message.get("tool_calls") or [{}]
+    return [call.get("id", PROBE_CALL_ID) for call in calls]
+
+
+def _end_of(turn: PreparedMessage, text: str) -> int:
+    """Where the turn's own text ends; -1 where it has none that can be found."""
+    own = "".join(texts_of(turn)).strip()
+    found = text.rfind(own) if own else -1
+    return found + len(own) if found >= 0 else -1
