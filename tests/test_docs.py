@@ -109,7 +109,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("block", python_blocks(), ids=lambda block: block.strip().splitlines()[-1][:60])
-def test_every_python_example_of_the_readme_runs(block: str, address: str, conformance_dir: Path) -> None:
+def test_every_python_example_of_the_readme_runs(block: str, address: str, request: pytest.FixtureRequest) -> None:
     trained: list[Any] = []
 
     def train(tokens: Any, loss_mask: Any, logprobs: Any, reward: float) -> None:
@@ -123,7 +123,9 @@ def test_every_python_example_of_the_readme_runs(block: str, address: str, confo
         "train": train,
     }
     block = block.replace("localhost:50051", address)
-    block = block.replace("Qwen/Qwen2.5-0.5B-Instruct", str(conformance_dir / "tokenizers" / "qwen2_5"))
+    if "from_pretrained" in block:
+        folder = request.getfixturevalue("conformance_dir") / "tokenizers" / "qwen2_5"
+        block = block.replace("Qwen/Qwen2.5-0.5B-Instruct", str(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         exec(compile(block, str(README), "exec"), names)

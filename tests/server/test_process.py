@@ -193,6 +193,11 @@ def wait_for_log(server: ServerProcess, words: str) -> None:
         assert server.process.poll() is None
 
 
+def call_until_refused(stub: ChatEnvServiceStub) -> None:
+    while True:
+        stub.GetServerInfo(pb.GetServerInfoRequest())
+
+
 def test_sigterm_lets_a_step_in_flight_finish_and_refuses_new_ones(launch: Launch, mark: Path) -> None:
     server = launch_slow(launch, mark)
     with grpc.insecure_channel(server.addresses[0]) as channel:
@@ -202,7 +207,7 @@ def test_sigterm_lets_a_step_in_flight_finish_and_refuses_new_ones(launch: Launc
             server.tell(signal.SIGTERM)
             wait_for_log(server, "draining")
             with pytest.raises(grpc.RpcError) as refusal:
-                stub.GetServerInfo(pb.GetServerInfoRequest())
+                call_until_refused(stub)  # the log line says what is about to happen
             status = health.Check(health_pb2.HealthCheckRequest()).status
             observation = response.result().observation
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
