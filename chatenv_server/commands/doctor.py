@@ -1,0 +1,73 @@
+"""`chatenv doctor`: audits a tokenizer and its chat template before a training run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Final
+
+from chatenv_server.tokenizers import TokenizerError, load_tokenizer, read_chat_template, torch_hidden
+
+NAME: Final = "doctor"
+HELP: Final = "audit a tokenizer and its chat template before a training run"
+
+EXIT_INEXACT: Final = 1
+"""Something is inexact without a report."""
+EXIT_USAGE: Final = 2
+"""There is no such tokenizer or template; argparse has the same."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = (
+        "Say what a chat template does, and play conversations against full-history apply_chat_template. "
+        "Exit code 0: every step is exact or says why not. 1: something is inexact without a report. 2: usage."
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "tokenizer", nargs="?", metavar="TOKENIZER", help="a folder, a Hugging Face name, or 'bytes', the embedded one"
+    )
+    what.add_argument(
+        "--all", metavar="FOLDER", type=Path, help="everything in FOLDER/tokenizers and FOLDER/templates, a row each"
+    )
+    parser.add_argument("--template", metavar="FILE", help="a Jinja chat template in place of the tokenizer's own")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Examine and report; the exit code."""
+    try:
+        with torch_hidden():
+            return _run_all(arguments) if arguments.all is not None else _run_one(arguments)
+    except TokenizerError as error:
+        sys.stderr.write(f"chatenv doctor: {error}\n")
+        return EXIT_USAGE
+
+
+def _run_one(arguments: argparse.Namespace) -> int:
+    template = None if arguments.template is None else read_chat_template(arguments.template)
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    from chatenv_server.doctor import check
+    from chatenv_server.doctor.report import as_json, as_text
+
+    checkup = check(arguments.tokenizer, tokenizer, template)
+    _print(as_json(checkup) if arguments.json else as_text(checkup))
+    return 0 if checkup.sound else EXIT_INEXACT
+
+
+def _run_all(arguments: argparse.Namespace) -> int:
+    from chatenv_server.doctor import check_folder
+    from chatenv_server.doctor.report import as_json, as_rows
+
+    if arguments.template is not None:
+        raise TokenizerError("--template goes with one TOKENIZER, not with --all")
+    checkups = list(check_folder(arguments.all))
+    _print({"checkups": [as_json(one) for one in checkups]} if arguments.json else as_rows(checkups))
+    return 0 if all(one.sound for one in checkups) else EXIT_INEXACT
+
+
+def _print(report: object) -> None:
+    text = report if isinstance(report, str) else json.dumps(report, ensure_ascii=False, indent=2) + "\n"
+    sys.stdout.write(text)

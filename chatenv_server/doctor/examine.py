@@ -1,0 +1,316 @@
+"""Plays a scenario on the engine and holds every step against the full-history rendering.
+
+A step passes if the stream is the full tokenisation, token for token; or if a report says why it is not, of a kind
+that explains the difference, and what was appended is literally what the template writes behind the turn.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from chatenv_client.errors import ChatEnvError, TemplateRejectedError
+from chatenv_client.models import ChatAction, ChatObservation, FidelityKind, FidelityReport, Message, StopReason
+from chatenv_client.tokens import Int32Array
+from chatenv_server.doctor.reference import NotTakenError, Reference
+from chatenv_server.doctor.sampling import SampledText, sampled_text
+from chatenv_server.doctor.scenarios import SCENARIOS, TOOLS, Ending, Round, Scenario
+from chatenv_server.engine import TokenEngine
+from chatenv_server.environment import ChatEnvironment
+
+EXPLAINS_TEXT: Final = frozenset(
+    {
+        FidelityKind.HISTORY_REWRITTEN,
+        FidelityKind.NONCANONICAL_STOP,
+        FidelityKind.TRUNCATED_TURN_CLOSED,
+        FidelityKind.STOP_STRING_OVERLAP,
+        FidelityKind.UNDECODABLE_TOKENS,
+    }
+)
+"""Reports after which the stream may read otherwise than the full rendering."""
+EXPLAINS_TOKENS: Final = EXPLAINS_TEXT | {FidelityKind.BOUNDARY_MERGE}
+"""Reports after which it may at least be tokenised otherwise."""
+
+_SAYS_INEXACT: Final = frozenset({FidelityKind.HISTORY_REWRITTEN, FidelityKind.BOUNDARY_MERGE})
+"""Reports that say that the stream is not the full rendering; the others tell what happened."""
+_END_CHARACTERS: Final = 12
+"""How much of a turn's end has to stand before what was appended to it."""
+
+
+class Verdict(enum.Enum):
+    """How a scenario went."""
+
+    EXACT = "exact"
+    """Every stream was the full-history tokenisation."""
+    REPORTED = "reported"
+    """Some were not, each with a report that explains it."""
+    NOT_TAKEN = "not taken"
+    """The template rejects the conversation, and so did the engine."""
+    INEXACT = "inexact"
+    """Something was wrong and nothing said so."""
+
+
+@dataclass
+class Examination:
+    """What one scenario showed."""
+
+    scenario: str
+    exact_steps: int = 0
+    steps: int = 0
+    """Prompts that were compared, the first one included."""
+    reports: list[FidelityReport] = field(default_factory=list)
+    rejection: str = ""
+    """The template's own words, where it rejects the conversation."""
+    faults: list[str] = field(default_factory=list)
+    """What is wrong without a report, a sentence each."""
+    needless: list[str] = field(default_factory=list)
+    """Reports of inexactness about streams that are exact."""
+    misread: list[str] = field(default_factory=list)
+    """Sampled turns that were read as other messages than those they were written from."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of it."""
+        if self.faults:
+            return Verdict.INEXACT
+        if self.rejection:
+            return Verdict.NOT_TAKEN
+        return Verdict.EXACT if self.exact_steps == self.steps else Verdict.REPORTED
+
+    @property
+    def kinds(self) -> tuple[FidelityKind, ...]:
+        """Kinds of the reports, in the order of first appearance."""
+        return tuple(dict.fromkeys(report.kind for report in self.reports))
+
+
+def examine(engine: TokenEngine, reference: Reference, scenarios: Sequence[Scenario] = SCENARIOS) -> list[Examination]:
+    """Play all scenarios."""
+    return [_Examiner(engine, reference, scenario).run() for scenario in scenarios]
+
+
+class _Stop(Exception):  # noqa: N818 - it ends a scenario, and is no error
+    """The scenario goes no further."""
+
+
+class _Examiner:
+    """One scenario in play."""
+
+    def __init__(self, engine: TokenEngine, reference: Reference, scenario: Scenario) -> None:
+        self._engine, self._reference, self._scenario = engine, reference, scenario
+        self._result = Examination(scenario.name)
+        self._environment = ChatEnvironment(engine)
+        self._history: list[Message] = []
+        self._stream: Int32Array = np.empty(0, dtype=np.int32)
+        self._last: SampledText | None = None
+        self._sampled: list[tuple[int, int]] = []
+        self._explained = 0
+
+    def run(self) -> Examination:
+        """Play it to its end, or to where the template rejects it."""
+        if self._scenario.escapes and not self._reference.sanitizes:
+            self._result.rejection = "not compared: this transformers has no sanitize_control_tokens"
+            return self._result
+        try:
+            self._open()
+            for turn in self._scenario.rounds:
+                given = self._reference.spelt(turn.given)
+                self._sample(turn, given)
+                self._give(given)
+        except _Stop:
+            pass
+        return self._result
+
+    # -- the parts --------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        messages = self._reference.spelt(self._scenario.opening)
+        tools = list(TOOLS) if self._scenario.tools else None
+        observation = self._both_take(
+            messages,
+            lambda: self._environment.reset(
+                messages=messages,
+                tools=tools,
+                add_generation_prompt=self._scenario.add_generation_prompt,
+                clock=self._reference.clock(),
+            ),
+        )
+        self._compare(observation)
+
+    def _give(self, messages: Sequence[Message]) -> None:
+        observation = self._both_take(messages, lambda: self._environment.step(list(messages)))
+        self._compare(observation)
+
+    def _sample(self, turn: Round, following: Sequence[Message]) -> None:
+        try:
+            said = sampled_text(
+                self._reference,
+                self._history,
+                turn.sampled,
+                following,
+                tools=self._scenario.tools,
+                prompt=self._scenario.add_generation_prompt,
+            )
+        except NotTakenError as error:
+            self._result.rejection = self._result.rejection or str(error)
+            raise _Stop from error
+        message, said = self._ended(turn, said)
+        ids = self._ids(said.text)
+        reason = StopReason.STOP if turn.ending is not Ending.CUT_OFF and not said.stop else None
+        observation = self._environment.step(ChatAction(tokens=ids, stop_reason=reason))
+        self._sampled.append((len(self._stream), len(self._stream) + len(ids)))
+        if not np.array_equal(observation.token_ids, [*self._stream, *ids]):
+            self._fault("the stream is not the prompt and the sampled tokens")
+        self._last = said
+        self._take_in([message], observation)
+        self._read_back(message, said, following)
+
+    def _ended(self, turn: Round, said: SampledText) -> tuple[Message, SampledText]:
+        """The turn as it was sampled, where that is not as the template would have closed it."""
+        content = str(turn.sampled.get("content", ""))
+        if turn.ending is Ending.CUT_OFF:
+            half = content[: len(content) // 2].rstrip()
+            body = said.body[: said.body.rindex(content)] + half
+            return {**turn.sampled, "content": half}, SampledText(body, "", said.natural)
+        if turn.ending is Ending.OTHER_STOP:
+            stops = [text for _, text, stops in self._engine.control_tokens if stops and text not in said.stop]
+            if not stops or not said.stop:
+                self._result.rejection = "this tokenizer and template have only one stop token"
+                raise _Stop
+            return turn.sampled, SampledText(said.body, stops[0], said.natural)
+        return turn.sampled, said
+
+    def _ids(self, text: str) -> list[int]:
+        """What the model samples: the tokens of the text behind the end of the prompt that it sees."""
+        prompt = self._reference.decode(self._stream)
+        specials = self._reference.specials_in(prompt)
+        end = prompt[specials[-1].start() :] if specials else prompt
+        anchor, whole = self._reference.encode(end), self._reference.encode(end + text)
+        if whole[: len(anchor)] == anchor:
+            return whole[len(anchor) :]
+        # The text would merge with the prompt, which a sampled token cannot.
+        newline, behind = self._reference.encode("\n"), self._reference.encode("\n" + text)
+        return behind[len(newline) :] if behind[: len(newline)] == newline else self._reference.encode(text)
+
+    # -- the checks -------------------------------------------------------------------------------
+
+    def _both_take(self, messages: Sequence[Message], act: Any) -> ChatObservation:
+        """What the engine answers.
+
+        The scenario ends where the template rejects the conversation, with a fault where only one of the two does.
+        """
+        try:
+            self._full_text([*self._history, *messages])
+            rejection = ""
+        except NotTakenError as error:
+            rejection = str(error)
+        try:
+            observation: ChatObservation = act()
+        except TemplateRejectedError as error:
+            self._result.rejection = rejection
+            if not rejection:
+                self._fault(f"refused, although the template takes it: {error.message}")
+            raise _Stop from error
+        except ChatEnvError as error:
+            self._fault(f"failed: {type(error).__name__}: {error}")
+            raise _Stop from error
+        if rejection:
+            self._fault(f"taken, although the template rejects it: {rejection}")
+            raise _Stop
+        self._take_in(messages, observation)
+        return observation
+
+    def _take_in(self, messages: Sequence[Message], observation: ChatObservation) -> None:
+        self._history.extend(messages)
+        self._stream = observation.token_ids
+        self._result.reports.extend(observation.fidelity)
+
+    def _full_text(self, messages: Sequence[Message]) -> str:
+        return self._reference.text(messages, tools=self._scenario.tools, prompt=self._scenario.add_generation_prompt)
+
+    def _compare(self, observation: ChatObservation) -> None:
+        expected = self._reference.tokens(
+            self._history,
+            tools=self._scenario.tools,
+            prompt=self._scenario.add_generation_prompt,
+            escapes=self._scenario.escapes,
+        )
+        self._result.steps += 1
+        self._check_mask()
+        if self._stream.tolist() == expected:
+            self._result.exact_steps += 1
+            needless = [report for report in self._fresh_reports() if report.kind in _SAYS_INEXACT]
+            self._result.needless.extend(f"{report.kind.value}: {report.detail}" for report in needless)
+            self._explained = len(self._result.reports)
+            return
+        ours, theirs = self._reference.decode(self._stream), self._reference.decode(expected)
+        same_text = ours == theirs
+        explanations = EXPLAINS_TOKENS if same_text else EXPLAINS_TEXT
+        if not any(report.kind in explanations for report in self._fresh_reports()):
+            self._fault(f"{'tokens' if same_text else 'text'} differ without a report: {_difference(ours, theirs)}")
+        elif self._last is not None and not same_text:
+            self._check_tail(self._last, self._reference.decode(observation.stream.tail), theirs, observation.fidelity)
+
+    def _fresh_reports(self) -> list[FidelityReport]:
+        """What was reported since the stream was last exact."""
+        return self._result.reports[self._explained :]
+
+    def _check_tail(self, last: SampledText, appended: str, theirs: str, reports: Sequence[FidelityReport]) -> None:
+        """What was appended has to be the end of the full rendering, and begin where the sampled turn ends."""
+        if not theirs.endswith(appended):
+            if not any(report.kind in EXPLAINS_TEXT for report in reports):
+                self._fault(f"the tail is not what the template writes: {_difference(appended[::-1], theirs[::-1])}")
+            return
+        before = theirs[: len(theirs) - len(appended)]
+        if before.endswith(last.text[-_END_CHARACTERS:]):
+            return
+        if not any(report.kind in EXPLAINS_TEXT for report in reports):
+            self._fault(
+                f"the tail begins in another place than the turn ends: {before[-40:]!r} before {appended[:20]!r}"
+            )
+
+    def _check_mask(self) -> None:
+        mask = np.zeros(len(self._stream), dtype=np.bool_)
+        for start, stop in self._sampled:
+            mask[start:stop] = True
+        if not np.array_equal(self._environment.state.loss_mask, mask):
+            self._fault("the loss mask is not true exactly on the sampled tokens")
+
+    def _read_back(self, message: Message, said: SampledText, following: Sequence[Message]) -> None:
+        """Whether the turn was read as the message it was written from; if not, whether the template tells."""
+        read = self._environment.state.history_messages[-1]
+        if _same_message(read, message):
+            return
+        as_read, as_written = (self._rendered([*self._history[:-1], one, *following]) for one in (read, message))
+        if as_read != as_written and said.natural:
+            self._result.misread.append(f"{said.text!r}: {_difference(as_read, as_written)}")
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        """The conversation, or the words with which the template rejects it."""
+        try:
+            return self._full_text(messages)
+        except NotTakenError as error:
+            return str(error)
+
+    def _fault(self, sentence: str) -> None:
+        self._result.faults.append(sentence)
+
+
+def _same_message(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    def essence(message: Mapping[str, Any]) -> tuple[Any, ...]:
+        calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or ()]
+        return message.get("content") or "", message.get("reasoning_content") or "", calls
+
+    return essence(left) == essence(right)
+
+
+def _difference(ours: str, theirs: str) -> str:
+    """Where two texts part, with a little around it."""
+    index = next((i for i, (left, right) in enumerate(zip(ours, theirs, strict=False)) if left != right), None)
+    if index is None:
+        index = min(len(ours), len(theirs))
+    start = max(0, index - 20)
+    return f"{ours[start : index + 30]!r}, not {theirs[start : index + 30]!r}"

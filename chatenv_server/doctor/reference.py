@@ -1,0 +1,127 @@
+"""What everything is held against: full-history `apply_chat_template`, of the tokenizer itself.
+
+Independent of the engine but for the form of messages (content as text or parts, arguments as object or JSON text),
+which apply_chat_template leaves to its caller.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from chatenv_server.doctor.scenarios import CONTROL_TEXT, TOOLS
+from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.controls import map_strings
+from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.engine.forms import Forms
+
+
+class NotTakenError(Exception):
+    """The template rejects a conversation; the message is the template's own words."""
+
+
+def _as_transformers(tokenizer: Any) -> Any:
+    """The tokenizer, if it is one of transformers' or of its face alone; else one of theirs around its backend."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or hasattr(tokenizer, "added_tokens_decoder"):
+        return tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
+
+
+class Reference:
+    """A transformers tokenizer, its template, and the form in which that wants its messages."""
+
+    def __init__(self, tokenizer: Any, engine: TokenEngine) -> None:
+        self._tokenizer = _as_transformers(tokenizer)
+        dialect = engine.dialect
+        self._template = dialect.template.source if isinstance(dialect, TemplateDialect) else None
+        self._forms = dialect.profile.forms if isinstance(dialect, TemplateDialect) else Forms()
+        self._texts: dict[str, str] = {}
+
+    @property
+    def sanitizes(self) -> bool:
+        """Whether this transformers can encode control tokens in message text as text (5.2x and later)."""
+        return "sanitize_control_tokens" in inspect.signature(self._tokenizer.apply_chat_template).parameters
+
+    @staticmethod
+    def clock() -> float:
+        """An episode clock under which the engine's `strftime_now` tells what transformers' own does.
+
+        The engine tells the time in UTC, transformers in local time.
+        """
+        now = time.time()
+        return now + (datetime.fromtimestamp(now).astimezone().utcoffset() or datetime.resolution).total_seconds()
+
+    def text(self, messages: Sequence[Mapping[str, Any]], *, tools: bool, prompt: bool) -> str:
+        """The whole conversation as text.
+
+        Raises:
+            NotTakenError: the template rejects it.
+        """
+        key = repr((messages, tools, prompt))
+        if key not in self._texts:
+            self._texts[key] = str(self._apply(messages, tools, prompt, tokenize=False))
+        return self._texts[key]
+
+    def tokens(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: bool, prompt: bool, escapes: bool = False
+    ) -> list[int]:
+        """The whole conversation as token ids; with `escapes`, control tokens in texts as text.
+
+        Raises:
+            NotTakenError: the template rejects it.
+        """
+        options = {"sanitize_control_tokens": True} if escapes else {}
+        return list(self._apply(messages, tools, prompt, tokenize=True, return_dict=False, **options))
+
+    def _apply(self, messages: Sequence[Mapping[str, Any]], tools: bool, prompt: bool, **options: Any) -> Any:
+        if self._template is not None:
+            options["chat_template"] = self._template
+        try:
+            return self._tokenizer.apply_chat_template(
+                [self._forms.apply(message) for message in messages],
+                tools=list(TOOLS) if tools else None,
+                add_generation_prompt=prompt,
+                **options,
+            )
+        except Exception as error:  # a template raises whatever it likes
+            raise NotTakenError(str(error) or type(error).__name__) from error
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a rendered text, nothing added."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids, control tokens shown."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    @cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        """The special tokens, as text."""
+        added = getattr(self._tokenizer, "added_tokens_decoder", {}).values()
+        return tuple(dict.fromkeys([*(str(token) for token in added if token.special), *self._eos()]))
+
+    def _eos(self) -> list[str]:
+        eos = getattr(self._tokenizer, "eos_token", None)
+        return [eos] if isinstance(eos, str) and eos else []
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        longest_first = sorted(self.special_texts, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def specials_in(self, text: str) -> list[re.Match[str]]:
+        """Where special tokens stand in a text."""
+        return list(self._special.finditer(text))
+
+    def spelt(self, messages: Iterable[Mapping[str, Any]]) -> list[Any]:
+        """The messages with special tokens in place of CONTROL_TEXT."""
+        controls = " ".join(self.special_texts[:12])
+        return [map_strings(message, lambda text: text.replace(CONTROL_TEXT, controls)) for message in messages]

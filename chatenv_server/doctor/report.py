@@ -1,0 +1,185 @@
+"""What the doctor says: for a person, and as JSON for a program."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from chatenv_client.models import FidelityKind
+from chatenv_server.doctor.checkup import Checkup
+from chatenv_server.doctor.examine import Examination, Verdict
+from chatenv_server.doctor.facts import TemplateFacts
+
+CONSEQUENCES: Final[Mapping[FidelityKind, str]] = {
+    FidelityKind.HISTORY_REWRITTEN: "The model goes on seeing its earlier turn as it was sampled; served the usual "
+    "way, it would see it rewritten. Training on this stream is on-policy; deployment differs from it. Policy "
+    "'strict' refuses such steps.",
+    FidelityKind.CONTENT_ALTERED: "The model reads another text than the caller gave, trimmed for instance; rewards "
+    "or checks that compare with the given text would be off.",
+    FidelityKind.MESSAGE_DROPPED: "The model never reads a part of what was given, so it is rewarded for an answer to "
+    "what it did not see. Choose another template or other messages.",
+    FidelityKind.BOUNDARY_MERGE: "The full tokenisation has other ids at the edge of the turn than those sampled. The "
+    "stream keeps the sampled ones, which are right to train on; a trainer that tokenises again would train on others.",
+    FidelityKind.CONTROL_TOKEN_ESCAPED: "A text spelt control tokens; they were encoded as ordinary text, so that "
+    "nobody can end a turn from inside a message.",
+    FidelityKind.NONCANONICAL_STOP: "The model stopped on another token than the template closes turns with; its "
+    "token stays and is trained on, the template's is left out.",
+    FidelityKind.TRUNCATED_TURN_CLOSED: "The turn was cut off, so the template closes it with tokens outside the loss "
+    "mask: the model is not taught to stop there.",
+    FidelityKind.STOP_STRING_OVERLAP: "The model wrote a part of the close itself; it is not written twice, and what "
+    "the model wrote is trained on.",
+    FidelityKind.UNDECODABLE_TOKENS: "The tokens are trained on as sampled, but the message shows them only in part.",
+    FidelityKind.KWARG_UNUSED: "An argument has no effect; the run is not the one that was meant.",
+    FidelityKind.TOOL_CALL_MALFORMED: "A turn that looks like a call, or like a thought that never ends, is kept as "
+    "text: no tool is called for it.",
+}
+"""What each kind of report means for training, a sentence or two."""
+
+_SIGNS: Final = {
+    Verdict.EXACT: "exact",
+    Verdict.REPORTED: "reported",
+    Verdict.NOT_TAKEN: "not taken",
+    Verdict.INEXACT: "INEXACT",
+}
+
+
+def as_text(checkup: Checkup) -> str:
+    """The report on one tokenizer, for a person."""
+    lines = [
+        f"{checkup.name}: {checkup.vocabulary_size:,} tokens, template {checkup.template_fingerprint[:12] or '(none)'}"
+    ]
+    if checkup.facts is not None:
+        lines += ["", "The template", *_facts(checkup.facts)]
+    lines += ["", "Against full-history apply_chat_template", *_scenarios(checkup.examinations)]
+    kinds = dict.fromkeys(kind for one in checkup.examinations for kind in one.kinds)
+    if kinds:
+        lines += ["", "What the reports mean for training"]
+        lines += [line for kind in kinds for line in _item(kind.value, CONSEQUENCES[kind])]
+    return "\n".join([*lines, "", _conclusion(checkup), ""])
+
+
+def as_json(checkup: Checkup) -> dict[str, Any]:
+    """The same facts as a JSON object."""
+    kinds = dict.fromkeys(kind for one in checkup.examinations for kind in one.kinds)
+    return {
+        "tokenizer": checkup.name,
+        "vocabulary_size": checkup.vocabulary_size,
+        "tokenizer_fingerprint": checkup.tokenizer_fingerprint,
+        "template_fingerprint": checkup.template_fingerprint,
+        "exact_path": checkup.exact_path,
+        "template": None if checkup.facts is None else dataclasses.asdict(checkup.facts),
+        "scenarios": [_scenario_json(one) for one in checkup.examinations],
+        "counts": counts(checkup),
+        "consequences": {kind.value: CONSEQUENCES[kind] for kind in kinds},
+        "sound": checkup.sound,
+    }
+
+
+def as_rows(checkups: Sequence[Checkup]) -> str:
+    """One row each, for a person."""
+    header = ("", "exact", "reported", "not taken", "inexact", "parser", "reports")
+    rows: list[tuple[str, ...]] = [header]
+    for checkup in checkups:
+        numbers = counts(checkup)
+        kinds = dict.fromkeys(kind.value for one in checkup.examinations for kind in one.kinds)
+        parser = checkup.facts.turn_parser if checkup.facts else "verbatim"
+        figures = [str(numbers[verdict.value]) for verdict in Verdict]
+        rows.append((checkup.name, *figures, parser, ", ".join(kinds)))
+    unsound = [checkup.name for checkup in checkups if not checkup.sound]
+    verdict = f"inexact without a report: {', '.join(unsound)}" if unsound else "Every step is exact, or says why not."
+    return "\n".join([*_table(rows), "", verdict, ""])
+
+
+def counts(checkup: Checkup) -> dict[str, int]:
+    """How many scenarios went which way."""
+    return {verdict.value: sum(one.verdict is verdict for one in checkup.examinations) for verdict in Verdict}
+
+
+def _scenario_json(one: Examination) -> dict[str, Any]:
+    return {
+        "name": one.scenario,
+        "verdict": one.verdict.value,
+        "steps": one.steps,
+        "exact_steps": one.exact_steps,
+        "reports": [kind.value for kind in one.kinds],
+        "rejection": one.rejection,
+        "faults": one.faults,
+        "needless_reports": one.needless,
+        "misread_turns": one.misread,
+    }
+
+
+def _facts(facts: TemplateFacts) -> list[str]:
+    shown = [
+        (
+            "generation prompt",
+            repr(facts.generation_prompt) + (", which opens a thought" if facts.opens_a_thought else ""),
+        ),
+        ("turns end in", _listed(map(repr, facts.stop_tokens))),
+        ("closes turns with", _listed(map(repr, facts.closers), "no token: a turn ends where the next role begins")),
+        ("reads turns as", "text, verbatim" if facts.turn_parser == "verbatim" else facts.turn_parser),
+        ("takes", _listed(facts.takes)),
+        ("content", f"a list of parts for {_listed(facts.content_as_parts)}" if facts.content_as_parts else "a string"),
+        ("call arguments", "JSON text" if facts.arguments_as_text else "an object"),
+        ("default prompt", repr(facts.default_system) if facts.default_system else "none"),
+        ("date", "depends on the day; give the episode a clock" if facts.tells_the_time else "does not matter"),
+        ("trims the text of", _listed(facts.trims, "nobody")),
+        ("a tail depends on", _listed(facts.depends_on, "the turn before it alone")),
+        ("arguments", _listed(facts.arguments, "none")),
+    ]
+    lines = [line for label, words in shown for line in _item(label, words)]
+    lines += [
+        line for index, words in enumerate(facts.rewrites) for line in _item("" if index else "in history", words)
+    ]
+    return lines + [line for shape, words in facts.rejects.items() for line in _item(f"rejects {shape}", f'"{words}"')]
+
+
+def _scenarios(examinations: Sequence[Examination]) -> list[str]:
+    rows = []
+    for one in examinations:
+        words = (
+            f'"{one.rejection}"'
+            if one.verdict is Verdict.NOT_TAKEN
+            else _listed((kind.value for kind in one.kinds), "")
+        )
+        rows.append((one.scenario, _SIGNS[one.verdict], f"{one.exact_steps}/{one.steps}", words))
+    lines = _table([("scenario", "verdict", "exact", "reports"), *rows])
+    for one in examinations:
+        for fault in one.faults:
+            lines += _item(f"{one.scenario}: INEXACT", fault)
+        for sentence in dict.fromkeys(one.misread):
+            lines += _item(f"{one.scenario}: misread", sentence)
+        for sentence in dict.fromkeys(one.needless):
+            lines += _item(f"{one.scenario}: needless report", sentence)
+    return lines
+
+
+def _conclusion(checkup: Checkup) -> str:
+    numbers = counts(checkup)
+    figures = ", ".join(f"{number} {verdict}" for verdict, number in numbers.items() if number)
+    if checkup.sound:
+        return f"{figures}. Every step is exact, or says why not."
+    return f"{figures}. Do not train on this: a stream is not what the template writes, and nothing says so."
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = [
+        "  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    ]
+    width = max(80, shutil.get_terminal_size((120, 24)).columns)
+    return [line if len(line) <= width else line[: width - 3] + "..." for line in lines]
+
+
+def _item(label: str, words: str) -> list[str]:
+    width = max(80, min(120, shutil.get_terminal_size((120, 24)).columns))
+    lead = f"  {label.ljust(22)}  "
+    return textwrap.wrap(words, width, initial_indent=lead, subsequent_indent=" " * 26, break_on_hyphens=False)
+
+
+def _listed(words: Iterable[str], none: str = "none") -> str:
+    return ", ".join(words) or none

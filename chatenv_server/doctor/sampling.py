@@ -1,0 +1,155 @@
+"""What a model that has learnt a template would sample: derived from what the template itself writes for a turn.
+
+The turn is rendered as the last of its conversation, and again with what follows it. It begins where the generation
+prompt ends, and ends through the token at which a model stops.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from chatenv_client.models import Message
+from chatenv_server.doctor.reference import NotTakenError, Reference
+
+_END_MARK: Final = "Zq7xE5nD"
+_OPEN_TAG: Final = re.compile(r"(?P<bracket>[<\[])(?P<name>\w+)[>\]]\s*\Z")
+
+
+@dataclass(frozen=True)
+class SampledText:
+    """A canonical sampled turn."""
+
+    body: str
+    """What the template writes between the generation prompt and the stop token."""
+    stop: str
+    """What the turn ends with, through the stop token; empty where nothing but a text follows the turn."""
+    natural: bool
+    """Whether the template writes the turn behind its own generation prompt."""
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.body + self.stop
+
+
+def sampled_text(
+    reference: Reference,
+    history: Sequence[Message],
+    message: Message,
+    following: Sequence[Message],
+    *,
+    tools: bool,
+    prompt: bool,
+) -> SampledText:
+    """The text that a model samples for `message`.
+
+    Args:
+        history: all messages before it.
+        following: the messages that come next, for templates in which the next role's token ends a turn.
+        prompt: whether it is sampled behind a generation prompt.
+
+    Raises:
+        NotTakenError: the template rejects the conversation.
+    """
+    asked = reference.text(history, tools=tools, prompt=prompt)
+    alone = reference.text([*history, message], tools=tools, prompt=False)
+    natural = alone.startswith(asked)
+    shared = asked if natural else _shared_start(reference, asked, alone)
+    opened = "" if natural else _end_of_thought(message, asked[len(shared) :], alone[len(shared) :])
+    said = alone[len(shared) :]
+    behind = _behind_last_word(reference, [*history, message], tools)
+    if behind is None or not said.endswith(behind):
+        ends = reference.specials_in(said)
+        return SampledText(opened + said[: ends[-1].end() if ends else len(said)], "", natural)
+    later = _behind_last_word(reference, [*history, message], tools, following, prompt=prompt) or ""
+    # A token that opens turns ends none, for templates that write the generation prompt unasked.
+    unasked = _shared_start(reference, asked, reference.text(history, tools=tools, prompt=False))
+    stop = _stop(reference, behind, later, without=asked[len(unasked) :])
+    return SampledText(opened + said[: len(said) - len(behind)], stop, natural)
+
+
+def _shared_start(reference: Reference, left: str, right: str) -> str:
+    """The longest common beginning that cuts neither a special token nor a tag."""
+    length = next((i for i, (one, other) in enumerate(zip(left, right, strict=False)) if one != other), None)
+    length = min(len(left), len(right)) if length is None else length
+    for found in reference.specials_in(left):
+        if found.start() < length < found.end():
+            length = found.start()
+    opened = max(left.rfind("<", 0, length), left.rfind("[", 0, length))
+    if opened >= 0 and re.fullmatch(r"[<\[]/?\w*", left[opened:length]):
+        length = opened
+    return left[:length]
+
+
+def _end_of_thought(message: Message, asked: str, written: str) -> str:
+    """What the model says first behind a prompt that opens a thought which the template does not write in history."""
+    tag = _OPEN_TAG.search(asked)
+    if tag is None:
+        return ""
+    closing = f"{tag['bracket']}/{tag['name']}{'>' if tag['bracket'] == '<' else ']'}"
+    if closing in written:
+        return ""
+    thought = message.get("reasoning_content")
+    return (f"{thought}\n" if thought else "") + closing + "\n\n"
+
+
+def _behind_last_word(
+    reference: Reference,
+    messages: Sequence[Message],
+    tools: bool,
+    following: Sequence[Message] = (),
+    *,
+    prompt: bool = False,
+) -> str | None:
+    """What the template writes behind the last word of the last message."""
+    for marked in _marked(messages[-1]):
+        try:
+            text = reference.text([*messages[:-1], marked, *following], tools=tools, prompt=prompt)
+        except NotTakenError:
+            continue
+        if _END_MARK in text:
+            return text[text.rindex(_END_MARK) + len(_END_MARK) :]
+    return None
+
+
+def _marked(message: Message) -> list[Message]:
+    """The message with a mark at the end of its last call's last text, and of its content."""
+    content: Message = {**message, "content": f"{message.get('content') or ''}{_END_MARK}"}
+    if not message.get("tool_calls"):
+        return [content]
+    *calls, last = message["tool_calls"]
+    arguments = _with_mark(last["function"]["arguments"])
+    called: Message = {
+        **message,
+        "tool_calls": [*calls, {**last, "function": {**last["function"], "arguments": arguments}}],
+    }
+    return [called, content]
+
+
+def _with_mark(arguments: Any) -> Any:
+    """Arguments whose last text ends in the mark."""
+    if isinstance(arguments, str):
+        return json.dumps(_with_mark(json.loads(arguments)), ensure_ascii=False)
+    last = [key for key, value in arguments.items() if isinstance(value, str)][-1]
+    return {**arguments, last: arguments[last] + _END_MARK}
+
+
+def _stop(reference: Reference, behind: str, later: str, *, without: str) -> str:
+    """What a turn ends with, through its stop token.
+
+    That is the last special token that stands behind the turn whoever comes next; else the one behind a turn that is
+    the last; else the one that the next turn begins with.
+    """
+    shared = _shared_start(reference, behind, later)
+    always = [found for found in reference.specials_in(shared) if found[0] not in without]
+    if always:
+        return shared[: always[-1].end()]
+    for text in (behind, later):
+        ends = [found for found in reference.specials_in(text) if found[0] not in without]
+        if ends:
+            return text[: ends[0].end()]
+    return ""

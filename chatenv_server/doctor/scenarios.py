@@ -1,0 +1,240 @@
+"""The conversations that the doctor plays: what every trainer's rollouts are made of, and what breaks them.
+
+Plain data. How a turn is sampled is `sampling`'s, what is checked is `examine`'s.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any, Final
+
+from chatenv_client.models import Message, ToolCall
+
+CONTROL_TEXT: Final = "\ue0c7"
+"""Stands in a message for the tokenizer's own control tokens, spelt as text."""
+
+
+class Ending(enum.Enum):
+    """How a sampled turn ends."""
+
+    STOP = "stop"
+    """With the token that the template closes the turn with."""
+    CUT_OFF = "cut_off"
+    """In the middle of its content, as when the token limit is reached."""
+    OTHER_STOP = "other_stop"
+    """With another stop token than the template's."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A turn that the model samples, and the messages that are appended together behind it."""
+
+    sampled: Message
+    """What is sampled is what the template would have written for it."""
+    given: tuple[Message, ...]
+    ending: Ending = Ending.STOP
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One conversation: an opening, then rounds."""
+
+    name: str
+    opening: tuple[Message, ...]
+    rounds: tuple[Round, ...]
+    tools: bool = False
+    """Whether the template is handed the tools."""
+    escapes: bool = False
+    """Whether message texts hold control tokens, which have to stay text."""
+    add_generation_prompt: bool = True
+
+
+TOOLS: Final[tuple[dict[str, Any], ...]] = (
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Says what the weather will be.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "description": "Name of the city."},
+                    "days": {"type": "integer", "description": "How many days ahead."},
+                },
+                "required": ["city"],
+            },
+        },
+    },
+)
+
+
+def _system(text: str) -> Message:
+    return {"role": "system", "content": text}
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _says(text: str, *cities: str, thought: str = "", number: int = 1) -> Message:
+    """An assistant's message, with a call for each city."""
+    message: Message = {"role": "assistant", "content": text}
+    if thought:
+        message["reasoning_content"] = thought
+    if cities:
+        message["tool_calls"] = [_call(city, number + index) for index, city in enumerate(cities)]
+    return message
+
+
+def _call(city: str, number: int) -> ToolCall:
+    arguments = {"city": city, "days": 3}
+    return {"id": _call_id(number), "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+
+
+def _call_id(number: int) -> str:
+    return f"callid{number:03d}"  # nine letters and digits: what the strictest template wants
+
+
+def _tool(text: str, number: int = 1) -> Message:
+    return {"role": "tool", "content": text, "tool_call_id": _call_id(number), "name": "get_weather"}
+
+
+def _round(sampled: Message, *given: Message, ending: Ending = Ending.STOP) -> Round:
+    return Round(sampled, given, ending)
+
+
+def _scenario(name: str, opening: tuple[Message, ...], *rounds: Round, **options: bool) -> Scenario:
+    return Scenario(name, opening, rounds, **options)
+
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    _scenario(
+        "plain chat",
+        (_user("What is the capital of France, please?"),),
+        _round(_says("It is Paris, of course."), _user("And what about Germany then?")),
+        _round(_says("Berlin is."), _user("Thank you so much!")),
+        _round(_says("Welcome."), _user("Good bye now.")),
+    ),
+    _scenario(
+        "system prompt",
+        (_system("You are terse and kind."), _user("Name three primary colours.")),
+        _round(_says("Red, blue, yellow."), _user("Name another one.")),
+        _round(_says("Green"), _user("Last question here.")),
+    ),
+    _scenario(
+        "unicode and code",
+        (_user("Schreib: äöü 你好 🙂\n```py\nx=1\n```"),),
+        _round(_says("Код:\n```python\nprint('π')\n```"), _user("Ещё раз 🙂🙂  with  spaces")),
+        _round(_says("def f():\n\treturn {}"), _user("more {{ braces }} and <b>tags</b>")),
+    ),
+    _scenario(
+        "thinking in content",
+        (_user("How many is 2+2?"),),
+        _round(_says("<think>\nTwo and two.\n</think>\n\n4 is it."), _user("Sure about that?")),
+        _round(_says("<think>\nhm\n</think>\n\nYes."), _user("Great work.")),
+    ),
+    _scenario(
+        "reasoning_content",
+        (_user("How many is 2+2?"),),
+        _round(_says("4 is it.", thought="Two and two make four."), _user("Sure about that?")),
+        _round(_says("Yes.", thought="Check it again."), _user("Great work.")),
+    ),
+    _scenario(
+        "tools over several turns",
+        (_user("What will the weather be in Paris?"),),
+        _round(_says("", "Paris"), _tool('{"temp": 21}')),
+        _round(_says("It is 21 degrees."), _user("And in Rome?")),
+        _round(_says("", "Rome", number=2), _tool("sunny and warm", 2)),
+        _round(_says("", "Milan", number=3), _tool("rainy", 3)),
+        _round(_says("Sunny in one, rainy in the other."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "parallel tools",
+        (_user("What will the weather be in Paris and Rome?"),),
+        _round(_says("", "Paris", "Rome"), _tool("cold"), _tool("hot", 2)),
+        _round(_says("Cold; hot."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "tools with text",
+        (_user("What will the weather be in Paris?"),),
+        _round(_says("Let me look.", "Paris"), _tool('{"temp": 21}')),
+        _round(_says("It is 21."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "thinking before tools",
+        (_system("You are terse and kind."), _user("What will the weather be in Paris?")),
+        _round(_says("", "Paris", thought="The tool will know."), _tool('{"temp": 21}')),
+        _round(_says("It is 21.", thought="That was quick."), _user("Thanks a lot.")),
+        _round(_says("Welcome.", thought="How polite."), _user("Good bye now.")),
+        tools=True,
+    ),
+    _scenario(
+        "turn cut off",
+        (_user("Tell me a long story."),),
+        _round(_says("Once upon a time there was a king who"), _user("Go on, please."), ending=Ending.CUT_OFF),
+        _round(_says("And so it ended."), _user("Good bye now.")),
+    ),
+    _scenario(
+        "another stop token",
+        (_user("What is the capital of France, please?"),),
+        _round(_says("It is Paris, of course."), _user("And what about Germany then?"), ending=Ending.OTHER_STOP),
+    ),
+    _scenario(
+        "two users in a row",
+        (_user("I have a question."), _user("What is the capital of France?")),
+        _round(_says("It is Paris."), _user("Hm."), _user("And what about Germany then?")),
+    ),
+    _scenario(
+        "assistant in the opening",
+        (
+            _user("Name a colour."),
+            _says("The colour is red."),
+            _user("Name another colour."),
+            _says("The colour is blue.", thought="Not red again."),
+            _user("And another one."),
+        ),
+        _round(_says("The colour is green."), _user("One more, please.")),
+        _round(_says("The colour is grey."), _user("Good bye now.")),
+    ),
+    _scenario(
+        "assistant among the given",
+        (_user("Name a colour."),),
+        _round(
+            _says("The colour is red."),
+            _user("Name another colour."),
+            _says("The colour is blue."),
+            _user("And another one."),
+        ),
+        _round(_says("The colour is green."), _user("Good bye now.")),
+    ),
+    _scenario(
+        "system message later",
+        (_user("Name a colour."),),
+        _round(_says("The colour is red."), _system("From now on answer in French."), _user("Name another colour.")),
+        _round(_says("Bleu."), _user("Good bye now.")),
+    ),
+    _scenario(
+        "white space at the edges",
+        (_system("  You are terse.\n"), _user("\n  Name a colour. \n")),
+        _round(_says("Red."), _user("  Name another colour.\n\n")),
+        _round(_says("Blue."), _user("Good bye now.")),
+    ),
+    _scenario(
+        "control tokens in text",
+        (_user(f"What do {CONTROL_TEXT} mean?"),),
+        _round(_says("They part the turns."), _user(f"Say {CONTROL_TEXT}")),
+        _round(_says("I would rather not."), _user("Good bye now.")),
+        escapes=True,
+    ),
+    _scenario(
+        "no generation prompt",
+        (_user("What is the capital of France, please?"),),
+        _round(_says("It is Paris, of course."), _user("And what about Germany then?")),
+        add_generation_prompt=False,
+    ),
+)
+"""In the order of the table."""

@@ -1,0 +1,131 @@
+"""A tokenizer for a chat template that comes without one.
+
+The vocabulary is borrowed; the control tokens are read off the template. Written as in `<|name|>` they are control
+tokens wherever they stand. A tag as in `<name>` or `[NAME]` is one where the template parts the turns of a plain
+conversation with it, and an added token that is not special where it wraps a thought, a call or a tool's answer; all
+other tags are text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenizers import AddedToken, Tokenizer
+
+from chatenv_client.errors import TemplateRejectedError
+from chatenv_client.models import Message, ToolCall
+from chatenv_server.byte_tokenizer import ByteTokenizer
+from chatenv_server.doctor.scenarios import TOOLS
+from chatenv_server.engine.forms import Forms
+from chatenv_server.engine.template import ChatTemplate, clock_at
+
+_PIPED: Final = re.compile(r"<[|｜][^<>\s'\"{}]{1,48}?(?:[|｜])?>|<[\w/]{1,48}[|｜]>")
+_TAG: Final = re.compile(r"</?\w[\w.-]*>|\[/?[A-Z][A-Z_]*\]")
+_TEXT: Final = "Zq7xK2vW"
+_BEGIN, _END = "<s>", "</s>"
+
+
+@dataclass(frozen=True)
+class ControlStrings:
+    """The strings that a template's own tokenizer must have as tokens."""
+
+    special: tuple[str, ...]
+    added: tuple[str, ...]
+    """Added, but not special."""
+    end_of_turn: str
+    """What closes an assistant's turn; empty where nothing does."""
+
+
+def stand_in(source: str, vocabulary: Any = None) -> Any:
+    """A transformers tokenizer with the chat template `source` on a borrowed vocabulary.
+
+    Args:
+        vocabulary: a fast tokenizer; the embedded byte tokenizer where none is given.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    controls = control_strings(source)
+    begin = _BEGIN if "bos_token" in ChatTemplate(source).variables else None
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str((vocabulary or ByteTokenizer()).backend_tokenizer.to_str()),
+        bos_token=begin,
+        eos_token=controls.end_of_turn or _END,
+    )
+    backend = tokenizer.backend_tokenizer
+    backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in controls.special])
+    backend.add_tokens([AddedToken(text, normalized=False, special=False) for text in controls.added])
+    tokenizer.chat_template = source
+    return tokenizer
+
+
+def control_strings(source: str) -> ControlStrings:
+    """Read the control tokens off a template: off its literal text, and off what it renders."""
+    template = ChatTemplate(source)
+    frames = [_render(template, conversation) or "" for conversation in _PLAIN]
+    wraps = [_render(template, conversation, tools=True) or "" for conversation in _WRAPPED]
+    listing = _render(template, _PLAIN[0], tools=True) or ""
+    piped = {found[0] for text in (template.literal_text, *frames, *wraps) for found in _PIPED.finditer(text)}
+    parting = {tag for text in frames for tag in _tags(text)}
+    wrapping = {tag for text in wraps for tag in _tags(text)} - set(_tags(listing)) - parting
+    squares = {tag for tag in _tags(template.literal_text) if tag.startswith("[")}
+    special = piped | parting | (squares if parting & squares else set())
+    return ControlStrings(tuple(sorted(special)), tuple(sorted(wrapping - special)), _end_of_turn(frames[-1], special))
+
+
+_PLAIN: Final[tuple[list[Message], ...]] = (
+    [{"role": "user", "content": _TEXT}],
+    [{"role": "system", "content": _TEXT}, {"role": "user", "content": _TEXT}],
+    [
+        {"role": "user", "content": _TEXT},
+        {"role": "assistant", "content": _TEXT},
+        {"role": "user", "content": _TEXT},
+    ],
+    [{"role": "user", "content": _TEXT}, {"role": "assistant", "content": _TEXT}],
+)
+_CALL: Final[ToolCall] = {
+    "id": "callZq7x1",
+    "type": "function",
+    "function": {"name": TOOLS[0]["function"]["name"], "arguments": {"city": _TEXT}},
+}
+_WRAPPED: Final[tuple[list[Message], ...]] = (
+    [*_PLAIN[0], {"role": "assistant", "content": _TEXT, "reasoning_content": _TEXT}],
+    [
+        *_PLAIN[0],
+        {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+        {"role": "tool", "content": _TEXT, "tool_call_id": "callZq7x1", "name": "get_weather"},
+    ],
+)
+
+
+def _render(template: ChatTemplate, messages: Iterable[Message], *, tools: bool = False) -> str | None:
+    """The conversation in the first form of messages that the template takes."""
+    variables = {
+        "bos_token": _BEGIN,
+        "eos_token": _END,
+        "tools": list(TOOLS) if tools else None,
+        "documents": None,
+        "strftime_now": clock_at(0.0),
+    }
+    roles = frozenset({"system", "user", "assistant", "tool"})
+    for forms in (Forms(parts, as_text) for parts in (frozenset[str](), roles) for as_text in (False, True)):
+        try:
+            text = template.render([forms.apply(one) for one in messages], variables, add_generation_prompt=True)
+        except TemplateRejectedError:
+            continue
+        if _TEXT in text and "'text'" not in text:
+            return text
+    return None
+
+
+def _tags(text: str) -> list[str]:
+    return [found[0] for found in _TAG.finditer(_PIPED.sub(" ", text))]
+
+
+def _end_of_turn(frame: str, special: set[str]) -> str:
+    """The special token behind the assistant's text at the end of a conversation, unless it opens the next turn."""
+    _, _, behind = frame.rpartition(_TEXT)
+    found = re.search("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)", behind)
+    return "" if found is None or found[0] in frame.split(_TEXT, maxsplit=1)[0] else found[0]
