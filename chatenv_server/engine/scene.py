@@ -363,10 +363,16 @@ class TemplateScene:
         """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises; the tokens stay."""
         stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._profile.stop_ids else None
         text, close = self._without_close(self._codec.decode_behind(before, ids), stop_id)
-        parsed = (self._parser if prompted else self._unprompted_parser).parse(text)
+        said, prompted = self._without_prompt(text, prompted)
+        parsed = (self._parser if prompted else self._unprompted_parser).parse(said)
         message: Message = parsed.as_message()  # type: ignore[assignment]
         merges = self._codec.merges(before, ids)
         return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges)
+
+    def _without_prompt(self, text: str, prompted: bool) -> tuple[str, bool]:
+        """What the model said: without the generation prompt, where it was left to the model to write that."""
+        own = "" if prompted or self.terms.add_generation_prompt else self._generation_prompt
+        return text.removeprefix(own), prompted or bool(own and text.startswith(own))
 
     def _without_close(self, text: str, stop_id: int | None) -> tuple[str, str]:
         """A turn's text in two: what it says, and what it holds of the template's close, through the stop token."""
