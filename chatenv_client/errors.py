@@ -59,6 +59,9 @@ class ChatEnvError(Exception):
         self.details = dict(details or {})
         """Figures behind the reason."""
 
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field and self.field not in self.message else self.message
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.__dict__)
 

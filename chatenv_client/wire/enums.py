@@ -26,7 +26,13 @@ class EnumCodec(Generic[EnumT]):
         Raises:
             ValueError: there is no such member.
         """
-        return 0 if value is None else self._numbers[self._members(value)]
+        if value is None:
+            return 0
+        try:
+            return self._numbers[self._members(value)]
+        except ValueError:
+            known = ", ".join(repr(member.value) for member in self._members)
+            raise ValueError(f"{value!r} is none of {known}") from None
 
     def asked(self, number: int, field: str) -> EnumT | None:
         """What a request asks for; None when it leaves it open.

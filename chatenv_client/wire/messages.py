@@ -20,7 +20,7 @@ def message_to_proto(message: Mapping[str, Any]) -> pb.Message:
     """Put a message on the wire. What the typed fields cannot express exactly travels as JSON.
 
     Raises:
-        InvalidRequestError: reason BAD_MESSAGE: a value is neither text nor JSON.
+        InvalidRequestError: reason BAD_MESSAGE: it is no mapping, or a value is neither text nor JSON.
     """
     try:
         return _message_to_proto(message)
@@ -29,7 +29,10 @@ def message_to_proto(message: Mapping[str, Any]) -> pb.Message:
         raise InvalidRequestError(what, reason="BAD_MESSAGE", field="messages") from error
 
 
-def _message_to_proto(message: Mapping[str, Any]) -> pb.Message:
+def _message_to_proto(message: Any) -> pb.Message:
+    if not isinstance(message, Mapping):
+        what = f"a message is a mapping with `role` and `content`, not {type(message).__name__}; give a list of them"
+        raise InvalidRequestError(what, reason="BAD_MESSAGE", field="messages")
     encoded = pb.Message()
     extra = {}
     for key, value in message.items():
@@ -37,7 +40,7 @@ def _message_to_proto(message: Mapping[str, Any]) -> pb.Message:
         if write is None or not write(encoded, value):
             extra[key] = value
     if extra:
-        encoded.extra_json = dump_json(extra, "extra_json", "BAD_MESSAGE")
+        encoded.extra_json = dump_json(extra, ", ".join(map(str, extra)), "BAD_MESSAGE")
     return encoded
 
 

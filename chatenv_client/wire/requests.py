@@ -53,7 +53,7 @@ def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
     except InvalidRequestError:
         raise
     except ValueError as error:
-        raise InvalidRequestError(f"{key}: {error}", field=key) from error
+        raise InvalidRequestError(f"{key}: {error}", reason=_REASONS.get(key, ""), field=key) from error
 
 
 def _plain_json(value: Any) -> Any:
@@ -63,6 +63,13 @@ def _plain_json(value: Any) -> Any:
 _POLICIES: Final[Mapping[str, Any]] = {
     "history_policy": HISTORY_POLICY,
     "control_token_policy": CONTROL_TOKEN_POLICY,
+}
+_REASONS: Final = {
+    "history_policy": "BAD_POLICY",
+    "control_token_policy": "BAD_POLICY",
+    "max_steps": "BAD_LIMIT",
+    "max_tokens": "BAD_LIMIT",
+    "clock": "BAD_CLOCK",
 }
 _JSON_REASONS: Final = {
     "tools": "BAD_TOOLS",

@@ -33,6 +33,12 @@ def test_an_exception_comes_back_as_itself(kind: type[ChatEnvError]) -> None:
     assert vars(received) == vars(sent)
 
 
+def test_an_exception_shows_the_field_that_is_to_blame_once() -> None:
+    assert str(ChatEnvError("no content", field="messages[2].content")) == "messages[2].content: no content"
+    assert str(ChatEnvError("max_steps is at least 1", field="max_steps")) == "max_steps is at least 1"
+    assert str(ChatEnvError("no server")) == "no server"
+
+
 @pytest.mark.parametrize("kind", list(kinds()))
 def test_an_exception_survives_pickling(kind: type[ChatEnvError]) -> None:
     error = kind("what was wrong", reason="R", field="f", details={"a": "b"}, code="ABORTED")

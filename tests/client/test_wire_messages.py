@@ -105,6 +105,11 @@ def test_what_is_no_json_is_refused_before_it_is_sent(value: Any) -> None:
     assert caught.value.reason == "BAD_MESSAGE"
 
 
+def test_a_key_whose_value_is_no_json_is_named() -> None:
+    with pytest.raises(InvalidRequestError, match="^content cannot be written as JSON"):
+        message_to_proto({"role": "user", "content": object()})
+
+
 def test_half_a_surrogate_pair_in_the_text_is_refused_before_it_is_sent() -> None:
     with pytest.raises(InvalidRequestError, match="surrogate"):
         message_to_proto({"role": "user", "content": "\ud800"})

@@ -76,21 +76,27 @@ def test_a_policy_may_be_given_as_its_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "field"),
+    ("options", "field", "reason"),
     [
-        ({"max_steps": -1}, "max_steps"),
-        ({"max_tokens": 2**32}, "max_tokens"),
-        ({"seed": 2**63}, "seed"),
-        ({"history_policy": "forget"}, "history_policy"),
-        ({"clock": 1e12}, "clock"),
-        ({"tools": [{"default": float("nan")}]}, "tools"),
-        ({"metadata": {"a": {1}}}, "metadata"),
+        ({"max_steps": -1}, "max_steps", "BAD_LIMIT"),
+        ({"max_tokens": 2**32}, "max_tokens", "BAD_LIMIT"),
+        ({"seed": 2**63}, "seed", "INVALID_REQUEST"),
+        ({"history_policy": "forget"}, "history_policy", "BAD_POLICY"),
+        ({"clock": 1e12}, "clock", "BAD_CLOCK"),
+        ({"tools": [{"default": float("nan")}]}, "tools", "BAD_TOOLS"),
+        ({"metadata": {"a": {1}}}, "metadata", "BAD_METADATA"),
+        ({"messages": {"role": "user", "content": "one message, no list"}}, "messages", "BAD_MESSAGE"),
     ],
 )
-def test_a_value_that_the_wire_cannot_carry_is_refused_by_its_field(options: Any, field: str) -> None:
+def test_a_value_that_the_wire_cannot_carry_is_refused_by_its_field(options: Any, field: str, reason: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         reset_to_proto(options)
-    assert caught.value.field == field
+    assert (caught.value.field, caught.value.reason) == (field, reason)
+
+
+def test_a_policy_that_does_not_exist_is_answered_with_those_that_do() -> None:
+    with pytest.raises(InvalidRequestError, match="'append', 'strict'"):
+        reset_to_proto({"history_policy": "forget"})
 
 
 def test_an_unknown_keyword_of_reset_is_a_type_error() -> None:
