@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from datetime import datetime, timezone
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ def configure_logging(level: str, form: str) -> None:
     # At DEBUG other libraries tell more than anybody wants to know, contents among it.
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
     logging.getLogger("chatenv_server").setLevel(level.upper())
+    # Python would print the line of code beside it, which tells an operator nothing.
+    warnings.showwarning = lambda message, *_: logging.getLogger("chatenv_server").warning(str(message))
 
 
 class TextFormatter(logging.Formatter):

@@ -22,6 +22,7 @@ from chatenv_server.gate import Gate
 from chatenv_server.interceptors import CallGuard
 from chatenv_server.items import ItemRunner
 from chatenv_server.listeners import bind
+from chatenv_server.reflected import reflected_schemas
 from chatenv_server.servicer import ChatEnvServicer
 from chatenv_server.settings import Settings, wrong_setting
 from chatenv_server.transforms import Transform
@@ -77,7 +78,7 @@ class RunningServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection.enable_server_reflection(names, self._server, pool=reflected_schemas())
         self.addresses = bind(self._server, settings)
         """Where it serves, with real ports."""
         self._server.start()

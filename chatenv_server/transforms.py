@@ -53,7 +53,9 @@ def _import(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"transform {name!r} cannot be loaded: {error}; write it as module:attribute") from error
+        raise ValueError(
+            f"transform {name!r} cannot be loaded: {error}; write module:attribute, with the module in PYTHONPATH"
+        ) from error
 
 
 def _entry_point(name: str) -> Any:
