@@ -12,7 +12,6 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,11 @@ _NO_TOKEN = -1
 
 _FIRST_TOKENS = 4
 """Sampled tokens read behind a prompt, to see whether they would merge with its end."""
+
+
+_LONG = 4096
+"""Characters, or tokens, from which on tokenizing lets other threads run. It would cost the short ones more than it
+gives."""
 
 
 class Encoded(NamedTuple):
@@ -65,6 +69,26 @@ class _Piece(NamedTuple):
 def _first_character(encoding: Encoding, token: int) -> int:
     place = encoding.token_to_chars(token)
     return place[0] if place is not None else 0
+
+
+def _reaches_over(encoding: Encoding, count: int, context: str) -> bool:
+    """Whether the last of the first `count` tokens ends behind `context`."""
+    place = encoding.token_to_chars(count - 1) if count else None
+    return place is not None and place[1] > len(context)
+
+
+def _encoding(tokenizer: Tokenizer, text: str) -> Encoding:
+    """One text, encoded. While a long one is, other threads run."""
+    if len(text) < _LONG:
+        return tokenizer.encode(text, add_special_tokens=False)
+    return tokenizer.encode_batch([text], add_special_tokens=False)[0]
+
+
+def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Ids, decoded. While many are, other threads run."""
+    if len(ids) < _LONG:
+        return tokenizer.decode(ids, skip_special_tokens=False)
+    return tokenizer.decode_batch([ids], skip_special_tokens=False)[0]
 
 
 def _token_at(pieces: Sequence[_Piece], character: int) -> int:
@@ -143,11 +167,7 @@ class Codec:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a rendered text as transformers would encode it, without adding special tokens."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts at once, on the tokenizer's own threads."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return _encoding(self._tokenizer, text).ids
 
     def decode_behind(self, before: Int32Array, ids: Int32Array) -> str:
         """Text of token ids that follow the tokens `before`.
@@ -166,8 +186,8 @@ class Codec:
     def decode(self, ids: Int32Array) -> str:
         """Text of token ids in the middle of a stream: no leading space is lost, control tokens are shown."""
         if self._neutral_id is None:
-            return self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
-        text = self._tokenizer.decode([self._neutral_id, *ids.tolist()], skip_special_tokens=False)
+            return _decoded(self._tokenizer, ids.tolist())
+        text = _decoded(self._tokenizer, [self._neutral_id, *ids.tolist()])
         return text[len(self.added_tokens[self._neutral_id]) :]
 
     def encode_pieces(self, pieces: Sequence[tuple[str, bool]], before: Int32Array) -> Encoded:
@@ -210,7 +230,7 @@ class Codec:
             elif len(before) > 0:
                 piece, merged = self._encode_behind(text, before)
             else:
-                piece = _Piece(0, self._tokenizer.encode(text, add_special_tokens=False))
+                piece = _Piece(0, _encoding(self._tokenizer, text))
             encoded.append(piece)
             first += len(text)
         return encoded, merged
@@ -224,29 +244,28 @@ class Codec:
         last = int(before[-1])
         if last in self.added_tokens:
             anchor = self.added_tokens[last]
-            encoding = self._tokenizer.encode(anchor + text, add_special_tokens=False)
+            encoding = _encoding(self._tokenizer, anchor + text)
             if encoding.ids[:1] == [last]:
                 return _Piece(0, encoding, len(anchor), 1), False
         return self._encode_behind_text(text, before)
 
     def _encode_behind_text(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
         context = self._neutral_text + self.decode(before[-_CONTEXT_TOKENS:])
-        encoding = self._tokenizer.encode(context + text, add_special_tokens=False)
+        encoding = _encoding(self._tokenizer, context + text)
         dropped, merged = self._boundary(encoding, context)
         if not merged:
             return _Piece(0, encoding, len(context), dropped), False
         if dropped and encoding.ids[dropped - 1] in self.added_tokens:
             # A control token that swallows the white space before it: the token still has to be written.
             return _Piece(0, encoding, len(context), dropped - 1), True
-        if dropped and encoding.offsets[dropped - 1][1] > len(context):
+        if _reaches_over(encoding, dropped, context):
             return self._encode_inside(text, self._tokenizer, 0), True
         return _Piece(0, encoding, len(context), dropped), True
 
     def _boundary(self, encoding: Encoding, context: str) -> tuple[int, bool]:
         """(Tokens that begin in `context`, whether what follows the context changes the context's own tokens)."""
-        count = bisect_left(encoding.offsets, len(context), key=itemgetter(0))
-        reaches_over = count > 0 and encoding.offsets[count - 1][1] > len(context)
-        return count, reaches_over or self._encode_context(context) != encoding.ids[:count]
+        count = bisect_left(range(len(encoding)), len(context), key=partial(_first_character, encoding))
+        return count, _reaches_over(encoding, count, context) or self._encode_context(context) != encoding.ids[:count]
 
     def merges(self, before: Int32Array, ids: Int32Array) -> bool:
         """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
@@ -267,10 +286,10 @@ class Codec:
 
     def _encode_inside(self, text: str, tokenizer: Tokenizer, first: int) -> _Piece:
         """Encode a piece from the middle of a text, behind a newline so that no prefix space is added."""
-        encoding = tokenizer.encode("\n" + text, add_special_tokens=False)
+        encoding = _encoding(tokenizer, "\n" + text)
         if encoding.ids[: len(self._newline_ids)] == self._newline_ids:
             return _Piece(first, encoding, 1, len(self._newline_ids))
-        return _Piece(first, tokenizer.encode(text, add_special_tokens=False))
+        return _Piece(first, _encoding(tokenizer, text))
 
 
 def shared_prefix_length(left: str, right: str) -> int:
