@@ -49,6 +49,7 @@ from chatenv_server.validation import (
     check_json,
     check_limit,
     check_messages,
+    check_role,
     check_template_kwargs,
     check_tools,
 )
@@ -205,6 +206,7 @@ class ChatEnvironment:
         check_messages(given)
         prompt = self._system_prompt if system_prompt is None else system_prompt
         role = system_role or self._system_role
+        check_role(role, "system_role")
         if not prompt:
             return given
         if given and given[0].get("role") == role:

@@ -67,16 +67,18 @@ def check_messages(messages: Sequence[Message]) -> None:
         _check_message(message, f"messages[{index}]")
 
 
+def check_role(role: Any, field: str) -> None:
+    """Raise InvalidRequestError unless it is 1 to 64 printable characters."""
+    if not isinstance(role, str) or not role.strip() or len(role) > _LONGEST_ROLE or not role.isprintable():
+        raise InvalidRequestError(
+            f"a role is 1 to {_LONGEST_ROLE} printable characters, such as 'user'", reason="BAD_ROLE", field=field
+        )
+
+
 def _check_message(message: Any, field: str) -> None:
     if not isinstance(message, Mapping):
         raise InvalidRequestError("a message is a mapping with `role` and `content`", reason="BAD_MESSAGE", field=field)
-    role = message.get("role")
-    if not isinstance(role, str) or not role.strip() or len(role) > _LONGEST_ROLE or not role.isprintable():
-        raise InvalidRequestError(
-            f"a role is 1 to {_LONGEST_ROLE} printable characters, such as 'user'",
-            reason="BAD_ROLE",
-            field=f"{field}.role",
-        )
+    check_role(message.get("role"), f"{field}.role")
     content = message.get("content")
     if content is None and not message.get("tool_calls") and not message.get("reasoning_content"):
         raise InvalidRequestError(

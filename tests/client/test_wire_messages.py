@@ -106,7 +106,7 @@ def test_what_is_no_json_is_refused_before_it_is_sent(value: Any) -> None:
 
 
 def test_a_key_whose_value_is_no_json_is_named() -> None:
-    with pytest.raises(InvalidRequestError, match="^content cannot be written as JSON"):
+    with pytest.raises(InvalidRequestError, match=r"^content cannot be written as JSON"):
         message_to_proto({"role": "user", "content": object()})
 
 

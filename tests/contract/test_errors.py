@@ -116,6 +116,7 @@ ROWS = [
     Row("Reset", reset(control_token_policy=9), "BAD_ENUM", "control_token_policy"),
     Row("Reset", reset(clock={"seconds": 10**15}), "BAD_CLOCK", "clock"),
     Row("Reset", reset(messages=[pb.Message(content="a")]), "BAD_ROLE", "messages[0].role"),
+    Row("Reset", reset(system_prompt="a", system_role="r" * 65), "BAD_ROLE", "system_role"),
     Row(
         "Reset",
         reset(system_prompt="a", messages=[pb.Message(role="system", content="b")]),
