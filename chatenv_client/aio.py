@@ -54,12 +54,13 @@ class AsyncChatEnv:
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         tls: Tls | None = None,
         token: str | None = None,
+        affinity: bool = False,
     ) -> None:
         """Connect with the first call. To be made inside the event loop; arguments as in `ChatEnv`."""
         self._owns_channel = isinstance(target, str)
-        self._channel = _channel(target, tls, max_message_bytes)
+        self._channel = _channel(target, tls, max_message_bytes, affinity)
         self._stub = ChatEnvServiceStub(self._channel)
-        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
+        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
         self._session = Session()
         self._closed = False
         self._guard = ProcessGuard()
@@ -137,14 +138,18 @@ class AsyncChatEnv:
             raise RuntimeError("this client is closed; open another one")
         self._guard.check()
         try:
-            response = await getattr(self._stub, call.method)(call.request, **self._defaults.keywords(timeout_s))
+            response = await getattr(self._stub, call.method)(
+                call.request, **self._defaults.keywords(call.request, timeout_s)
+            )
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
         return call.receive(response)
 
 
-def _channel(target: str | grpc.aio.Channel, tls: Tls | None, max_message_bytes: int) -> grpc.aio.Channel:
+def _channel(
+    target: str | grpc.aio.Channel, tls: Tls | None, max_message_bytes: int, affinity: bool
+) -> grpc.aio.Channel:
     if isinstance(target, str):
-        return open_async_channel(target, tls=tls, max_message_bytes=max_message_bytes)
+        return open_async_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
     refuse_options_of_ready_channel(tls, max_message_bytes)
     return target

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypedDict, TypeVar
+from urllib.parse import quote
 
 import grpc
 
 from chatenv_client import wire
+from chatenv_client.channel import AFFINITY_HEADER
 from chatenv_client.errors import ChatEnvError
 
 ResultT = TypeVar("ResultT")
@@ -44,15 +46,24 @@ class CallDefaults:
     timeout_s: float = DEFAULT_TIMEOUT_S
     """Deadline of a call that gives none of its own."""
     metadata: tuple[tuple[str, str], ...] = ()
+    affinity: bool = False
+    """Whether each call says of which episode it is, in a header."""
 
     @classmethod
-    def of(cls, *, timeout_s: float, token: str | None) -> CallDefaults:
+    def of(cls, *, timeout_s: float, token: str | None, affinity: bool = False) -> CallDefaults:
         """Defaults with a bearer token, where there is one."""
-        return cls(timeout_s, () if token is None else (("authorization", f"Bearer {token}"),))
+        return cls(timeout_s, () if token is None else (("authorization", f"Bearer {token}"),), affinity)
 
-    def keywords(self, timeout_s: float | None) -> CallKeywords:
+    def sticking_to(self, key: str) -> CallDefaults:
+        """The same, with one header for all calls: they go to one server, whatever their episode."""
+        return CallDefaults(self.timeout_s, (*self.metadata, (AFFINITY_HEADER, key)))
+
+    def keywords(self, request: Any, timeout_s: float | None) -> CallKeywords:
         """Keywords for one call."""
-        return {"timeout": self.timeout_s if timeout_s is None else timeout_s, "metadata": self.metadata}
+        metadata = self.metadata
+        if self.affinity and (episode_id := getattr(request, "episode_id", "")):
+            metadata = (*metadata, (AFFINITY_HEADER, quote(episode_id, safe="")))
+        return {"timeout": self.timeout_s if timeout_s is None else timeout_s, "metadata": metadata}
 
 
 def error_from_rpc(error: grpc.RpcError) -> ChatEnvError:

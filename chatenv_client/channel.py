@@ -6,8 +6,9 @@ Knows nothing of episodes.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -31,6 +32,12 @@ _RETRY_POLICY: Final = {
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 
+AFFINITY_HEADER: Final = "chatenv-affinity"
+"""Calls with the same value go to the same server, on a channel with affinity or behind a proxy that hashes it."""
+
+# gRPC reads the name of the header from the service config only where this is set, as of 1.85; it changes nothing else.
+_HASH_BY_HEADER_VARIABLE: Final = "GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY"
+
 _FOREIGN_SCHEMES: Final = ("http://", "https://", "grpc://", "grpcs://", "tcp://")
 
 
@@ -51,43 +58,54 @@ class Tls:
 
 
 def open_channel(
-    target: str, *, tls: Tls | None = None, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    target: str,
+    *,
+    tls: Tls | None = None,
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    affinity: bool = False,
 ) -> grpc.Channel:
     """Open a channel. It connects with the first call.
 
     Args:
-        target: `host:port`, `unix:///path` or `dns:///name:port`.
+        target: `host:port`, `unix:///path`, `dns:///name:port` or `ipv4:host:port,host:port`.
         tls: certificates; None is plain text.
         max_message_bytes: largest message either way; to be the same on the server.
+        affinity: whether the calls of an episode stick to one of the servers behind the target.
 
     Raises:
         ValueError: the target is a URL of another kind.
     """
     _check_target(target)
-    options = channel_options(max_message_bytes)
+    options = channel_options(max_message_bytes, affinity=affinity)
     if tls is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, tls.credentials(), options)
 
 
-def channel_to(target: str | grpc.Channel, tls: Tls | None, max_message_bytes: int) -> grpc.Channel:
+def channel_to(
+    target: str | grpc.Channel, tls: Tls | None, max_message_bytes: int, *, affinity: bool = False
+) -> grpc.Channel:
     """The channel that a client was given, or one to the address that it was given.
 
     Raises:
         ValueError: the target is a URL of another kind, or an option was given along with a ready channel.
     """
     if isinstance(target, str):
-        return open_channel(target, tls=tls, max_message_bytes=max_message_bytes)
+        return open_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
     refuse_options_of_ready_channel(tls, max_message_bytes)
     return target
 
 
 def open_async_channel(
-    target: str, *, tls: Tls | None = None, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    target: str,
+    *,
+    tls: Tls | None = None,
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    affinity: bool = False,
 ) -> grpc.aio.Channel:
     """Open a channel for asyncio, inside a running loop; see `open_channel`."""
     _check_target(target)
-    options = channel_options(max_message_bytes)
+    options = channel_options(max_message_bytes, affinity=affinity)
     if tls is None:
         return grpc.aio.insecure_channel(target, options)
     return grpc.aio.secure_channel(target, tls.credentials(), options)
@@ -111,8 +129,12 @@ def _check_target(target: str) -> None:
         )
 
 
-def channel_options(max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> list[tuple[str, int | str]]:
-    """Options of a channel to a chatenv server, for callers who open their own."""
+def channel_options(
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES, *, affinity: bool = False
+) -> list[tuple[str, int | str]]:
+    """Options of a channel to a chatenv server, for callers who open their own; arguments as in `open_channel`."""
+    if affinity:
+        os.environ.setdefault(_HASH_BY_HEADER_VARIABLE, "true")
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -120,15 +142,18 @@ def channel_options(max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> list[
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         # An environment is a neighbour; a cluster's web proxy would only break the way to it.
         ("grpc.enable_http_proxy", 0),
-        ("grpc.service_config", _service_config()),
+        ("grpc.service_config", _service_config(affinity)),
         # A request beyond the buffer, 256 KiB by default, is silently not retried.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
     ]
 
 
-def _service_config() -> str:
+def _service_config(affinity: bool) -> str:
     # The client makes every unary call idempotent: Reset names its episode, Step carries step_index.
     service = pb.DESCRIPTOR.services_by_name["ChatEnvService"]
     unary = [method.name for method in service.methods if not method.client_streaming]
     names = [{"service": service.full_name, "method": method} for method in unary]
-    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": _RETRY_POLICY}]})
+    config: dict[str, Any] = {"methodConfig": [{"name": names, "retryPolicy": _RETRY_POLICY}]}
+    if affinity:
+        config["loadBalancingConfig"] = [{"ring_hash_experimental": {"requestHashHeader": AFFINITY_HEADER}}]
+    return json.dumps(config)

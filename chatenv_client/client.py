@@ -52,6 +52,7 @@ class ChatEnv:
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         tls: Tls | None = None,
         token: str | None = None,
+        affinity: bool = False,
     ) -> None:
         """Connect with the first call.
 
@@ -61,11 +62,13 @@ class ChatEnv:
             max_message_bytes: largest message either way, as on the server. Not with a ready channel.
             tls: certificates; None is plain text. Not with a ready channel.
             token: bearer token that goes along with every call. Without TLS it can be read on the way.
+            affinity: whether the calls of an episode stick to one of several servers behind the target, by a hash of
+                its id. A ready channel needs it in its `channel_options`, too.
         """
         self._owns_channel = isinstance(target, str)
-        self._channel = channel_to(target, tls, max_message_bytes)
+        self._channel = channel_to(target, tls, max_message_bytes, affinity=affinity)
         self._stub = ChatEnvServiceStub(self._channel)
-        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
+        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
         self._session = Session()
         self._closed = False
         self._guard = ProcessGuard()
@@ -174,7 +177,9 @@ class ChatEnv:
             raise RuntimeError("this client is closed; open another one")
         self._guard.check()
         try:
-            response = getattr(self._stub, call.method)(call.request, **self._defaults.keywords(timeout_s))
+            response = getattr(self._stub, call.method)(
+                call.request, **self._defaults.keywords(call.request, timeout_s)
+            )
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
         return call.receive(response)

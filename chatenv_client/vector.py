@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -55,6 +56,7 @@ class VectorChatEnv:
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         tls: Tls | None = None,
         token: str | None = None,
+        affinity: bool = False,
     ) -> None:
         """Connect with the first call.
 
@@ -67,12 +69,14 @@ class VectorChatEnv:
             max_message_bytes: as for `ChatEnv`.
             tls: as for `ChatEnv`.
             token: as for `ChatEnv`.
+            affinity: whether all of these episodes, which travel together, stick to one of several servers.
         """
         self._session = VectorSession(n, autoreset=autoreset)
         self._owns_channel = isinstance(target, str)
-        self._channel = channel_to(target, tls, max_message_bytes)
+        self._channel = channel_to(target, tls, max_message_bytes, affinity=affinity)
         self._stub = ChatEnvServiceStub(self._channel)
-        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
+        defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
+        self._defaults = defaults.sticking_to(uuid.uuid4().hex) if affinity else defaults
         self._limits: Limits | None = None
         self._callers = ThreadPoolExecutor(CALLS_IN_FLIGHT, thread_name_prefix="chatenv-vector")
         self._closed = False
@@ -200,6 +204,6 @@ class VectorChatEnv:
 
     def _call(self, method: str, request: Any, timeout_s: float | None) -> Any:
         try:
-            return getattr(self._stub, method)(request, **self._defaults.keywords(timeout_s))
+            return getattr(self._stub, method)(request, **self._defaults.keywords(request, timeout_s))
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
