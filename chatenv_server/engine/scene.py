@@ -197,11 +197,17 @@ class TemplateScene:
         """Cut behind the constant head, or behind the skeleton where the template looks further back than that."""
         if not self._profile.needs_skeleton:
             try:
-                return self._cut_at(self._constant_head, last, said, tail, self._asked_constant(last.after_prompt))
+                return self._cut_at(
+                    self._constant_head, last, said, tail, self._asked_constant(self._was_prompted(last))
+                )
             except TemplateRejectedError:
                 pass  # a template may take these messages only in their true place
         head = self._skeleton(history)
-        return self._cut_at(head, last, said, tail, self._render_local(head, last.after_prompt))
+        return self._cut_at(head, last, said, tail, self._render_local(head, self._was_prompted(last)))
+
+    def _was_prompted(self, last: SampledTurn) -> bool:
+        """Whether the header of the turn was the prompt's, not the model's own."""
+        return last.after_prompt and (last.prompted or not last.text.startswith(self._turn_header))
 
     def _cut_at(
         self,
@@ -356,6 +362,10 @@ class TemplateScene:
     # -- sampled turns ----------------------------------------------------------------------------
 
     @cached_property
+    def _turn_header(self) -> str:
+        return self._generation_prompt.removesuffix(self._parser.opening)
+
+    @cached_property
     def _unprompted_parser(self) -> TurnParser:
         return self._parser.after("")
 
@@ -363,16 +373,12 @@ class TemplateScene:
         """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises; the tokens stay."""
         stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._profile.stop_ids else None
         text, close = self._without_close(self._codec.decode_behind(before, ids), stop_id)
-        said, prompted = self._without_prompt(text, prompted)
+        # Where no prompt asked the model to speak, it writes the header of its turn itself.
+        said = text if prompted else text.removeprefix(self._turn_header)
         parsed = (self._parser if prompted else self._unprompted_parser).parse(said)
         message: Message = parsed.as_message()  # type: ignore[assignment]
         merges = self._codec.merges(before, ids)
         return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges)
-
-    def _without_prompt(self, text: str, prompted: bool) -> tuple[str, bool]:
-        """What the model said: without the generation prompt, where it was left to the model to write that."""
-        own = "" if prompted or self.terms.add_generation_prompt else self._generation_prompt
-        return text.removeprefix(own), prompted or bool(own and text.startswith(own))
 
     def _without_close(self, text: str, stop_id: int | None) -> tuple[str, str]:
         """A turn's text in two: what it says, and what it holds of the template's close, through the stop token."""

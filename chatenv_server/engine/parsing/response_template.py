@@ -20,6 +20,11 @@ class ResponseTemplateParser:
     learnt: TurnParser
     name: str = "response_template"
 
+    @property
+    def opening(self) -> str:
+        """The end of the generation prompt, as far as it belongs to the turn."""
+        return self.learnt.opening
+
     def after(self, opening: str) -> ResponseTemplateParser:
         """The same parser where the generation prompt ends in `opening`."""
         return replace(self, prompt=opening, learnt=self.learnt.after(opening))

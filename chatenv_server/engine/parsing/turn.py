@@ -43,6 +43,10 @@ class TurnParser(Protocol):
     def name(self) -> str:
         """The notation of its tool calls: `hermes`, `mistral`, …, or `verbatim` where none is known."""
 
+    @property
+    def opening(self) -> str:
+        """The end of the generation prompt, as far as it belongs to the turn: it may have opened the thought."""
+
     def after(self, opening: str) -> TurnParser:
         """The same parser where the generation prompt ends in `opening`, such as `<think>` and a newline.
 
