@@ -6,13 +6,14 @@ import contextlib
 import ipaddress
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 
-from chatenv_server.settings import Settings
+from chatenv_server.settings import Settings, wrong_setting
 
 
 class BindError(Exception):
@@ -24,6 +25,7 @@ def bind(server: grpc.Server, settings: Settings) -> tuple[str, ...]:
 
     Raises:
         BindError: one of them cannot be bound.
+        SettingError: the certificates do not work.
     """
     credentials = _credentials(settings)
     bound: list[str] = []
@@ -39,12 +41,28 @@ def bind(server: grpc.Server, settings: Settings) -> tuple[str, ...]:
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     if not settings.tls_certificate:
         return None
+    _check_certificates(settings)
     client_ca = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
     return grpc.ssl_server_credentials(
         [(Path(settings.tls_key).read_bytes(), Path(settings.tls_certificate).read_bytes())],
         root_certificates=client_ca,
         require_client_auth=client_ca is not None,
     )
+
+
+def _check_certificates(settings: Settings) -> None:
+    """Have the standard library read them first: gRPC would fail to bind, as if the address were to blame."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except ssl.SSLError as error:
+        what = f"and --tls-key do not work together: {error.reason or 'no PEM certificate and its key'}"
+        raise wrong_setting("tls_certificate", what) from error
+    try:
+        if settings.tls_client_ca:
+            context.load_verify_locations(settings.tls_client_ca)
+    except ssl.SSLError as error:
+        raise wrong_setting("tls_client_ca", "holds no PEM certificates") from error
 
 
 def _bind_tcp(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:

@@ -1,0 +1,173 @@
+"""Who may call: bearer token, TLS, mTLS, with certificates made for the test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from chatenv_client import AccessError, ChatEnv, Tls, UnavailableError
+from chatenv_server import healthcheck
+from chatenv_server.access import BearerToken
+from chatenv_server.process import RunningServer
+from chatenv_server.settings import SettingError
+from tests.server.conftest import Serve
+
+OPENSSL = shutil.which("openssl")
+
+
+def ask(server: RunningServer, **options: Any) -> str:
+    """What a client gets from a server."""
+    with ChatEnv(server.addresses[0], **options) as env:
+        return env.server_info().tokenizer_name
+
+
+def test_the_token_opens_and_nothing_else_does(serve: Serve) -> None:
+    server = serve(bearer_token="open sesame")
+    assert ask(server, token="open sesame") == "bytes"
+    for wrong in (None, "", "open", "open sesamE", "open sesame2"):
+        with pytest.raises(AccessError):
+            ask(server, token=wrong)
+
+
+def test_a_refused_call_says_unauthenticated_and_not_the_token(serve: Serve) -> None:
+    server = serve(bearer_token="open sesame")
+    with pytest.raises(AccessError) as refusal:
+        ask(server, token="wrong")
+    assert (refusal.value.code, refusal.value.reason) == ("UNAUTHENTICATED", "ACCESS")
+    assert "sesame" not in str(refusal.value)
+
+
+def test_health_needs_no_token_and_reflection_does(serve: Serve) -> None:
+    server = serve(bearer_token="open sesame")
+    assert healthcheck.main(["--address", server.addresses[0]]) == 0
+    with grpc.insecure_channel(server.addresses[0]) as channel:
+        method: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        assert method(iter([b""])).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_token_file_is_read_again_when_it_changes(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    server = serve(bearer_token_file=str(file))
+    assert ask(server, token="first") == "bytes"
+    replacement = tmp_path / "token.new"
+    replacement.write_text("second\n")
+    replacement.rename(file)
+    assert ask(server, token="second") == "bytes"
+    with pytest.raises(AccessError):
+        ask(server, token="first")
+
+
+def test_a_token_file_that_is_gone_for_a_moment_keeps_its_token(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first")
+    token = BearerToken(file=str(file))
+    file.unlink()
+    token.check([("authorization", "Bearer first")])
+    file.write_text("")
+    token.check([("authorization", "bearer first")])
+
+
+def test_an_empty_token_is_refused_at_the_start(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(SettingError, match="--bearer-token-file"):
+        serve(bearer_token_file=str(tmp_path / "token"))
+
+
+class Certificates:
+    """An authority, and certificates that it signed, as PEM files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._openssl(
+            "req", "-x509", "-subj", "/CN=ca", "-days", "2", *self._new_key("ca"), "-out", self.path("ca.pem")
+        )
+        for name in ("server", "client"):
+            self._openssl("req", "-subj", f"/CN={name}", *self._new_key(name), "-out", self.path(f"{name}.csr"))
+            (folder / f"{name}.ext").write_text("subjectAltName=DNS:chatenv.test,IP:127.0.0.1")
+            self._openssl(
+                *("x509", "-req", "-in", self.path(f"{name}.csr"), "-days", "2", "-CAcreateserial"),
+                *("-CA", self.path("ca.pem"), "-CAkey", self.path("ca.key")),
+                *("-extfile", self.path(f"{name}.ext"), "-out", self.path(f"{name}.pem")),
+            )
+
+    def path(self, name: str) -> str:
+        """Of a file."""
+        return str(self._folder / name)
+
+    def read(self, name: str) -> bytes:
+        """Contents of a file."""
+        return (self._folder / name).read_bytes()
+
+    def _new_key(self, name: str) -> list[str]:
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        return [*curve, "-nodes", "-keyout", self.path(f"{name}.key")]
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run([str(OPENSSL), *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    if OPENSSL is None:
+        pytest.skip("no openssl here to make certificates with")
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def tls_settings(certificates: Certificates) -> dict[str, str]:
+    return {"tls_certificate": certificates.path("server.pem"), "tls_key": certificates.path("server.key")}
+
+
+def test_with_tls_only_who_speaks_it_gets_in(
+    serve: Serve, certificates: Certificates, tls_settings: dict[str, str]
+) -> None:
+    server = serve(**tls_settings)
+    assert ask(server, tls=Tls(root_certificates=certificates.read("ca.pem"))) == "bytes"
+    with pytest.raises(UnavailableError), ChatEnv(server.addresses[0]) as env:
+        env.server_info(timeout_s=5)
+
+
+def test_with_mtls_only_who_has_a_certificate_gets_in(
+    serve: Serve, certificates: Certificates, tls_settings: dict[str, str]
+) -> None:
+    server = serve(**tls_settings, tls_client_ca=certificates.path("ca.pem"))
+    roots = certificates.read("ca.pem")
+    known = Tls(roots, private_key=certificates.read("client.key"), certificate_chain=certificates.read("client.pem"))
+    assert ask(server, tls=known) == "bytes"
+    with pytest.raises(UnavailableError):
+        ask(server, tls=Tls(roots))
+
+
+def test_the_healthcheck_speaks_tls_and_mtls(
+    serve: Serve, certificates: Certificates, tls_settings: dict[str, str]
+) -> None:
+    server = serve(**tls_settings, tls_client_ca=certificates.path("ca.pem"))
+    trusting = ["--address", server.addresses[0], "--tls-ca", certificates.path("ca.pem")]
+    known = ["--tls-certificate", certificates.path("client.pem"), "--tls-key", certificates.path("client.key")]
+    assert healthcheck.main([*trusting, *known]) == 0
+    assert healthcheck.main([*trusting, *known, "--tls-name", "chatenv.test"]) == 0
+    for not_enough in (trusting, trusting[:2], [*trusting, *known, "--tls-name", "other.test"]):
+        assert healthcheck.main([*not_enough, "--timeout", "0.5"]) == 1
+
+
+def test_a_unix_socket_beside_tls_stays_plain(serve: Serve, tls_settings: dict[str, str], tmp_path: Path) -> None:
+    server = serve(listen=(f"unix://{tmp_path}/s", "127.0.0.1:0"), **tls_settings)
+    assert ask(server) == "bytes"
+
+
+def test_certificates_that_do_not_work_are_refused_by_name(
+    serve: Serve, certificates: Certificates, tls_settings: dict[str, str], tmp_path: Path
+) -> None:
+    junk = tmp_path / "junk.pem"
+    junk.write_text("junk")
+    for wrong in ({"tls_certificate": str(junk)}, {"tls_key": str(junk)}, {"tls_key": certificates.path("client.key")}):
+        with pytest.raises(SettingError, match="--tls-certificate"):
+            serve(**tls_settings | wrong)
+    with pytest.raises(SettingError, match="--tls-client-ca"):
+        serve(**tls_settings, tls_client_ca=str(junk))
