@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import status_pb2
 from chatenv_client.wire import error_from_item
-from chatenv_server.step_stream import MAX_IN_FLIGHT
 from tests.server.conftest import Serve
 from tests.server.test_service import StuckWhenAsked, a_step, connected, reason_of
 
@@ -112,28 +109,6 @@ def test_in_a_stream_a_slow_episode_does_not_hold_up_another(serve: Serve) -> No
         assert next(answers).episode_id == "slow"
         requests.put(None)
         assert list(answers) == []
-
-
-def test_a_caller_who_does_not_read_is_not_read_from(serve: Serve) -> None:
-    server = serve()
-    taken = 0
-    enough = 20 * MAX_IN_FLIGHT
-    paused = threading.Event()
-
-    def steps() -> Iterator[pb.StreamStepsRequest]:
-        nonlocal taken
-        for _ in range(enough):
-            taken += 1
-            yield pb.StreamStepsRequest(step=big)
-        paused.set()
-
-    # Answers of 64 KiB fill the windows of the connection soon, and no more is sent until somebody reads.
-    big = pb.StepRequest(episode_id="nobody" + "x" * 2**16)
-    with connected(server) as stub:
-        answers = stub.StreamSteps(steps())
-        assert not paused.wait(1)
-        assert taken < enough
-        assert sum(1 for _ in answers) == enough
 
 
 def test_a_stream_ends_with_unavailable_when_the_server_drains_and_what_was_read_is_answered(serve: Serve) -> None:
