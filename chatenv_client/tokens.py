@@ -42,7 +42,7 @@ def as_token_ids(tokens: Any) -> Int32Array:
         return np.empty(0, dtype=np.int32)
     if array.dtype.kind not in "iu":
         raise TypeError(f"token ids must be integers, got {array.dtype}")
-    if array.size != max(array.shape, default=1):
+    if array.size != (array.shape or (1,))[-1]:
         raise ValueError(f"token ids must be one row, got shape {array.shape}; send one Step per sequence")
     flat = array.reshape(-1)
     if flat.min() < np.iinfo(np.int32).min or flat.max() > np.iinfo(np.int32).max:
@@ -57,7 +57,7 @@ def as_logprobs(logprobs: Any) -> Float32Array:
         ValueError: there is more than one row.
     """
     array = _as_numpy(logprobs)
-    if array.size and array.size != max(array.shape, default=1):
+    if array.size and array.size != (array.shape or (1,))[-1]:
         raise ValueError(f"logprobs must be one row, got shape {array.shape}")
     return array.reshape(-1).astype(np.float32, copy=True)
 

@@ -98,7 +98,7 @@ def test_no_tokens_are_an_empty_int32_array(tokens: Any) -> None:
     assert as_token_ids(tokens).shape == (0,)
 
 
-@pytest.mark.parametrize("tokens", [[[1, 2], [3, 4]], [2**31], [-(2**31) - 1]], ids=repr)
+@pytest.mark.parametrize("tokens", [[[1, 2], [3, 4]], [[1], [2]], [2**31], [-(2**31) - 1]], ids=repr)
 def test_several_rows_and_ids_beyond_int32_are_refused(tokens: Any) -> None:
     with pytest.raises(ValueError, match=r"one row|32-bit"):
         as_token_ids(tokens)
