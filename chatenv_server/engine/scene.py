@@ -400,8 +400,11 @@ class TemplateScene:
 
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenisation of a conversation. Costs time proportional to it."""
-        text = self._render_opening([self.prepare(message) for message in messages], prompt)
-        return self._encode(text, EMPTY_TOKENS).ids
+        prepared = [self._profile.forms.apply(message) for message in messages]
+        if self.terms.control_token_policy is not ControlTokenPolicy.ALLOW:
+            # A model may spell control tokens whatever the policy, which is about messages that are given.
+            prepared = self._dialect.controls.mark(prepared)
+        return self._encode(self._render_opening(prepared, prompt), EMPTY_TOKENS).ids
 
 
 def _render_behind(

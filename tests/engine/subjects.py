@@ -1,0 +1,116 @@
+"""The tokenizers at hand: the embedded one always, the recorded ones where the conformance data is."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from chatenv_server.byte_tokenizer import ByteTokenizer
+from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
+from chatenv_server.engine.dialect import TemplateDialect
+
+CONFORMANCE = Path(os.environ.get("CHATENV_CONFORMANCE", Path(__file__).parents[2] / "../shared/conformance"))
+EMBEDDED = "bytes"
+RECORDED = (
+    "tiny_bytes",
+    "gpt2",
+    "qwen2_5",
+    "mistral_7b_v0_3",
+    "phi3_5",
+    "standin_qwen3_6",
+    "standin_glm4_5",
+    "standin_kimi_k2",
+)
+NAMES = (EMBEDDED, *RECORDED)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A tokenizer and the engine on it."""
+
+    name: str
+    tokenizer: Any
+    engine: TokenEngine
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def dialect(self) -> TemplateDialect:
+        assert isinstance(self.engine.dialect, TemplateDialect)
+        return self.engine.dialect
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def formed(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Messages in the form in which this template writes them without damage."""
+        return [self.dialect.profile.forms.apply(message) for message in messages]
+
+    def full_text(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, tools: Any = None) -> str:
+        """The template's own rendering of a whole conversation."""
+        options = {"add_generation_prompt": prompt, "tools": tools}
+        return str(self.tokenizer.apply_chat_template(self.formed(messages), tokenize=False, **options))
+
+    def full(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, tools: Any = None) -> list[int]:
+        """The tokenizer's own tokens of a whole conversation, control-token strings in the texts being text."""
+        options: dict[str, Any] = {"add_generation_prompt": prompt, "tools": tools, "return_dict": False}
+        if self.sanitizes:
+            options["sanitize_control_tokens"] = True
+        return list(self.tokenizer.apply_chat_template(self.formed(messages), tokenize=True, **options))
+
+    @functools.cached_property
+    def sanitizes(self) -> bool:
+        """Whether the tokenizer itself can keep control-token strings from becoming control tokens."""
+        return "sanitize_control_tokens" in inspect.signature(self.tokenizer.apply_chat_template).parameters
+
+    @functools.cached_property
+    def control_texts(self) -> list[str]:
+        """Every string that a message must not be able to smuggle in."""
+        return [
+            text for _, text in sorted(self.dialect.codec.added_tokens.items()) if self.dialect.controls.occur_in(text)
+        ]
+
+    @functools.cached_property
+    def control_ids(self) -> frozenset[int]:
+        texts = set(self.control_texts)
+        return frozenset(i for i, text in self.dialect.codec.added_tokens.items() if text in texts)
+
+
+def recorded_tokenizer(name: str) -> Any:
+    """A recorded tokenizer as transformers loads it; skips where there is none."""
+    folder = CONFORMANCE / "tokenizers" / name
+    if not folder.is_dir():
+        pytest.skip(f"no conformance data at {folder} (CHATENV_CONFORMANCE names another folder)")
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def _embedded() -> Any:
+    """The embedded tokenizer under transformers' own face: a reference that shares no code with ours."""
+    embedded = ByteTokenizer()
+    names = {key: text for key, text in embedded.special_tokens_map.items() if isinstance(text, str)}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=embedded.backend_tokenizer, chat_template=embedded.chat_template, **names
+    )
+
+
+@functools.cache
+def subject(name: str) -> Subject:
+    """The tokenizer of that name, probed once."""
+    if name == EMBEDDED:
+        return Subject(name, _embedded(), TokenEngine.load(ByteTokenizer()))
+    tokenizer = recorded_tokenizer(name)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return Subject(name, tokenizer, TokenEngine.load(tokenizer))
