@@ -86,7 +86,7 @@ def test_unpacked_tokens_are_the_callers_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "tokens", [[1, 2], (1, 2), [[1, 2]], np.array([[1], [2]]), np.array([1, 2], np.uint8)], ids=repr
+    "tokens", [[1, 2], (1, 2), [[1, 2]], np.array([[[1, 2]]]), np.array([1, 2], np.uint8)], ids=repr
 )
 def test_one_row_of_any_shape_is_taken(tokens: Any) -> None:
     assert as_token_ids(tokens).tolist() == [1, 2]
