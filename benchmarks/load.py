@@ -16,10 +16,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from benchmarks.work import Conversation, Subject
+from benchmarks.work import Conversation, LeastWork, Subject
 from chatenv_client import AsyncChatEnv, ChatAction, ChatEnv, VectorChatEnv, channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.environment import ChatEnvironment
 
 SERVICE = "/chatenv.v1.ChatEnvService/"
@@ -186,22 +185,12 @@ def in_process(subject: Subject, said: Sequence[Conversation]) -> float:
 
 
 def ceiling(subject: Subject, said: Sequence[Conversation]) -> float:
-    """Steps per second of the least work: decode what was sampled, render and encode the one new message.
-
-    The message is rendered alone and only its own text is encoded; that this gives other tokens than the whole
-    conversation would is not counted against it.
-    """
-    backend = subject.tokenizer.backend_tokenizer
-    template = ChatTemplate(subject.tokenizer.chat_template)
-    variables = {**subject.tokenizer.special_tokens_map, "tools": None}
-    reply = said[0].replies[0]
-    alone = template.render([reply], variables, add_generation_prompt=True)
-    behind = alone.rindex("<|im_start|>", 0, alone.index(reply["content"]))  # type: ignore[arg-type]
+    """Steps per second of the least work, in a plain loop."""
+    work = LeastWork(subject)
     began = time.perf_counter()
     for turn in range(len(said[0].sampled)):
         for conversation in said:
-            backend.decode(conversation.sampled[turn].tolist(), skip_special_tokens=False)
+            work.read(conversation.sampled[turn].tolist())
         for conversation in said:
-            text = template.render([conversation.replies[turn]], variables, add_generation_prompt=True)
-            _ = backend.encode(text[behind:], add_special_tokens=False).ids
+            work.write(conversation.replies[turn])
     return _steps(said) / (time.perf_counter() - began)

@@ -18,7 +18,6 @@ EPISODE_TOKENS = 2048
 _SAMPLED_TOKENS = 128
 _AT_ONCE = 250
 _SETTLE_S = 1.0
-_MIB = 1024**2
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ def measure(subject: Subject, amount: Amount, run: Executor) -> dict[str, Figure
     """Memory and start-up of a server with its defaults."""
     figures = {
         "startup": Figure("start-up", "s"),
-        "idle": Figure("idle RSS", "MiB"),
+        "idle": Figure("idle RSS", "MB"),
         "torch": Figure("torch loaded", "yes=1"),
     }
     for _ in range(amount.starts):
         with servers.chatenv(subject.setting) as server:
             figures["startup"].rounds.append(server.startup_s)
-            figures["idle"].rounds.append(server.resident_bytes() / _MIB)
+            figures["idle"].rounds.append(server.resident_bytes() / 1e6)
             figures["torch"].rounds.append(float("libtorch" in server.modules()))
     said = conversation(subject, EPISODE_TOKENS // _SAMPLED_TOKENS, _SAMPLED_TOKENS, seed=-4)
     figures["live"] = Figure(f"per live episode of {EPISODE_TOKENS} tokens", "KiB")

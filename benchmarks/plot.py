@@ -19,7 +19,9 @@ _BARS = (
     ("VectorChatEnv", "VectorChatEnv, 64 episodes", "#24476b"),
     ("in-process", "in-process, no gRPC", "#7a9e7e"),
     ("ceiling of work", "ceiling of work", "#bbbbbb"),
+    ("least work behind unary", "least work behind unary", "#bbbbbb"),
     ("floor unary", "bare unary echo", "#bbbbbb"),
+    ("least work behind stream", "least work behind a stream", "#bbbbbb"),
     ("floor stream", "bare stream echo", "#bbbbbb"),
 )
 _LINES = ("batch of 256", "VectorChatEnv", "stream", "unary", "peer")

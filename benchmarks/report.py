@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.bars import Bar
@@ -69,6 +70,8 @@ def print_bars(run: Run) -> None:
         verdict = "met" if bar.is_met else "NOT MET"
         wanted = f"{sign} {_number(bar.limit)} {bar.unit}"
         print(f"  {bar.subject:<8} {bar.what:<56} {_number(bar.median):>9}  {wanted:<14} {verdict}")
+        if bar.least_work:
+            print(f"  {'':<8} {'  the least work behind the same transport':<56} {_number(median(bar.least_work)):>9}")
     for reason in run.skipped:
         print(f"  skipped: {reason}")
     print(f"  load average of the machine before: {run.load_before[0]:.1f}, now: {os.getloadavg()[0]:.1f}")

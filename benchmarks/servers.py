@@ -45,9 +45,9 @@ def chatenv(tokenizer: str) -> Iterator[Server]:
 
 
 @contextmanager
-def echo(kind: str) -> Iterator[Server]:
-    """A bare gRPC server of one kind: `threads` or `asyncio`."""
-    with _process(["-m", "benchmarks.echo_server", kind], "stdout") as (line, server_of):
+def echo(*arguments: str) -> Iterator[Server]:
+    """A bare gRPC server; see `echo_server`."""
+    with _process(["-m", "benchmarks.echo_server", *arguments], "stdout") as (line, server_of):
         yield server_of(f"127.0.0.1:{int(line)}")
 
 

@@ -45,6 +45,7 @@ class Contest:
         self._scripts = [record(subject, said) for said in self._said]
         self._server = stack.enter_context(servers.chatenv(subject.setting)).target
         self._echoes = {kind: stack.enter_context(servers.echo(kind)).target for kind in ("threads", "asyncio")}
+        self._working = stack.enter_context(servers.echo("threads", subject.setting)).target
         no_peer = servers.why_no_peer()
         self._peer = None if no_peer else stack.enter_context(servers.peer(subject.setting)).target
 
@@ -65,6 +66,9 @@ class Contest:
             entries[f"batch of {size}"] = self._bare(load.unary, "BatchStep", _batched(self._scripts[:size]))
         if self._peer is not None:
             entries["peer"] = partial(self._ask, load.peer, self._peer, many)
+        for name, generator, method in (("unary", load.unary, "Unary"), ("stream", load.stream, "Stream")):
+            calls = _one_by_one(self._scripts[: self._scale.episodes])
+            entries[f"least work behind {name}"] = self._echo(generator, self._working, method, calls)
         return entries | self._floors()
 
     def _floors(self) -> dict[str, Contestant]:
@@ -163,5 +167,4 @@ def _resets(scripts: list[Script]) -> list[bytes]:
 
 
 def _echoed(exchange: Exchange) -> bytes:
-    length = exchange.answer_bytes.to_bytes(4, "little")
-    return length + bytes(max(0, len(exchange.request) - len(length)))
+    return exchange.answer_bytes.to_bytes(4, "little") + exchange.request

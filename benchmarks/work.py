@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from chatenv_client.session import Session
 from chatenv_client.tokens import Int32Array
 from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.environment import ChatEnvironment
 
 _WORDS_TEXT = (
@@ -114,6 +116,34 @@ def _prose(rng: random.Random, words: int) -> str:
     """Sentences of common words, with a number now and then."""
     said = [rng.choice(_WORDS) if rng.random() < 0.95 else str(rng.randrange(10_000)) for _ in range(words)]
     return " ".join(said) + "."
+
+
+class LeastWork:
+    """The least that a turn costs: decode what was sampled, render and encode the one new message.
+
+    The message is rendered alone and only its own text is encoded; that this gives other tokens than the whole
+    conversation would is not counted against it.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._backend = subject.tokenizer.backend_tokenizer
+        self._template = ChatTemplate(subject.tokenizer.chat_template)
+        self._variables = {**subject.tokenizer.special_tokens_map, "tools": None}
+        alone = self._render({"role": "user", "content": "?"})
+        self._behind = alone.rindex("<|im_start|>", 0, alone.index("?"))
+        """Where the message begins, behind what the template writes at the beginning of every conversation."""
+
+    def read(self, sampled: list[int]) -> str:
+        """Decode a sampled turn."""
+        return str(self._backend.decode(sampled, skip_special_tokens=False))
+
+    def write(self, message: Mapping[str, Any]) -> list[int]:
+        """Render and encode a message."""
+        text = self._render(message)[self._behind :]
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def _render(self, message: Mapping[str, Any]) -> str:
+        return self._template.render([message], self._variables, add_generation_prompt=True)
 
 
 @dataclass(frozen=True)
