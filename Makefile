@@ -19,8 +19,8 @@ BENCH := $(VENV)/.bench
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo serve test test-deep bench bench-quick verify verify-lint verify-types verify-proto verify-stubs \
-        fix fix-lint fix-proto stubs docs wheel clean
+.PHONY: help demo serve test test-deep test-container bench bench-quick verify verify-lint verify-types verify-proto \
+        verify-stubs fix fix-lint fix-proto stubs docs wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: $(DEV) ## run all tests (ARGS='-k words' to choose)
 
 test-deep: $(DEV) ## run all tests with 10,000 examples for every property
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest --timeout=0 $(ARGS)
+
+test-container: $(DEV) ## build the image and run it, where a Docker engine answers
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m container tests/deploy $(ARGS)
 
 bench: $(BENCH) ## measure: a table, JSON and a plot
 	$(BIN)/python -m benchmarks $(ARGS)

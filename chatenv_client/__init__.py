@@ -10,6 +10,7 @@ from chatenv_client._version import __version__
 from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_options
 from chatenv_client.client import ChatEnv
+from chatenv_client.docker import ContainerOptions, ServerContainer
 from chatenv_client.errors import (
     AccessError,
     BatchError,
@@ -75,6 +76,7 @@ __all__ = [
     "ChatEnvError",
     "ChatObservation",
     "ChatState",
+    "ContainerOptions",
     "ControlTokenPolicy",
     "DeadlineError",
     "EpisodeClosedError",
@@ -97,6 +99,7 @@ __all__ = [
     "Rendered",
     "ResetOptions",
     "ServerBusyError",
+    "ServerContainer",
     "ServerInfo",
     "SpecialToken",
     "StepConflictError",

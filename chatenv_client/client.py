@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import grpc
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, Call, CallDefaults, ResultT, error_from_rpc
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_to
+from chatenv_client.docker import ContainerOptions, ServerContainer
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.fork import ProcessGuard
 from chatenv_client.models import (
@@ -65,13 +67,51 @@ class ChatEnv:
             affinity: whether the calls of an episode stick to one of several servers behind the target, by a hash of
                 its id. A ready channel needs it in its `channel_options`, too.
         """
-        self._owns_channel = isinstance(target, str)
         self._channel = channel_to(target, tls, max_message_bytes, affinity=affinity)
+        self._owned = ExitStack()
+        if isinstance(target, str):
+            self._owned.callback(self._channel.close)
         self._stub = ChatEnvServiceStub(self._channel)
         self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
         self._session = Session()
         self._closed = False
         self._guard = ProcessGuard()
+
+    @classmethod
+    def from_docker_image(
+        cls,
+        image: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        token: str | None = None,
+        **container: Unpack[ContainerOptions],
+    ) -> Self:
+        """Start a container of an image, and connect to the server in it. Needs `chatenv[docker]`.
+
+        The container is removed by `close`, and when the interpreter ends; see `ServerContainer`, which also serves
+        the other clients.
+
+        Args:
+            image: name of the image.
+            timeout_s: as for `ChatEnv`.
+            max_message_bytes: as for `ChatEnv`; the server is told.
+            token: bearer token; the server is told.
+            **container: `env`, `port`, `start_timeout_s`, `tokenizer`, `network_mode`; see `ContainerOptions`.
+
+        Raises:
+            ImportError: the package docker is not installed.
+            UnavailableError: the server does not come up; the message says why, with its log.
+        """
+        container["env"] = {"CHATENV_MAX_MESSAGE_BYTES": str(max_message_bytes), **container.get("env", {})}
+        server = ServerContainer(image, token=token, **container)
+        try:
+            client = cls(server.address, timeout_s=timeout_s, max_message_bytes=max_message_bytes, token=token)
+        except BaseException:
+            server.remove()
+            raise
+        client._owned.callback(server.remove)
+        return client
 
     @property
     def episode_id(self) -> str | None:
@@ -156,8 +196,7 @@ class ChatEnv:
                 self._make(call, timeout_s)
         finally:
             self._closed = True
-            if self._owns_channel:
-                self._channel.close()
+            self._owned.close()
 
     def __enter__(self) -> Self:
         return self

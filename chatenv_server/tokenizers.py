@@ -19,7 +19,8 @@ from chatenv_server.byte_tokenizer import ByteTokenizer
 EMBEDDED: Final = "bytes"
 """Name of the embedded byte tokenizer."""
 
-_TOKENIZER_FILES: Final = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+TOKENIZER_FILES: Final = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""Patterns of the files that a tokenizer is made of; weights are left alone."""
 
 
 class TokenizerError(Exception):
@@ -35,7 +36,7 @@ def load_tokenizer(name: str = EMBEDDED) -> Any:
     if name == EMBEDDED and not Path(name).is_dir():
         return ByteTokenizer()
     try:
-        return _load_folder(_find_folder(name))
+        return _load_folder(find_folder(name))
     except ImportError as error:
         raise TokenizerError(f"tokenizer {name!r} needs the package {error.name}: install chatenv[server]") from error
 
@@ -70,7 +71,13 @@ def torch_hidden() -> Iterator[None]:
         del sys.modules["torch"]
 
 
-def _find_folder(name: str) -> Path:
+def find_folder(name: str) -> Path:
+    """The folder with a tokenizer's files: the one given, or the one that a Hugging Face name is downloaded to.
+
+    Raises:
+        TokenizerError: there is no such tokenizer.
+        ImportError: a name needs huggingface_hub.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -78,7 +85,7 @@ def _find_folder(name: str) -> Path:
         raise TokenizerError(f"tokenizer folder {name!r} does not exist")
     hub = importlib.import_module("huggingface_hub")
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=_TOKENIZER_FILES))
+        return Path(hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
     except Exception as error:
         raise TokenizerError(
             f"tokenizer {name!r} is neither a folder here nor a repository that Hugging Face lets us read "
