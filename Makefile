@@ -98,12 +98,12 @@ $(SERVE): pyproject.toml chatenv_client/_version.py | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml chatenv_client/_version.py | $(BIN)/python
-	$(PIP) --editable '.[server,dev]'
+	$(PIP) --editable '.[server,metrics,tracing,dev]'
 	@$(PIP) '$(TORCH)' || echo "No '$(TORCH)' for this Python: tests that need torch will skip (TORCH=... chooses another)."
 	@touch $(SERVE) $@
 
 $(BENCH): $(DEV)
-	$(PIP) --editable '.[server,dev,bench]'
+	$(PIP) --editable '.[server,metrics,tracing,dev,bench]'
 	@touch $(SERVE) $(DEV) $@
 
 $(GENERATE)/.ready: Makefile

@@ -45,7 +45,7 @@ def _serve(settings: Settings) -> int:
     server = RunningServer(settings, has_transform=bool(settings.transform))
     try:
         with torch_hidden():
-            backend = Backend(settings)
+            backend = Backend(settings, telemetry=server.observers.telemetry)
         _tidy_memory()
         server.serve(backend)
         _LOG.info(
@@ -54,6 +54,7 @@ def _serve(settings: Settings) -> int:
                 "addresses": ",".join(server.addresses),
                 "tokenizer": backend.tokenizer_name,
                 "version": __version__,
+                "metrics": server.observers.metrics_address,
             },
         )
         asked_to_end.get()

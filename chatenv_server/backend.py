@@ -12,6 +12,7 @@ from chatenv_server.engine import TokenEngine
 from chatenv_server.environment import ChatEnvironment
 from chatenv_server.episodes import Budget, EpisodeStore
 from chatenv_server.settings import Settings, wrong_setting
+from chatenv_server.telemetry import Telemetry
 from chatenv_server.tokenizers import TokenizerError, load_tokenizer, read_chat_template
 from chatenv_server.transform_guard import TransformGuard
 from chatenv_server.transforms import Transform, load_transform
@@ -25,6 +26,7 @@ class Backend:
         engine: takes the place of the tokenizer in the settings.
         open_transform: gives each episode its transform; takes the place of the one in the settings.
         clock: seconds, for the expiry of idle episodes.
+        telemetry: told of what happens to episodes.
 
     Raises:
         SettingError: the tokenizer, its template or the transform cannot be loaded.
@@ -37,6 +39,7 @@ class Backend:
         engine: TokenEngine | None = None,
         open_transform: Callable[[], Transform] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = settings
         self._open_transform = open_transform or _find_transform(settings)
@@ -48,6 +51,7 @@ class Backend:
             self._open_environment,
             Budget(settings.max_episodes, settings.max_live_tokens, settings.idle_timeout),
             clock=clock,
+            telemetry=telemetry,
         )
 
     def describe(self) -> ServerInfo:

@@ -29,6 +29,7 @@ from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
 from chatenv_server.environment import ChatEnvironment
 from chatenv_server.episode import Caller, Episode
 from chatenv_server.live_tokens import LiveTokens
+from chatenv_server.telemetry import Telemetry
 
 REMEMBERED_ENDS: Final = 8192
 """Ended episodes whose end is remembered, so that NOT_FOUND tells closed and expired from unknown."""
@@ -42,6 +43,9 @@ _NOT_FOUND: Final[dict[type[EpisodeNotFoundError], str]] = {
     EpisodeClosedError: "the episode was closed",
     EpisodeExpiredError: "the episode was idle for too long and expired",
 }
+
+_CAUSES: Final = {EpisodeClosedError: "closed", EpisodeExpiredError: "expired"}
+"""Ends of episodes that were live; one whose first Reset failed never was."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ class EpisodeStore:
         budget: Budget,
         *,
         clock: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._open_environment = open_environment
+        self._telemetry = telemetry or Telemetry()
         self._budget = budget
         self._clock = clock
         self._lock = threading.Lock()
@@ -131,7 +137,9 @@ class EpisodeStore:
             if stored is not None:
                 return stored
             with self._accounting(episode, at_least=max(1, len(action.tokens))):
-                return episode.step(environment, action, digest)
+                observation = episode.step(environment, action, digest)
+            self._tell_of(observation)
+            return observation
 
     @contextmanager
     def reading(self, episode_id: str, *, caller: Caller | None = None) -> Iterator[ChatEnvironment]:
@@ -211,7 +219,13 @@ class EpisodeStore:
                 self._end(episode, EpisodeUnknownError)
             raise
         episode.last_used = self._clock()
+        self._telemetry.episode_started()
+        self._tell_of(observation)
         return observation
+
+    def _tell_of(self, observation: ChatObservation) -> None:
+        for report in observation.fidelity:
+            self._telemetry.inexact(report.kind.value)
 
     @contextmanager
     def _accounting(self, episode: Episode, *, at_least: int) -> Iterator[None]:
@@ -236,6 +250,8 @@ class EpisodeStore:
                 self._remember(episode.episode_id, end)
         self._tokens.adjust(-episode.accounted_tokens)
         episode.finish(end)
+        if end in _CAUSES:
+            self._telemetry.episode_ended(_CAUSES[end])
         return True
 
     def _remember(self, episode_id: str, end: type[EpisodeNotFoundError]) -> None:

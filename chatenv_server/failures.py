@@ -13,6 +13,7 @@ from typing import Final
 from chatenv_client import wire
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError, TransformError, UnexpectedStatusError
+from chatenv_server.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES: Final = 1024
 """Of a status. It travels three times, escaped or in base64, and peers refuse trailers beyond 8 KiB."""
@@ -22,16 +23,18 @@ MAX_DETAIL_BYTES: Final = 128
 _LOG: Final = logging.getLogger(__name__)
 
 
-def status_of(failure: Exception, *, method: str, seconds: float) -> status_pb2.RpcStatus:
-    """The status of a failed call, or of a failed item of a batch or stream; logs the failure.
+def status_of(failure: Exception, *, method: str, seconds: float, telemetry: Telemetry) -> status_pb2.RpcStatus:
+    """The status of a failed call, or of a failed item of a batch or stream; logs and counts the failure.
 
     Args:
         failure: what was raised.
         method: of the call, for the log.
         seconds: how long the call took, for the log.
+        telemetry: counts it.
     """
     error = failure if isinstance(failure, ChatEnvError) else _unexpected()
     ours = error.code == "INTERNAL"
+    telemetry.failed(method.rpartition("/")[2], error.reason)
     _LOG.log(
         logging.ERROR if ours else logging.INFO,
         "call failed",

@@ -13,6 +13,7 @@ from chatenv_client.errors import InvalidRequestError
 from chatenv_server.access import BearerToken
 from chatenv_server.failures import status_of
 from chatenv_server.gate import Gate
+from chatenv_server.telemetry import Telemetry
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
@@ -25,8 +26,9 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 class CallGuard(grpc.ServerInterceptor):
     """Guards the methods of a server: health is open to all, ours pass the gate, everything else needs the token."""
 
-    def __init__(self, gate: Gate, token: BearerToken | None = None) -> None:
+    def __init__(self, gate: Gate, telemetry: Telemetry, token: BearerToken | None = None) -> None:
         self._gate = gate
+        self._telemetry = telemetry
         self._token = token
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -71,7 +73,7 @@ class CallGuard(grpc.ServerInterceptor):
             except Exception as error:  # noqa: BLE001 - none may reach gRPC, which would send its text
                 failure = error
             # Outside the `except`: abort raises a bare Exception, which is gRPC's to catch.
-            return _abort(context, method, failure, began)
+            return self._abort(context, method, failure, began)
 
         return call
 
@@ -88,7 +90,7 @@ class CallGuard(grpc.ServerInterceptor):
                 failure = error
             else:
                 return
-            _abort(context, method, failure, began)
+            self._abort(context, method, failure, began)
 
         return stream
 
@@ -101,6 +103,12 @@ class CallGuard(grpc.ServerInterceptor):
     def _leave(self, admitting: bool) -> None:
         if admitting:
             self._gate.leave()
+
+    def _abort(self, context: grpc.ServicerContext, method: str, failure: Exception, began: float) -> None:
+        seconds = time.perf_counter() - began
+        status = status_of(failure, method=method, seconds=seconds, telemetry=self._telemetry)
+        context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+        context.abort(_CODES[status.code], status.message)
 
 
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -122,9 +130,3 @@ def _decoded(request: Any) -> Any:
             reason="MALFORMED_REQUEST",
         ) from request
     return request
-
-
-def _abort(context: grpc.ServicerContext, method: str, failure: Exception, began: float) -> None:
-    status = status_of(failure, method=method, seconds=time.perf_counter() - began)
-    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-    context.abort(_CODES[status.code], status.message)

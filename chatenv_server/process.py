@@ -22,9 +22,11 @@ from chatenv_server.gate import Gate
 from chatenv_server.interceptors import CallGuard
 from chatenv_server.items import ItemRunner
 from chatenv_server.listeners import bind
+from chatenv_server.observers import Observers
 from chatenv_server.reflected import reflected_schemas
 from chatenv_server.servicer import ChatEnvServicer
 from chatenv_server.settings import Settings, wrong_setting
+from chatenv_server.telemetry import Levels
 from chatenv_server.transforms import Transform
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
@@ -55,7 +57,8 @@ def start(
     """
     server = RunningServer(settings, has_transform=bool(settings.transform or open_transform))
     try:
-        server.serve(Backend(settings, engine=engine, open_transform=open_transform, clock=clock))
+        telemetry = server.observers.telemetry
+        server.serve(Backend(settings, engine=engine, open_transform=open_transform, clock=clock, telemetry=telemetry))
     except BaseException:
         server.stop(0)
         raise
@@ -69,17 +72,18 @@ class RunningServer:
         self._stopping = threading.Event()
         self._gate = Gate(settings.max_concurrent_calls)
         self._items = ItemRunner(settings.max_concurrent_calls if has_transform else 0)
-        self._servicer = ChatEnvServicer(self._gate, self._items, settings.max_batch_items)
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._idle_timeout_s = settings.idle_timeout
-        self._server = _make_server(settings, self._gate)
+        self.observers = Observers(settings)
+        self._servicer = ChatEnvServicer(self._gate, self._items, self.observers.telemetry, settings.max_batch_items)
+        self._server = _make_server(settings, self._gate, self.observers)
         pb_grpc.add_ChatEnvServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server, pool=reflected_schemas())
-        self.addresses = bind(self._server, settings)
+        self.addresses = self._bind(settings)
         """Where it serves, with real ports."""
         self._server.start()
 
@@ -97,7 +101,11 @@ class RunningServer:
 
     def serve(self, backend: Backend) -> None:
         """Let calls in."""
-        self._servicer.attach(backend.episodes, backend.describe)
+        episodes = backend.episodes
+        self._servicer.attach(episodes, backend.describe)
+        self.observers.telemetry.watch(
+            lambda: Levels(calls=self._gate.in_flight, episodes=episodes.live_episodes, tokens=episodes.live_tokens)
+        )
         self._gate.open()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
         if self._idle_timeout_s:
@@ -111,7 +119,15 @@ class RunningServer:
         finished = self._gate.drain(grace_s)
         self._server.stop(max(0.0, until - time.monotonic())).wait()
         self._items.close()
+        self.observers.close()
         return finished
+
+    def _bind(self, settings: Settings) -> tuple[str, ...]:
+        try:
+            return bind(self._server, settings)
+        except BaseException:
+            self.observers.close()
+            raise
 
     def _set_health(self, status: int) -> None:
         for name in ("", SERVICE):
@@ -123,11 +139,11 @@ class RunningServer:
             backend.episodes.expire_idle()
 
 
-def _make_server(settings: Settings, gate: Gate) -> grpc.Server:
+def _make_server(settings: Settings, gate: Gate, observers: Observers) -> grpc.Server:
     workers = ThreadPoolExecutor(settings.max_concurrent_calls + SPARE_WORKERS, thread_name_prefix="call")
     return grpc.server(
         workers,
-        interceptors=[CallGuard(gate, _bearer_token(settings))],
+        interceptors=[*observers.interceptors, CallGuard(gate, observers.telemetry, _bearer_token(settings))],
         options=[
             # Else a second server on the same port would get half of the calls, and half of the episodes.
             ("grpc.so_reuseport", 0),

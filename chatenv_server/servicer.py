@@ -23,6 +23,7 @@ from chatenv_server.failures import status_of
 from chatenv_server.gate import Gate
 from chatenv_server.items import ItemRunner
 from chatenv_server.step_stream import StepStream
+from chatenv_server.telemetry import Telemetry
 
 
 class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
@@ -31,8 +32,9 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     _episodes: EpisodeStore
     _describe: Callable[[], ServerInfo]
 
-    def __init__(self, gate: Gate, items: ItemRunner, max_batch_items: int) -> None:
+    def __init__(self, gate: Gate, items: ItemRunner, telemetry: Telemetry, max_batch_items: int) -> None:
         self._gate = gate
+        self._telemetry = telemetry
         self._items = items
         self._max_batch_items = max_batch_items
 
@@ -91,7 +93,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._check_size(request.resets, "resets")
 
         def answer(item: pb.ResetRequest) -> pb.BatchResetResult:
-            return pb.BatchResetResult(**_outcome(self._reset, item, context, "BatchReset"))
+            return pb.BatchResetResult(**self._outcome(self._reset, item, context, "BatchReset"))
 
         results = self._items.map(answer, request.resets, lambda item: item.episode_id)
         return pb.BatchResetResponse(results=results)
@@ -101,7 +103,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._check_size(request.steps, "steps")
 
         def answer(item: pb.StepRequest) -> pb.BatchStepResult:
-            return pb.BatchStepResult(**_outcome(self._step, item, context, "BatchStep"))
+            return pb.BatchStepResult(**self._outcome(self._step, item, context, "BatchStep"))
 
         results = self._items.map(answer, request.steps, lambda item: item.episode_id)
         return pb.BatchStepResponse(results=results)
@@ -117,7 +119,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
                 request_id=item.request_id,
                 episode_id=step.episode_id,
                 step_index=step.step_index if step.HasField("step_index") else None,
-                **_outcome(self._step, step, context, "StreamSteps"),
+                **self._outcome(self._step, step, context, "StreamSteps"),
             )
 
         stream = StepStream(request_iterator, answer, self._items)
@@ -126,7 +128,9 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def _reset(self, request: pb.ResetRequest, caller: Caller) -> pb.ResetResponse:
         observation = self._episodes.reset(wire.reset_from_proto(request), caller=caller)
-        return pb.ResetResponse(observation=wire.observation_to_proto(observation))
+        encoded = wire.observation_to_proto(observation)
+        self._telemetry.answered(0, len(encoded.tokens))
+        return pb.ResetResponse(observation=encoded)
 
     def _step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
         observation = self._episodes.step(
@@ -136,11 +140,20 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
             step_index=request.step_index if request.HasField("step_index") else None,
             caller=caller,
         )
-        return pb.StepResponse(
-            observation=wire.observation_to_proto(
-                observation, known_tokens=request.known_tokens, known_messages=request.known_messages
-            )
+        encoded = wire.observation_to_proto(
+            observation, known_tokens=request.known_tokens, known_messages=request.known_messages
         )
+        self._telemetry.answered(len(request.tokens), len(encoded.tokens))
+        return pb.StepResponse(observation=encoded)
+
+    def _outcome(self, answer: Callable[[Any, Caller], Any], item: Any, caller: Caller, rpc: str) -> dict[str, Any]:
+        """The answer to one item, or its status, as the field of a result."""
+        began = time.perf_counter()
+        try:
+            return {"response": answer(item, caller)}
+        except Exception as error:  # noqa: BLE001 - an item's failure is its own
+            seconds = time.perf_counter() - began
+            return {"error": status_of(error, method=rpc, seconds=seconds, telemetry=self._telemetry)}
 
     def _reading(self, request: Any, context: grpc.ServicerContext) -> AbstractContextManager[ChatEnvironment]:
         return self._episodes.reading(request.episode_id, caller=context)
@@ -161,12 +174,3 @@ def _digest(request: pb.StepRequest) -> bytes:
     for field in ("known_tokens", "known_messages", "step_index"):
         asked.ClearField(field)
     return hashlib.blake2b(asked.SerializeToString(deterministic=True), digest_size=16).digest()
-
-
-def _outcome(answer: Callable[[Any, Caller], Any], item: Any, caller: Caller, rpc: str) -> dict[str, Any]:
-    """The answer to one item, or its status, as the field of a result."""
-    began = time.perf_counter()
-    try:
-        return {"response": answer(item, caller)}
-    except Exception as error:  # noqa: BLE001 - an item's failure is its own
-        return {"error": status_of(error, method=rpc, seconds=time.perf_counter() - began)}

@@ -88,6 +88,13 @@ def addresses(text: str) -> tuple[str, ...]:
     return tuple(address(part.strip()) for part in text.split(",") if part.strip())
 
 
+def tcp_address(text: str) -> str:
+    """HOST:PORT or [IPV6]:PORT."""
+    if text.startswith("unix:"):
+        raise ValueError(f"must be HOST:PORT, not {text!r}")
+    return address(text)
+
+
 def address(text: str) -> str:
     """HOST:PORT, [IPV6]:PORT or unix:///PATH."""
     if text.startswith("unix://"):

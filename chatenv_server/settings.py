@@ -140,6 +140,12 @@ class Settings:
     )
     bearer_token_file: str = _setting("", values.file, "the same from a file, read again when it changes")
     reflection: bool = _setting(True, values.switch, "answer gRPC reflection, as grpcurl needs it")
+    metrics_listen: str = _setting(
+        "", values.tcp_address, "HOST:PORT where Prometheus may read metrics, in plain text (extra `metrics`)"
+    )
+    tracing: bool = _setting(
+        False, values.switch, "send a span of every call, as the OTEL_ variables say (extra `tracing`)"
+    )
     log_level: str = _setting(
         "info", values.choice("debug", "info", "warning", "error"), "least severe lines that are logged"
     )
@@ -165,6 +171,11 @@ class Settings:
                     f"is off, and {address} can be reached by other machines: give tls-certificate and "
                     "tls-key, or allow it",
                 )
+        if self.metrics_listen and not (self.allow_plaintext or is_local(self.metrics_listen)):
+            raise wrong_setting(
+                "allow_plaintext",
+                f"is off, and metrics at {self.metrics_listen} could be read by other machines: allow it",
+            )
 
 
 _OPTIONS: Final[Mapping[str, _Option]] = {

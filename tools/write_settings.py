@@ -1,4 +1,4 @@
-"""Writes the table of settings into README.md, from the settings themselves.
+"""Writes the table of settings into the documents that hold it, from the settings themselves.
 
 Usage: ``python tools/write_settings.py``.
 """
@@ -9,17 +9,18 @@ from pathlib import Path
 
 from chatenv_server.settings import settings_table
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+CHECKOUT = Path(__file__).resolve().parent.parent
+DOCUMENTS = (CHECKOUT / "README.md", CHECKOUT / "docs" / "operations.md")
 BEGIN = "<!-- settings: begin (written by `make docs`) -->\n"
 END = "<!-- settings: end -->"
 
 
 def main() -> None:
     """Replace what stands between the marks."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    README.write_text(before + BEGIN + settings_table() + end + after, encoding="utf-8")
+    for document in DOCUMENTS:
+        before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        document.write_text(before + BEGIN + settings_table() + end + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

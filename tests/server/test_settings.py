@@ -50,6 +50,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "bearer_token": ("s3cret", "s3cret"),
     "bearer_token_file": ("FILE", "FILE"),
     "reflection": ("0", False),
+    "metrics_listen": ("[::1]:9464", "[::1]:9464"),
+    "tracing": ("on", True),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
 }
@@ -78,6 +80,8 @@ BAD: dict[str, list[str]] = {
     "tls_client_ca": ["/no/such/file"],
     "bearer_token_file": ["/no/such/file"],
     "reflection": ["2"],
+    "metrics_listen": ["9464", "unix:///run/x.sock"],
+    "tracing": ["some"],
     "log_level": ["loud"],
     "log_format": ["xml"],
 }

@@ -1,0 +1,54 @@
+"""What a server tells of its work to whoever measures it. It knows nothing of how that is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Telemetry:
+    """Told of what happens, from any thread, and does nothing. Who wants to know overrides it, and must not raise.
+
+    No episode's id is ever told: there are more of them than any store of metrics can bear.
+    """
+
+    def call_ended(self, method: str, code: str, waited_s: float, took_s: float) -> None:
+        """A call was answered.
+
+        Args:
+            method: name of the RPC, such as `Step`.
+            code: name of its gRPC status.
+            waited_s: seconds between its arrival and the moment when a thread took it up.
+            took_s: seconds from then on.
+        """
+
+    def failed(self, method: str, reason: str) -> None:
+        """A call, or an item of a batch or a stream, was refused or failed."""
+
+    def answered(self, received_tokens: int, sent_tokens: int) -> None:
+        """A Reset or Step was answered, alone or in a batch or a stream."""
+
+    def inexact(self, kind: str) -> None:
+        """A fidelity report was made."""
+
+    def episode_started(self) -> None:
+        """An episode was opened, or opened anew."""
+
+    def episode_ended(self, cause: str) -> None:
+        """A live episode is gone: `closed` or `expired`."""
+
+    def watch(self, read: Callable[[], Levels]) -> None:
+        """`read` gives what can be measured at any time; called once, when the server has something to serve."""
+
+
+class Levels:
+    """What a server holds at one moment."""
+
+    __slots__ = ("calls", "episodes", "tokens")
+
+    def __init__(self, *, calls: int, episodes: int, tokens: int) -> None:
+        self.calls = calls
+        """Calls that are being worked on."""
+        self.episodes = episodes
+        """Live episodes."""
+        self.tokens = tokens
+        """Tokens of all live episodes."""
