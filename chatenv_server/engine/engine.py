@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -24,6 +25,11 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
 )
 """Used for a tokenizer that has no chat template, such as gpt2's."""
+
+_END_OF_TEXT = re.compile(
+    r"</s>|\W*(end[_▁ ]?of[_▁ ]?(text|sentence|sequence|turn|message|utterance)|eo[sdmt])(_id|_token)?\W*",
+    re.IGNORECASE,
+)
 
 
 class Dialect(Protocol):
@@ -183,7 +189,7 @@ def _exact_dialect(tokenizer: Any, codec: Codec, source: str) -> TemplateDialect
         ChatTemplate(source),
         codec,
         special_tokens_of(tokenizer),
-        sorted(stop_ids_of(tokenizer)),
+        sorted(stop_ids_of(tokenizer) | _end_of_text_ids(codec)),
         tokenizer.parse_response if has_response_template else None,
     )
 
@@ -220,6 +226,15 @@ def stop_ids_of(tokenizer: Any) -> frozenset[int]:
     if ids is None:
         return frozenset()
     return frozenset(int(token_id) for token_id in (ids if isinstance(ids, Iterable) else [ids]))
+
+
+def _end_of_text_ids(codec: Codec) -> frozenset[int]:
+    """Ids of special tokens that end a text by their name.
+
+    A model may stop at one that its chat template never writes, such as `<|endoftext|>` under ChatML, and the
+    tokenizer alone does not say so.
+    """
+    return frozenset(i for i in codec.special_ids if _END_OF_TEXT.fullmatch(codec.added_tokens[i]))
 
 
 def vocabulary_size_of(tokenizer: Any) -> int:

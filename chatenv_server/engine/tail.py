@@ -135,7 +135,7 @@ def _take_off_stop(cut: Cut, last: SampledTurn, stop_text: str, limit: int, prof
             )
         return remainder
     remainder = _through_closer(cut, limit, profile)
-    if stop_text in profile.last_closers and stop_text not in profile.closers:
+    if profile.last_closers[:1] == (stop_text,) and stop_text not in profile.closers:
         remainder.reports.append(_rewritten(last, "the template closes this turn differently once it is not the last"))
     else:
         remainder.reports.append(
