@@ -109,7 +109,6 @@ def _bind_unix(server: grpc.Server, path: Path, mode: int) -> None:
             raise BindError(
                 f"cannot serve on the socket {path}: see that its folder exists and may be written"
             ) from error
-    path.chmod(mode)
 
 
 def _refuse_live_socket(path: Path) -> None:

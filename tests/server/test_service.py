@@ -140,6 +140,18 @@ def test_a_step_whose_caller_hung_up_may_be_asked_for_again(serve: Serve) -> Non
         assert stub.Step(a_step("slow", step_index=0), timeout=10).observation.step_count == 1
 
 
+def test_who_asks_again_may_hold_more_or_less_than_before(serve: Serve) -> None:
+    with connected(serve()) as stub:
+        stub.Reset(pb.ResetRequest(episode_id="e"))
+        first = stub.Step(a_step("e", step_index=0, known_messages=1)).observation
+        again = stub.Step(a_step("e", step_index=0)).observation
+        assert (first.messages_offset, again.messages_offset) == (1, 0)
+        assert again.tokens == first.tokens
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.Step(pb.StepRequest(episode_id="e", step_index=0, tokens=[65]))
+        assert reason_of(refusal.value) == "STEP_INDEX_MISMATCH"
+
+
 def raises_secret(_observation: ChatObservation) -> ChatObservation:
     raise RuntimeError(f"password {SECRET}")
 
