@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -22,6 +23,7 @@ LONGEST_START_S = 60.0
 
 EPISODE = """
 import json
+import os
 from chatenv_client import ChatEnv
 with ChatEnv("127.0.0.1:50051") as env:
     opening = env.reset(messages=[{"role": "user", "content": "hi"}]).observation.token_ids.tolist()
@@ -73,6 +75,25 @@ def test_it_becomes_healthy_on_a_unix_socket_with_tls_beside_it(run_container: R
     assert wait_for_health(container) == "healthy"
     with_tls = ["--address", "127.0.0.1:50051", "--tls-ca", "/tls/certificate.pem", "--tls-name", "localhost"]
     run_inside(container, "python", "-m", "chatenv_server.healthcheck", *with_tls)
+
+
+def test_a_trainer_of_another_user_reaches_the_socket_through_the_group_they_share(
+    run_container: RunContainer, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder to another group")
+    # As a pod's fsGroup does with an emptyDir.
+    os.chown(tmp_path, 0, 10001)
+    tmp_path.chmod(0o2770)
+    shared = {"volumes": {str(tmp_path): {"bind": "/run/chatenv", "mode": "rw"}}}
+    target = "unix:///run/chatenv/chatenv.sock"
+    server = run_container(environment={"CHATENV_LISTEN": target, "CHATENV_SOCKET_MODE": "660"}, **shared)
+    assert wait_for_health(server) == "healthy"
+    program = ["python", "-c", EPISODE.replace("127.0.0.1:50051", target)]
+    member = run_container(entrypoint=program, user="1000:1000", group_add=["10001"], **shared)
+    assert member.wait()["StatusCode"] == 0, member.logs().decode()
+    stranger = run_container(entrypoint=program, user="1000:1000", **shared)
+    assert stranger.wait()["StatusCode"] != 0
 
 
 def make_certificate(folder: Path) -> None:
