@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from chatenv_client._version import __version__
-from chatenv_server.commands import doctor
+from chatenv_server.commands import chat, doctor, health, info, state
 
-_COMMANDS: Final = (doctor,)
+_COMMANDS: Final = (health, info, chat, state, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

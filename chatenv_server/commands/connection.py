@@ -1,0 +1,106 @@
+"""How the subcommands that talk to a server reach it, and what their exit codes mean."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from chatenv_client import ChatEnv, ChatEnvError, Tls
+from chatenv_client.channel import open_channel
+from chatenv_server.commands.output import printable
+
+EXIT_FAILED: Final = 1
+"""The server does not answer, is not healthy, or refused."""
+EXIT_USAGE: Final = 2
+"""Something on the command line is wrong; argparse has the same."""
+
+EXIT_CODES: Final = "Exit code 0: fine. 1: the server is not healthy, not there, or refused. 2: usage."
+
+DEFAULT_ADDRESS: Final = "localhost:50051"
+DEFAULT_TIMEOUT_S: Final = 10.0
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what names the server, and `--json`."""
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("CHATENV_ADDRESS") or DEFAULT_ADDRESS,
+        help=f"HOST:PORT or unix:///PATH [CHATENV_ADDRESS; default: {DEFAULT_ADDRESS}]",
+    )
+    parser.add_argument("--tls", action="store_true", help="speak TLS, trusting the usual authorities")
+    parser.add_argument("--tls-ca", metavar="FILE", help="PEM file that vouches for the server; turns TLS on")
+    parser.add_argument("--tls-certificate", metavar="FILE", help="client certificate, for mTLS")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key")
+    parser.add_argument(
+        "--bearer-token-file", metavar="FILE", help="token for the server; or in the variable CHATENV_BEARER_TOKEN"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"for each call; default: {DEFAULT_TIMEOUT_S:g}",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def reporting(name: str, work: Callable[[], int]) -> int:
+    """Do the work of a subcommand; its exit code. What goes wrong is told in one line."""
+    try:
+        return work()
+    except ChatEnvError as error:
+        return _told(name, f"{error.reason}: {error.message}", EXIT_FAILED)
+    except (OSError, ValueError) as error:
+        return _told(name, str(error), EXIT_USAGE)
+    except KeyboardInterrupt:
+        return _told(name, "interrupted", EXIT_FAILED)
+
+
+def _told(name: str, what: str, code: int) -> int:
+    sys.stderr.write(f"chatenv {name}: {printable(what)}\n")
+    return code
+
+
+@contextmanager
+def channel_of(arguments: argparse.Namespace) -> Iterator[grpc.Channel]:
+    """A channel to the server that the arguments name.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the address is none.
+    """
+    channel = open_channel(arguments.address, tls=_tls(arguments))
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+@contextmanager
+def client_of(arguments: argparse.Namespace) -> Iterator[ChatEnv]:
+    """A client of the server that the arguments name; raises as `channel_of`. It leaves its episode live."""
+    with channel_of(arguments) as channel:
+        yield ChatEnv(channel, timeout_s=arguments.timeout, token=_token(arguments))
+
+
+def _tls(arguments: argparse.Namespace) -> Tls | None:
+    ca, key, certificate = (
+        Path(path).read_bytes() if path else None
+        for path in (arguments.tls_ca, arguments.tls_key, arguments.tls_certificate)
+    )
+    if not (arguments.tls or ca):
+        return None
+    return Tls(ca, private_key=key, certificate_chain=certificate)
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    if arguments.bearer_token_file:
+        return Path(arguments.bearer_token_file).read_text(encoding="utf-8").strip()
+    return os.environ.get("CHATENV_BEARER_TOKEN") or None

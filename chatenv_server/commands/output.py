@@ -1,0 +1,55 @@
+"""What the subcommands print: JSON for programs, aligned lines for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print a value; dataclasses as objects, arrays as lists."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, default=_plain) + "\n")
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, enum.Enum):
+        return value.value
+    raise TypeError(f"a {type(value).__name__} has no JSON")
+
+
+def print_line(text: str = "") -> None:
+    """Print a line at once, so that who reads a pipe sees it when it is said."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values, aligned."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        print_line(f"{name:<{width}}  {value}")
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelt out, for what others wrote could otherwise command the terminal."""
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
+
+
+def told_message(message: Mapping[str, Any]) -> str:
+    """A message on a line, or more where its text has more: role, content, and what else it has."""
+    rest = {key: value for key, value in message.items() if key not in ("role", "content") and value}
+    content = message.get("content")
+    said = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False) if content else ""
+    more = f"  {json.dumps(rest, ensure_ascii=False)}" if rest else ""
+    return printable(f"{message['role']}: {said}{more}")

@@ -1,0 +1,66 @@
+"""`chatenv state`: an episode as the server has it on record. Changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any, Final
+
+from chatenv_client import ChatState, Origin
+from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
+from chatenv_server.commands.output import print_json, print_line, printable, told_message
+
+NAME: Final = "state"
+HELP: Final = "an episode: messages, tokens, who wrote what, what is not exact"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = f"Show an episode as the server has it on record. {EXIT_CODES}"
+    parser.add_argument("episode", metavar="EPISODE", help="id of the episode")
+    parser.add_argument("--tokens", action="store_true", help="show each message's token ids")
+    add_connection_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read and print; the exit code."""
+
+    def work() -> int:
+        with client_of(arguments) as env:
+            env.resume(arguments.episode)
+            state = env.state()
+        if arguments.json:
+            print_json(state)
+        else:
+            for line in state_lines(state, with_tokens=arguments.tokens):
+                print_line(line)
+        return 0
+
+    return reporting(NAME, work)
+
+
+def state_lines(state: ChatState, *, with_tokens: bool) -> Iterator[str]:
+    """An episode for people: a line on the whole, each message, each report."""
+    end = " terminated" * state.terminated + " truncated" * state.truncated or " live"
+    yield f"{state.episode_id}  {state.step_count} steps, {len(state.token_ids)} tokens,{end}"
+    sampled = set(_sampled_messages(state))
+    for index, (message, (start, stop)) in enumerate(zip(state.history_messages, state.message_spans, strict=True)):
+        who = "sampled" if index in sampled else "given"
+        yield f"[{index}] {who}, {stop - start} tokens  {told_message(message)}"
+        if with_tokens:
+            yield f"    {' '.join(map(str, state.token_ids[start:stop]))}"
+    if state.generation_prompt_length:
+        yield f"then a generation prompt of {state.generation_prompt_length} tokens"
+    for report in state.fidelity:
+        yield told_report(report)
+
+
+def _sampled_messages(state: ChatState) -> Iterator[int]:
+    for turn in state.turns:
+        if turn.origin is Origin.SAMPLED:
+            yield from range(turn.first_message, turn.first_message + turn.message_count)
+
+
+def told_report(report: Any) -> str:
+    """A fidelity report on a line."""
+    return printable(f"not exact: {report.kind.value}: {report.detail}")
