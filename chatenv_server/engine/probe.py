@@ -169,9 +169,17 @@ class _Probe:
 
     def _closers(self, generation_prompt: str) -> tuple[str, ...]:
         """The control token that follows an assistant's text whoever speaks next, unless it opens a turn."""
-        firsts = {self._first_control(self._behind([user(), assistant(SENTINEL), *tail])) for tail in ([], [user()])}
-        common = firsts.pop() if len(firsts) == 1 else None
-        return (common,) if common and common not in generation_prompt else ()
+        tails: Sequence[list[dict[str, Any]]]
+        for tails in ([], [user()]), ([user()], [{"role": "system", "content": HEAD_TEXT}]):
+            found = [
+                self._control_tokens_in(self._behind([user(), assistant(SENTINEL), *tail]) or "") for tail in tails
+            ]
+            firsts = {tokens[:1] for tokens in found}
+            # Where the last turn of all is closed in a way of its own, a close is told by the header behind it.
+            if len(firsts) == 1 and (not tails[0] or all(len(tokens) > 1 for tokens in found)):
+                closer = "".join(firsts.pop())
+                return (closer,) if closer and closer not in generation_prompt else ()
+        return ()
 
     def _turn_ends(self, generation_prompt: str) -> list[str]:
         """Special tokens at which a model may stop: behind text, and behind a call."""
@@ -181,9 +189,6 @@ class _Probe:
         closing = self._special_tokens_in(call)
         ends = [*self._special_tokens_in(text)[:1], *(closing[-1:] or self._special_tokens_in(result)[:1])]
         return [token for token in ends if token not in generation_prompt]
-
-    def _first_control(self, text: str | None) -> str | None:
-        return next(iter(self._control_tokens_in(text or "")), None)
 
     def _control_tokens_in(self, text: str) -> tuple[str, ...]:
         """Added tokens in `text`, in order, before the constant user text."""

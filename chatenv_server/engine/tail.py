@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, StopReason
+from chatenv_server.engine.forms import texts_of
 from chatenv_server.engine.probe import SENTINEL, Profile
 from chatenv_server.engine.turns import SampledTurn
 
@@ -168,6 +169,8 @@ def _from_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
 
 def _take_off_stop_string(cut: Cut, last: SampledTurn, limit: int, profile: Profile) -> Remainder:
     whole = _from_closer(cut, limit, profile)
+    if cut.exact and not last.text.endswith("".join(texts_of(cut.mirror))):
+        return whole  # the turn was read without the white space of its stop string, so the cut lies in the close
     overlap = next(
         (
             length

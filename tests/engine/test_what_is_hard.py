@@ -47,10 +47,9 @@ _POSITIONS = {
     "separates all turns but the first": "{% for m in messages %}{% if not loop.first %}\n---\n{% endif %}"
     "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}\n---\n<|im_start|>assistant\n{% endif %}",
-    "marks the last user": "{% set last = messages | selectattr('role', 'equalto', 'user') | list | length %}{% set n = namespace(users=0) %}"
-    "{% for m in messages %}{% if m.role == 'user' %}{% set n.users = n.users + 1 %}{% endif %}"
-    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant (of {{ last }})\n{% endif %}",
+    "counts users": "{% set n = namespace(users=0) %}{% for m in messages %}"
+    "{% if m.role == 'user' %}{% set n.users = n.users + 1 %}{% endif %}"
+    "<|im_start|>{{ m.role }}{{ ' ' ~ n.users if m.role == 'user' }}\n{{ m.content }}<|im_end|>\n{% endfor %}" + PROMPT,
     "remembers that a tool answered": "{% set n = namespace(tool=false) %}{% for m in messages %}{% if m.role == 'tool' %}{% set n.tool = true %}{% endif %}"
     "<|im_start|>{{ m.role }}{{ ' after tool' if n.tool and m.role == 'user' }}\n{{ m.content }}<|im_end|>\n{% endfor %}" + PROMPT,
 }  # fmt: skip
@@ -70,7 +69,7 @@ def test_position_dependent_templates_are_found_out_by_the_probe() -> None:
     features = {habit: TokenEngine.load(byte_level(text)).features for habit, text in _POSITIONS.items()}
     assert {habit for habit, words in features.items() if "needs_skeleton" in words} == {
         "counts turns",
-        "marks the last user",
+        "counts users",
         "remembers that a tool answered",
     }
 
@@ -554,7 +553,7 @@ def test_a_character_split_over_tokens_is_read_whole(name: str) -> None:
     env.reset(messages=[user("Hi")], clock=CLOCK)
     env.step(ChatAction(tokens=ids[:-1]))
     obs = env.step(ChatAction(tokens=[ids[-1], stop]))
-    assert obs.messages[-1]["content"].strip() == "🦜"
+    assert str(obs.messages[-1]["content"]).strip() == "🦜"
     assert len(obs.messages) == 2
 
 
@@ -643,11 +642,16 @@ def test_a_truncated_turn_that_is_sampled_on_is_one_message() -> None:
     assert talk.is_exact()
 
 
-def test_a_stop_string_is_not_written_twice() -> None:
-    tokenizer = byte_level(_PLAIN_TEXT, control=["<s>"], eos="<s>")
-    talk = Dialogue(tokenizer).samples(tokenizer.encode("Yes\n"), stop_reason="stop", content="Yes").hears("Why?")
+@pytest.mark.parametrize(
+    ("close", "stop_string"), [("\n\n", "\n"), ("\n\n", "\n\n"), (" END\n", " END"), (" END\n", " E")]
+)
+def test_a_stop_string_is_not_written_twice(close: str, stop_string: str) -> None:
+    tokenizer = byte_level(_PLAIN_TEXT.replace("\n\n", close), control=["<s>"], eos="<s>")
+    talk = Dialogue(tokenizer).samples(tokenizer.encode(f"Yes{stop_string}"), stop_reason="stop", content="Yes")
+    assert talk.env.state.turns[1].stop_reason is StopReason.STOP
+    talk.hears("Why?")
     assert talk.stream == talk.full()
-    assert talk.kinds == {FidelityKind.STOP_STRING_OVERLAP}
+    assert talk.kinds <= {FidelityKind.STOP_STRING_OVERLAP}
 
 
 # -- a stop token that is not the template's -----------------------------------------------------------
