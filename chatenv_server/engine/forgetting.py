@@ -22,44 +22,50 @@ Prepare = Callable[[Message | dict[str, Any]], PreparedMessage]
 Render = Callable[[Sequence[PreparedMessage]], str]
 """Renders messages behind the head, without a generation prompt."""
 
-_RESULT = "Zq7xT3pR"
+_ANSWER = "Zq7xT3pR"
 
 
-def first_to_forget(record: Sequence[Message], start: int, prepare: Prepare, render: Render) -> Watch | None:
-    """The first assistant turn of `record` that a later user message will make the template rewrite.
+def first_to_forget(
+    record: Sequence[Message], start: int, prepare: Prepare, render: Render, *, late: bool
+) -> Watch | None:
+    """The first assistant turn of `record` that later messages will make the template rewrite.
 
     Args:
         record: messages from the last sampled turn, or the beginning, to the end.
         start: index of its first message in the conversation.
+        late: whether the template may rewrite a turn even after a user has answered it.
     """
     later = [prepare(assistant("x")), prepare(user())]
     for position, (message, follower) in enumerate(itertools.zip_longest(record, record[1:])):
-        if message.get("role") != "assistant" or any(other.get("role") == "user" for other in record[position + 1 :]):
+        role = follower.get("role", "") if follower is not None else ""
+        spoken = any(other.get("role") == "user" for other in record[position + 1 :])
+        if message.get("role") != "assistant" or (spoken and not (late and role == "user")):
             continue
-        watch = Watch(message, start + position, follower is not None and follower.get("role") == "tool")
+        watch = Watch(message, start + position, role)
         if is_rewritten(watch, later, prepare, render):
             return watch
     return None
 
 
 def is_rewritten(watch: Watch, later: Sequence[PreparedMessage], prepare: Prepare, render: Render) -> bool:
-    """Whether the template writes the watched turn differently when `later` follows it and its tools' results."""
+    """Whether the template writes the watched turn differently when `later` follows it and what answered it."""
     turn = prepare(watch.message)
-    results = [prepare(tool_result(_RESULT) | {"tool_call_id": call_id}) for call_id in _answered_calls(watch)]
+    answers = [prepare(message) for message in _answers(watch)]
     try:
-        now = render([turn, *results])
-        then = render([turn, *results, *later])
+        now = render([turn, *answers])
+        then = render([turn, *answers, *later])
     except TemplateRejectedError:
         return False
-    end = now.find(_RESULT) if results else _end_of(turn, now)
+    end = now.find(_ANSWER) if answers else _end_of(turn, now)
     return end >= 0 and not then.startswith(now[:end])
 
 
-def _answered_calls(watch: Watch) -> list[str]:
-    if not watch.answered:
-        return []
-    calls = watch.message.get("tool_calls") or [{}]
-    return [call.get("id", PROBE_CALL_ID) for call in calls]
+def _answers(watch: Watch) -> list[dict[str, Any]]:
+    """Stand-ins for what was said behind the turn."""
+    if watch.follower == "tool":
+        calls = watch.message.get("tool_calls") or [{}]
+        return [tool_result(_ANSWER) | {"tool_call_id": call.get("id", PROBE_CALL_ID)} for call in calls]
+    return [user(_ANSWER)] if watch.follower == "user" else []
 
 
 def _end_of(turn: PreparedMessage, text: str) -> int:

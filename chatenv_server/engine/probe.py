@@ -61,6 +61,8 @@ class Profile:
     """Whether the template insists on an id for every tool call."""
     forgets: bool
     """Whether the template writes an assistant turn differently once later turns have come."""
+    forgets_late: bool
+    """Whether it does so even where a user has answered the turn already."""
     takes: frozenset[str] = field(default_factory=frozenset)
     """Roles and shapes the template takes: `system`, `tool`, `tool_calls`, `tools`, `reasoning`, ..."""
 
@@ -99,6 +101,7 @@ class _Probe:
             needs_skeleton=self._needs_skeleton(),
             needs_call_ids=self._needs_call_ids(),
             forgets=self._forgets(),
+            forgets_late=self._rewrites([user(), {**assistant("x"), "reasoning_content": "Zq7xR1"}, user(SENTINEL)]),
             takes=self._takes(),
         )
 
@@ -228,7 +231,8 @@ class _Probe:
         ]
 
     def _needs_system(self) -> bool:
-        heads = [[{"role": "system", "content": text}, user()] for text in ("Zq7xS1", "Zq7xS2")]
+        texts = ("Zq7xS1", "Zq7xS2", *self._template.tested_texts)
+        heads = [[{"role": "system", "content": text}, user()] for text in texts]
         return len({tuple(self._tails(head)) for head in heads}) > 1 or _differ(
             self._tails([user()]), self._tails(heads[0])
         )
@@ -239,8 +243,20 @@ class _Probe:
         )
 
     def _needs_skeleton(self) -> bool:
-        shallow = self._tails([user()])
-        return any(_differ(shallow, self._tails(head)) for head in _DEEPER_HEADS)
+        shallow, shallow_lost = self._tails([user()]), self._lost([user()])
+        telling = [[user(text)] for text in self._template.tested_texts]
+        return any(_differ(shallow, self._tails(head)) for head in (*_DEEPER_HEADS, *telling)) or any(
+            _differ(shallow_lost, self._lost(head)) for head in _DEEPER_HEADS
+        )
+
+    def _lost(self, head: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """What stands at the end of `head` until an assistant speaks, for answers and calls."""
+        asked, unasked = self._render(head), self._render(head, prompt=False)
+        if asked is None or unasked is None:
+            return [None, None]
+        written = self._codec.common_prefix(asked, unasked)
+        spoken = [self._render([*head, turn], prompt=False) for turn in (assistant("x"), calling({"key": "x"}))]
+        return [text and written[len(self._codec.common_prefix(written, text)) :] for text in spoken]
 
     def _needs_call_ids(self) -> bool:
         with_id, without = calling({"key": "x"}), calling({"key": "x"})
@@ -258,12 +274,13 @@ class _Probe:
         ]
         waiting = [[user(), message, tool_result(SENTINEL)] for message in thinking]
         answering = [[user(), {**assistant(SENTINEL), "reasoning_content": "Zq7xR1"}]]
-        for messages in waiting + answering:
-            now = self._render(messages, prompt=False)
-            later = self._render([*messages, assistant("x"), user()], prompt=False)
-            if now and later and SENTINEL in now and not later.startswith(now[: now.index(SENTINEL)]):
-                return True
-        return False
+        return any(self._rewrites(messages) for messages in waiting + answering)
+
+    def _rewrites(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether what stands before the sentinel is written differently once further turns have come."""
+        now = self._render(messages, prompt=False)
+        later = self._render([*messages, assistant("x"), user()], prompt=False)
+        return bool(now and later and SENTINEL in now and not later.startswith(now[: now.index(SENTINEL)]))
 
     # -- features ---------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from chatenv_server.engine.forgetting import first_to_forget, is_rewritten
 from chatenv_server.engine.forms import texts_of
 from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.parsing import TurnParser
-from chatenv_server.engine.probe import PROBE_CALL_ID, user
+from chatenv_server.engine.probe import PROBE_CALL_ID, SENTINEL, assistant, user
 from chatenv_server.engine.tail import Cut, PreparedMessage, cuts_behind, rewritten, take_off_said
 from chatenv_server.engine.template import clock_at
 from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Tail, Terms, Watch
@@ -241,8 +241,23 @@ class TemplateScene:
         system = list(self._system)
         return [
             *system,
-            *(self._profile.forms.apply(_bones(message, i)) for i, message in enumerate(history.since(len(system)))),
+            *(
+                self._profile.forms.apply(self._bones(message, i))
+                for i, message in enumerate(history.since(len(system)))
+            ),
         ]
+
+    def _bones(self, message: Message, index: int) -> dict[str, Any]:
+        """A message without its flesh: of its texts one letter, and what the template looks for in texts."""
+        bones: dict[str, Any] = {
+            key: value for key, value in message.items() if key not in ("content", "reasoning_content")
+        }
+        own = "".join(texts_of(message))
+        tested = "".join(text for text in self._dialect.template.tested_texts if text in own)
+        if message.get("role") != "assistant" and self.terms.control_token_policy is ControlTokenPolicy.ESCAPE:
+            tested = self._dialect.controls.mark(tested)
+        bones["content"] = tested + chr(ord("a") + index % 26) if message.get("content") else message.get("content", "")
+        return bones
 
     def _asked_constant(self, prompt: bool) -> str:
         """What the template writes for the constant head; the same for a whole episode."""
@@ -256,7 +271,9 @@ class TemplateScene:
         if not self._profile.forgets:
             return None
         record = [*([last.message] if last is not None else []), *messages]
-        return first_to_forget(record, first - (last is not None), self._prepare_own, self._render_behind_head)
+        start = first - (last is not None)
+        late = self._profile.forgets_late
+        return first_to_forget(record, start, self._prepare_own, self._render_behind_head, late=late)
 
     def _prepare_own(self, message: Message | dict[str, Any]) -> PreparedMessage:
         """A message of ours or on record in the template's form, its texts unmarked."""
@@ -363,7 +380,14 @@ class TemplateScene:
 
     @cached_property
     def _turn_header(self) -> str:
-        return self._generation_prompt.removesuffix(self._parser.opening)
+        """What a turn begins with, as far as it is nothing that is said."""
+        header = self._generation_prompt.removesuffix(self._parser.opening)
+        try:
+            written = self._render_local([*self._constant_head, self._prepare_own(assistant(SENTINEL))], False)
+        except TemplateRejectedError:
+            return header
+        start = len(self._asked_constant(True)) - len(self._generation_prompt)
+        return self._codec.common_prefix(header, written[start:])
 
     @cached_property
     def _unprompted_parser(self) -> TurnParser:
@@ -419,15 +443,6 @@ def _render_behind(
 
 def _has_spoken(messages: Sequence[PreparedMessage]) -> bool:
     return any(message.get("role") not in ("system", "developer") for message in messages)
-
-
-def _bones(message: Message, index: int) -> dict[str, Any]:
-    """A message without its flesh: role, calls and ids as they are, one letter for the text."""
-    bones: dict[str, Any] = {
-        key: value for key, value in message.items() if key not in ("content", "reasoning_content")
-    }
-    bones["content"] = chr(ord("a") + index % 26) if message.get("content") else message.get("content", "")
-    return bones
 
 
 def _stands_at(place: Place, message: PreparedMessage) -> bool:

@@ -48,6 +48,8 @@ class ChatTemplate:
         """Names that the template reads from outside."""
         self.literal_text = _literal_text(tree)
         """Everything the template can write by itself, pieces joined by NUL."""
+        self.tested_texts = _tested_texts(tree)
+        """What the template looks for in texts, such as `/no_think`."""
         self.fingerprint = hashlib.sha256(source.encode()).hexdigest()
 
     def render(
@@ -128,6 +130,18 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 _ENVIRONMENT = _environment()
+
+
+def _tested_texts(tree: nodes.Template) -> tuple[str, ...]:
+    compared = [node.expr for node in tree.find_all(nodes.Compare) if node.ops[0].op in ("in", "notin")]
+    begun = [
+        node.args[0]
+        for node in tree.find_all(nodes.Call)
+        if isinstance(node.node, nodes.Getattr) and node.node.attr == "startswith" and node.args
+    ]
+    texts = {node.value for node in (*compared, *begun) if isinstance(node, nodes.Const)}
+    # A bare name is the key of a mapping: `'tool_calls' in message`.
+    return tuple(sorted(text for text in texts if isinstance(text, str) and not text.isidentifier()))
 
 
 def _literal_text(tree: nodes.Template) -> str:

@@ -71,8 +71,8 @@ class Watch(NamedTuple):
 
     message: Message
     message_index: int
-    answered: bool
-    """Whether tool results follow it."""
+    follower: str
+    """Who speaks behind it: `tool`, `user`, or nobody yet."""
 
 
 class ReadTurn(NamedTuple):
