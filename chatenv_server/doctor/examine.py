@@ -17,9 +17,10 @@ from chatenv_client.errors import ChatEnvError, TemplateRejectedError
 from chatenv_client.models import ChatAction, ChatObservation, FidelityKind, FidelityReport, Message, StopReason
 from chatenv_client.tokens import Int32Array
 from chatenv_server.doctor.reference import NotTakenError, Reference
-from chatenv_server.doctor.sampling import SampledText, sampled_text
-from chatenv_server.doctor.scenarios import SCENARIOS, TOOLS, Ending, Round, Scenario
+from chatenv_server.doctor.sampling import SampledText, sampled_text, shown
+from chatenv_server.doctor.scenarios import SCENARIOS, TOOLS, Ending, Round, Scenario, looking_for
 from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.dialect import TemplateDialect
 from chatenv_server.environment import ChatEnvironment
 
 EXPLAINS_TEXT: Final = frozenset(
@@ -37,6 +38,7 @@ EXPLAINS_TOKENS: Final = EXPLAINS_TEXT | {FidelityKind.BOUNDARY_MERGE}
 
 _SAYS_INEXACT: Final = frozenset({FidelityKind.HISTORY_REWRITTEN, FidelityKind.BOUNDARY_MERGE})
 """Reports that say that the stream is not the full rendering; the others tell what happened."""
+_MOST_LOOKED_FOR: Final = 6
 _END_CHARACTERS: Final = 12
 """How much of a turn's end has to stand before what was appended to it."""
 
@@ -88,8 +90,10 @@ class Examination:
 
 
 def examine(engine: TokenEngine, reference: Reference, scenarios: Sequence[Scenario] = SCENARIOS) -> list[Examination]:
-    """Play all scenarios."""
-    return [_Examiner(engine, reference, scenario).run() for scenario in scenarios]
+    """Play the scenarios, and some with the texts that the template itself looks for."""
+    looked_for = engine.dialect.template.tested_texts if isinstance(engine.dialect, TemplateDialect) else ()
+    special = [scenario for text in looked_for[:_MOST_LOOKED_FOR] for scenario in looking_for(text)]
+    return [_Examiner(engine, reference, scenario).run() for scenario in (*scenarios, *special)]
 
 
 class _Stop(Exception):  # noqa: N818 - it ends a scenario, and is no error
@@ -158,6 +162,10 @@ class _Examiner:
             self._result.rejection = self._result.rejection or str(error)
             raise _Stop from error
         message, said = self._ended(turn, said)
+        message = shown(message, said.text)
+        if not said.text:
+            self._result.rejection = "the template writes nothing for a sampled turn"
+            raise _Stop
         ids = self._ids(said.text)
         reason = StopReason.STOP if turn.ending is not Ending.CUT_OFF and not said.stop else None
         observation = self._environment.step(ChatAction(tokens=ids, stop_reason=reason))
@@ -260,14 +268,14 @@ class _Examiner:
 
     def _check_tail(self, last: SampledText, appended: str, theirs: str, reports: Sequence[FidelityReport]) -> None:
         """What was appended has to be the end of the full rendering, and begin where the sampled turn ends."""
+        kinds = {report.kind for report in reports}
+        if FidelityKind.NONCANONICAL_STOP in kinds:
+            appended = appended.lstrip()  # the template's own stop token may have swallowed it
         if not theirs.endswith(appended):
-            if not any(report.kind in EXPLAINS_TEXT for report in reports):
-                self._fault(f"the tail is not what the template writes: {_difference(appended[::-1], theirs[::-1])}")
+            self._fault(f"the tail is not what the template writes: {_difference(appended[::-1], theirs[::-1])}")
             return
         before = theirs[: len(theirs) - len(appended)]
-        if before.endswith(last.text[-_END_CHARACTERS:]):
-            return
-        if not any(report.kind in EXPLAINS_TEXT for report in reports):
+        if not kinds & EXPLAINS_TEXT and not before.endswith(last.text[-_END_CHARACTERS:]):
             self._fault(
                 f"the tail begins in another place than the turn ends: {before[-40:]!r} before {appended[:20]!r}"
             )

@@ -54,6 +54,8 @@ class TemplateFacts:
     """Roles whose text it trims."""
     depends_on: tuple[str, ...]
     """What a tail depends on besides the turn before it: system prompt, tools, position."""
+    looks_for: tuple[str, ...]
+    """Texts in messages that it looks for, and may act on."""
     arguments: tuple[str, ...]
     """Template arguments (`chat_template_kwargs`) that it reads."""
 
@@ -94,6 +96,7 @@ class _Reader:
                 )
                 if holds
             ),
+            looks_for=self._dialect.template.tested_texts,
             arguments=self._arguments(),
         )
 

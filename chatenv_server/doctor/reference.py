@@ -99,8 +99,18 @@ class Reference:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids, control tokens shown."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        """Text of ids, control tokens shown. A space that the tokenizer puts behind a control token is left out."""
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return self._padded.sub(r"\1", text) if self._pads else text
+
+    @cached_property
+    def _pads(self) -> bool:
+        sample = f"{self.special_texts[0]}a" if self.special_texts else ""
+        return bool(self._tokenizer.decode(self.encode(sample), skip_special_tokens=False) != sample)
+
+    @cached_property
+    def _padded(self) -> re.Pattern[str]:
+        return re.compile(f"({self._special.pattern}) ")
 
     @cached_property
     def special_texts(self) -> tuple[str, ...]:

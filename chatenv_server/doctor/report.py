@@ -128,6 +128,7 @@ def _facts(facts: TemplateFacts) -> list[str]:
         ("date", "depends on the day; give the episode a clock" if facts.tells_the_time else "does not matter"),
         ("trims the text of", _listed(facts.trims, "nobody")),
         ("a tail depends on", _listed(facts.depends_on, "the turn before it alone")),
+        ("looks in texts for", _listed(map(repr, facts.looks_for))),
         ("arguments", _listed(facts.arguments, "none")),
     ]
     lines = [line for label, words in shown for line in _item(label, words)]

@@ -36,6 +36,25 @@ class SampledText:
         return self.body + self.stop
 
 
+def shown(message: Message, text: str) -> Message:
+    """As much of a message as `text` shows: what the template leaves out of a turn, no model samples."""
+    held = dict(message)
+    for key in ("content", "reasoning_content"):
+        # The last word is enough: a template may write the rest elsewhere.
+        if str(held.get(key, "")).strip() and str(held[key]).split()[-1] not in text:
+            held[key] = ""
+    if "tool_calls" in message:
+        held["tool_calls"] = [
+            call for call in message["tool_calls"] if _last_text(call["function"]["arguments"]) in text
+        ]
+    return held  # type: ignore[return-value]
+
+
+def _last_text(arguments: Any) -> str:
+    """The last argument that is a text."""
+    return [value for value in arguments.values() if isinstance(value, str)][-1]
+
+
 def sampled_text(
     reference: Reference,
     history: Sequence[Message],
@@ -66,9 +85,11 @@ def sampled_text(
         ends = reference.specials_in(said)
         return SampledText(opened + said[: ends[-1].end() if ends else len(said)], "", natural)
     later = _behind_last_word(reference, [*history, message], tools, following, prompt=prompt) or ""
+    later = later.partition(str(following[0].get("content", "")).strip() or "\0")[0]
     # A token that opens turns ends none, for templates that write the generation prompt unasked.
-    unasked = _shared_start(reference, asked, reference.text(history, tools=tools, prompt=False))
-    stop = _stop(reference, behind, later, without=asked[len(unasked) :])
+    with_prompt, without = (reference.text(history, tools=tools, prompt=asks) for asks in (True, False))
+    header = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
+    stop = _stop(reference, behind, later, without=header)
     return SampledText(opened + said[: len(said) - len(behind)], stop, natural)
 
 

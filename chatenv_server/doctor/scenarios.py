@@ -238,3 +238,28 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ),
 )
 """In the order of the table."""
+
+
+def looking_for(text: str) -> tuple[Scenario, ...]:
+    """Conversations that hold a text which the template looks for, such as `/no_think`."""
+    rounds = (
+        _round(_says("The colour is red."), _user("Name another colour.")),
+        _round(_says("The colour is blue."), _user("Good bye now.")),
+    )
+    said = _user(f"{text} Name a colour.")
+    return (
+        _scenario(f"{text!r} of a user", (said,), *rounds, escapes=True),
+        _scenario(
+            f"{text!r} of the system",
+            (_system(f"You are terse. {text}"), _user("Name a colour.")),
+            *rounds,
+            escapes=True,
+        ),
+        _scenario(
+            f"{text!r} of a later user",
+            (_user("Name a colour."),),
+            _round(_says("The colour is red."), said),
+            *rounds,
+            escapes=True,
+        ),
+    )

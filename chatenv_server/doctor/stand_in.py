@@ -39,15 +39,16 @@ class ControlStrings:
     """What closes an assistant's turn; empty where nothing does."""
 
 
-def stand_in(source: str, vocabulary: Any = None) -> Any:
+def stand_in(source: str, vocabulary: Any = None, also: Iterable[str] = ()) -> Any:
     """A transformers tokenizer with the chat template `source` on a borrowed vocabulary.
 
     Args:
         vocabulary: a fast tokenizer; the embedded byte tokenizer where none is given.
+        also: special tokens of a shape that nothing in the template gives away.
     """
     from transformers import PreTrainedTokenizerFast
 
-    controls = control_strings(source)
+    controls = control_strings(source, also)
     begin = _BEGIN if "bos_token" in ChatTemplate(source).variables else None
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str((vocabulary or ByteTokenizer()).backend_tokenizer.to_str()),
@@ -61,17 +62,17 @@ def stand_in(source: str, vocabulary: Any = None) -> Any:
     return tokenizer
 
 
-def control_strings(source: str) -> ControlStrings:
+def control_strings(source: str, also: Iterable[str] = ()) -> ControlStrings:
     """Read the control tokens off a template: off its literal text, and off what it renders."""
     template = ChatTemplate(source)
     frames = [_render(template, conversation) or "" for conversation in _PLAIN]
-    wraps = [_render(template, conversation, tools=True) or "" for conversation in _WRAPPED]
+    wraps = [_render(template, conversation, tools=True, prompt=True) or "" for conversation in _WRAPPED]
     listing = _render(template, _PLAIN[0], tools=True) or ""
     piped = {found[0] for text in (template.literal_text, *frames, *wraps) for found in _PIPED.finditer(text)}
     parting = {tag for text in frames for tag in _tags(text)}
     wrapping = {tag for text in wraps for tag in _tags(text)} - set(_tags(listing)) - parting
     squares = {tag for tag in _tags(template.literal_text) if tag.startswith("[")}
-    special = piped | parting | (squares if parting & squares else set())
+    special = piped | parting | (squares if parting & squares else set()) | set(also)
     return ControlStrings(tuple(sorted(special)), tuple(sorted(wrapping - special)), _end_of_turn(frames[-1], special))
 
 
@@ -91,6 +92,7 @@ _CALL: Final[ToolCall] = {
     "function": {"name": TOOLS[0]["function"]["name"], "arguments": {"city": _TEXT}},
 }
 _WRAPPED: Final[tuple[list[Message], ...]] = (
+    _PLAIN[0],
     [*_PLAIN[0], {"role": "assistant", "content": _TEXT, "reasoning_content": _TEXT}],
     [
         *_PLAIN[0],
@@ -100,7 +102,9 @@ _WRAPPED: Final[tuple[list[Message], ...]] = (
 )
 
 
-def _render(template: ChatTemplate, messages: Iterable[Message], *, tools: bool = False) -> str | None:
+def _render(
+    template: ChatTemplate, messages: Iterable[Message], *, tools: bool = False, prompt: bool = False
+) -> str | None:
     """The conversation in the first form of messages that the template takes."""
     variables = {
         "bos_token": _BEGIN,
@@ -112,7 +116,7 @@ def _render(template: ChatTemplate, messages: Iterable[Message], *, tools: bool 
     roles = frozenset({"system", "user", "assistant", "tool"})
     for forms in (Forms(parts, as_text) for parts in (frozenset[str](), roles) for as_text in (False, True)):
         try:
-            text = template.render([forms.apply(one) for one in messages], variables, add_generation_prompt=True)
+            text = template.render([forms.apply(one) for one in messages], variables, add_generation_prompt=prompt)
         except TemplateRejectedError:
             continue
         if _TEXT in text and "'text'" not in text:
