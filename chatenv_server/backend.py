@@ -111,7 +111,7 @@ def _find_transform(settings: Settings) -> Callable[[], Transform] | None:
 def _load_engine(settings: Settings) -> TokenEngine:
     try:
         template = read_chat_template(settings.chat_template) if settings.chat_template else None
-        tokenizer = load_tokenizer(settings.tokenizer)
+        tokenizer = load_tokenizer(settings.tokenizer, lean=True)
     except TokenizerError as error:
         raise wrong_setting("tokenizer", f"cannot be loaded: {error}") from error
     try:

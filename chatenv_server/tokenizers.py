@@ -1,6 +1,6 @@
 """Loads the one tokenizer of a process: the embedded one, a folder, or a Hugging Face name.
 
-It takes the leanest public way that transformers has, because the memory and the start of a sidecar count:
+The memory and the start of a sidecar count, so of transformers the leanest public way is taken:
 `PreTrainedTokenizerFast` reads a `tokenizer.json` as it is, and `AutoTokenizer` knows the older formats.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chatenv_server.byte_tokenizer import ByteTokenizer
+from chatenv_server.lean_tokenizer import read_lean
 
 EMBEDDED: Final = "bytes"
 """Name of the embedded byte tokenizer."""
@@ -27,8 +28,11 @@ class TokenizerError(Exception):
     """The tokenizer or its chat template cannot be loaded; the message says what to do."""
 
 
-def load_tokenizer(name: str = EMBEDDED) -> Any:
+def load_tokenizer(name: str = EMBEDDED, *, lean: bool = False) -> Any:
     """Load `bytes` (the embedded tokenizer), a folder, or a Hugging Face name; a folder wins over a name.
+
+    With `lean` it is done without transformers where that gives the same; the result then has what the token engine
+    needs and not more.
 
     Raises:
         TokenizerError: there is no such tokenizer, or transformers cannot read it.
@@ -36,7 +40,8 @@ def load_tokenizer(name: str = EMBEDDED) -> Any:
     if name == EMBEDDED and not Path(name).is_dir():
         return ByteTokenizer()
     try:
-        return _load_folder(find_folder(name))
+        folder = find_folder(name)
+        return (read_lean(folder) if lean else None) or _load_folder(folder)
     except ImportError as error:
         raise TokenizerError(f"tokenizer {name!r} needs the package {error.name}: install chatenv[server]") from error
 

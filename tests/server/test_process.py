@@ -156,8 +156,10 @@ def test_an_idle_server_ends_at_once_and_with_0(launch: Launch, number: signal.S
     assert "Traceback" not in said
 
 
-def test_the_loaded_modules_of_a_default_server_hold_neither_torch_nor_transformers(launch: Launch) -> None:
-    server = launch("--transform", "module_watch:ModuleWatch")
+@pytest.mark.parametrize("name", ["bytes", "tiny_bytes"])
+def test_a_server_loads_neither_torch_nor_transformers(launch: Launch, conformance_dir: Path, name: str) -> None:
+    tokenizer = name if name == "bytes" else str(conformance_dir / "tokenizers" / name)
+    server = launch("--transform", "module_watch:ModuleWatch", "--tokenizer", tokenizer)
     with ChatEnv(server.addresses[0]) as env:
         env.reset()
         modules = set(env.step(HI).observation.metadata["modules"])
