@@ -122,9 +122,8 @@ class Codec:
         self._neutral_id = min(self._plain_control_ids & self.special_ids, default=None)
         # The neutral token stands for "something came before".
         self._neutral_text = "" if self._neutral_id is None else self.added_tokens[self._neutral_id]
-        self._writes_prefix_space = self.decode(np.array(self._encode_behind_neutral("a"), dtype=np.int32)).startswith(
-            " "
-        )
+        # Some tokenizers put a space of their own before text behind a control token.
+        self._writes_prefix_space = self._decode_run(self._encode_behind_neutral("a")).startswith(" ")
         # Prompts end alike, in the generation prompt, and many turns begin alike.
         self._encode_context = lru_cache(maxsize=1024)(self.encode)
         self._merges = lru_cache(maxsize=8192)(self._look_for_merge)
@@ -170,10 +169,7 @@ class Codec:
         return _encoding(self._tokenizer, text).ids
 
     def decode_behind(self, before: Int32Array, ids: Int32Array) -> str:
-        """Text of token ids that follow the tokens `before`.
-
-        Some tokenizers put a space of their own before text behind a control token; it is not part of the text.
-        """
+        """Text of token ids that follow the tokens `before`."""
         text = self.decode(ids)
         artificial = self._writes_prefix_space and len(before) > 0 and int(before[-1]) in self.added_tokens
         return text.removeprefix(" ") if artificial else text
@@ -185,10 +181,19 @@ class Codec:
 
     def decode(self, ids: Int32Array) -> str:
         """Text of token ids in the middle of a stream: no leading space is lost, control tokens are shown."""
+        if not self._writes_prefix_space:
+            return self._decode_run(ids.tolist())
+        text = ""
+        for control, group in itertools.groupby(ids.tolist(), self.added_tokens.__contains__):
+            run = list(group)
+            part = "".join(map(self.added_tokens.__getitem__, run)) if control else self._decode_run(run)
+            text += part.removeprefix(" ") if text and not control else part
+        return text
+
+    def _decode_run(self, ids: list[int]) -> str:
         if self._neutral_id is None:
-            return _decoded(self._tokenizer, ids.tolist())
-        text = _decoded(self._tokenizer, [self._neutral_id, *ids.tolist()])
-        return text[len(self.added_tokens[self._neutral_id]) :]
+            return _decoded(self._tokenizer, ids)
+        return _decoded(self._tokenizer, [self._neutral_id, *ids])[len(self._neutral_text) :]
 
     def encode_pieces(self, pieces: Sequence[tuple[str, bool]], before: Int32Array) -> Encoded:
         """Encode a text that goes on behind the tokens `before`.
