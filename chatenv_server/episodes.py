@@ -31,6 +31,9 @@ from chatenv_server.episode import Caller, Episode
 from chatenv_server.live_tokens import LiveTokens
 from chatenv_server.telemetry import Telemetry
 
+MAX_MESSAGES: Final = 65_536
+"""Of one episode. Tokens alone would not bound its memory: a template may write nothing of a message."""
+
 REMEMBERED_ENDS: Final = 8192
 """Ended episodes whose end is remembered, so that NOT_FOUND tells closed and expired from unknown."""
 
@@ -129,6 +132,7 @@ class EpisodeStore:
         Raises:
             StepIndexMismatchError: neither the next step nor a repetition of the last.
             EpisodeNotFoundError: unknown, closed or expired.
+            InvalidRequestError: too many messages.
             TokenLimitError: too many tokens.
             ChatEnvError: whatever the environment refuses.
         """
@@ -136,6 +140,7 @@ class EpisodeStore:
             stored = episode.replayed(environment.step_count, step_index, digest)
             if stored is not None:
                 return stored
+            _check_message_count(environment, action)
             with self._accounting(episode, at_least=max(1, len(action.tokens))):
                 observation = episode.step(environment, action, digest)
             self._tell_of(observation)
@@ -259,6 +264,15 @@ class EpisodeStore:
         self._ends.move_to_end(episode_id)
         if len(self._ends) > REMEMBERED_ENDS:
             self._ends.popitem(last=False)
+
+
+def _check_message_count(environment: ChatEnvironment, action: ChatAction) -> None:
+    if environment.message_count + len(action.messages) > MAX_MESSAGES:
+        raise InvalidRequestError(
+            f"the episode would hold more than {MAX_MESSAGES} messages; end it, and go on in another",
+            reason="TOO_MANY_MESSAGES",
+            field="messages",
+        )
 
 
 def _checked_id(episode_id: str | None) -> str:

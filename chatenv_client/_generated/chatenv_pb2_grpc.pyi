@@ -11,8 +11,10 @@ Conventions, valid for every field unless its comment says otherwise:
   - Token ids are 0 to `GetServerInfoResponse.token_id_limit` - 1.
   - Token buffers are packed `sfixed32`: on the wire exactly a little-endian int32 array.
   - Offsets, indices and lengths count tokens, messages or turns, from 0.
-  - A repeated field may be empty, a text may be any Unicode text, and neither has a limit but the message size.
-  - A field named `*_json` holds JSON text, at most 64 levels deep, without NaN and Infinity. Empty: not given.
+  - A repeated field may be empty, a text may be any Unicode text, and neither has a limit but the message size. There
+    are at most 4,096 messages in one request and 65,536 in one episode; more are refused with TOO_MANY_MESSAGES.
+  - A field named `*_json` holds JSON text of at most 1,048,576 characters, at most 64 levels deep, without NaN and
+    Infinity. Empty: not given.
   - "refused with X" means: INVALID_ARGUMENT, ErrorInfo reason X, and the field named in BadRequest. Nothing changes.
   - Every error that this service makes carries ErrorInfo with domain "chatenv" and a reason; see docs/errors.md.
   - A call on an episode that is not live is NOT_FOUND, reason EPISODE_UNKNOWN (never was, or before a restart of the

@@ -11,16 +11,19 @@ from chatenv_client.errors import InvalidRequestError
 MAX_JSON_DEPTH: Final = 64
 """Deeper values would overflow the stack of whoever renders or writes them."""
 
+MAX_JSON_CHARACTERS: Final = 2**20
+"""Of one field. As Python objects a text takes many times its size, and metadata goes along with every answer."""
+
 
 def dump_json(value: Any, field: str, reason: str) -> str:
     """JSON text of a value.
 
     Raises:
-        InvalidRequestError: the value is not JSON (NaN and Infinity are not), or it is too deep.
+        InvalidRequestError: the value is not JSON (NaN and Infinity are not), too deep or too long.
     """
     try:
         _check_depth(value)
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return _checked_length(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(f"{field} cannot be written as JSON: {error}", reason=reason, field=field) from error
 
@@ -29,10 +32,10 @@ def load_json(text: str, field: str, reason: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        InvalidRequestError: the text is not JSON (NaN and Infinity are not), or it is too deep.
+        InvalidRequestError: the text is not JSON (NaN and Infinity are not), too deep or too long.
     """
     try:
-        value = _DECODER.decode(text)
+        value = _DECODER.decode(_checked_length(text))
         _check_depth(value)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # refuses halves of surrogate pairs
@@ -63,6 +66,12 @@ def load_objects(text: str, field: str, reason: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise InvalidRequestError(f"{field} must be a JSON array of objects", reason=reason, field=field)
     return value
+
+
+def _checked_length(text: str) -> str:
+    if len(text) > MAX_JSON_CHARACTERS:
+        raise ValueError(f"longer than {MAX_JSON_CHARACTERS} characters")
+    return text
 
 
 def _check_depth(value: Any) -> None:

@@ -16,6 +16,9 @@ from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP
 from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
 from chatenv_client.wire.messages import message_to_proto, messages_from_proto
 
+MAX_MESSAGES: Final = 4096
+"""Of one request. They are rendered together, and a template may look at each from each."""
+
 _OPTIONAL: Final = ("system_prompt", "max_steps", "max_tokens", "seed", "add_generation_prompt")
 _EMPTY_MEANS_DEFAULT: Final = ("episode_id", "system_role")
 _CLOCK_RANGE: Final = (-62_135_596_800, 253_402_300_800)
@@ -87,7 +90,7 @@ def reset_from_proto(request: pb.ResetRequest) -> ResetOptions:
     options: dict[str, Any] = {key: getattr(request, key) for key in _OPTIONAL if request.HasField(key)}
     options |= {key: getattr(request, key) for key in _EMPTY_MEANS_DEFAULT if getattr(request, key)}
     if request.messages:
-        options["messages"] = messages_from_proto(request.messages)
+        options["messages"] = _messages(request)
     if request.HasField("clock"):
         options["clock"] = _read_clock(request.clock)
     return cast("ResetOptions", options | _json_options(request) | _policies(request))
@@ -160,7 +163,7 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         logprobs=unpack_logprobs(request.logprobs) if request.logprobs else None,
         stop_reason=STOP_REASON.asked(request.stop_reason, "stop_reason"),
         model_version=request.model_version,
-        messages=tuple(messages_from_proto(request.messages)),
+        messages=tuple(_messages(request)),
         prompt_fingerprint=request.prompt_fingerprint,
     )
 
@@ -180,6 +183,13 @@ def render_from_proto(request: pb.RenderMessageRequest) -> list[Message]:
     Raises:
         InvalidRequestError: with the field that is bad.
     """
+    return _messages(request)
+
+
+def _messages(request: Any) -> list[Message]:
+    if len(request.messages) > MAX_MESSAGES:
+        what = f"{len(request.messages)} messages in one request; send at most {MAX_MESSAGES}, then the rest"
+        raise InvalidRequestError(what, reason="TOO_MANY_MESSAGES", field="messages")
     return messages_from_proto(request.messages)
 
 

@@ -1,0 +1,147 @@
+"""Every size that a caller controls has a limit: up to it a call goes through, beyond it the field is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from chatenv_client.channel import open_channel
+from chatenv_client.errors import ChatEnvError, InvalidRequestError
+from chatenv_client.models import ChatAction
+from chatenv_client.wire.json_fields import MAX_JSON_CHARACTERS, MAX_JSON_DEPTH
+from chatenv_client.wire.requests import MAX_MESSAGES
+from chatenv_server import episodes
+from chatenv_server.byte_tokenizer import ByteTokenizer
+from chatenv_server.engine import TokenEngine
+from chatenv_server.environment import ChatEnvironment
+from chatenv_server.episodes import Budget, EpisodeStore
+from tests.server.conftest import Serve
+
+
+@pytest.fixture
+def stub(serve: Serve) -> Iterator[ChatEnvServiceStub]:
+    with open_channel(serve(max_batch_items=5).addresses[0]) as channel:
+        stub = ChatEnvServiceStub(channel)
+        stub.Reset(pb.ResetRequest(episode_id="e"))
+        yield stub
+
+
+def of_length(length: int) -> str:
+    return '{"a":"' + "x" * (length - 8) + '"}'
+
+
+def of_depth(depth: int) -> str:
+    return '{"a":' * (depth - 1) + "{}" + "}" * (depth - 1)
+
+
+def message(**fields: Any) -> pb.Message:
+    return pb.Message(role="user", content="", **fields)
+
+
+def call_with(arguments: str) -> pb.Message:
+    return pb.Message(role="assistant", tool_calls=[pb.ToolCall(name="f", arguments_json=arguments)])
+
+
+REQUESTS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "tools": (lambda text: pb.ResetRequest(tools_json=f"[{text}]"), "BAD_TOOLS"),
+    "chat_template_kwargs": (lambda text: pb.ResetRequest(chat_template_kwargs_json=text), "BAD_TEMPLATE_KWARGS"),
+    "metadata": (lambda text: pb.ResetRequest(metadata_json=text), "BAD_METADATA"),
+    "extra_json": (lambda text: pb.ResetRequest(messages=[message(extra_json=text)]), "BAD_MESSAGE"),
+    "arguments": (lambda text: pb.ResetRequest(messages=[call_with(text)]), "BAD_MESSAGE"),
+}
+
+
+def refusal(call: Callable[[Any], Any], request: Any) -> ChatEnvError | None:
+    try:
+        call(request)
+    except grpc.RpcError as error:
+        rpc: Any = error
+        details = dict(rpc.trailing_metadata())["grpc-status-details-bin"]
+        return wire.error_from_status(rpc.code().name, rpc.details(), wire.parse_status(details))
+    return None
+
+
+@pytest.mark.parametrize(("request_of", "reason"), REQUESTS.values(), ids=REQUESTS)
+def test_a_field_of_json_has_a_greatest_length(
+    stub: ChatEnvServiceStub, request_of: Callable[[str], Any], reason: str
+) -> None:
+    brackets = 2 * (reason == "BAD_TOOLS")
+    assert refusal(stub.Reset, request_of(of_length(MAX_JSON_CHARACTERS - brackets))) is None
+    refused = refusal(stub.Reset, request_of(of_length(MAX_JSON_CHARACTERS + 1 - brackets)))
+    assert isinstance(refused, InvalidRequestError)
+    assert refused.reason == reason
+    assert f"longer than {MAX_JSON_CHARACTERS} characters" in refused.message
+
+
+@pytest.mark.parametrize(("request_of", "reason"), REQUESTS.values(), ids=REQUESTS)
+def test_a_field_of_json_has_a_greatest_depth(
+    stub: ChatEnvServiceStub, request_of: Callable[[str], Any], reason: str
+) -> None:
+    for depth in (MAX_JSON_DEPTH + 1, 100_000):
+        refused = refusal(stub.Reset, request_of(of_depth(depth)))
+        assert refused is not None
+        assert refused.reason == reason
+    assert refusal(stub.Reset, request_of(of_depth(MAX_JSON_DEPTH - 4))) is None
+
+
+def test_the_client_refuses_the_same_json_before_it_is_sent() -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        wire.reset_to_proto({"metadata": json.loads(of_length(MAX_JSON_CHARACTERS + 1))})
+    assert refused.value.reason == "BAD_METADATA"
+
+
+def test_a_request_has_a_greatest_number_of_messages(stub: ChatEnvServiceStub) -> None:
+    most = [message()] * MAX_MESSAGES
+    assert refusal(stub.RenderMessage, pb.RenderMessageRequest(episode_id="e", messages=most)) is None
+    one_more = [message()] * (MAX_MESSAGES + 1)
+    calls: list[tuple[Any, Any]] = [
+        (stub.Reset, pb.ResetRequest(messages=one_more)),
+        (stub.Step, pb.StepRequest(episode_id="e", messages=one_more)),
+        (stub.RenderMessage, pb.RenderMessageRequest(episode_id="e", messages=one_more)),
+    ]
+    for call, request in calls:
+        refused = refusal(call, request)
+        assert refused is not None
+        assert (refused.reason, refused.field) == ("TOO_MANY_MESSAGES", "messages")
+
+
+def test_an_episode_has_a_greatest_number_of_messages_and_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(episodes, "MAX_MESSAGES", 3)
+    engine = TokenEngine.load(ByteTokenizer())
+    store = EpisodeStore(lambda: ChatEnvironment(engine), Budget(10, 10_000))
+    store.reset({"episode_id": "e", "messages": [{"role": "user", "content": "1"}]})
+    two = ChatAction(messages=({"role": "user", "content": "2"}, {"role": "user", "content": "3"}))
+    store.step("e", two, digest=b"")
+    with pytest.raises(InvalidRequestError) as refused:
+        store.step("e", two, digest=b"")
+    assert refused.value.reason == "TOO_MANY_MESSAGES"
+    with store.reading("e") as environment:
+        assert (environment.step_count, environment.message_count) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("request_of", "most", "reason"),
+    [
+        (lambda size: pb.ResetRequest(episode_id="x" * size), 128, "BAD_EPISODE_ID"),
+        (lambda size: pb.ResetRequest(messages=[pb.Message(role="x" * size, content="")]), 64, "BAD_ROLE"),
+        (lambda size: pb.ResetRequest(system_prompt="x", system_role="x" * size), 64, "BAD_ROLE"),
+        (lambda size: pb.StepRequest(episode_id="e", tokens=[65], model_version="x" * size), 256, "BAD_ACTION"),
+        (lambda size: pb.BatchResetRequest(resets=[pb.ResetRequest()] * size), 5, "BATCH_SIZE"),
+        (lambda size: pb.BatchStepRequest(steps=[pb.StepRequest()] * size), 5, "BATCH_SIZE"),
+    ],
+)
+def test_names_and_batches_have_a_greatest_size(
+    stub: ChatEnvServiceStub, request_of: Callable[[int], Any], most: int, reason: str
+) -> None:
+    call = getattr(stub, type(request_of(1)).__name__.removesuffix("Request"))
+    assert refusal(call, request_of(most)) is None
+    refused = refusal(call, request_of(most + 1))
+    assert refused is not None
+    assert refused.reason == reason
