@@ -46,11 +46,13 @@ from chatenv_server.engine.log import Change
 from chatenv_server.transforms import Transform
 from chatenv_server.validation import (
     check_action,
+    check_clock,
     check_json,
     check_limit,
     check_messages,
     check_role,
     check_template_kwargs,
+    check_text,
     check_tools,
 )
 
@@ -173,7 +175,7 @@ class ChatEnvironment:
         terms = Terms(
             tools=copy.deepcopy(check_tools(tools)),
             template_kwargs=template_kwargs,
-            clock_unix_seconds=time.time() if clock is None else clock,
+            clock_unix_seconds=time.time() if clock is None else check_clock(clock),
             add_generation_prompt=self._add_generation_prompt
             if add_generation_prompt is None
             else add_generation_prompt,
@@ -208,6 +210,7 @@ class ChatEnvironment:
         check_role(role, "system_role")
         if not prompt:
             return given
+        check_text(prompt, "system_prompt")
         if given and given[0].get("role") == role:
             if system_prompt is None:
                 return given  # a system message of the episode's own takes the place of the default

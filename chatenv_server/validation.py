@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,12 @@ def _check_message(message: Any, field: str) -> None:
         raise InvalidRequestError(
             "content is a text or a list of text parts", reason="BAD_MESSAGE", field=f"{field}.content"
         )
-    for index, call in enumerate(message.get("tool_calls") or ()):
+    calls = message.get("tool_calls") or ()
+    if not isinstance(calls, (list, tuple)):
+        raise InvalidRequestError("tool_calls are a list", reason="BAD_MESSAGE", field=f"{field}.tool_calls")
+    for index, call in enumerate(calls):
         _check_call(call, f"{field}.tool_calls[{index}]")
-    check_json({key: value for key, value in message.items() if key not in ("role", "content")}, field)
+    check_json({key: value for key, value in message.items() if key != "role"}, field)
 
 
 def _is_parts(content: Any) -> bool:
@@ -122,10 +126,14 @@ def check_tools(tools: Any) -> tuple[Mapping[str, Any], ...] | None:
     """
     if tools is None:
         return None
-    if not isinstance(tools, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in tools):
+    if not isinstance(tools, (list, tuple)) or not all(_is_schema(tool) for tool in tools):
         raise InvalidRequestError("tools are a list of JSON schemas, each an object", reason="BAD_TOOLS", field="tools")
     check_json(tools, "tools", reason="BAD_TOOLS")
     return tuple(tools) or None
+
+
+def _is_schema(tool: Any) -> bool:
+    return isinstance(tool, Mapping) and isinstance(tool.get("function", tool), Mapping)
 
 
 def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
@@ -141,17 +149,32 @@ def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
 
 
 def check_json(value: Any, field: str, *, reason: str = "BAD_MESSAGE", depth: int = 0) -> None:
-    """Raise InvalidRequestError unless `value` is made of JSON's types, at most 64 levels deep."""
+    """Raise InvalidRequestError unless `value` is made of JSON's types, at most 64 levels deep, its texts Unicode."""
     if depth > _DEEPEST_JSON:
         raise InvalidRequestError(f"nested more than {_DEEPEST_JSON} levels deep", reason=reason, field=field)
-    if isinstance(value, Mapping):
-        for item in value.values():
+    if isinstance(value, str):
+        check_text(value, field, reason=reason)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_json(key, field, reason=reason, depth=depth + 1)
             check_json(item, field, reason=reason, depth=depth + 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
             check_json(item, field, reason=reason, depth=depth + 1)
-    elif value is not None and not isinstance(value, (str, int, float, bool)):
+    elif value is not None and not isinstance(value, (int, float, bool)):
         raise InvalidRequestError(f"a {type(value).__name__} is not a JSON value", reason=reason, field=field)
+
+
+def check_text(text: Any, field: str, *, reason: str = "BAD_MESSAGE") -> None:
+    """Raise InvalidRequestError unless it is a text without halves of surrogate pairs, which nobody could encode."""
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"a {type(text).__name__} is not a text", reason=reason, field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            f"character {error.start} of a text is half of a surrogate pair, not Unicode", reason=reason, field=field
+        ) from None
 
 
 def check_limit(value: int | None, field: str) -> int | None:
@@ -165,3 +188,20 @@ def check_limit(value: int | None, field: str) -> int | None:
             f"{field} is at least 1, got {value}; leave it out for no limit", reason="BAD_LIMIT", field=field
         )
     return value
+
+
+def check_clock(unix_seconds: float) -> float:
+    """The moment as given.
+
+    Raises:
+        InvalidRequestError: no calendar of templates has it.
+    """
+    try:
+        datetime.fromtimestamp(unix_seconds, tz=timezone.utc)
+    except (OverflowError, ValueError):
+        raise InvalidRequestError(
+            f"clock is a time within the years 1 to 9999, in seconds since 1970, not {unix_seconds}",
+            reason="BAD_CLOCK",
+            field="clock",
+        ) from None
+    return unix_seconds
