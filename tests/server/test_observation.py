@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import re
 import threading
@@ -20,12 +21,15 @@ from chatenv_client import ChatAction, ChatEnv, ChatEnvError, ServerBusyError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_server.listeners import BindError
-from chatenv_server.process import RunningServer
+from chatenv_server.process import SPARE_WORKERS, RunningServer
 from chatenv_server.settings import SettingError, Settings
 from tests.server.conftest import Launch, Serve
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HI = {"role": "user", "content": "hi"}
+
+_LIST_SERVICES = b"\x3a\x00"
+"""A ServerReflectionRequest with an empty `list_services`."""
 
 Connect = Callable[..., ChatEnv]
 
@@ -113,7 +117,9 @@ def test_a_call_that_queues_for_a_thread_is_counted_as_waiting(measured: Any, co
     channel = grpc.insecure_channel(server.addresses[0])
     told: SimpleQueue[None] = SimpleQueue()
     method: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-    held = [method(iter(told.get, None)) for _ in range(16)]
+    held = [method(itertools.chain([_LIST_SERVICES], iter(told.get, None))) for _ in range(SPARE_WORKERS)]
+    for stream in held:
+        next(stream)  # answered, so it has its thread
 
     def ask() -> None:
         with pytest.raises(ServerBusyError):
