@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message, ToolCall
@@ -51,7 +51,7 @@ def stand_in(source: str, vocabulary: Any = None, also: Iterable[str] = ()) -> A
     controls = control_strings(source, also)
     begin = _BEGIN if "bos_token" in ChatTemplate(source).variables else None
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str((vocabulary or ByteTokenizer()).backend_tokenizer.to_str()),
+        tokenizer_object=(vocabulary or ByteTokenizer()).backend_tokenizer,
         bos_token=begin,
         eos_token=controls.end_of_turn or _END,
     )
