@@ -180,9 +180,12 @@ class _Examiner:
         """The turn as it was sampled, where that is not as the template would have closed it."""
         content = str(turn.sampled.get("content", ""))
         if turn.ending is Ending.CUT_OFF:
+            before, found, _ = said.body.rpartition(content)
+            if not found:
+                self._result.rejection = "the template writes a sampled turn in other words, so where to cut is unknown"
+                raise _Stop
             half = content[: len(content) // 2].rstrip()
-            body = said.body[: said.body.rindex(content)] + half
-            return {**turn.sampled, "content": half}, SampledText(body, "", said.natural)
+            return {**turn.sampled, "content": half}, SampledText(before + half, "", said.natural)
         if turn.ending is Ending.OTHER_STOP:
             stops = [text for _, text, stops in self._engine.control_tokens if stops and text not in said.stop]
             if not stops or not said.stop:

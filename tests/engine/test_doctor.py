@@ -1,0 +1,169 @@
+"""`chatenv doctor` as a person or a script runs it: a process of its own, its report, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatenv_client import FidelityKind
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+FORGETFUL = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content if loop.last else message.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""It forgets what was thought, so some streams cannot be exact and have to say so."""
+
+BROKEN = """
+import sys
+
+from chatenv_server.cli import main
+from chatenv_server.engine.log import EpisodeLog
+
+render = EpisodeLog._render_tail
+
+
+def careless(log, messages):
+    # The newline behind a sampled turn is lost.
+    tail = render(log, messages)
+    return tail._replace(tokens=tail.tokens[1:]) if log.turns() else tail
+
+
+EpisodeLog._render_tail = careless
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python on something, with the checkout to import from."""
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=50, check=False
+    )
+
+
+def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("-m", "chatenv_server.cli", "doctor", *arguments)
+
+
+def scenarios_by_verdict(report: dict[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {"exact": [], "reported": [], "not taken": [], "inexact": []}
+    for scenario in report["scenarios"]:
+        found[scenario["verdict"]].append(scenario["name"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def embedded() -> subprocess.CompletedProcess[str]:
+    """What the embedded tokenizer is found to be."""
+    return doctor("bytes", "--json")
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> str:
+    """A file with a template that forgets."""
+    file = tmp_path / "forgetful.jinja"
+    file.write_text(FORGETFUL)
+    return str(file)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, conformance_dir: Path) -> Path:
+    """A folder with a tokenizer and a template to examine."""
+    shutil.copytree(conformance_dir / "tokenizers" / "tiny_bytes", tmp_path / "tokenizers" / "tiny_bytes")
+    tmp_path.joinpath("templates").mkdir()
+    shutil.copy(conformance_dir / "templates" / "phi3.jinja", tmp_path / "templates")
+    return tmp_path
+
+
+def test_the_embedded_tokenizer_is_exact_and_the_report_is_one_json_object(
+    embedded: subprocess.CompletedProcess[str],
+) -> None:
+    assert (embedded.returncode, embedded.stderr) == (0, "")
+    report = json.loads(embedded.stdout)
+    assert (report["tokenizer"], report["sound"], report["exact_path"]) == ("bytes", True, True)
+    assert report["template"]["stop_tokens"] == ["<|im_end|>", "<|endoftext|>"]
+    found = scenarios_by_verdict(report)
+    assert found["exact"]
+    assert report["counts"] == {verdict: len(names) for verdict, names in found.items()}
+    reported = {kind for scenario in report["scenarios"] for kind in scenario["reports"]}
+    assert report["consequences"].keys() == reported <= {kind.value for kind in FidelityKind}
+
+
+def test_a_person_reads_the_same_in_words(template: str) -> None:
+    examined = doctor("bytes", "--template", template)
+    assert (examined.returncode, examined.stderr) == (0, "")
+    assert examined.stdout.startswith("bytes: 259 tokens, template ")
+    assert "What the reports mean for training" in examined.stdout
+    assert "history_rewritten" in examined.stdout
+    assert examined.stdout.rstrip().endswith("Every step is exact, or says why not.")
+
+
+def test_another_template_is_examined_in_place_of_the_tokenizers_own(
+    embedded: subprocess.CompletedProcess[str], template: str
+) -> None:
+    own, other = json.loads(embedded.stdout), json.loads(doctor("bytes", "--template", template, "--json").stdout)
+    assert own["tokenizer_fingerprint"] == other["tokenizer_fingerprint"]
+    assert own["template_fingerprint"] != other["template_fingerprint"]
+    assert len(scenarios_by_verdict(other)["reported"]) > len(scenarios_by_verdict(own)["reported"])
+    assert other["sound"]
+
+
+def test_a_folder_gets_a_row_for_each_tokenizer_and_each_template(folder: Path) -> None:
+    examined = doctor("--all", str(folder))
+    assert examined.returncode == 0, examined.stderr
+    header, *rows, _, verdict = examined.stdout.rstrip().splitlines()
+    assert header.split()[:2] == ["exact", "reported"]
+    assert [row.split()[0] for row in rows] == ["tiny_bytes", "phi3"]
+    assert verdict == "Every step is exact, or says why not."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["/no/such/tokenizer"], "'/no/such/tokenizer' does not exist"),
+        (["bytes", "--template", "/no/such/template"], "/no/such/template"),
+        (["--all", "/no/such/folder"], "/no/such/folder"),
+        ([], "TOKENIZER"),
+    ],
+)
+def test_what_cannot_be_examined_is_named_and_ends_with_2(arguments: list[str], said: str) -> None:
+    refused = doctor(*arguments)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_template_that_is_no_jinja_is_refused_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "broken.jinja"
+    file.write_text("{% if %}")
+    refused = doctor("bytes", "--template", str(file))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "not valid Jinja" in refused.stderr
+
+
+def test_a_stream_that_is_inexact_and_does_not_say_so_ends_with_1() -> None:
+    examined = run("-c", BROKEN, "doctor", "bytes", "--json")
+    assert examined.returncode == 1, examined.stderr
+    report = json.loads(examined.stdout)
+    assert not report["sound"]
+    inexact = [scenario for scenario in report["scenarios"] if scenario["verdict"] == "inexact"]
+    assert len(inexact) == report["counts"]["inexact"] > 0
+    assert all(scenario["faults"] for scenario in inexact)
+
+
+def test_a_template_that_writes_sampled_turns_in_other_words_is_examined_to_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "shouting.jinja"
+    file.write_text(FORGETFUL.replace("message.content if loop.last else message.content", "(message.content | upper)"))
+    examined = doctor("bytes", "--template", str(file), "--json")
+    assert examined.stderr == ""
+    assert "turn cut off" in {scenario["name"] for scenario in json.loads(examined.stdout)["scenarios"]}
