@@ -57,10 +57,10 @@ class AsyncChatEnv:
         affinity: bool = False,
     ) -> None:
         """Connect with the first call. To be made inside the event loop; arguments as in `ChatEnv`."""
+        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
         self._owns_channel = isinstance(target, str)
         self._channel = _channel(target, tls, max_message_bytes, affinity)
         self._stub = ChatEnvServiceStub(self._channel)
-        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
         self._session = Session()
         self._closed = False
         self._guard = ProcessGuard()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import grpc
 
 from chatenv_client import wire
+from chatenv_client.bearer import checked_token
 from chatenv_client.channel import AFFINITY_HEADER
 from chatenv_client.errors import ChatEnvError
 
@@ -51,8 +52,13 @@ class CallDefaults:
 
     @classmethod
     def of(cls, *, timeout_s: float, token: str | None, affinity: bool = False) -> CallDefaults:
-        """Defaults with a bearer token, where there is one."""
-        return cls(timeout_s, () if token is None else (("authorization", f"Bearer {token}"),), affinity)
+        """Defaults with a bearer token, where there is one.
+
+        Raises:
+            ValueError: no header can carry the token.
+        """
+        headers = () if token is None else (("authorization", f"Bearer {checked_token(token)}"),)
+        return cls(timeout_s, headers, affinity)
 
     def sticking_to(self, key: str) -> CallDefaults:
         """The same, with one header for all calls: they go to one server, whatever their episode."""

@@ -66,13 +66,16 @@ class ChatEnv:
             token: bearer token that goes along with every call. Without TLS it can be read on the way.
             affinity: whether the calls of an episode stick to one of several servers behind the target, by a hash of
                 its id. A ready channel needs it in its `channel_options`, too.
+
+        Raises:
+            ValueError: the target is no gRPC target, no header can carry the token, or an option is the channel's.
         """
+        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
         self._channel = channel_to(target, tls, max_message_bytes, affinity=affinity)
         self._owned = ExitStack()
         if isinstance(target, str):
             self._owned.callback(self._channel.close)
         self._stub = ChatEnvServiceStub(self._channel)
-        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
         self._session = Session()
         self._closed = False
         self._guard = ProcessGuard()

@@ -72,11 +72,11 @@ class VectorChatEnv:
             affinity: whether all of these episodes, which travel together, stick to one of several servers.
         """
         self._session = VectorSession(n, autoreset=autoreset)
+        defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
+        self._defaults = defaults.sticking_to(uuid.uuid4().hex) if affinity else defaults
         self._owns_channel = isinstance(target, str)
         self._channel = channel_to(target, tls, max_message_bytes, affinity=affinity)
         self._stub = ChatEnvServiceStub(self._channel)
-        defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
-        self._defaults = defaults.sticking_to(uuid.uuid4().hex) if affinity else defaults
         self._limits: Limits | None = None
         self._callers = ThreadPoolExecutor(CALLS_IN_FLIGHT, thread_name_prefix="chatenv-vector")
         self._closed = False

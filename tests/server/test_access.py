@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from chatenv_client import AccessError, ChatEnv, Tls, UnavailableError
+from chatenv_client import AccessError, AsyncChatEnv, ChatEnv, Tls, UnavailableError, VectorChatEnv
 from chatenv_server import healthcheck
 from chatenv_server.access import BearerToken
 from chatenv_server.process import RunningServer
@@ -73,10 +74,61 @@ def test_a_token_file_that_is_gone_for_a_moment_keeps_its_token(tmp_path: Path) 
     token.check([("authorization", "bearer first")])
 
 
-def test_an_empty_token_is_refused_at_the_start(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("\n")
-    with pytest.raises(SettingError, match="--bearer-token-file"):
-        serve(bearer_token_file=str(tmp_path / "token"))
+def test_a_token_file_with_what_no_header_can_carry_keeps_its_token_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("first")
+    token = BearerToken(file=str(file))
+    file.write_text("schlüssel")
+    for _ in range(3):
+        token.check([("authorization", "Bearer first")])
+    (line,) = caplog.records
+    assert (line.levelname, line.getMessage()) == ("WARNING", "bearer token kept: its file holds none that works")
+    assert "schl" not in str(vars(line))
+    file.write_text("third")
+    token.check([("authorization", "Bearer third")])
+
+
+UNFIT = {"empty": "", "not ascii": "schlüssel", "two lines": "open\nsesame", "too long": "x" * 4097}
+"""Tokens that no caller could ever send."""
+
+
+@pytest.mark.parametrize("token", UNFIT.values(), ids=UNFIT)
+def test_a_token_that_nobody_could_send_is_refused_at_the_start_and_not_quoted(
+    serve: Serve, tmp_path: Path, token: str
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(token, encoding="utf-8")
+    settings: list[dict[str, Any]] = [{"bearer_token_file": str(file)}, *([{"bearer_token": token}] if token else [])]
+    for given in settings:
+        with pytest.raises(SettingError) as refusal:
+            serve(**given)
+        (name,) = given
+        assert f"--{name.replace('_', '-')} " in str(refusal.value)
+        assert not token or token not in str(refusal.value)
+
+
+def test_the_longest_token_that_is_taken_can_be_sent(serve: Serve) -> None:
+    longest = "".join(map(chr, range(0x21, 0x7F))) + "x" * (4096 - 94)
+    assert ask(serve(bearer_token=longest), token=longest) == "bytes"
+
+
+@pytest.mark.parametrize(
+    "token", [token for token in UNFIT.values() if token], ids=[name for name in UNFIT if UNFIT[name]]
+)
+def test_a_client_with_a_token_that_cannot_be_sent_is_not_even_made(token: str) -> None:
+    async def make() -> None:
+        AsyncChatEnv("localhost:1", token=token)
+
+    for makes in (
+        lambda: ChatEnv("localhost:1", token=token),
+        lambda: VectorChatEnv("localhost:1", 2, token=token),
+        lambda: asyncio.run(make()),
+    ):
+        with pytest.raises(ValueError, match="a bearer token") as refusal:
+            makes()
+        assert token not in str(refusal.value)
 
 
 class Certificates:

@@ -1,0 +1,21 @@
+"""The bearer token: what both sides hold of one that can travel in a header."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_TOKEN_CHARACTERS: Final = 4096
+"""All headers of a call together may take 8 KiB."""
+
+
+def checked_token(token: str) -> str:
+    """The token as given.
+
+    Raises:
+        ValueError: no header can carry it. The message does not quote it.
+    """
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("a bearer token is made of printable ASCII characters; this one has others")
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise ValueError(f"a bearer token has up to {MAX_TOKEN_CHARACTERS} characters, and this one {len(token)}")
+    return token
