@@ -32,6 +32,8 @@ from chatenv_server.transforms import Transform
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
 SPARE_WORKERS: Final = 16
 """Threads beyond those that admitted calls take: for health, for reflection, for saying BUSY."""
+MAX_HEADER_BYTES: Final = 8192
+"""All headers of a call together, each with 32 bytes on top, as HTTP/2 counts them."""
 
 _LONGEST_SWEEP_PAUSE_S: Final = 10.0
 
@@ -149,6 +151,9 @@ def _make_server(settings: Settings, gate: Gate, observers: Observers) -> grpc.S
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
+            # By default gRPC refuses headers between 8 and 16 KiB now and then, by chance.
+            ("grpc.max_metadata_size", MAX_HEADER_BYTES),
+            ("grpc.absolute_max_metadata_size", MAX_HEADER_BYTES),
             # Clients ping this often; gRPC hangs up on who pings more often than this allows.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
             ("grpc.keepalive_permit_without_calls", 1),

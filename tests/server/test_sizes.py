@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment import ChatEnvironment
 from chatenv_server.episodes import Budget, EpisodeStore
+from chatenv_server.process import MAX_HEADER_BYTES
 from tests.server.conftest import Serve
 
 
@@ -57,6 +59,9 @@ REQUESTS: dict[str, tuple[Callable[[str], Any], str]] = {
     "arguments": (lambda text: pb.ResetRequest(messages=[call_with(text)]), "BAD_MESSAGE"),
 }
 
+LEVELS_AROUND = {"tools": 1, "arguments": 3}
+"""Levels of the array, or of the tool call, that the text of a request stands in. They count too."""
+
 
 def refusal(call: Callable[[Any], Any], request: Any) -> ChatEnvError | None:
     try:
@@ -80,15 +85,15 @@ def test_a_field_of_json_has_a_greatest_length(
     assert f"longer than {MAX_JSON_CHARACTERS} characters" in refused.message
 
 
-@pytest.mark.parametrize(("request_of", "reason"), REQUESTS.values(), ids=REQUESTS)
-def test_a_field_of_json_has_a_greatest_depth(
-    stub: ChatEnvServiceStub, request_of: Callable[[str], Any], reason: str
-) -> None:
-    for depth in (MAX_JSON_DEPTH + 1, 100_000):
+@pytest.mark.parametrize("field", REQUESTS)
+def test_a_field_of_json_has_a_greatest_depth(stub: ChatEnvServiceStub, field: str) -> None:
+    request_of, reason = REQUESTS[field]
+    deepest = MAX_JSON_DEPTH - LEVELS_AROUND.get(field, 0)
+    assert refusal(stub.Reset, request_of(of_depth(deepest))) is None
+    for depth in (deepest + 1, 100_000):
         refused = refusal(stub.Reset, request_of(of_depth(depth)))
         assert refused is not None
         assert refused.reason == reason
-    assert refusal(stub.Reset, request_of(of_depth(MAX_JSON_DEPTH - 4))) is None
 
 
 def test_the_client_refuses_the_same_json_before_it_is_sent() -> None:
@@ -124,6 +129,44 @@ def test_an_episode_has_a_greatest_number_of_messages_and_stays_as_it_was(monkey
     assert refused.value.reason == "TOO_MANY_MESSAGES"
     with store.reading("e") as environment:
         assert (environment.step_count, environment.message_count) == (1, 3)
+
+
+def test_an_id_is_made_of_letters_digits_and_four_signs_and_nothing_else(stub: ChatEnvServiceStub) -> None:
+    taken = ""
+    for character in map(chr, (*range(1, 0x180), 0x660, 0x4E00, 0x1F600)):
+        refused = refusal(stub.Reset, pb.ResetRequest(episode_id=f"e{character}"))
+        if refused is None:
+            taken += character
+        else:
+            assert (refused.reason, refused.field) == ("BAD_EPISODE_ID", "episode_id")
+    assert set(taken) == {*string.ascii_letters, *string.digits, *".-_:"}
+
+
+def test_tokens_have_a_budget_and_a_step_that_just_fits_is_taken(serve: Serve) -> None:
+    with open_channel(serve(max_live_tokens=1000).addresses[0]) as channel:
+        stub = ChatEnvServiceStub(channel)
+        stub.Reset(pb.ResetRequest(episode_id="e"))
+        whole = pb.StepRequest(episode_id="e", tokens=[65] * 1001)
+        refused = refusal(stub.Step, whole)
+        assert refused is not None
+        assert refused.reason == "TOKEN_LIMIT"
+        del whole.tokens[-1]
+        assert refusal(stub.Step, whole) is None
+        assert stub.GetServerInfo(pb.GetServerInfoRequest()).live_tokens == 1000
+        refused = refusal(stub.Step, pb.StepRequest(episode_id="e", tokens=[65]))
+        assert refused is not None
+        assert refused.reason == "TOKEN_LIMIT"
+
+
+def test_headers_have_a_greatest_size_and_it_does_not_depend_on_chance(stub: ChatEnvServiceStub) -> None:
+    def ask(size: int) -> None:
+        stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=(("x-padding", "x" * size),))
+
+    ask(MAX_HEADER_BYTES - 1024)
+    for _ in range(20):
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(MAX_HEADER_BYTES)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize(
