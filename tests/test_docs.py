@@ -48,8 +48,9 @@ def test_every_document_can_be_reached_from_the_readme() -> None:
 # Tables.
 
 
-def test_the_readme_holds_the_table_of_settings_as_it_is() -> None:
-    assert settings_table() in text_of("README.md"), "run `make docs`"
+@pytest.mark.parametrize("document", ["README.md", "docs/operations.md"])
+def test_the_table_of_settings_is_as_it_is_in_the_code(document: str) -> None:
+    assert settings_table() in text_of(document), "run `make docs`"
 
 
 def errors_in_the_code() -> set[tuple[str, str, str]]:
@@ -83,6 +84,48 @@ def test_the_table_of_errors_names_every_error_and_no_other() -> None:
         rows = re.findall(r"^\| `([A-Z_]+)` \| `(\w+)` \|", section, re.MULTILINE)
         documented |= {(status, reason, exception) for reason, exception in rows}
     assert documented == errors_in_the_code()
+
+
+def test_every_status_is_some_group_of_the_operators() -> None:
+    every = set(re.findall(r"^## ([A-Z_]+)$", text_of("docs/errors.md"), re.MULTILINE))
+    section = text_of("docs/operations.md").split("\n## Statuses")[1].split("\n## ")[0]
+    grouped = re.findall(r"`([A-Z_]+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)))
+    assert sorted(grouped) == sorted(every)
+
+
+def lines_in_the_code() -> dict[str, set[str]]:
+    """Every message that the server logs at INFO or above, with the names of its fields."""
+    found: dict[str, set[str]] = {}
+    for source in Path(transforms.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in LOGGING:
+                texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+                fields = [key for value in node.keywords for key in ast.walk(value) if isinstance(key, ast.Dict)]
+                names = {str(ast.literal_eval(key)) for each in fields for key in each.keys if key is not None}
+                found.setdefault(str(texts[0]), set()).update(names)
+    return found
+
+
+LOGGING = {f"_LOG.{name}" for name in ("log", "info", "warning", "error", "exception", "critical")}
+
+
+def test_the_table_of_log_lines_has_every_line_with_its_fields_and_no_other() -> None:
+    section = text_of("docs/operations.md").split("\n## Log")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(.+?)` \| (?:info|warning) \| (.*?) \|", section, re.MULTILINE)
+    assert {message: set(re.findall(r"`(\w+)`", fields)) for message, fields in rows} == lines_in_the_code()
+
+
+def test_every_limit_of_the_settings_is_in_the_table_of_limits() -> None:
+    section = text_of("docs/operations.md").split("\n## Limits")[1].split("\n## ")[0]
+    limits = {flag for flag in re.findall(r"`(--[a-z-]+)`", settings_table()) if re.search("--max-|-timeout", flag)}
+    assert limits <= set(re.findall(r"`(--[a-z-]+)`", section))
+
+
+def test_the_pages_for_operators_name_no_flag_that_does_not_exist() -> None:
+    known = set(re.findall(r"`(--[a-z-]+)`", settings_table()))
+    for page in ("docs/operations.md", "docs/security.md", "docs/errors.md"):
+        named = {flag for code in re.findall(r"`([^`]+)`", text_of(page)) for flag in re.findall(r"--[a-z][a-z-]+", code)}
+        assert named - known <= {"--address"}, page
 
 
 def test_every_feature_that_a_server_may_name_is_explained(conformance_dir: Path) -> None:
