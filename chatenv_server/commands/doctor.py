@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from chatenv_server.commands.output import progress_line
 from chatenv_server.tokenizers import TokenizerError, load_tokenizer, read_chat_template, torch_hidden
 
 NAME: Final = "doctor"
@@ -63,7 +64,8 @@ def _run_all(arguments: argparse.Namespace) -> int:
 
     if arguments.template is not None:
         raise TokenizerError("--template goes with one TOKENIZER, not with --all")
-    checkups = list(check_folder(arguments.all))
+    with progress_line() as show:
+        checkups = list(check_folder(arguments.all, lambda number, count, name: show(f"{number}/{count} {name}")))
     _print({"checkups": [as_json(one) for one in checkups]} if arguments.json else as_rows(checkups))
     return 0 if all(one.sound for one in checkups) else EXIT_INEXACT
 

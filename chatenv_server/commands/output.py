@@ -6,10 +6,14 @@ import dataclasses
 import enum
 import json
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 import numpy as np
+
+_WIPE: Final = "\r\x1b[K"
+"""Begins the line of a terminal anew."""
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
@@ -32,6 +36,23 @@ def print_line(text: str = "") -> None:
     """Print a line at once, so that who reads a pipe sees it when it is said."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """Shows how far it is on one line of standard error, and wipes it at the end; nothing where nobody watches."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+
+    def show(text: str) -> None:
+        sys.stderr.write(f"{_WIPE}{printable(text)}")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        show("")
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

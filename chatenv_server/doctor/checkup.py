@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,8 +67,12 @@ def _load(tokenizer: Any, chat_template: str | None) -> TokenEngine:
             raise TokenizerError(str(error)) from error
 
 
-def check_folder(folder: Path) -> Iterator[Checkup]:
+def check_folder(folder: Path, begun: Callable[[int, int, str], None] = lambda *_: None) -> Iterator[Checkup]:
     """Examine every tokenizer in FOLDER/tokenizers and every template in FOLDER/templates.
+
+    Args:
+        folder: where they are.
+        begun: told before each of them which one of how many it is, from 1, and its name.
 
     Raises:
         TokenizerError: there is nothing to examine.
@@ -80,9 +84,12 @@ def check_folder(folder: Path) -> Iterator[Checkup]:
             f"there is nothing to examine in {str(folder)!r}: put tokenizer folders into tokenizers/, "
             "or chat templates into templates/*.jinja"
         )
-    for path in tokenizers:
+    count = len(tokenizers) + len(templates)
+    for number, path in enumerate(tokenizers, start=1):
+        begun(number, count, path.name)
         yield check(path.name, load_tokenizer(str(path)))
     borrowed = folder / "tokenizers" / _BORROWED_VOCABULARY
     vocabulary = load_tokenizer(str(borrowed)) if borrowed.is_dir() and templates else None
-    for path in templates:
+    for number, path in enumerate(templates, start=len(tokenizers) + 1):
+        begun(number, count, path.stem)
         yield check(path.stem, stand_in(read_chat_template(str(path)), vocabulary))

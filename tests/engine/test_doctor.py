@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -120,11 +121,26 @@ def test_another_template_is_examined_in_place_of_the_tokenizers_own(
 
 def test_a_folder_gets_a_row_for_each_tokenizer_and_each_template(folder: Path) -> None:
     examined = doctor("--all", str(folder))
-    assert examined.returncode == 0, examined.stderr
+    assert (examined.returncode, examined.stderr) == (0, "")
     header, *rows, _, verdict = examined.stdout.rstrip().splitlines()
     assert header.split()[:2] == ["exact", "reported"]
     assert [row.split()[0] for row in rows] == ["tiny_bytes", "phi3"]
     assert verdict == "Every step is exact, or says why not."
+
+
+def test_who_watches_at_a_terminal_sees_how_far_it_is(folder: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chatenv_server.cli", "doctor", "--all", str(folder), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+    )
+    os.close(theirs)
+    report, _ = process.communicate(timeout=50)
+    assert [one["tokenizer"] for one in json.loads(report)["checkups"]] == ["tiny_bytes", "phi3"]
+    assert os.read(ours, 1000).decode().split("\r\x1b[K") == ["", "1/2 tiny_bytes", "2/2 phi3", ""]
+    os.close(ours)
 
 
 @pytest.mark.parametrize(
