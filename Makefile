@@ -19,8 +19,8 @@ BENCH := $(VENV)/.bench
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo serve test test-deep test-container bench bench-quick verify verify-lint verify-types verify-proto \
-        verify-stubs fix fix-lint fix-proto stubs docs wheel clean
+.PHONY: help demo serve test test-deep test-container soak bench bench-quick verify verify-lint verify-types \
+        verify-proto verify-stubs fix fix-lint fix-proto stubs docs wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-deep: $(DEV) ## run all tests with 10,000 examples for every property
 
 test-container: $(DEV) ## build the image and run it, where a Docker engine answers
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m container tests/deploy $(ARGS)
+
+soak: $(DEV) ## kill 64 clients at random for five minutes: nothing may be lost (ARGS='--clients 8 --seconds 30')
+	$(BIN)/python -m tests.server.soak $(ARGS)
 
 bench: $(BENCH) ## measure: a table, JSON and a plot
 	$(BIN)/python -m benchmarks $(ARGS)
