@@ -16,7 +16,8 @@ from chatenv_client import ChatAction, ChatEnv, ChatEnvError, errors
 
 pytest.importorskip("chatenv_server", reason="the server extra is not installed", exc_type=ImportError)
 
-from chatenv_server import transforms
+from chatenv_server import cli, transforms
+from chatenv_server.doctor.scenarios import SCENARIOS
 from chatenv_server.engine import TokenEngine
 from chatenv_server.process import start
 from chatenv_server.settings import Settings, settings_table
@@ -124,8 +125,18 @@ def test_every_limit_of_the_settings_is_in_the_table_of_limits() -> None:
 def test_the_pages_for_operators_name_no_flag_that_does_not_exist() -> None:
     known = set(re.findall(r"`(--[a-z-]+)`", settings_table()))
     for page in ("docs/operations.md", "docs/security.md", "docs/errors.md"):
-        named = {flag for code in re.findall(r"`([^`]+)`", text_of(page)) for flag in re.findall(r"--[a-z][a-z-]+", code)}
+        named = {
+            flag for code in re.findall(r"`([^`]+)`", text_of(page)) for flag in re.findall(r"--[a-z][a-z-]+", code)
+        }
         assert named - known <= {"--address"}, page
+
+
+def test_the_readme_counts_the_conversations_of_the_doctor() -> None:
+    assert f"it plays {len(SCENARIOS)} conversations" in text_of("README.md")
+
+
+def test_the_readme_shows_every_command_for_people() -> None:
+    assert {command.NAME for command in cli._COMMANDS} <= set(re.findall(r"`\S*chatenv ([a-z]+)", text_of("README.md")))
 
 
 def test_every_feature_that_a_server_may_name_is_explained(conformance_dir: Path) -> None:
