@@ -99,8 +99,7 @@ class Conversation:
 def conversation(subject: Subject, turns: int, sampled_tokens: int, seed: int) -> Conversation:
     """A conversation of `turns` turns, `sampled_tokens` tokens each."""
     rng = random.Random(seed)
-    engine, backend = subject.engine, subject.tokenizer.backend_tokenizer
-    stop = next(token_id for token_id, _, stops in engine.control_tokens if stops)
+    backend, stop = subject.tokenizer.backend_tokenizer, subject.tokenizer.eos_token_id
 
     def sample() -> Int32Array:
         ids = backend.encode(_prose(rng, sampled_tokens), add_special_tokens=False).ids[: sampled_tokens - 1]
@@ -175,7 +174,9 @@ def record(subject: Subject, said: Conversation, wrap: Any = None) -> Script:
     episode_id = uuid.uuid4().hex
     call = session.reset({"messages": [said.opening], "episode_id": episode_id})
     observation = environment.reset(**wire.reset_from_proto(call.request))
-    call.receive(pb.ResetResponse(observation=wire.observation_to_proto(observation)))
+    opened = pb.ResetResponse()
+    wire.write_observation(opened.observation, observation)
+    call.receive(opened)
     reset = call.request.SerializeToString()
     steps = []
     for sampled, reply in zip(said.sampled, said.replies, strict=True):
@@ -183,11 +184,9 @@ def record(subject: Subject, said: Conversation, wrap: Any = None) -> Script:
             step = session.step(action)
             request = step.request
             observation = environment.step(wire.action_from_proto(request))
-            response = pb.StepResponse(
-                observation=wire.observation_to_proto(
-                    observation, known_tokens=request.known_tokens, known_messages=request.known_messages
-                )
-            )
+            response = pb.StepResponse()
+            known = {"known_tokens": request.known_tokens, "known_messages": request.known_messages}
+            wire.write_observation(response.observation, observation, **known)
             step.receive(response)
             sent = request if wrap is None else wrap(request)
             steps.append(Exchange(sent.SerializeToString(), response.ByteSize()))

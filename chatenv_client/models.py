@@ -14,6 +14,7 @@ import numpy as np
 
 from chatenv_client.tokens import (
     EMPTY_SNAPSHOT,
+    EMPTY_TOKENS,
     BoolArray,
     Float32Array,
     Int32Array,
@@ -153,7 +154,7 @@ class ChatAction:
     """Fingerprint of the prompt the tokens were sampled from. Empty: no check; the client fills it in."""
 
     def __post_init__(self) -> None:
-        self.tokens = as_token_ids([] if self.tokens is None else self.tokens)
+        self.tokens = EMPTY_TOKENS if self.tokens is None else as_token_ids(self.tokens)
         if self.logprobs is not None:
             self.logprobs = as_logprobs(self.logprobs)
         if self.stop_reason is not None:
@@ -219,6 +220,8 @@ def own_message(message: Mapping[str, Any]) -> Message:
 
 
 def _own(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         return {key: _own(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -232,6 +235,10 @@ class MessageSnapshot:
 
     messages: Sequence[Message] = ()
     length: int = 0
+
+    def first(self) -> Sequence[Message]:
+        """The first message, if there is one, not copied."""
+        return self.messages[: min(1, self.length)]
 
     def since(self, index: int) -> list[Message]:
         """The messages from `index` on, not copied."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -35,7 +34,7 @@ def as_token_ids(tokens: Any) -> Int32Array:
         TypeError: the values are not integers.
         ValueError: there is more than one row, or an id does not fit into int32.
     """
-    array = _as_numpy(tokens)
+    array: npt.NDArray[Any] = tokens if type(tokens) is np.ndarray else _as_numpy(tokens)
     if array.dtype == np.int32 and array.ndim == 1:
         return array.astype(np.int32, copy=True)
     if array.size == 0:
@@ -113,51 +112,63 @@ class GrowingArray:
         self._length = min(self._length, length)
 
 
-@dataclass(eq=False)
 class TokenSnapshot:
     """A token stream at one moment: a frozen prefix, shared with later snapshots, and a tail of its own.
 
     Costs no copy until somebody asks for the whole stream.
+
+    Args:
+        committed: (C,) int32, read-only view of the frozen prefix.
+        tail: (T - C,) int32, what may still be rendered anew.
     """
 
-    committed: Int32Array
-    """(C,) int32, read-only view of the frozen prefix."""
-    tail: Int32Array
-    """(T - C,) int32, what may still be rendered anew."""
+    __slots__ = ("_whole", "committed", "tail")
+
+    def __init__(self, committed: Int32Array, tail: Int32Array) -> None:
+        self.committed = committed
+        self.tail = tail
+        self._whole: Int32Array | None = None
 
     def __len__(self) -> int:
         return len(self.committed) + len(self.tail)
 
-    @cached_property
+    @property
     def token_ids(self) -> Int32Array:
-        """(T,) int32, the whole stream as a writable array of the caller's own."""
-        return np.concatenate([self.committed, self.tail]).astype(np.int32, copy=False)
+        """(T,) int32, the whole stream as a writable array, the same one every time."""
+        if self._whole is None:
+            self._whole = np.concatenate([self.committed, self.tail]).astype(np.int32, copy=False)
+        return self._whole
 
     def since(self, offset: int) -> Int32Array:
         """(T - offset,) int32, the stream from `offset` to its end; costs only what it returns."""
         committed = self.committed[offset:]
         if len(committed) == 0:
             return self.tail[max(0, offset - len(self.committed)) :]
+        if len(self.tail) == 0:
+            return committed
         return np.concatenate([committed, self.tail])
 
 
 EMPTY_SNAPSHOT: Final = TokenSnapshot(EMPTY_TOKENS, EMPTY_TOKENS)
 
 
-@dataclass
 class Fingerprint:
     """BLAKE2b-128 over int32 little-endian bytes, kept incrementally so that a long prefix is hashed once."""
 
-    _state: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=FINGERPRINT_BYTES))
+    __slots__ = ("_state",)
+
+    def __init__(self, state: Any = None) -> None:
+        self._state = state or hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
 
     def extend(self, tokens: Int32Array) -> None:
         """Add tokens to the prefix."""
         self._state.update(little_endian_bytes(tokens))
 
-    def extended(self, tokens: Int32Array) -> Fingerprint:
+    def extended(self, *more: Int32Array) -> Fingerprint:
         """The fingerprint of a longer prefix; this one stays as it is."""
         longer = Fingerprint(self._state.copy())
-        longer.extend(tokens)
+        for tokens in more:
+            longer.extend(tokens)
         return longer
 
     def with_tail(self, tail: Int32Array) -> str:
@@ -174,28 +185,31 @@ def fingerprint_of(tokens: Int32Array) -> str:
 
 def little_endian_bytes(tokens: npt.NDArray[Any]) -> bytes:
     """The tokens as little-endian int32 bytes, as they travel and as fingerprints see them."""
-    return np.ascontiguousarray(tokens, dtype=TOKEN_DTYPE).tobytes()
+    return (tokens if tokens.dtype == TOKEN_DTYPE else tokens.astype(TOKEN_DTYPE)).tobytes()
 
 
 def pack_tokens(message: ProtoMessage, tokens: Int32Array, field_name: str = "tokens") -> None:
     """Append tokens to a packed `sfixed32` field without making Python integers of them."""
-    _pack(message, field_name, np.ascontiguousarray(tokens, dtype=TOKEN_DTYPE))
+    _pack(message, field_name, little_endian_bytes(tokens))
 
 
 def pack_logprobs(message: ProtoMessage, logprobs: Float32Array, field_name: str = "logprobs") -> None:
     """Append log probabilities to a packed `float` field, bit for bit."""
-    _pack(message, field_name, np.ascontiguousarray(logprobs, dtype=LOGPROB_DTYPE))
+    _pack(message, field_name, np.ascontiguousarray(logprobs, dtype=LOGPROB_DTYPE).tobytes())
 
 
-def _pack(message: ProtoMessage, field_name: str, values: npt.NDArray[Any]) -> None:
+def _pack(message: ProtoMessage, field_name: str, packed: bytes) -> None:
     # Parsing tag + length + raw bytes is about a hundred times faster than extending the field with a list
     # (13 us against 1.4 ms for 32,768 tokens), and gives the same message.
-    if len(values) == 0:
-        return
-    number = message.DESCRIPTOR.fields_by_name[field_name].number
+    if packed:
+        kind: Any = type(message)
+        message.MergeFromString(_tag(kind, field_name) + _varint(len(packed)) + packed)
+
+
+@lru_cache
+def _tag(kind: Any, field_name: str) -> bytes:
     length_delimited = 2
-    header = _varint(number << 3 | length_delimited) + _varint(values.nbytes)
-    message.MergeFromString(header + values.tobytes())
+    return _varint(kind.DESCRIPTOR.fields_by_name[field_name].number << 3 | length_delimited)
 
 
 def _varint(value: int) -> bytes:

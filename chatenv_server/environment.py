@@ -366,7 +366,7 @@ class ChatEnvironment:
             max_tokens=episode.max_tokens,
             seed=episode.seed,
             metadata=copy.deepcopy(dict(episode.metadata)),
-            clock_unix_seconds=log.scene.terms.clock_unix_seconds,
+            clock_unix_seconds=log.terms.clock_unix_seconds,
         )
 
     def trajectory(self) -> Trajectory:

@@ -48,9 +48,8 @@ class Episode:
     _answer: Answer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @contextmanager
-    def turn(self, caller: Caller | None) -> Iterator[None]:
-        """Have the episode to oneself. Without a caller it waits for ever.
+    def take_turn(self, caller: Caller | None) -> None:
+        """Have the episode to oneself until `end_turn`. Without a caller it waits for ever.
 
         Raises:
             DeadlineError: others had it until the caller's deadline, or the caller hung up while it waited.
@@ -61,22 +60,26 @@ class Episode:
                 "another call on this episode lasted until this call's deadline, so this one was not begun; "
                 "try again with a longer deadline"
             )
-        try:
-            if caller is not None and not caller.is_active():
-                raise DeadlineError("the caller hung up before its turn came, so the call was not begun")
-            yield
-        finally:
+        if caller is not None and not caller.is_active():
             self._lock.release()
+            raise DeadlineError("the caller hung up before its turn came, so the call was not begun")
+
+    def take_turn_if_free(self) -> bool:
+        """Have the episode to oneself until `end_turn` if nobody else has it; whether that is so."""
+        return self._lock.acquire(blocking=False)
+
+    def end_turn(self) -> None:
+        """Let others have the episode."""
+        self._lock.release()
 
     @contextmanager
-    def turn_if_free(self) -> Iterator[bool]:
-        """Have the episode to oneself if nobody else has it; whether that is so."""
-        free = self._lock.acquire(blocking=False)
+    def turn(self, caller: Caller | None) -> Iterator[None]:
+        """A turn that is sure to end; see `take_turn`."""
+        self.take_turn(caller)
         try:
-            yield free
+            yield
         finally:
-            if free:
-                self._lock.release()
+            self.end_turn()
 
     def begin(self, environment: ChatEnvironment) -> None:
         """Go on with a new environment, which was just reset."""

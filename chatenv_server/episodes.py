@@ -136,15 +136,23 @@ class EpisodeStore:
             TokenLimitError: too many tokens.
             ChatEnvError: whatever the environment refuses.
         """
-        with self._use(episode_id, caller) as (episode, environment):
+        # Not with `_use`: the work of a step is counted in microseconds, and a generator's frame takes one or two.
+        episode, environment = self._enter(episode_id, caller)
+        try:
             stored = episode.replayed(environment.step_count, step_index, digest)
             if stored is not None:
                 return stored
             _check_message_count(environment, action)
-            with self._accounting(episode, at_least=max(1, len(action.tokens))):
+            at_least = max(1, len(action.tokens))
+            self._reserve(at_least)
+            try:
                 observation = episode.step(environment, action, digest)
+            finally:
+                self._account(episode, reserved=at_least)
             self._tell_of(observation)
             return observation
+        finally:
+            self._leave(episode)
 
     @contextmanager
     def reading(self, episode_id: str, *, caller: Caller | None = None) -> Iterator[ChatEnvironment]:
@@ -169,9 +177,11 @@ class EpisodeStore:
         with self._lock:
             candidates = [episode for episode in self._episodes.values() if self._is_idle(episode)]
         for episode in candidates:
-            with episode.turn_if_free() as free:
-                if free:
+            if episode.take_turn_if_free():
+                try:
                     self._expire_if_idle(episode)
+                finally:
+                    episode.end_turn()
 
     def _is_idle(self, episode: Episode) -> bool:
         timeout_s = self._budget.idle_timeout_s
@@ -183,17 +193,27 @@ class EpisodeStore:
 
     @contextmanager
     def _use(self, episode_id: str, caller: Caller | None) -> Iterator[tuple[Episode, ChatEnvironment]]:
+        episode, environment = self._enter(episode_id, caller)
+        try:
+            yield episode, environment
+        finally:
+            self._leave(episode)
+
+    def _enter(self, episode_id: str, caller: Caller | None) -> tuple[Episode, ChatEnvironment]:
+        """Take the turn of a live episode, until `_leave`."""
         episode = self._episodes.get(episode_id)
         if episode is None:
             raise self._not_found(episode_id)
-        with episode.turn(caller):
-            self._expire_if_idle(episode)
-            if episode.environment is None:
-                raise self._not_found(episode_id)
-            try:
-                yield episode, episode.environment
-            finally:
-                episode.last_used = self._clock()
+        episode.take_turn(caller)
+        self._expire_if_idle(episode)
+        if episode.environment is None:
+            episode.end_turn()
+            raise self._not_found(episode_id)
+        return episode, episode.environment
+
+    def _leave(self, episode: Episode) -> None:
+        episode.last_used = self._clock()
+        episode.end_turn()
 
     def _not_found(self, episode_id: str) -> EpisodeNotFoundError:
         kind = self._ends.get(episode_id, EpisodeUnknownError)
@@ -215,10 +235,13 @@ class EpisodeStore:
 
     def _start(self, episode: Episode, options: ResetOptions) -> ChatObservation:
         try:
-            with self._accounting(episode, at_least=1):
+            self._reserve(1)
+            try:
                 environment = self._open_environment()
                 observation = environment.reset(**options)
                 episode.begin(environment)
+            finally:
+                self._account(episode, reserved=1)
         except BaseException:
             if episode.environment is None:
                 self._end(episode, EpisodeUnknownError)
@@ -232,18 +255,17 @@ class EpisodeStore:
         for report in observation.fidelity:
             self._telemetry.inexact(report.kind.value)
 
-    @contextmanager
-    def _accounting(self, episode: Episode, *, at_least: int) -> Iterator[None]:
-        """Reserve room for `at_least` tokens, and count the episode's true length afterwards."""
-        if not self._tokens.has_room_for(at_least):
+    def _reserve(self, tokens: int) -> None:
+        """Count tokens that are about to be appended, at least so many."""
+        if not self._tokens.has_room_for(tokens):
             self.expire_idle()
-        self._tokens.reserve(at_least)
-        try:
-            yield
-        finally:
-            length = 0 if episode.environment is None else episode.environment.token_count
-            self._tokens.adjust(length - episode.accounted_tokens - at_least)
-            episode.accounted_tokens = length
+        self._tokens.reserve(tokens)
+
+    def _account(self, episode: Episode, *, reserved: int) -> None:
+        """Count an episode's true length in the place of what was reserved for it."""
+        length = 0 if episode.environment is None else episode.environment.token_count
+        self._tokens.adjust(length - episode.accounted_tokens - reserved)
+        episode.accounted_tokens = length
 
     def _end(self, episode: Episode, end: type[EpisodeNotFoundError]) -> bool:
         """Take an episode out; the caller has its turn. False: it was out already."""

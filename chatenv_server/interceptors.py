@@ -14,6 +14,7 @@ from chatenv_server.access import BearerToken
 from chatenv_server.failures import status_of
 from chatenv_server.gate import Gate
 from chatenv_server.telemetry import Telemetry
+from chatenv_server.workers import UnaryWorkers, turn_away
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
@@ -24,30 +25,46 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class CallGuard(grpc.ServerInterceptor):
-    """Guards the methods of a server: health is open to all, ours pass the gate, everything else needs the token."""
+    """Guards the methods of a server: health is open to all, ours pass the gate, everything else needs the token.
 
-    def __init__(self, gate: Gate, telemetry: Telemetry, token: BearerToken | None = None) -> None:
+    Args:
+        gate: lets our calls in.
+        telemetry: told of failures.
+        token: what callers must carry; None: nothing.
+        workers: threads for our unary calls; None: the server's own, and the gate alone refuses.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        telemetry: Telemetry,
+        token: BearerToken | None = None,
+        workers: UnaryWorkers | None = None,
+    ) -> None:
         self._gate = gate
+        self._workers = workers
+        self._turned_away: dict[str, Any] = {}
         self._telemetry = telemetry
         self._token = token
-        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._guarded: dict[str, Any] = {}
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Any:
         """The guarded method. gRPC calls this in its one polling thread, so it only looks up."""
         method = handler_call_details.method
         guarded = self._guarded.get(method)
         if guarded is None:
-            handler = continuation(handler_call_details)
+            handler: Any = continuation(handler_call_details)
             if handler is None or method.startswith(_HEALTH):
                 return handler
             guarded = self._guarded[method] = self._guard(method, handler)
-        return guarded
+        is_full = self._workers is not None and self._workers.is_full
+        return self._turned_away.get(method, guarded) if is_full else guarded
 
-    def _guard(self, method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    def _guard(self, method: str, handler: Any) -> Any:
         admitting = method.startswith(_OURS)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
@@ -55,8 +72,15 @@ class CallGuard(grpc.ServerInterceptor):
                 _tolerant(handler.request_deserializer),
                 handler.response_serializer,
             )
+        call: Any = self._guarded_call(method, handler.unary_unary, admitting)
+        if admitting and self._workers is not None:
+            # gRPC's name for the threads of one method. If it ever goes, the server's own threads take these calls.
+            call.experimental_thread_pool = self._workers
+            self._turned_away[method] = grpc.unary_unary_rpc_method_handler(
+                self._guarded_call(method, turn_away, admitting=False)
+            )
         return grpc.unary_unary_rpc_method_handler(
-            self._guarded_call(method, handler.unary_unary, admitting),
+            call,
             _tolerant(handler.request_deserializer),
             handler.response_serializer,
         )

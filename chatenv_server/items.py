@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 
 class ItemRunner:
@@ -19,31 +18,33 @@ class ItemRunner:
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="item") if threads else None
 
-    def start(self, work: Callable[[], object]) -> None:
-        """Run `work`, which must not raise; returns when it has begun, or is done."""
-        if self._pool is None:
-            work()
-        else:
-            self._pool.submit(work)
+    @property
+    def has_threads(self) -> bool:
+        """Whether items run side by side."""
+        return self._pool is not None
 
-    def map(
-        self, work: Callable[[ItemT], ResultT], items: Sequence[ItemT], episode_of: Callable[[ItemT], str]
-    ) -> list[ResultT]:
-        """`work` on each item, which must not raise; results in the order of the items."""
+    def start(self, work: Callable[[], object]) -> None:
+        """Run `work`, which must not raise, in one of the threads, of which there must be some."""
         if self._pool is None:
-            return [work(item) for item in items]
-        by_episode: dict[str, list[int]] = {}
+            raise RuntimeError("this runner has no threads")
+        self._pool.submit(work)
+
+    def each(self, work: Callable[[ItemT], object], items: Sequence[ItemT], episode_of: Callable[[ItemT], str]) -> None:
+        """Do `work`, which must not raise, on each item, and wait for all."""
+        if self._pool is None:
+            for item in items:
+                work(item)
+            return
+        by_episode: dict[str, list[ItemT]] = {}
         for index, item in enumerate(items):
             # Items that name no episode are each on their own.
-            by_episode.setdefault(episode_of(item) or f" {index}", []).append(index)
-        results: dict[int, ResultT] = {}
+            by_episode.setdefault(episode_of(item) or f" {index}", []).append(item)
 
-        def run(indices: list[int]) -> None:
-            for index in indices:
-                results[index] = work(items[index])
+        def run(items: Sequence[ItemT]) -> None:
+            for item in items:
+                work(item)
 
-        wait([self._pool.submit(run, indices) for indices in by_episode.values()])
-        return [results[index] for index in range(len(items))]
+        wait([self._pool.submit(run, items) for items in by_episode.values()])
 
     def close(self) -> None:
         """Take no more work; does not wait for what has begun."""

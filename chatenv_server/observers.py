@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
 from typing import Any
 
 import grpc
@@ -102,6 +103,7 @@ def surrounded(handler: Any, around: Around) -> Any:
     if handler is None:
         return None
 
+    @wraps(handler.unary_unary)  # with the threads that it asks for
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         with around(context):
             return handler.unary_unary(request, context)

@@ -28,6 +28,7 @@ from chatenv_server.servicer import ChatEnvServicer
 from chatenv_server.settings import Settings, wrong_setting
 from chatenv_server.telemetry import Levels
 from chatenv_server.transforms import Transform
+from chatenv_server.workers import UnaryWorkers
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
 SPARE_WORKERS: Final = 16
@@ -79,7 +80,10 @@ class RunningServer:
         self._idle_timeout_s = settings.idle_timeout
         self.observers = Observers(settings)
         self._servicer = ChatEnvServicer(self._gate, self._items, self.observers.telemetry, settings.max_batch_items)
-        self._server = _make_server(settings, self._gate, self.observers)
+        # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/performance.md.
+        self._workers = None if has_transform else UnaryWorkers(settings.max_concurrent_calls)
+        guard = CallGuard(self._gate, self.observers.telemetry, _bearer_token(settings), self._workers)
+        self._server = _make_server(settings, [*self.observers.interceptors, guard])
         pb_grpc.add_ChatEnvServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
@@ -121,6 +125,8 @@ class RunningServer:
         finished = self._gate.drain(grace_s)
         self._server.stop(max(0.0, until - time.monotonic())).wait()
         self._items.close()
+        if self._workers is not None:
+            self._workers.shutdown(wait=False)
         self.observers.close()
         return finished
 
@@ -141,11 +147,11 @@ class RunningServer:
             backend.episodes.expire_idle()
 
 
-def _make_server(settings: Settings, gate: Gate, observers: Observers) -> grpc.Server:
+def _make_server(settings: Settings, interceptors: list[grpc.ServerInterceptor]) -> grpc.Server:
     workers = ThreadPoolExecutor(settings.max_concurrent_calls + SPARE_WORKERS, thread_name_prefix="call")
     return grpc.server(
         workers,
-        interceptors=[*observers.interceptors, CallGuard(gate, observers.telemetry, _bearer_token(settings))],
+        interceptors=interceptors,
         options=[
             # Else a second server on the same port would get half of the calls, and half of the episodes.
             ("grpc.so_reuseport", 0),

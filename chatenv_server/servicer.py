@@ -45,11 +45,15 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def Reset(self, request: pb.ResetRequest, context: grpc.ServicerContext) -> pb.ResetResponse:
         """Start an episode, or start the named one anew."""
-        return self._reset(request, context)
+        response = pb.ResetResponse()
+        self._reset(request, response, context)
+        return response
 
     def Step(self, request: pb.StepRequest, context: grpc.ServicerContext) -> pb.StepResponse:
         """Append one turn."""
-        return self._step(request, context)
+        response = pb.StepResponse()
+        self._step(request, response, context)
+        return response
 
     def GetState(self, request: pb.GetStateRequest, context: grpc.ServicerContext) -> pb.GetStateResponse:
         """The whole episode."""
@@ -92,21 +96,17 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         """Many Resets, each with its own status."""
         self._check_size(request.resets, "resets")
 
-        def answer(item: pb.ResetRequest) -> pb.BatchResetResult:
-            return pb.BatchResetResult(**self._outcome(self._reset, item, context, "BatchReset"))
-
-        results = self._items.map(answer, request.resets, lambda item: item.episode_id)
-        return pb.BatchResetResponse(results=results)
+        response = pb.BatchResetResponse()
+        self._answer_each(self._reset, request.resets, response.results, context, "BatchReset")
+        return response
 
     def BatchStep(self, request: pb.BatchStepRequest, context: grpc.ServicerContext) -> pb.BatchStepResponse:
         """Many Steps, each with its own status; those of one episode in order."""
         self._check_size(request.steps, "steps")
 
-        def answer(item: pb.StepRequest) -> pb.BatchStepResult:
-            return pb.BatchStepResult(**self._outcome(self._step, item, context, "BatchStep"))
-
-        results = self._items.map(answer, request.steps, lambda item: item.episode_id)
-        return pb.BatchStepResponse(results=results)
+        response = pb.BatchStepResponse()
+        self._answer_each(self._step, request.steps, response.results, context, "BatchStep")
+        return response
 
     def StreamSteps(
         self, request_iterator: Iterator[pb.StreamStepsRequest], context: grpc.ServicerContext
@@ -114,46 +114,54 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         """Steps pipelined; those of one episode in order."""
 
         def answer(item: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
-            step = item.step
-            return pb.StreamStepsResponse(
-                request_id=item.request_id,
-                episode_id=step.episode_id,
-                step_index=step.step_index if step.HasField("step_index") else None,
-                **self._outcome(self._step, step, context, "StreamSteps"),
-            )
+            outcome = pb.StreamStepsResponse(request_id=item.request_id, episode_id=item.step.episode_id)
+            if item.step.HasField("step_index"):
+                outcome.step_index = item.step.step_index
+            self._answer_item(self._step, item.step, outcome, context, "StreamSteps")
+            return outcome
 
         stream = StepStream(request_iterator, answer, self._items)
         with self._gate.told_of_drain(stream.interrupt):
             yield from stream.answers()
 
-    def _reset(self, request: pb.ResetRequest, caller: Caller) -> pb.ResetResponse:
+    def _reset(self, request: pb.ResetRequest, response: pb.ResetResponse, caller: Caller) -> None:
         observation = self._episodes.reset(wire.reset_from_proto(request), caller=caller)
-        encoded = wire.observation_to_proto(observation)
-        self._telemetry.answered(0, len(encoded.tokens))
-        return pb.ResetResponse(observation=encoded)
+        wire.write_observation(response.observation, observation)
+        self._telemetry.answered(0, len(response.observation.tokens))
 
-    def _step(self, request: pb.StepRequest, caller: Caller) -> pb.StepResponse:
+    def _step(self, request: pb.StepRequest, response: pb.StepResponse, caller: Caller) -> None:
+        action = wire.action_from_proto(request)
+        step_index = request.step_index if request.HasField("step_index") else None
+        known_tokens, known_messages = request.known_tokens, request.known_messages
         observation = self._episodes.step(
-            request.episode_id,
-            wire.action_from_proto(request),
-            digest=_digest(request),
-            step_index=request.step_index if request.HasField("step_index") else None,
-            caller=caller,
+            request.episode_id, action, digest=_digest(request), step_index=step_index, caller=caller
         )
-        encoded = wire.observation_to_proto(
-            observation, known_tokens=request.known_tokens, known_messages=request.known_messages
-        )
+        encoded = response.observation
+        wire.write_observation(encoded, observation, known_tokens=known_tokens, known_messages=known_messages)
         self._telemetry.answered(len(request.tokens), len(encoded.tokens))
-        return pb.StepResponse(observation=encoded)
 
-    def _outcome(self, answer: Callable[[Any, Caller], Any], item: Any, caller: Caller, rpc: str) -> dict[str, Any]:
-        """The answer to one item, or its status, as the field of a result."""
+    def _answer_each(
+        self, answer: Callable[[Any, Any, Caller], None], items: Sequence[Any], results: Any, caller: Caller, rpc: str
+    ) -> None:
+        """Answer many items, with a result each, in their order."""
+        pairs = [(item, results.add()) for item in items]
+
+        def work(pair: tuple[Any, Any]) -> None:
+            self._answer_item(answer, *pair, caller, rpc)
+
+        self._items.each(work, pairs, lambda pair: pair[0].episode_id)
+
+    def _answer_item(
+        self, answer: Callable[[Any, Any, Caller], None], item: Any, result: Any, caller: Caller, rpc: str
+    ) -> None:
+        """Write the answer to one item, or its status, into its result."""
         began = time.perf_counter()
         try:
-            return {"response": answer(item, caller)}
+            answer(item, result.response, caller)
         except Exception as error:  # noqa: BLE001 - an item's failure is its own
             seconds = time.perf_counter() - began
-            return {"error": status_of(error, method=rpc, seconds=seconds, telemetry=self._telemetry)}
+            # One of the two: setting the error takes away what may have been written of the response.
+            result.error.CopyFrom(status_of(error, method=rpc, seconds=seconds, telemetry=self._telemetry))
 
     def _reading(self, request: Any, context: grpc.ServicerContext) -> AbstractContextManager[ChatEnvironment]:
         return self._episodes.reading(request.episode_id, caller=context)
@@ -168,9 +176,11 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
 
 def _digest(request: pb.StepRequest) -> bytes:
-    """The same for two Steps exactly if they ask the same, whatever their callers hold already."""
-    asked = pb.StepRequest()
-    asked.CopyFrom(request)
+    """The same for two Steps exactly if they ask the same, whatever their callers hold already.
+
+    Takes out of the request what may differ, so it has to be read before.
+    """
     for field in ("known_tokens", "known_messages", "step_index"):
-        asked.ClearField(field)
-    return hashlib.blake2b(asked.SerializeToString(deterministic=True), digest_size=16).digest()
+        request.ClearField(field)
+    # Equal messages without maps have equal bytes, as long as the same process writes them.
+    return hashlib.blake2b(request.SerializeToString(), digest_size=16).digest()

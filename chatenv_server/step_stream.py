@@ -1,7 +1,8 @@
 """One StreamSteps call: reads requests, has them answered, gives the answers as they come.
 
-Three parties work on it: a reader of its own thread, the threads that answer, and gRPC's thread that sends. At most
-`MAX_IN_FLIGHT` requests are between the first and the last, so memory is flat when the caller does not read.
+Three parties work on it: a reader in a thread of its own, who answers, and gRPC's thread that sends. What they hold
+between them is bounded, so memory is flat when the caller does not read. Where no step waits for anything, gRPC's
+thread answers, too: handing a step to another thread would cost more than most steps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from chatenv_server.items import ItemRunner
 
 MAX_IN_FLIGHT: Final = 256
 """Requests that were read and whose answers were not yet taken by gRPC."""
+MAX_READ_AHEAD: Final = 8
+"""The same where gRPC's thread answers: it works on one at a time, so more would only wait."""
 
 Answer = Callable[[pb.StreamStepsRequest], pb.StreamStepsResponse]
 
@@ -29,13 +32,14 @@ class StepStream:
         self._requests = requests
         self._answer = answer
         self._items = items
-        self._places = threading.Semaphore(MAX_IN_FLIGHT)
+        self._places = threading.Semaphore(MAX_IN_FLIGHT if items.has_threads else MAX_READ_AHEAD)
         self._ended = False
         self._waiting: dict[str, deque[pb.StreamStepsRequest]] = {}
         """For each episode that is being worked on, the requests behind the one in work."""
         self._lock = threading.Lock()
-        self._outcomes: SimpleQueue[pb.StreamStepsResponse | Exception | None] = SimpleQueue()
-        """Answers; None: no more requests come; an exception: neither, and this is why."""
+        self._arrivals: SimpleQueue[pb.StreamStepsRequest | pb.StreamStepsResponse | Exception | None] = SimpleQueue()
+        """For gRPC's thread: answers, or requests for it to answer; None: no more requests come; an exception:
+        neither, and this is why."""
         self._begun = 0
 
     def answers(self) -> Iterator[pb.StreamStepsResponse]:
@@ -49,13 +53,13 @@ class StepStream:
         reading, answered = True, 0
         try:
             while reading or answered < self._begun:
-                outcome = self._outcomes.get()
-                if isinstance(outcome, pb.StreamStepsResponse):
-                    answered += 1
-                    yield outcome
-                    self._places.release()
-                else:
-                    reading, reason = False, reason or outcome
+                arrival = self._arrivals.get()
+                if arrival is None or isinstance(arrival, Exception):
+                    reading, reason = False, reason or arrival
+                    continue
+                answered += 1
+                yield self._answer(arrival) if isinstance(arrival, pb.StreamStepsRequest) else arrival
+                self._places.release()
         finally:
             self._end()
         if reason is not None:
@@ -64,7 +68,7 @@ class StepStream:
     def interrupt(self) -> None:
         """Read no further; to be called from any thread."""
         self._end()
-        self._outcomes.put(UnavailableError("the server is shutting down; go on with another stream"))
+        self._arrivals.put(UnavailableError("the server is shutting down; go on with another stream"))
 
     def _end(self) -> None:
         with self._lock:
@@ -72,27 +76,31 @@ class StepStream:
         self._places.release()
 
     def _read(self) -> None:
+        take = self._hand_out if self._items.has_threads else self._arrivals.put
         try:
             for request in self._requests:
                 self._places.acquire()
-                if not self._take(request):
+                if not self._begin():
                     return
-            self._outcomes.put(None)
+                take(request)
+            self._arrivals.put(None)
         except Exception as error:  # noqa: BLE001 - handed to who sends
-            self._outcomes.put(error)
+            self._arrivals.put(error)
 
-    def _take(self, request: pb.StreamStepsRequest) -> bool:
+    def _begin(self) -> bool:
+        with self._lock:
+            self._begun += not self._ended
+            return not self._ended
+
+    def _hand_out(self, request: pb.StreamStepsRequest) -> None:
+        """Have a request answered in another thread, after those of the same episode."""
         episode_id = request.step.episode_id
         with self._lock:
-            if self._ended:
-                return False
-            self._begun += 1
             if episode_id in self._waiting:
                 self._waiting[episode_id].append(request)
-                return True
+                return
             self._waiting[episode_id] = deque([request])
         self._items.start(lambda: self._work_on(episode_id))
-        return True
 
     def _work_on(self, episode_id: str) -> None:
         queue = self._waiting[episode_id]
@@ -102,4 +110,4 @@ class StepStream:
                     del self._waiting[episode_id]
                     return
                 request = queue.popleft()
-            self._outcomes.put(self._answer(request))
+            self._arrivals.put(self._answer(request))

@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation
 from chatenv_server.transforms import Transform
@@ -74,13 +75,14 @@ def _sendable(observation: ChatObservation) -> ChatObservation:
     try:
         if observation.reward is not None:
             observation.reward = float(observation.reward)
-        wire.observation_to_proto(
+        wire.write_observation(
+            pb.Observation(),
             ChatObservation(
                 reward=observation.reward,
                 terminated=observation.terminated,
                 truncated=observation.truncated,
                 metadata=observation.metadata,
-            )
+            ),
         )
     except (TypeError, ValueError) as error:
         raise TransformError(

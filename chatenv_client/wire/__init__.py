@@ -24,9 +24,9 @@ from chatenv_client.wire.observations import (
     fidelity_from_proto,
     fidelity_to_proto,
     observation_from_proto,
-    observation_to_proto,
     rendered_from_proto,
     rendered_to_proto,
+    write_observation,
 )
 from chatenv_client.wire.requests import (
     action_from_proto,
@@ -54,7 +54,6 @@ __all__ = [
     "message_to_proto",
     "messages_from_proto",
     "observation_from_proto",
-    "observation_to_proto",
     "parse_status",
     "render_from_proto",
     "render_to_proto",
@@ -69,4 +68,5 @@ __all__ = [
     "trajectory_to_proto",
     "turn_to_proto",
     "turns_from_proto",
+    "write_observation",
 ]

@@ -17,23 +17,29 @@ _TEXT_KEYS: Final = ("reasoning_content", "tool_call_id", "name")
 
 
 def message_to_proto(message: Mapping[str, Any]) -> pb.Message:
-    """Put a message on the wire. What the typed fields cannot express exactly travels as JSON.
+    """Put a message on the wire; see `write_message`."""
+    encoded = pb.Message()
+    write_message(encoded, message)
+    return encoded
+
+
+def write_message(encoded: pb.Message, message: Mapping[str, Any]) -> None:
+    """Write a message into an empty one. What the typed fields cannot express exactly travels as JSON.
 
     Raises:
         InvalidRequestError: reason BAD_MESSAGE: it is no mapping, or a value is neither text nor JSON.
     """
     try:
-        return _message_to_proto(message)
+        _write_message(encoded, message)
     except UnicodeEncodeError as error:
         what = "a message holds half of a surrogate pair, which is no Unicode text"
         raise InvalidRequestError(what, reason="BAD_MESSAGE", field="messages") from error
 
 
-def _message_to_proto(message: Any) -> pb.Message:
+def _write_message(encoded: pb.Message, message: Any) -> None:
     if not isinstance(message, Mapping):
         what = f"a message is a mapping with `role` and `content`, not {type(message).__name__}; give a list of them"
         raise InvalidRequestError(what, reason="BAD_MESSAGE", field="messages")
-    encoded = pb.Message()
     extra = {}
     for key, value in message.items():
         write = _WRITERS.get(key)
@@ -41,7 +47,6 @@ def _message_to_proto(message: Any) -> pb.Message:
             extra[key] = value
     if extra:
         encoded.extra_json = dump_json(extra, ", ".join(map(str, extra)), "BAD_MESSAGE")
-    return encoded
 
 
 def messages_from_proto(encoded: Iterable[pb.Message]) -> list[Message]:

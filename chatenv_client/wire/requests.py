@@ -154,16 +154,17 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
     Raises:
         InvalidRequestError: with the field that is bad.
     """
-    for field in ("tokens", "prompt_fingerprint"):
-        if request.messages and getattr(request, field):
+    messages = _messages(request) if request.messages else ()
+    for field in ("tokens", "prompt_fingerprint") if messages else ():
+        if getattr(request, field):
             what = f"{field} belongs to sampled tokens and cannot stand beside messages; send two Steps"
             raise InvalidRequestError(what, reason="BAD_ACTION", field=field)
     return ChatAction(
-        tokens=unpack_tokens(request.tokens),
+        tokens=None if messages else unpack_tokens(request.tokens),
         logprobs=unpack_logprobs(request.logprobs) if request.logprobs else None,
         stop_reason=STOP_REASON.asked(request.stop_reason, "stop_reason"),
         model_version=request.model_version,
-        messages=tuple(_messages(request)),
+        messages=messages,  # type: ignore[arg-type]
         prompt_fingerprint=request.prompt_fingerprint,
     )
 

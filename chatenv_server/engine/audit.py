@@ -33,7 +33,7 @@ def _compare(log: EpisodeLog, messages: Sequence[Message], *, partial: bool) -> 
     if not messages:
         return AuditReport(Verdict.EXACT, None, "the episode is empty")
     try:
-        theirs = log.scene.whole_tokens(messages, log.scene.terms.add_generation_prompt)
+        theirs = log.scene.whole_tokens(messages, log.terms.add_generation_prompt)
     except TemplateRejectedError as error:
         return AuditReport(Verdict.NOT_RENDERABLE, None, error.message)
     if np.array_equal(ours, theirs[: len(ours)] if partial else theirs):

@@ -160,6 +160,10 @@ class Codec:
         parted = last in self._plain_control_ids and self._plain_control_text.match(text, len(prefix))
         return len(self._encode_context(self.added_tokens[last] + prefix)) - 1 if parted else None
 
+    def parts(self, token_id: int) -> bool:
+        """Whether what stands before a token never changes how what stands behind it is encoded, nor the reverse."""
+        return token_id in self._plain_control_ids
+
     def id_of(self, text: str) -> int | None:
         """Id of the token with exactly this text."""
         return self._tokenizer.token_to_id(text)

@@ -25,7 +25,11 @@ class ControlTokens:
 
     def occur_in(self, value: Any) -> bool:
         """Whether a message, or anything made of strings, lists and mappings, holds a control-token string."""
-        return any(self._control.search(text) or has_marks(text) for text in strings_in(value))
+        return any(map(self.occur_in_text, strings_in(value)))
+
+    def occur_in_text(self, text: str) -> bool:
+        """Whether one text holds a control-token string."""
+        return self._control.search(text) is not None or has_marks(text)
 
     def mark(self, value: Any) -> Any:
         """A copy of `value` with every control-token string in it marked. Keys of mappings are left alone."""

@@ -15,6 +15,8 @@ from chatenv_server.engine.scene import TemplateScene
 from chatenv_server.engine.template import ChatTemplate, clock_at
 from chatenv_server.engine.turns import Terms
 
+_MOST_SCENES = 256
+"""Different terms whose scene is kept; callers choose the terms, so there must be a bound."""
 _MOST_PARSERS = 256
 """Different template arguments whose parser is kept; callers choose the arguments, so there must be a bound."""
 
@@ -39,6 +41,7 @@ class TemplateDialect:
         self.controls = ControlTokens(self._control_texts(), codec.added_tokens.values())
         self._parse_response = parse_response
         self._parsers: dict[str, TurnParser] = {}
+        self._scenes: dict[tuple[Any, ...], TemplateScene] = {}
 
     def _control_texts(self) -> list[str]:
         """Special tokens, and added tokens that the template writes."""
@@ -78,8 +81,17 @@ class TemplateDialect:
         return ResponseTemplateParser(self._parse_response, render([user()], True) or "", learnt)
 
     def scene(self, terms: Terms) -> TemplateScene:
-        """What this dialect does under one episode's terms."""
-        return TemplateScene(self, terms)
+        """What this dialect does under certain terms; the same again for the same terms."""
+        clock = terms.clock_unix_seconds if "strftime_now" in self.template.variables else 0.0
+        policies = (terms.add_generation_prompt, terms.control_token_policy, clock)
+        # The order of keys counts, since templates write tools with `tojson`.
+        key = (json.dumps([terms.tools, terms.template_kwargs]), *policies)
+        scene = self._scenes.get(key)
+        if scene is None:
+            if len(self._scenes) >= _MOST_SCENES:
+                self._scenes.clear()
+            scene = self._scenes[key] = TemplateScene(self, terms)
+        return scene
 
     @property
     def stop_ids(self) -> frozenset[int]:

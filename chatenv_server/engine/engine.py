@@ -177,7 +177,7 @@ class TokenEngine:
     def open(self, terms: Terms) -> EpisodeLog:
         """A new episode's log."""
         dialect = self._dialect if terms.tools is None else self._tools_dialect
-        return EpisodeLog(dialect.scene(terms))
+        return EpisodeLog(dialect.scene(terms), terms)
 
 
 _ENGINES: WeakKeyDictionary[Any, dict[tuple[Any, ...], TokenEngine]] = WeakKeyDictionary()

@@ -7,8 +7,8 @@ episode ids.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +24,9 @@ from chatenv_client.models import (
     StopReason,
     Turn,
 )
-from chatenv_client.tokens import EMPTY_TOKENS, Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
-from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Scene, Tail, Watch
+from chatenv_client.tokens import Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
+from chatenv_server.engine.turn_table import TurnTable
+from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Scene, Tail, Terms, Watch
 
 _END_TOKENS = 16
 """How much of a stream's end decides how text behind it is read."""
@@ -74,17 +75,32 @@ class Mark(NamedTuple):
 class EpisodeLog:
     """The turns of one episode."""
 
-    __slots__ = ("_head", "_logprobs", "_messages", "_reports", "_starts", "_tokens", "_turns", "scene")
+    __slots__ = (
+        "_fingerprint",
+        "_head",
+        "_logprobs",
+        "_messages",
+        "_reports",
+        "_starts",
+        "_tokens",
+        "_turns",
+        "scene",
+        "terms",
+    )
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, terms: Terms) -> None:
         self.scene = scene
+        self.terms = terms
         self._tokens = GrowingArray(np.int32)
         self._logprobs = GrowingArray(np.float32)
-        self._turns: list[Turn] = []
-        self._starts: list[int] = []
+        self._turns = TurnTable()
+        self._starts = array("i")
+        """First token of each committed message."""
         self._reports: list[FidelityReport] = []
         self._messages: list[Message] = []
         self._head = _Head(Fingerprint())
+        self._fingerprint = ""
+        """Of the stream as it is; empty: not asked for since it changed."""
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -107,8 +123,9 @@ class EpisodeLog:
         return self._head.tail.generation_prompt_length
 
     def fingerprint(self) -> str:
-        """Fingerprint of the stream; costs the tail."""
-        return self._head.fingerprint.with_tail(self._head.tail.tokens)
+        """Fingerprint of the stream; costs the tail, once."""
+        self._fingerprint = self._fingerprint or self._head.fingerprint.with_tail(self._head.tail.tokens)
+        return self._fingerprint
 
     def turns(self) -> tuple[Turn, ...]:
         """All turns, the pending tail last."""
@@ -158,9 +175,10 @@ class EpisodeLog:
 
     def take_back(self, mark: Mark) -> None:
         """Forget everything since `mark`. Snapshots taken since then must not be used any more."""
-        self._head, self._messages = mark.head, mark.messages
+        self._head, self._messages, self._fingerprint = mark.head, mark.messages, ""
         del self._messages[mark.head.message_count :]
-        del self._turns[mark.turns :], self._starts[mark.starts :], self._reports[mark.reports :]
+        del self._starts[mark.starts :], self._reports[mark.reports :]
+        self._turns.truncate(mark.turns)
         self._tokens.truncate(mark.head.committed)
         self._logprobs.truncate(mark.logprobs)
 
@@ -181,6 +199,7 @@ class EpisodeLog:
         self._head = head._replace(
             tail=tail, message_count=len(self._messages), tail_step=head.tail_step if pending else step
         )
+        self._fingerprint = ""
         held = head.committed + _shared_length(head.tail.tokens, tail.tokens)
         return Change(_news(tail.reports, head.tail.reports), held, len(self._messages))
 
@@ -200,12 +219,12 @@ class EpisodeLog:
         if head.last is None:
             return self.scene.opening(messages)
         history = MessageSnapshot(self._messages, head.last.message_index)
-        committed = TokenSnapshot(self._tokens.view(0, head.committed), EMPTY_TOKENS)
+        committed = self._tokens.view(0, head.committed)
         watch = None if head.watch is None or head.watch.message_index == head.last.message_index else head.watch
         return self.scene.tail(history, head.last, messages, committed, watch)
 
     def _refuse_rewriting(self, reports: Sequence[FidelityReport]) -> None:
-        if self.scene.terms.history_policy is HistoryPolicy.APPEND:
+        if self.terms.history_policy is HistoryPolicy.APPEND:
             return
         for report in reports:
             if report.kind is FidelityKind.HISTORY_REWRITTEN:
@@ -240,24 +259,22 @@ class EpisodeLog:
         index = self._head.message_count if continued is None else continued.message_index
         reports = [*self._unprompted_reports(continued, index), *_reading_reports(read, start, index)]
         self._refuse_rewriting(reports)
-        after_prompt = self.scene.terms.add_generation_prompt if continued is None else continued.after_prompt
+        after_prompt = self.terms.add_generation_prompt if continued is None else continued.after_prompt
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
         last = SampledTurn(
             read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
         )
         self._commit_tail(starts_message=continued is None)
-        turn = Turn(
-            Origin.SAMPLED,
-            self._head.committed,
+        self._turns.add_sampled(
             len(tokens),
             step,
             index,
             int(continued is None),
             reason,
-            model_version,
             has_logprobs=logprobs is not None,
+            model_version=model_version,
         )
-        self._commit_span(turn, tokens, logprobs, last)
+        self._commit_span(tokens, logprobs, last)
         self._reports.extend(reports)
         return Change(tuple(reports), len(self), index)
 
@@ -284,48 +301,45 @@ class EpisodeLog:
         ]
 
     def _commit_tail(self, starts_message: bool) -> None:
-        head = self._head
-        turn = self._tail_turn()
-        if turn is not None:
-            self._turns.append(turn)
-        self._starts.extend(head.committed + start for start in head.tail.message_starts)
+        head, tail = self._head, self._head.tail
+        count = head.message_count - head.tail_message
+        if count or len(tail.tokens):
+            self._turns.add_template(len(tail.tokens), head.tail_step, head.tail_message, count, head.tail_reward)
+        self._starts.extend(head.committed + start for start in tail.message_starts)
         if starts_message:
-            self._starts.append(len(self) - head.tail.generation_prompt_length)
-        self._reports.extend(head.tail.reports)
-        self._tokens.extend(head.tail.tokens)
-        rewritten = any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in head.tail.reports)
-        self._head = head._replace(
-            committed=len(self._tokens),
-            fingerprint=head.fingerprint.extended(head.tail.tokens),
-            tail=EMPTY_TAIL,
-            tail_reward=None,
-            watch=head.watch if head.watch is not None and not rewritten else head.tail.watch,
-        )
+            self._starts.append(head.committed + len(tail.tokens) - tail.generation_prompt_length)
+        self._reports.extend(tail.reports)
+        self._tokens.extend(tail.tokens)
 
-    def _commit_span(self, turn: Turn, tokens: Int32Array, logprobs: Float32Array | None, last: SampledTurn) -> None:
-        if turn.message_count:
+    def _commit_span(self, tokens: Int32Array, logprobs: Float32Array | None, last: SampledTurn) -> None:
+        head, tail = self._head, self._head.tail
+        if last.message_index == head.message_count:
             self._messages.append(last.message)
         else:
             # Snapshots handed out share the old list, in which the message must stay as it was.
             self._messages = [*self._messages[: last.message_index], last.message]
-        self._turns.append(turn)
         self._tokens.extend(tokens)
         if logprobs is not None:
             self._logprobs.extend(logprobs)
-        self._head = self._head._replace(
+        rewritten = any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in tail.reports)
+        count = len(self._messages)
+        self._head = _Head(
+            fingerprint=head.fingerprint.extended(tail.tokens, tokens),
             committed=len(self._tokens),
-            fingerprint=self._head.fingerprint.extended(tokens),
+            tail_message=count,
+            tail_step=head.tail_step,
+            message_count=count,
             last=last,
-            message_count=len(self._messages),
-            tail_message=len(self._messages),
+            watch=head.watch if head.watch is not None and not rewritten else tail.watch,
         )
+        self._fingerprint = ""
 
     def add_reward(self, reward: float) -> None:
         """Book a step's reward on the turn it appended; rewards of several steps on one tail add up."""
         if self._pending_messages():
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
-        elif self._turns:
-            self._turns[-1] = replace(self._turns[-1], reward=reward)
+        elif len(self._turns):
+            self._turns.reward_last(reward)
 
 
 def _reading_reports(read: ReadTurn, start: int, index: int) -> list[FidelityReport]:

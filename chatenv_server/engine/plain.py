@@ -14,7 +14,7 @@ import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, Message, MessageSnapshot, StopReason
-from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, TokenSnapshot, as_token_ids
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, as_token_ids
 from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Tail, Terms, Watch
 
 _HEAD: Message = {"role": "user", "content": "a"}
@@ -87,7 +87,7 @@ class PlainScene:
         history: MessageSnapshot,
         last: SampledTurn,
         messages: Sequence[Message],
-        before: TokenSnapshot,
+        before: Int32Array,
         watch: Watch | None,
     ) -> Tail:
         """Everything behind the sampled turn: what two renders with different dummies for it have in common."""

@@ -1,4 +1,4 @@
-"""One episode's view of a dialect: openings, tails and sampled turns under its tools, arguments, clock and policies.
+"""A dialect under certain terms (tools, arguments, clock, policies): openings, tails and sampled turns.
 
 Holds no history; an episode's log hands over what is needed. Knows nothing of episodes by id or of gRPC.
 """
@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from chatenv_client.errors import InvalidRequestError, TemplateRejectedError
 from chatenv_client.models import ControlTokenPolicy, FidelityKind, FidelityReport, Message, MessageSnapshot
-from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, TokenSnapshot
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.codec import Encoded
 from chatenv_server.engine.controls import has_marks, strings_in, without_marks
 from chatenv_server.engine.forgetting import first_to_forget, is_rewritten
 from chatenv_server.engine.forms import texts_of
+from chatenv_server.engine.frames import Exchange, Frames, Shape
 from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.parsing import TurnParser
 from chatenv_server.engine.probe import PROBE_CALL_ID, SENTINEL, assistant, user
@@ -31,7 +34,7 @@ _ANCHOR_TOKENS = 64
 
 
 class TemplateScene:
-    """A dialect under the terms of one episode. Holds no history."""
+    """A dialect under certain terms, shared by all episodes that have the same. Safe for threads."""
 
     def __init__(self, dialect: TemplateDialect, terms: Terms) -> None:
         self._dialect = dialect
@@ -39,11 +42,11 @@ class TemplateScene:
         self._codec = dialect.codec
         self.terms = terms
         self.rendered_characters = 0
-        """Characters rendered so far, for tests and metrics."""
+        """Characters rendered so far, for tests; several threads may miscount."""
         self.encoded_characters = 0
         """Characters encoded so far."""
-        self._system: list[PreparedMessage] = []
         self._asked: dict[bool, str] = {}
+        self._frames = Frames()
 
     # -- what templates see -----------------------------------------------------------------------
 
@@ -106,7 +109,6 @@ class TemplateScene:
         if not messages:
             return EMPTY_TAIL
         prepared = [self.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
-        self._system = [message for message in prepared[:1] if message.get("role") in ("system", "developer")]
         text = self._render_unless_waiting(prepared)
         if text is None:
             return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
@@ -120,7 +122,7 @@ class TemplateScene:
         reports += self._term_reports(text) if _has_spoken(prepared) else []
         encoded = self._encode(text, EMPTY_TOKENS)
         starts = self._token_starts(text, encoded, self._message_starts(text, places, prepared, ""), EMPTY_TOKENS)
-        return self._tail(text, encoded, starts, reports, self._new_watch(messages, 0))
+        return self._tail(text, encoded, starts, reports, self._new_watch(messages, 0, self._constant_head(messages)))
 
     def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:
         """The opening's text; None where the template only waits for somebody to speak."""
@@ -150,14 +152,14 @@ class TemplateScene:
         history: MessageSnapshot,
         last: SampledTurn,
         messages: Sequence[Message],
-        before: TokenSnapshot,
+        before: Int32Array,
         watch: Watch | None,
     ) -> Tail:
         """What the template writes behind the sampled turn `last` for the messages that follow it.
 
         Args:
             history: all messages before `last`; read only where the template's tails depend on them.
-            before: the committed stream; only its end is read.
+            before: (n,) int32, the committed stream; only its end is read.
             watch: an earlier message that later turns may make the template rewrite.
 
         Raises:
@@ -165,6 +167,23 @@ class TemplateScene:
         """
         if not messages:
             return EMPTY_TAIL
+        exchange = self._exchange(last, messages) if self._frames_tails else None
+        if exchange is not None and (frame := self._frames.find(exchange)) is not None:
+            encoded = self._encode(frame.before + exchange.given + frame.after, before[-_ANCHOR_TOKENS:])
+            return Tail(encoded.ids, frame.generation_prompt_length, (frame.message_start,))
+        tail = self._rendered_tail(history, last, messages, before, watch)
+        if exchange is not None and not tail.reports:
+            self._learn(exchange, tail, before)
+        return tail
+
+    def _rendered_tail(
+        self,
+        history: MessageSnapshot,
+        last: SampledTurn,
+        messages: Sequence[Message],
+        before: Int32Array,
+        watch: Watch | None,
+    ) -> Tail:
         prepared = [self.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
         said = self._prepare_own(last.message)
         cut, places = self._cut(history, last, said, prepared)
@@ -173,10 +192,9 @@ class TemplateScene:
         stop_text = self._stop_text(last.stop_id)
         rest = take_off_said(cut, last, stop_text, limit, self._profile)
         reports = ([] if cut.exact else [rewritten(last)]) + rest.reports
-        later = [said, *prepared]
-        if watch is not None and is_rewritten(watch, later, self._prepare_own, self._render_behind_head):
+        if watch is not None and self._is_forgotten(watch, history, [said, *prepared]):
             reports.append(_forgotten(watch))
-        end = before.since(max(0, len(before) - _ANCHOR_TOKENS))
+        end = before[-_ANCHOR_TOKENS:]
         encoded = self._encode(rest.text, end)
         if encoded.merged:
             reports.append(
@@ -187,7 +205,7 @@ class TemplateScene:
         reports += self._message_reports(prepared, places, last.message_index + 1, rest.text)
         places = [place.moved(len(rest.taken)) for place in places]
         close = self._profile.role_closes.get("assistant", "").removeprefix(last.close)
-        watch = self._new_watch(messages, last.message_index + 1, last)
+        watch = self._new_watch(messages, last.message_index + 1, self._constant_head(history.first()), last)
         starts = self._token_starts(rest.text, encoded, self._message_starts(rest.text, places, prepared, close), end)
         return self._tail(rest.text, encoded, starts, reports, watch)
 
@@ -196,14 +214,51 @@ class TemplateScene:
     ) -> tuple[Cut, list[Place]]:
         """Cut behind the constant head, or behind the skeleton where the template looks further back than that."""
         if not self._profile.needs_skeleton:
+            head = self._constant_head(history.first())
             try:
-                return self._cut_at(
-                    self._constant_head, last, said, tail, self._asked_constant(self._was_prompted(last))
-                )
+                return self._cut_at(head, last, said, tail, self._asked_behind(head, self._was_prompted(last)))
             except TemplateRejectedError:
                 pass  # a template may take these messages only in their true place
         head = self._skeleton(history)
         return self._cut_at(head, last, said, tail, self._render_local(head, self._was_prompted(last)))
+
+    # -- tails that need no render ----------------------------------------------------------------
+
+    @cached_property
+    def _frames_tails(self) -> bool:
+        profile = self._profile
+        looks_around = profile.needs_skeleton or profile.needs_system or profile.forgets
+        return self._dialect.template.is_traceable and not looks_around and not profile.forms.parts_roles
+
+    def _exchange(self, last: SampledTurn, messages: Sequence[Message]) -> Exchange | None:
+        """The turn and the messages behind it, where both are nothing but text and nothing needs a report."""
+        if len(messages) != 1 or last.stop_id is None or not _is_plain(last.message) or not _is_plain(messages[0]):
+            return None
+        given: Any = messages[0]["content"]
+        if last.message["content"] != last.text or self._dialect.controls.occur_in_text(given):
+            return None
+        shape = Shape(messages[0]["role"], last.stop_id, last.close, self._was_prompted(last))
+        return Exchange(shape, last.text, given)
+
+    def _learn(self, exchange: Exchange, tail: Tail, before: Int32Array) -> None:
+        """Learn from an exchange what the template writes around others like it."""
+        lesson = self._frames.lesson(exchange)
+        if lesson is None:
+            return
+        messages = [
+            {"role": "assistant", "content": lesson.said},
+            {"role": exchange.shape.role, "content": lesson.given},
+        ]
+        whole = self._render_local([*self._constant_head(()), *messages], self.terms.add_generation_prompt)
+        around = lesson.around_given(whole, self._literal_text)
+        if around is None or not around[1].endswith(self._generation_prompt):
+            return
+        # The message's part has to begin where no text can move it.
+        start = tail.message_starts[0]
+        is_fixed = start == 0 or self._codec.parts(int(tail.tokens[start]))
+        alike = self._encode(around[0] + exchange.given + around[1], before[-_ANCHOR_TOKENS:]).ids
+        if is_fixed and self._prompt_token_count is not None and np.array_equal(alike, tail.tokens):
+            self._frames.add(exchange, lesson.frame(around, start, tail.generation_prompt_length))
 
     def _was_prompted(self, last: SampledTurn) -> bool:
         """Whether the header of the turn was the prompt's, not the model's own."""
@@ -224,7 +279,7 @@ class TemplateScene:
 
         first: tuple[Cut, list[Place]] | None = None
         for cut in cuts_behind(head, last, said, tail, render, asked):
-            places = locate(cut.text, tail, partial(_render_behind, render, head, cut), self._literal_text)
+            places = locate(cut.text, tail, partial(_behind_cut, render, head, cut), self._literal_text)
             if not any(place.dropped for place in places):
                 return cut, places
             first = first or (cut, places)
@@ -232,13 +287,17 @@ class TemplateScene:
             raise TemplateRejectedError("the chat template leaves out the last assistant turn", field="messages")
         return first
 
-    @cached_property
-    def _constant_head(self) -> list[PreparedMessage]:
-        return [*(self._system if self._profile.needs_system else ()), self._profile.forms.apply(user())]
+    def _constant_head(self, opening: Sequence[Message]) -> list[PreparedMessage]:
+        """What stands for all that came before; with the conversation's system message where tails depend on it."""
+        return [*(self._system_of(opening) if self._profile.needs_system else ()), self._profile.forms.apply(user())]
+
+    def _system_of(self, opening: Sequence[Message]) -> list[PreparedMessage]:
+        """The system message that a conversation begins with, if it does."""
+        return [self.prepare(message) for message in opening[:1] if message["role"] in ("system", "developer")]
 
     def _skeleton(self, history: MessageSnapshot) -> list[PreparedMessage]:
         """The true roles and calls with one-letter texts: O(messages), whatever their length."""
-        system = list(self._system)
+        system = self._system_of(history.first())
         return [
             *system,
             *(
@@ -259,28 +318,40 @@ class TemplateScene:
         bones["content"] = tested + chr(ord("a") + index % 26) if message.get("content") else message.get("content", "")
         return bones
 
-    def _asked_constant(self, prompt: bool) -> str:
-        """What the template writes for the constant head; the same for a whole episode."""
+    def _asked_behind(self, head: Sequence[PreparedMessage], prompt: bool) -> str:
+        """What the template writes for the constant head."""
+        if len(head) > 1:
+            return self._render_local(head, prompt)
         if prompt not in self._asked:
-            self._asked[prompt] = self._render_local(self._constant_head, prompt)
+            self._asked[prompt] = self._render_local(head, prompt)
         return self._asked[prompt]
 
     # -- turns that the template forgets ----------------------------------------------------------
 
-    def _new_watch(self, messages: Sequence[Message], first: int, last: SampledTurn | None = None) -> Watch | None:
+    def _new_watch(
+        self,
+        messages: Sequence[Message],
+        first: int,
+        head: Sequence[PreparedMessage],
+        last: SampledTurn | None = None,
+    ) -> Watch | None:
         if not self._profile.forgets:
             return None
         record = [*([last.message] if last is not None else []), *messages]
         start = first - (last is not None)
         late = self._profile.forgets_late
-        return first_to_forget(record, start, self._prepare_own, self._render_behind_head, late=late)
+        return first_to_forget(record, start, self._prepare_own, partial(self._render_behind, head), late=late)
+
+    def _is_forgotten(self, watch: Watch, history: MessageSnapshot, later: Sequence[PreparedMessage]) -> bool:
+        head = self._constant_head(history.first())
+        return is_rewritten(watch, later, self._prepare_own, partial(self._render_behind, head))
 
     def _prepare_own(self, message: Message | dict[str, Any]) -> PreparedMessage:
         """A message of ours or on record in the template's form, its texts unmarked."""
         return self._profile.forms.apply(self._with_call_ids(message))
 
-    def _render_behind_head(self, messages: Sequence[PreparedMessage]) -> str:
-        return self._render_local([*self._constant_head, *messages], False)
+    def _render_behind(self, head: Sequence[PreparedMessage], messages: Sequence[PreparedMessage]) -> str:
+        return self._render_local([*head, *messages], False)
 
     def _with_call_ids(self, message: Message | dict[str, Any]) -> Message | dict[str, Any]:
         """The message with an id on every call, for templates that insist on one."""
@@ -367,7 +438,7 @@ class TemplateScene:
     @cached_property
     def _generation_prompt(self) -> str:
         try:
-            asked, unasked = (self._render_local(self._constant_head, prompt) for prompt in (True, False))
+            asked, unasked = (self._render_local(self._constant_head(()), prompt) for prompt in (True, False))
         except TemplateRejectedError:
             return ""
         return asked[len(self._codec.common_prefix(asked, unasked)) :]
@@ -383,10 +454,11 @@ class TemplateScene:
         """What a turn begins with, as far as it is nothing that is said."""
         header = self._generation_prompt.removesuffix(self._parser.opening)
         try:
-            written = self._render_local([*self._constant_head, self._prepare_own(assistant(SENTINEL))], False)
+            head = self._constant_head(())
+            written = self._render_local([*head, self._prepare_own(assistant(SENTINEL))], False)
         except TemplateRejectedError:
             return header
-        start = len(self._asked_constant(True)) - len(self._generation_prompt)
+        start = len(self._asked_behind(head, True)) - len(self._generation_prompt)
         return self._codec.common_prefix(header, written[start:])
 
     @cached_property
@@ -431,7 +503,7 @@ class TemplateScene:
         return self._encode(self._render_opening(prepared, prompt), EMPTY_TOKENS).ids
 
 
-def _render_behind(
+def _behind_cut(
     render: Callable[[Sequence[PreparedMessage]], str],
     head: Sequence[PreparedMessage],
     cut: Cut,
@@ -439,6 +511,12 @@ def _render_behind(
 ) -> str:
     """What stands behind the same cut with another tail."""
     return render([*head, cut.mirror, *tail])[cut.position :]
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether a message is nothing but a text that says something."""
+    content = message.get("content")
+    return len(message) == 2 and isinstance(content, str) and content != ""
 
 
 def _has_spoken(messages: Sequence[PreparedMessage]) -> bool:

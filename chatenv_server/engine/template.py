@@ -19,6 +19,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.engine.controls import strings_in
+from chatenv_server.engine.tracing import TracedText, is_traceable
 
 RESERVED_NAMES = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception"}
@@ -50,6 +52,8 @@ class ChatTemplate:
         """Everything the template can write by itself, pieces joined by NUL."""
         self.tested_texts = _tested_texts(tree)
         """What the template looks for in texts, such as `/no_think`."""
+        self.is_traceable = is_traceable(tree)
+        """Whether a `TracedText` tells all that the template asks of it."""
         self.fingerprint = hashlib.sha256(source.encode()).hexdigest()
 
     def render(
@@ -116,6 +120,10 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    # The encoder reads a text without calling its methods.
+    for text in strings_in(value):
+        if isinstance(text, TracedText):
+            text.spoil()
     # Jinja's own filter escapes HTML, which would change what the model reads.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

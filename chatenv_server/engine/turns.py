@@ -14,7 +14,7 @@ from chatenv_client.models import (
     MessageSnapshot,
     StopReason,
 )
-from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, TokenSnapshot
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class ReadTurn(NamedTuple):
 
 
 class Scene(Protocol):
-    """A tokenizer under the terms of one episode: all that an episode's log needs to know about it."""
-
-    terms: Terms
+    """A tokenizer under certain terms: all that an episode's log needs to know about it."""
 
     def opening(self, messages: Sequence[Message]) -> Tail:
         """Everything up to the first sampled token. Raises TemplateRejectedError."""
@@ -102,7 +100,7 @@ class Scene(Protocol):
         history: MessageSnapshot,
         last: SampledTurn,
         messages: Sequence[Message],
-        before: TokenSnapshot,
+        before: Int32Array,
         watch: Watch | None,
     ) -> Tail:
         """Everything behind the sampled turn `last` for the messages that follow it. Raises TemplateRejectedError."""

@@ -36,13 +36,13 @@ from chatenv_client.wire import (
     info_from_proto,
     info_to_proto,
     observation_from_proto,
-    observation_to_proto,
     rendered_from_proto,
     rendered_to_proto,
     state_from_proto,
     state_to_proto,
     trajectory_from_proto,
     trajectory_to_proto,
+    write_observation,
 )
 
 lengths = st.lists(st.tuples(st.sampled_from(Origin), st.integers(0, 6), st.booleans()), max_size=8)
@@ -65,12 +65,18 @@ def observation(committed: list[int], tail: list[int], messages: int, **rest: An
     return ChatObservation("e", 3, stream, MessageSnapshot(conversation, messages), **rest)  # type: ignore[arg-type]
 
 
+def encoded_of(observation: ChatObservation, **known: int) -> pb.Observation:
+    encoded = pb.Observation()
+    write_observation(encoded, observation, **known)
+    return encoded
+
+
 @given(token_lists, token_lists, st.integers(0, 70), st.integers(0, 70), st.integers(0, 5), st.integers(0, 9))
 def test_what_is_held_and_what_is_answered_make_the_whole(
     committed: list[int], tail: list[int], known: int, held: int, known_messages: int, held_messages: int
 ) -> None:
     whole = observation(committed, tail, 5, held_tokens=held, held_messages=held_messages)
-    encoded = observation_to_proto(whole, known_tokens=known, known_messages=known_messages)
+    encoded = encoded_of(whole, known_tokens=known, known_messages=known_messages)
     delta = observation_from_proto(pb.Observation.FromString(encoded.SerializeToString()))
     assert delta.tokens_offset <= min(known, held)
     assert delta.messages_offset <= min(known_messages, held_messages)
@@ -91,7 +97,7 @@ def test_the_result_of_a_step_arrives_as_it_was(
         "generation_prompt_length": 2,
         "prompt_fingerprint": "f" * 32,
     }
-    delta = observation_from_proto(observation_to_proto(observation([1], [2], 1, **given_result)))
+    delta = observation_from_proto(encoded_of(observation([1], [2], 1, **given_result)))
     assert {key: getattr(delta, key) for key in given_result} == given_result
 
 
@@ -99,14 +105,14 @@ def test_an_answer_to_a_caller_who_holds_the_history_is_no_larger_for_a_longer_h
     def size(history: int) -> int:
         whole = observation([7] * history, [8] * 20, history // 100, held_tokens=history, held_messages=history)
         whole.prompt_fingerprint = "f" * 32
-        return observation_to_proto(whole, known_tokens=history, known_messages=history).ByteSize()
+        return encoded_of(whole, known_tokens=history, known_messages=history).ByteSize()
 
     assert size(50_000) <= size(1_000) + 8  # a varint or two
 
 
 def test_metadata_that_is_no_json_is_the_transforms_fault() -> None:
     with pytest.raises(TransformError, match="JSON"):
-        observation_to_proto(observation([], [], 0, metadata={"a": object()}))
+        encoded_of(observation([], [], 0, metadata={"a": object()}))
 
 
 def turns_of(parts: list[tuple[Origin, int, bool]]) -> tuple[Turn, ...]:

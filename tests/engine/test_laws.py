@@ -29,6 +29,7 @@ from chatenv_client import (
     channel_options,
 )
 from chatenv_server import ChatEnvironment
+from chatenv_server.engine.frames import MOST_LESSONS
 from chatenv_server.engine.scene import TemplateScene
 from chatenv_server.process import start as start_server
 from chatenv_server.settings import Settings
@@ -385,6 +386,11 @@ class _Meter:
 
 def _costs(subject: Subject, opening: str, answer: str, question: str, turns: int) -> list[tuple[int, int]]:
     """What each exchange costs of an episode in which the same is said again and again."""
+    _spend(subject, opening, answer, question, MOST_LESSONS + 1)  # until there is nothing more to learn
+    return _spend(subject, opening, answer, question, turns)
+
+
+def _spend(subject: Subject, opening: str, answer: str, question: str, turns: int) -> list[tuple[int, int]]:
     env = ChatEnvironment(subject.engine)
     env.reset(messages=[{"role": "user", "content": opening}], clock=CLOCK)
     meter = _Meter(env)

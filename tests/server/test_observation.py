@@ -112,8 +112,7 @@ def test_a_call_that_queues_for_a_thread_is_counted_as_waiting(measured: Any, co
         threads.append(threading.Thread(target=each.step, args=[ChatAction(tokens=[65])]))
     for thread in threads:
         thread.start()
-    for _ in threads:
-        assert reached.acquire(timeout=10)
+    assert all(reached.acquire(timeout=10) for _ in threads)
     channel = grpc.insecure_channel(server.addresses[0])
     told: SimpleQueue[None] = SimpleQueue()
     method: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
