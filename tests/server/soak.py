@@ -110,7 +110,10 @@ def _drive(paths: list[Path], address: str, until: float, server_pid: int, repor
     while time.time() < until:
         time.sleep(KILL_PAUSE_S)
         report.resident_mib.append(_resident_mib(server_pid))
-        index = random.randrange(len(playing))
+        begun = [index for index, path in enumerate(paths) if path.exists() and path.stat().st_size]
+        if not begun:
+            continue
+        index = random.choice(begun)
         playing[index].kill()
         playing[index].join()
         report.counts["clients killed"] += 1
