@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from chatenv_client import AccessError, AsyncChatEnv, ChatEnv, Tls, UnavailableError, VectorChatEnv
-from chatenv_server import healthcheck
+from chatenv_server import cli, healthcheck
 from chatenv_server.access import BearerToken
 from chatenv_server.process import RunningServer
 from chatenv_server.settings import SettingError
@@ -206,6 +206,19 @@ def test_the_healthcheck_speaks_tls_and_mtls(
     assert healthcheck.main([*trusting, *known, "--tls-name", "chatenv.test"]) == 0
     for not_enough in (trusting, trusting[:2], [*trusting, *known, "--tls-name", "other.test"]):
         assert healthcheck.main([*not_enough, "--timeout", "0.5"]) == 1
+
+
+def test_the_command_speaks_tls_and_mtls(
+    serve: Serve, certificates: Certificates, tls_settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(**tls_settings, tls_client_ca=certificates.path("ca.pem"))
+    trusting = ["--address", server.addresses[0], "--tls-ca", certificates.path("ca.pem")]
+    known = ["--tls-certificate", certificates.path("client.pem"), "--tls-key", certificates.path("client.key")]
+    for command in ("health", "info"):
+        assert cli.main([command, *trusting, *known]) == 0
+        assert cli.main([command, *trusting, "--timeout", "1"]) == 1
+        assert cli.main([command, *trusting[:2], "--tls", "--timeout", "1"]) == 1
+    assert "PRIVATE KEY" not in "".join(capsys.readouterr())
 
 
 def test_a_unix_socket_beside_tls_stays_plain(serve: Serve, tls_settings: dict[str, str], tmp_path: Path) -> None:
