@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from chatenv_client._version import __version__
 from chatenv_server.commands import chat, doctor, health, info, state
+
+EXIT_NOBODY_READS: Final = 128 + signal.SIGPIPE
+"""What a shell shows of a program that a broken pipe ended."""
 
 _COMMANDS: Final = (health, info, chat, state, doctor)
 
@@ -25,7 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     parsed = parser.parse_args(arguments)
-    code: int = parsed.run(parsed)
+    try:
+        code: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read, such as `head`, has seen enough. Python would still try to write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NOBODY_READS
     return code
 
 

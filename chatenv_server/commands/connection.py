@@ -52,11 +52,17 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def reporting(name: str, work: Callable[[], int]) -> int:
-    """Do the work of a subcommand; its exit code. What goes wrong is told in one line."""
+    """Do the work of a subcommand; its exit code. What goes wrong is told in one line.
+
+    Raises:
+        BrokenPipeError: nobody reads any more what the work prints.
+    """
     try:
         return work()
     except ChatEnvError as error:
         return _told(name, f"{error.reason}: {error.message}", EXIT_FAILED)
+    except BrokenPipeError:
+        raise  # of standard output: not wrong use
     except (OSError, ValueError) as error:
         return _told(name, str(error), EXIT_USAGE)
     except KeyboardInterrupt:

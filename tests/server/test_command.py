@@ -180,6 +180,26 @@ def test_exit_codes_tell_refusal_from_wrong_use(chatenv: Run, arguments: list[st
     assert done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["state", "long"], ["state", "long", "--json"], ["chat", "--episode", "long"]])
+def test_a_reader_who_has_seen_enough_is_no_error(server: RunningServer, arguments: list[str]) -> None:
+    with ChatEnv(server.addresses[0]) as env:
+        env.reset(episode_id="long", messages=[{"role": "user", "content": "long " * 1000}] * 100)
+        process = subprocess.Popen(
+            command(*arguments, "--address", server.addresses[0]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=plain_environment() | {"PYTHONUNBUFFERED": ""},  # with it, Python itself hides the first broken write
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with process:
+            assert process.stdout.readline()
+            process.stdout.close()
+            said = process.stderr.read()
+        assert (process.returncode, said) == (141, b"")
+
+
 def test_the_token_comes_from_a_file_or_the_environment(serve: Serve, chatenv: Run, tmp_path: Path) -> None:
     address = ("--address", serve(bearer_token="open sesame").addresses[0])
     file = tmp_path / "token"
