@@ -6,7 +6,7 @@ Plain data, the same in-process and over the wire. Shapes: T is the length of an
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
@@ -229,20 +229,30 @@ def _own(value: Any) -> Any:
     return value
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class MessageSnapshot:
     """A conversation at one moment. Shares the list with later snapshots; copies when it is read."""
 
-    messages: Sequence[Message] = ()
+    messages: Sequence[Message | None] = ()
+    """None stands for a message that is read off the token stream when somebody asks for it."""
     length: int = 0
+    read: Callable[[int], Message] | None = None
+    """Reads the message of an index, where the list has None."""
+
+    def _at(self, index: int) -> Message:
+        message = self.messages[index]
+        if message is not None:
+            return message
+        assert self.read is not None  # whoever leaves a message out gives the means to read it
+        return self.read(index)
 
     def first(self) -> Sequence[Message]:
         """The first message, if there is one, not copied."""
-        return self.messages[: min(1, self.length)]
+        return [self._at(0)] if self.length else ()
 
     def since(self, index: int) -> list[Message]:
         """The messages from `index` on, not copied."""
-        return list(self.messages[index : self.length])
+        return [self._at(each) for each in range(index, self.length)]
 
     def copy(self) -> list[Message]:
         """All messages, as the caller's own."""

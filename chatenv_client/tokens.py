@@ -96,8 +96,8 @@ class GrowingArray:
         self._length = end
 
     def _grow(self, needed: int) -> None:
-        # 1.25 keeps the slack of a live episode under a quarter and the copies amortised.
-        grown = np.empty(max(needed, len(self._array) * 5 // 4 + 16), dtype=self._array.dtype)
+        # An eighth keeps the slack of a live episode small and the copies amortised.
+        grown = np.empty(max(needed, len(self._array) * 9 // 8 + 16), dtype=self._array.dtype)
         grown[: self._length] = self._array[: self._length]
         self._array = grown
 

@@ -187,7 +187,8 @@ class ChatEnvironment:
             else _policy(ControlTokenPolicy, control_token_policy, "control_token_policy"),
         )
         opening = self._opening(messages, system_prompt, system_role)
-        log = self.engine.open(terms)
+        # A transform may well read the messages at every step.
+        log = self.engine.open(terms, keeps_texts=self._transform is not None)
         change = log.append_messages(opening, step=0)
         self._episode = _Episode(
             episode_id=episode_id or uuid.uuid4().hex,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Final
 
+import grpc
+
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import UnavailableError
 from chatenv_server.items import ItemRunner
@@ -84,6 +86,8 @@ class StepStream:
                     return
                 take(request)
             self._arrivals.put(None)
+        except grpc.RpcError:
+            self._arrivals.put(None)  # the caller hung up, which is nobody's fault
         except Exception as error:  # noqa: BLE001 - handed to who sends
             self._arrivals.put(error)
 

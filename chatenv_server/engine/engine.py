@@ -174,10 +174,10 @@ class TokenEngine:
         """SHA-256 of the chat template's text; empty on the plain path."""
         return self._dialect.template.fingerprint if isinstance(self._dialect, TemplateDialect) else ""
 
-    def open(self, terms: Terms) -> EpisodeLog:
-        """A new episode's log."""
+    def open(self, terms: Terms, *, keeps_texts: bool = True) -> EpisodeLog:
+        """A new episode's log; see there."""
         dialect = self._dialect if terms.tools is None else self._tools_dialect
-        return EpisodeLog(dialect.scene(terms), terms)
+        return EpisodeLog(dialect.scene(terms), terms, keeps_texts=keeps_texts)
 
 
 _ENGINES: WeakKeyDictionary[Any, dict[tuple[Any, ...], TokenEngine]] = WeakKeyDictionary()

@@ -8,6 +8,7 @@ are compared.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.engine.forms import texts_of, with_text
 
 _SHORTEST_SAFE_TEXT = 4
+_ANY_STAND_IN = re.compile(r"Qx8wJ5tM(\d+)e")
 
 
 class Place(NamedTuple):
@@ -109,7 +111,7 @@ def _compare(text: str, frame: str, messages: Sequence[Mapping[str, Any]]) -> li
             continue
         start = _skip(text, position, frame[frame_position:found])
         frame_position = found + len(_stand_in(index))
-        written = _written_form(text, start, own, _next_gap(frame, frame_position, index, len(messages)))
+        written = _written_form(text, start, own, _next_gap(frame, frame_position, index))
         position = start + len(written if written is not None else "")
         places.append(Place(start, position, altered=written is None or not _same(written, own)))
     return places
@@ -123,9 +125,10 @@ def _skip(text: str, position: int, gap: str) -> int:
     return position if found < 0 else found + len(gap[-12:])
 
 
-def _next_gap(frame: str, position: int, index: int, count: int) -> str:
-    followers = [found for later in range(index + 1, count) if (found := frame.find(_stand_in(later), position)) >= 0]
-    return frame[position : min(followers, default=len(frame))]
+def _next_gap(frame: str, position: int, index: int) -> str:
+    """What the frame has up to the next stand-in for a later message."""
+    followers = _ANY_STAND_IN.finditer(frame, position)
+    return frame[position : next((found.start() for found in followers if int(found[1]) > index), len(frame))]
 
 
 def _written_form(text: str, start: int, own: str, gap: str) -> str | None:

@@ -25,7 +25,7 @@ from chatenv_client.models import (
     Turn,
 )
 from chatenv_client.tokens import Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
-from chatenv_server.engine.turn_table import TurnTable
+from chatenv_server.engine.turn_table import Extent, TurnTable
 from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Scene, Tail, Terms, Watch
 
 _END_TOKENS = 16
@@ -65,7 +65,7 @@ class Mark(NamedTuple):
     """A moment of a log that it can be taken back to."""
 
     head: _Head
-    messages: list[Message]
+    messages: list[Message | None]
     turns: int
     starts: int
     reports: int
@@ -73,11 +73,19 @@ class Mark(NamedTuple):
 
 
 class EpisodeLog:
-    """The turns of one episode."""
+    """The turns of one episode.
+
+    Args:
+        scene: renders and reads for it.
+        terms: the episode's own.
+        keeps_texts: whether to hold the texts of sampled turns beside their tokens. Else they are decoded again when
+        somebody asks for the messages, which takes some twenty microseconds a turn and halves the memory.
+    """
 
     __slots__ = (
         "_fingerprint",
         "_head",
+        "_keeps_texts",
         "_logprobs",
         "_messages",
         "_reports",
@@ -88,7 +96,7 @@ class EpisodeLog:
         "terms",
     )
 
-    def __init__(self, scene: Scene, terms: Terms) -> None:
+    def __init__(self, scene: Scene, terms: Terms, *, keeps_texts: bool = True) -> None:
         self.scene = scene
         self.terms = terms
         self._tokens = GrowingArray(np.int32)
@@ -97,7 +105,9 @@ class EpisodeLog:
         self._starts = array("i")
         """First token of each committed message."""
         self._reports: list[FidelityReport] = []
-        self._messages: list[Message] = []
+        self._keeps_texts = keeps_texts or scene.reads_history
+        self._messages: list[Message | None] = []
+        """None for a sampled turn that is read off its tokens when somebody asks."""
         self._head = _Head(Fingerprint())
         self._fingerprint = ""
         """Of the stream as it is; empty: not asked for since it changed."""
@@ -115,7 +125,13 @@ class EpisodeLog:
     @property
     def conversation(self) -> MessageSnapshot:
         """The messages as they are now; costs no copy."""
-        return MessageSnapshot(self._messages, self._head.message_count)
+        return MessageSnapshot(self._messages, self._head.message_count, self._read_back)
+
+    def _read_back(self, index: int) -> Message:
+        """A sampled message, read as it was when it came."""
+        span = self._turns.span_of(index)
+        before = self._tokens.view(max(0, span.start - _END_TOKENS), span.start)
+        return self.scene.read_turn(self._tokens.view(span.start, span.stop), before, prompted=span.prompted).message
 
     @property
     def generation_prompt_length(self) -> int:
@@ -148,7 +164,8 @@ class EpisodeLog:
         return tuple(zip(starts, [*starts[1:], end], strict=True)) if starts else ()
 
     def _pending_messages(self) -> list[Message]:
-        return self._messages[self._head.tail_message : self._head.message_count]
+        pending: list[Message] = self._messages[self._head.tail_message : self._head.message_count]  # type: ignore[assignment]
+        return pending  # given ones, which are all kept
 
     def _tail_turn(self) -> Turn | None:
         head = self._head
@@ -218,7 +235,7 @@ class EpisodeLog:
         head = self._head
         if head.last is None:
             return self.scene.opening(messages)
-        history = MessageSnapshot(self._messages, head.last.message_index)
+        history = MessageSnapshot(self._messages, head.last.message_index, self._read_back)
         committed = self._tokens.view(0, head.committed)
         watch = None if head.watch is None or head.watch.message_index == head.last.message_index else head.watch
         return self.scene.tail(history, head.last, messages, committed, watch)
@@ -266,11 +283,9 @@ class EpisodeLog:
         )
         self._commit_tail(starts_message=continued is None)
         self._turns.add_sampled(
-            len(tokens),
-            step,
-            index,
-            int(continued is None),
+            Extent(len(self._tokens), len(tokens), step, index, int(continued is None)),
             reason,
+            prompted=prompted,
             has_logprobs=logprobs is not None,
             model_version=model_version,
         )
@@ -304,7 +319,8 @@ class EpisodeLog:
         head, tail = self._head, self._head.tail
         count = head.message_count - head.tail_message
         if count or len(tail.tokens):
-            self._turns.add_template(len(tail.tokens), head.tail_step, head.tail_message, count, head.tail_reward)
+            extent = Extent(head.committed, len(tail.tokens), head.tail_step, head.tail_message, count)
+            self._turns.add_template(extent, head.tail_reward)
         self._starts.extend(head.committed + start for start in tail.message_starts)
         if starts_message:
             self._starts.append(head.committed + len(tail.tokens) - tail.generation_prompt_length)
@@ -314,6 +330,7 @@ class EpisodeLog:
     def _commit_span(self, tokens: Int32Array, logprobs: Float32Array | None, last: SampledTurn) -> None:
         head, tail = self._head, self._head.tail
         if last.message_index == head.message_count:
+            self._let_go_of(head.last)
             self._messages.append(last.message)
         else:
             # Snapshots handed out share the old list, in which the message must stay as it was.
@@ -333,6 +350,11 @@ class EpisodeLog:
             watch=head.watch if head.watch is not None and not rewritten else tail.watch,
         )
         self._fingerprint = ""
+
+    def _let_go_of(self, turn: SampledTurn | None) -> None:
+        """Hold a turn's text no longer, now that nothing is rendered from it any more."""
+        if turn is not None and not self._keeps_texts and turn.message.keys() == {"role", "content"}:
+            self._messages[turn.message_index] = None
 
     def add_reward(self, reward: float) -> None:
         """Book a step's reward on the turn it appended; rewards of several steps on one tail add up."""

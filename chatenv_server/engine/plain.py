@@ -41,7 +41,9 @@ class PlainDialect:
 
 
 class PlainScene:
-    """A plain tokenizer under one episode's terms."""
+    """A plain tokenizer under certain terms."""
+
+    reads_history = False
 
     def __init__(self, dialect: PlainDialect, terms: Terms) -> None:
         self.terms = terms

@@ -41,6 +41,7 @@ class TemplateScene:
         self._profile = dialect.profile
         self._codec = dialect.codec
         self.terms = terms
+        self.reads_history = dialect.profile.needs_skeleton
         self.rendered_characters = 0
         """Characters rendered so far, for tests; several threads may miscount."""
         self.encoded_characters = 0

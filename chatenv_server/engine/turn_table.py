@@ -1,22 +1,47 @@
-"""The committed turns of one episode, twenty bytes each: a server holds many episodes."""
+"""The committed turns of one episode, 24 bytes each: a server holds many episodes."""
 
 from __future__ import annotations
 
+import itertools
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from chatenv_client.models import Origin, StopReason, Turn
 
-_COLUMNS: Final = 5
-"""Length, step, first message, message count, kind."""
-_TEMPLATE: Final = 0
-"""The kind of a turn that the template wrote. Sampled ones have an odd kind: stop reason, and whether with logprobs."""
 _STOP_REASONS: Final = tuple(StopReason)
+_TEMPLATE: Final = 0
+"""The kind of a turn that the template wrote; sampled ones have other kinds."""
+_SAMPLED, _HAS_LOGPROBS, _PROMPTED, _STOP_REASON_SHIFT = 1, 2, 4, 3
+
+
+class Extent(NamedTuple):
+    """What a turn covers, in the terms of `Turn`."""
+
+    start: int
+    length: int
+    step: int
+    first_message: int
+    message_count: int
+
+
+_COLUMNS: Final = len(Extent._fields) + 1
+"""An extent, and the kind."""
+_FIRST_MESSAGE: Final = Extent._fields.index("first_message")
+
+
+class SampledSpan(NamedTuple):
+    """Where the tokens of a sampled message stand."""
+
+    start: int
+    stop: int
+    prompted: bool
+    """Whether a generation prompt stands before it."""
 
 
 class TurnTable:
-    """An append-only table. Turns are contiguous, so where one starts follows from the lengths before it."""
+    """An append-only table of turns."""
 
     __slots__ = ("_model_versions", "_rewards", "_rows")
 
@@ -29,45 +54,41 @@ class TurnTable:
         return len(self._rows) // _COLUMNS
 
     def __iter__(self) -> Iterator[Turn]:
-        start = 0
-        for index in range(len(self)):
-            turn = self._turn(index, start)
-            yield turn
-            start = turn.stop
+        return map(self._turn, range(len(self)))
 
-    def _turn(self, index: int, start: int) -> Turn:
-        length, step, first_message, message_count, kind = self._rows[index * _COLUMNS : (index + 1) * _COLUMNS]
+    def _row(self, index: int) -> tuple[Extent, int]:
+        *extent, kind = self._rows[index * _COLUMNS : (index + 1) * _COLUMNS]
+        return Extent._make(extent), kind
+
+    def _turn(self, index: int) -> Turn:
+        extent, kind = self._row(index)
+        origin = Origin.SAMPLED if kind & _SAMPLED else Origin.TEMPLATE
         return Turn(
-            Origin.TEMPLATE if kind == _TEMPLATE else Origin.SAMPLED,
-            start,
-            length,
-            step,
-            first_message,
-            message_count,
-            None if kind == _TEMPLATE else _STOP_REASONS[kind >> 2],
-            self._model_versions.get(index, ""),
-            self._rewards.get(index),
-            bool(kind & 2),
+            origin,
+            **extent._asdict(),
+            stop_reason=_STOP_REASONS[kind >> _STOP_REASON_SHIFT] if kind & _SAMPLED else None,
+            model_version=self._model_versions.get(index, ""),
+            reward=self._rewards.get(index),
+            has_logprobs=bool(kind & _HAS_LOGPROBS),
         )
 
-    def add_template(
-        self, length: int, step: int, first_message: int, message_count: int, reward: float | None
-    ) -> None:
+    def span_of(self, message: int) -> SampledSpan:
+        """The span of a sampled message, which may be several turns, each going on with the one before."""
+        indices = range(len(self))
+        found = bisect_left(indices, message, key=lambda index: self._rows[index * _COLUMNS + _FIRST_MESSAGE])
+        rows = itertools.takewhile(lambda row: row[0].first_message == message, map(self._row, indices[found:]))
+        (first, kind), *more = (row for row in rows if row[1] & _SAMPLED)
+        last = more[-1][0] if more else first
+        return SampledSpan(first.start, last.start + last.length, bool(kind & _PROMPTED))
+
+    def add_template(self, extent: Extent, reward: float | None) -> None:
         """Add what the template wrote."""
         if reward is not None:
             self._rewards[len(self)] = reward
-        self._rows.extend((length, step, first_message, message_count, _TEMPLATE))
+        self._rows.extend((*extent, _TEMPLATE))
 
     def add_sampled(
-        self,
-        length: int,
-        step: int,
-        first_message: int,
-        message_count: int,
-        stop_reason: StopReason,
-        *,
-        has_logprobs: bool,
-        model_version: str,
+        self, extent: Extent, stop_reason: StopReason, *, prompted: bool, has_logprobs: bool, model_version: str
     ) -> None:
         """Add a sampled span."""
         if model_version:
@@ -75,8 +96,9 @@ class TurnTable:
             # Most turns have the version of the turn before: one text for all of them.
             known = next(reversed(versions.values()), "")
             versions[len(self)] = known if known == model_version else model_version
-        kind = 1 | has_logprobs << 1 | _STOP_REASONS.index(stop_reason) << 2
-        self._rows.extend((length, step, first_message, message_count, kind))
+        kind = _SAMPLED | _HAS_LOGPROBS * has_logprobs | _PROMPTED * prompted
+        kind |= _STOP_REASONS.index(stop_reason) << _STOP_REASON_SHIFT
+        self._rows.extend((*extent, kind))
 
     def reward_last(self, reward: float) -> None:
         """Book a reward on the last turn."""

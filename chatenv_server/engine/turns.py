@@ -92,6 +92,9 @@ class ReadTurn(NamedTuple):
 class Scene(Protocol):
     """A tokenizer under certain terms: all that an episode's log needs to know about it."""
 
+    reads_history: bool
+    """Whether tails are rendered from all messages, not only from the last ones."""
+
     def opening(self, messages: Sequence[Message]) -> Tail:
         """Everything up to the first sampled token. Raises TemplateRejectedError."""
 

@@ -1,0 +1,61 @@
+"""A server holds the texts of old turns no longer. Whoever asks gets the messages as they were when they came."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatenv_client import ChatAction, ChatObservation
+from chatenv_server import ChatEnvironment
+from chatenv_server.byte_tokenizer import ByteTokenizer
+from chatenv_server.engine import TokenEngine
+
+END = 257
+CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+
+engine = TokenEngine.load(ByteTokenizer())
+
+
+def kept(observation: ChatObservation) -> ChatObservation:
+    return observation
+
+
+samples = st.builds(
+    lambda ids, ends: [*ids, END] if ends else ids,
+    st.one_of(
+        st.lists(st.integers(0, 255), min_size=1, max_size=12),
+        st.sampled_from([list(CALL.encode()), list(b"<think>\nhm\n</think>\n\nyes"), list("naïve 🙂".encode())]),
+    ),
+    st.booleans(),
+)
+steps = st.lists(st.one_of(samples, st.text(max_size=5)), min_size=1, max_size=12)
+
+
+@given(steps, st.booleans())
+def test_messages_read_back_are_those_that_were_kept(steps: list[list[int] | str], opened: bool) -> None:
+    frugal, keeping = ChatEnvironment(engine), ChatEnvironment(engine, transform=kept)
+    for env in (frugal, keeping):
+        env.reset(messages=[{"role": "user", "content": "hi"}] if opened else [], clock=0.0)
+    seen = []
+    for step in steps:
+        action = {"role": "user", "content": step} if isinstance(step, str) else ChatAction(tokens=step)
+        observation = frugal.step(action)
+        seen.append((observation, copy.deepcopy(keeping.step(action).messages)))
+        assert observation.messages == seen[-1][1]
+    assert all(observation.messages == messages for observation, messages in seen)
+    assert frugal.state.history_messages == keeping.state.history_messages
+    assert frugal.audit() == keeping.audit()
+
+
+@pytest.mark.parametrize("transform", [None, kept])
+def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: object) -> None:
+    env = ChatEnvironment(engine, transform=transform)  # type: ignore[arg-type]
+    env.reset(messages=[{"role": "user", "content": "hi"}])
+    for _ in range(3):
+        env.step(ChatAction(tokens=[*b"yes", END]))
+        env.step({"role": "user", "content": "more"})
+    held = env._episode.log._messages  # type: ignore[union-attr]
+    assert (None in held) == (transform is None)
