@@ -44,6 +44,8 @@ def _serve(settings: Settings) -> int:
     asked_to_end = _catch_signals()
     server = RunningServer(settings, has_transform=bool(settings.transform))
     try:
+        # For texts as short as a turn's, the tokenizers' threads cost more than they give, and calls have their own.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         with torch_hidden():
             backend = Backend(settings, telemetry=server.observers.telemetry)
         _tidy_memory()

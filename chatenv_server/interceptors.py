@@ -21,11 +21,14 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 _HEALTH: Final = "/grpc.health.v1.Health/"
 _OURS: Final = "/chatenv."
 
+MAX_OTHER_CALLS: Final = 8
+"""Calls at once to what is neither ours nor health, which is reflection. Idle streams of it would take every thread."""
+
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class CallGuard(grpc.ServerInterceptor):
-    """Guards the methods of a server: health is open to all, ours pass the gate, everything else needs the token.
+    """Guards the methods of a server: health is open to all, ours pass the gate, and everything else one of its own.
 
     Args:
         gate: lets our calls in.
@@ -42,6 +45,8 @@ class CallGuard(grpc.ServerInterceptor):
         workers: UnaryWorkers | None = None,
     ) -> None:
         self._gate = gate
+        self._others = Gate(MAX_OTHER_CALLS)
+        self._others.open()
         self._workers = workers
         self._turned_away: dict[str, Any] = {}
         self._telemetry = telemetry
@@ -65,35 +70,34 @@ class CallGuard(grpc.ServerInterceptor):
         return self._turned_away.get(method, guarded) if is_full else guarded
 
     def _guard(self, method: str, handler: Any) -> Any:
-        admitting = method.startswith(_OURS)
+        ours = method.startswith(_OURS)
+        gate = self._gate if ours else self._others
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._guarded_stream(method, handler.stream_stream, admitting),
+                self._guarded_stream(method, handler.stream_stream, gate),
                 _tolerant(handler.request_deserializer),
                 handler.response_serializer,
             )
-        call: Any = self._guarded_call(method, handler.unary_unary, admitting)
-        if admitting and self._workers is not None:
+        call: Any = self._guarded_call(method, handler.unary_unary, gate)
+        if ours and self._workers is not None:
             # gRPC's name for the threads of one method. If it ever goes, the server's own threads take these calls.
             call.experimental_thread_pool = self._workers
-            self._turned_away[method] = grpc.unary_unary_rpc_method_handler(
-                self._guarded_call(method, turn_away, admitting=False)
-            )
+            self._turned_away[method] = grpc.unary_unary_rpc_method_handler(self._guarded_call(method, turn_away, None))
         return grpc.unary_unary_rpc_method_handler(
             call,
             _tolerant(handler.request_deserializer),
             handler.response_serializer,
         )
 
-    def _guarded_call(self, method: str, answer: Callable[..., Any], admitting: bool) -> Callable[..., Any]:
+    def _guarded_call(self, method: str, answer: Callable[..., Any], gate: Gate | None) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             began = time.perf_counter()
             try:
-                self._admit(context, admitting)
+                self._admit(context, gate)
                 try:
                     return answer(_decoded(request), context)
                 finally:
-                    self._leave(admitting)
+                    self._leave(gate)
             except Exception as error:  # noqa: BLE001 - none may reach gRPC, which would send its text
                 failure = error
             # Outside the `except`: abort raises a bare Exception, which is gRPC's to catch.
@@ -101,15 +105,15 @@ class CallGuard(grpc.ServerInterceptor):
 
         return call
 
-    def _guarded_stream(self, method: str, answer: Callable[..., Any], admitting: bool) -> Callable[..., Any]:
+    def _guarded_stream(self, method: str, answer: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
         def stream(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             began = time.perf_counter()
             try:
-                self._admit(context, admitting)
+                self._admit(context, gate)
                 try:
                     yield from answer(map(_decoded, requests), context)
                 finally:
-                    self._leave(admitting)
+                    self._leave(gate)
             except Exception as error:  # noqa: BLE001 - none may reach gRPC, which would send its text
                 failure = error
             else:
@@ -118,15 +122,15 @@ class CallGuard(grpc.ServerInterceptor):
 
         return stream
 
-    def _admit(self, context: grpc.ServicerContext, admitting: bool) -> None:
+    def _admit(self, context: grpc.ServicerContext, gate: Gate | None) -> None:
         if self._token is not None:
             self._token.check(context.invocation_metadata())
-        if admitting:
-            self._gate.enter()
+        if gate is not None:
+            gate.enter()
 
-    def _leave(self, admitting: bool) -> None:
-        if admitting:
-            self._gate.leave()
+    def _leave(self, gate: Gate | None) -> None:
+        if gate is not None:
+            gate.leave()
 
     def _abort(self, context: grpc.ServicerContext, method: str, failure: Exception, began: float) -> None:
         seconds = time.perf_counter() - began

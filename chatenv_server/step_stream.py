@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
 import grpc
 
@@ -23,8 +24,18 @@ MAX_IN_FLIGHT: Final = 256
 """Requests that were read and whose answers were not yet taken by gRPC."""
 MAX_READ_AHEAD: Final = 8
 """The same where gRPC's thread answers: it works on one at a time, so more would only wait."""
+MAX_IN_FLIGHT_BYTES: Final = 64 * 2**20
+"""What those requests and answers may take. A request beyond it is worked on alone."""
 
 Answer = Callable[[pb.StreamStepsRequest], pb.StreamStepsResponse]
+
+
+class Arrival(NamedTuple):
+    """A request that was read."""
+
+    request: pb.StreamStepsRequest
+    size: int
+    """In bytes."""
 
 
 class StepStream:
@@ -34,12 +45,19 @@ class StepStream:
         self._requests = requests
         self._answer = answer
         self._items = items
-        self._places = threading.Semaphore(MAX_IN_FLIGHT if items.has_threads else MAX_READ_AHEAD)
+        self._places = MAX_IN_FLIGHT if items.has_threads else MAX_READ_AHEAD
+        self._changed = threading.Condition()
         self._ended = False
-        self._waiting: dict[str, deque[pb.StreamStepsRequest]] = {}
+        self._in_flight = 0
+        self._request_bytes = 0
+        """Of requests that were read and are not answered."""
+        self._answer_bytes = 0
+        """Of answers that gRPC has not taken."""
+        self._waiting: dict[str, deque[Arrival]] = {}
         """For each episode that is being worked on, the requests behind the one in work."""
-        self._lock = threading.Lock()
-        self._arrivals: SimpleQueue[pb.StreamStepsRequest | pb.StreamStepsResponse | Exception | None] = SimpleQueue()
+        self._parked: list[str] = []
+        """Episodes whose next requests wait until answers are taken."""
+        self._arrivals: SimpleQueue[Arrival | pb.StreamStepsResponse | Exception | None] = SimpleQueue()
         """For gRPC's thread: answers, or requests for it to answer; None: no more requests come; an exception:
         neither, and this is why."""
         self._begun = 0
@@ -60,8 +78,9 @@ class StepStream:
                     reading, reason = False, reason or arrival
                     continue
                 answered += 1
-                yield self._answer(arrival) if isinstance(arrival, pb.StreamStepsRequest) else arrival
-                self._places.release()
+                answer = self._answered(arrival) if isinstance(arrival, Arrival) else arrival
+                yield answer
+                self._taken(answer)
         finally:
             self._end()
         if reason is not None:
@@ -73,45 +92,81 @@ class StepStream:
         self._arrivals.put(UnavailableError("the server is shutting down; go on with another stream"))
 
     def _end(self) -> None:
-        with self._lock:
+        with self._changed:
             self._ended = True
-        self._places.release()
+            self._changed.notify_all()
 
     def _read(self) -> None:
         take = self._hand_out if self._items.has_threads else self._arrivals.put
         try:
             for request in self._requests:
-                self._places.acquire()
-                if not self._begin():
+                arrival = Arrival(request, request.ByteSize())
+                if not self._begin(arrival.size):
                     return
-                take(request)
+                take(arrival)
             self._arrivals.put(None)
         except grpc.RpcError:
             self._arrivals.put(None)  # the caller hung up, which is nobody's fault
         except Exception as error:  # noqa: BLE001 - handed to who sends
             self._arrivals.put(error)
 
-    def _begin(self) -> bool:
-        with self._lock:
-            self._begun += not self._ended
+    def _begin(self, size: int) -> bool:
+        """Wait until there is room for a request of `size` bytes; whether the stream goes on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._has_room(size))
+            if not self._ended:
+                self._begun += 1
+                self._in_flight += 1
+                self._request_bytes += size
             return not self._ended
 
-    def _hand_out(self, request: pb.StreamStepsRequest) -> None:
+    def _has_room(self, size: int) -> bool:
+        in_flight_bytes = self._request_bytes + self._answer_bytes
+        return self._in_flight == 0 or (
+            self._in_flight < self._places and in_flight_bytes + size <= MAX_IN_FLIGHT_BYTES
+        )
+
+    def _hand_out(self, arrival: Arrival) -> None:
         """Have a request answered in another thread, after those of the same episode."""
-        episode_id = request.step.episode_id
-        with self._lock:
+        episode_id = arrival.request.step.episode_id
+        with self._changed:
             if episode_id in self._waiting:
-                self._waiting[episode_id].append(request)
+                self._waiting[episode_id].append(arrival)
                 return
-            self._waiting[episode_id] = deque([request])
+            self._waiting[episode_id] = deque([arrival])
         self._items.start(lambda: self._work_on(episode_id))
 
     def _work_on(self, episode_id: str) -> None:
-        queue = self._waiting[episode_id]
-        while True:
-            with self._lock:
-                if not queue:
-                    del self._waiting[episode_id]
-                    return
-                request = queue.popleft()
-            self._arrivals.put(self._answer(request))
+        while (arrival := self._next(episode_id)) is not None:
+            self._arrivals.put(self._answered(arrival))
+
+    def _next(self, episode_id: str) -> Arrival | None:
+        """The next request of an episode; None where there is none, or where answers have to be taken first."""
+        with self._changed:
+            queue = self._waiting[episode_id]
+            if not queue:
+                del self._waiting[episode_id]
+            elif self._answer_bytes > MAX_IN_FLIGHT_BYTES:
+                self._parked.append(episode_id)
+            else:
+                return queue.popleft()
+            return None
+
+    def _answered(self, arrival: Arrival) -> pb.StreamStepsResponse:
+        answer = self._answer(arrival.request)
+        with self._changed:
+            self._request_bytes -= arrival.size
+            self._answer_bytes += answer.ByteSize()
+        return answer
+
+    def _taken(self, answer: pb.StreamStepsResponse) -> None:
+        """Make room where an answer was, and go on with the episodes that waited for it."""
+        with self._changed:
+            self._in_flight -= 1
+            self._answer_bytes -= answer.ByteSize()
+            self._changed.notify_all()
+            parked: list[str] = []
+            if self._answer_bytes <= MAX_IN_FLIGHT_BYTES:
+                parked, self._parked = self._parked, parked
+        for episode_id in parked:
+            self._items.start(partial(self._work_on, episode_id))

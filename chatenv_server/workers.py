@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from chatenv_client.errors import ServerBusyError
 
-UNARY_WORKERS: Final = 4
+UNARY_WORKERS: Final = 3
 
 
 class UnaryWorkers(ThreadPoolExecutor):

@@ -12,10 +12,10 @@ import pytest
 from chatenv_client import channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-from chatenv_server.step_stream import MAX_IN_FLIGHT, MAX_READ_AHEAD
+from chatenv_server.step_stream import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, MAX_READ_AHEAD
 from tests.server.conftest import Launch
 
-STREAM_TOKENS = 50_000
+STREAM_TOKENS = 25_000
 ANSWER_BYTES = 4 * STREAM_TOKENS
 STEPS = 2_000
 
@@ -34,7 +34,11 @@ def settled(count: Callable[[], int]) -> int:
     return before
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc, which is Linux's")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="memory is read from /proc, which is Linux's"
+)
+
+
 @pytest.mark.parametrize(
     ("flags", "places"),
     [
@@ -65,3 +69,36 @@ def test_memory_is_flat_when_nobody_reads_the_answers(launch: Launch, flags: lis
         # Each place holds a request and its answer, which are about as long, and gRPC reads ahead by a few.
         assert grown < 2.5 * (places + 32) * ANSWER_BYTES < STEPS * ANSWER_BYTES / 2.5
         assert [answer.request_id for answer in answers] == list(range(STEPS))
+
+
+LONG_STREAM_TOKENS = 2**20
+LONG_STREAM_BYTES = 4 * LONG_STREAM_TOKENS
+LONG_STEPS = 128
+
+
+@pytest.mark.parametrize("flags", [[], ["--transform", "plain_transforms:unchanged"]], ids=["in line", "in threads"])
+@pytest.mark.parametrize("what", ["requests", "answers"])
+def test_memory_is_bounded_in_bytes_too(launch: Launch, flags: list[str], what: str) -> None:
+    server = launch(*flags)
+    taken: list[int] = []
+
+    def steps(step: pb.StepRequest) -> Iterator[pb.StreamStepsRequest]:
+        for request_id in range(LONG_STEPS):
+            taken.append(request_id)
+            yield pb.StreamStepsRequest(request_id=request_id, step=step)
+
+    with grpc.insecure_channel(server.addresses[0], channel_options()) as channel:
+        stub = ChatEnvServiceStub(channel)
+        episode_id = stub.Reset(pb.ResetRequest()).observation.episode_id
+        long = pb.StepRequest(episode_id=episode_id, tokens=[65] * LONG_STREAM_TOKENS, step_index=0)
+        short = pb.StepRequest(episode_id=episode_id, messages=[pb.Message(role="user", content="hi")], step_index=1)
+        stub.Step(long)
+        if what == "answers":
+            stub.Step(short)
+        before = resident_bytes(server.process.pid)
+        # Each is a repetition of the step on record, and answered with the whole stream.
+        answers = stub.StreamSteps(steps(long if what == "requests" else short))
+        settled(lambda: len(taken))
+        grown = resident_bytes(server.process.pid) - before
+        assert grown < 4 * MAX_IN_FLIGHT_BYTES < LONG_STEPS * LONG_STREAM_BYTES
+        assert [answer.request_id for answer in answers] == list(range(LONG_STEPS))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import re
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,15 +21,13 @@ from chatenv_client import ChatAction, ChatEnv, ChatEnvError, ServerBusyError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_server.listeners import BindError
-from chatenv_server.process import SPARE_WORKERS, RunningServer
+from chatenv_server.observers import CallTimer
+from chatenv_server.process import RunningServer
 from chatenv_server.settings import SettingError, Settings
 from tests.server.conftest import Launch, Serve
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HI = {"role": "user", "content": "hi"}
-
-_LIST_SERVICES = b"\x3a\x00"
-"""A ServerReflectionRequest with an empty `list_services`."""
 
 Connect = Callable[..., ChatEnv]
 
@@ -93,50 +91,36 @@ def test_the_time_in_a_transform_is_service_and_not_wait(measured: Any, connect:
     assert took > 0.3 > value(server, "chatenv_call_wait_seconds_sum", method="Step")
 
 
-def test_a_call_that_queues_for_a_thread_is_counted_as_waiting(measured: Any, connect: Connect) -> None:
-    reached, release = threading.Semaphore(0), threading.Event()
+def test_a_call_that_queues_for_a_thread_is_counted_as_waiting() -> None:
+    metrics = pytest.importorskip("chatenv_server.metrics", reason="the extra `metrics` is not installed").Metrics()
+    reached, release = threading.Event(), threading.Event()
 
-    def slow(observation: Any) -> Any:
-        reached.release()
-        release.wait(10)
-        return observation
+    def slow(_request: bytes, _context: grpc.ServicerContext) -> bytes:
+        reached.set()
+        assert release.wait(10)
+        return b""
 
-    server = measured(transform=slow, max_concurrent_calls=32, reflection=True)
-    # One place for every admitted call and some to spare: streams of reflection take all of those that are left.
-    env = connect(server)
-    env.reset(messages=[HI])
-    episodes = [connect(server) for _ in range(32)]
-    threads = []
-    for each in episodes:
-        each.reset(messages=[HI])
-        threads.append(threading.Thread(target=each.step, args=[ChatAction(tokens=[65])]))
-    for thread in threads:
-        thread.start()
-    assert all(reached.acquire(timeout=10) for _ in threads)
-    channel = grpc.insecure_channel(server.addresses[0])
-    told: SimpleQueue[None] = SimpleQueue()
-    method: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-    held = [method(itertools.chain([_LIST_SERVICES], iter(told.get, None))) for _ in range(SPARE_WORKERS)]
-    for stream in held:
-        next(stream)  # answered, so it has its thread
-
-    def ask() -> None:
-        with pytest.raises(ServerBusyError):
-            env.state()
-
-    waiting = threading.Thread(target=ask)
-    waiting.start()
-    waiting.join(0.5)
-    assert waiting.is_alive()
-    for stream in held:
-        stream.cancel()
-    waiting.join()
-    release.set()
-    for thread in threads:
-        thread.join()
-    channel.close()
-    assert value(server, "chatenv_call_wait_seconds_sum", method="GetState") > 0.4
-    assert value(server, "chatenv_call_seconds_sum", method="GetState", code="RESOURCE_EXHAUSTED") < 0.4
+    methods: dict[str, Any] = {
+        "Slow": grpc.unary_unary_rpc_method_handler(slow),
+        "Quick": grpc.unary_unary_rpc_method_handler(lambda _request, _context: b""),
+    }
+    server = grpc.server(ThreadPoolExecutor(1), interceptors=[CallTimer(metrics)])
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("chatenv.Service", methods)])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with grpc.insecure_channel(address) as channel:
+        ask: Any = channel.unary_unary
+        at_work = ask("/chatenv.Service/Slow").future(b"")
+        assert reached.wait(10)
+        queued = ask("/chatenv.Service/Quick").future(b"")
+        with pytest.raises(grpc.FutureTimeoutError):
+            queued.result(timeout=0.5)
+        release.set()
+        assert (at_work.result(), queued.result()) == (b"", b"")
+    server.stop(None).wait()
+    read = metrics.registry.get_sample_value
+    assert read("chatenv_call_wait_seconds_sum", {"method": "Quick"}) > 0.4
+    assert read("chatenv_call_seconds_sum", {"method": "Quick", "code": "OK"}) < 0.4
 
 
 def test_tokens_are_counted_as_they_come_and_go(measured: Any, connect: Connect) -> None:

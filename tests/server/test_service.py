@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
+from queue import SimpleQueue
 from typing import Any, cast
 
 import grpc
@@ -18,7 +20,9 @@ from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import channel_options
 from chatenv_client.models import ChatObservation
 from chatenv_client.wire import error_from_status, parse_status
-from chatenv_server.process import SERVICE, RunningServer
+from chatenv_server import healthcheck
+from chatenv_server.interceptors import MAX_OTHER_CALLS
+from chatenv_server.process import SERVICE, SPARE_WORKERS, RunningServer
 from tests.server.conftest import Serve
 
 SECRET = "hunter2-correct-horse"
@@ -104,6 +108,31 @@ def test_health_is_answered_while_all_places_are_taken(serve: Serve) -> None:
             for name in ("", SERVICE):
                 answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_health_is_answered_while_callers_hold_on_to_reflection(serve: Serve) -> None:
+    server = serve(max_concurrent_calls=1)
+    for_ever: SimpleQueue[Any] = SimpleQueue()
+    with connected(server) as stub, grpc.insecure_channel(server.addresses[0]) as channel:
+        ask = cast("Any", reflection_pb2_grpc.ServerReflectionStub(channel)).ServerReflectionInfo
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        streams = [ask(chain([asked], iter(for_ever.get, None))) for _ in range(1 + SPARE_WORKERS)]
+        held = [stream for stream in streams if is_answered(stream)]
+        assert len(held) == MAX_OTHER_CALLS
+        assert healthcheck.main(["--address", server.addresses[0], "--timeout", "10"]) == 0
+        assert stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=10).version
+        for stream in held:
+            stream.cancel()
+
+
+def is_answered(stream: Any) -> bool:
+    """Whether a stream gets its first answer; if not, then because there are too many."""
+    try:
+        next(stream)
+    except grpc.RpcError:
+        assert stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return False
+    return True
 
 
 def test_thirty_slow_transforms_do_not_hold_up_another_episode(serve: Serve) -> None:
