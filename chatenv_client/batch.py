@@ -16,8 +16,8 @@ from chatenv_client.calls import Call, ResultT
 from chatenv_client.errors import BatchError, ChatEnvError, MessageTooLargeError
 from chatenv_client.models import Limits
 
-PART_ITEMS: Final = 32
-"""Items that travel together: few enough that the server works on one part while the caller packs and unpacks others,
+PART_ITEMS: Final = 64
+"""Items that travel together: few enough that the server works on one part while the caller packs and unpacks another,
 and enough that a call costs little an item (docs/performance.md)."""
 
 _ITEM_OVERHEAD_BYTES: Final = 8

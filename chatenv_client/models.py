@@ -229,6 +229,10 @@ def _own(value: Any) -> Any:
     return value
 
 
+def _nothing_to_read(index: int) -> Message:
+    raise LookupError(f"message {index} is not there")
+
+
 @dataclass(eq=False, slots=True)
 class MessageSnapshot:
     """A conversation at one moment. Shares the list with later snapshots; copies when it is read."""
@@ -236,15 +240,12 @@ class MessageSnapshot:
     messages: Sequence[Message | None] = ()
     """None stands for a message that is read off the token stream when somebody asks for it."""
     length: int = 0
-    read: Callable[[int], Message] | None = None
+    read: Callable[[int], Message] = _nothing_to_read
     """Reads the message of an index, where the list has None."""
 
     def _at(self, index: int) -> Message:
         message = self.messages[index]
-        if message is not None:
-            return message
-        assert self.read is not None  # whoever leaves a message out gives the means to read it
-        return self.read(index)
+        return self.read(index) if message is None else message
 
     def first(self) -> Sequence[Message]:
         """The first message, if there is one, not copied."""

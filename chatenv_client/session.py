@@ -26,6 +26,7 @@ from chatenv_client.models import (
     StepResult,
     Trajectory,
     as_action,
+    own_message,
 )
 from chatenv_client.tokens import EMPTY_TOKENS
 
@@ -68,7 +69,7 @@ class Session:
         mirror = self._live()
         action = as_action(action)
         if action.messages:
-            sampled, given = EMPTY_TOKENS, copy.deepcopy(action.messages)
+            sampled, given = EMPTY_TOKENS, tuple(map(own_message, action.messages))
         else:
             sampled, given = action.tokens, ()
             action = _sampled_from(action, mirror.prompt_fingerprint)

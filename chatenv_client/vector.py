@@ -36,7 +36,7 @@ class VectorChatEnv:
             while not all(result.done for result in results):
                 results = env.step([None if result.done else policy(result.observation) for result in results])
 
-    A round of steps travels as BatchStep calls of up to 32 items, several in flight: whatever the number of episodes
+    A round of steps travels as BatchStep calls of up to 64 items, several in flight: whatever the number of episodes
     and the length of their turns, no other way was faster (docs/performance.md). The server's limits are asked for and
     kept.
 
