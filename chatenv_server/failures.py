@@ -28,18 +28,19 @@ def status_of(failure: Exception, *, method: str, seconds: float, telemetry: Tel
 
     Args:
         failure: what was raised.
-        method: of the call, for the log.
+        method: of the call, with or without its path.
         seconds: how long the call took, for the log.
         telemetry: counts it.
     """
     error = failure if isinstance(failure, ChatEnvError) else _unexpected()
     ours = error.code == "INTERNAL"
-    telemetry.failed(method.rpartition("/")[2], error.reason)
+    name = method.rpartition("/")[2]
+    telemetry.failed(name, error.reason)
     _LOG.log(
         logging.ERROR if ours else logging.INFO,
         "call failed",
         extra={
-            "method": method,
+            "method": name,
             "code": error.code,
             "reason": error.reason,
             "field": error.field,

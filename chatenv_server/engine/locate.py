@@ -16,7 +16,8 @@ from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.engine.forms import texts_of, with_text
 
 _SHORTEST_SAFE_TEXT = 4
-_ANY_STAND_IN = re.compile(r"Qx8wJ5tM(\d+)e")
+_ANY_STAND_IN = re.compile(r"Qx8wJ5tM(\d+)e", re.IGNORECASE)
+"""In any case: some templates write texts in capitals."""
 
 
 class Place(NamedTuple):
@@ -105,12 +106,12 @@ def _compare(text: str, frame: str, messages: Sequence[Mapping[str, Any]]) -> li
             places.append(Place(position, position))
             continue
         own = "".join(texts_of(message))
-        found = frame.find(_stand_in(index), frame_position)
-        if found < 0:
+        found = re.compile(_stand_in(index), re.IGNORECASE).search(frame, frame_position)
+        if found is None:
             places.append(Place(position, position, dropped=bool(own.strip())))
             continue
-        start = _skip(text, position, frame[frame_position:found])
-        frame_position = found + len(_stand_in(index))
+        start = _skip(text, position, frame[frame_position : found.start()])
+        frame_position = found.end()
         written = _written_form(text, start, own, _next_gap(frame, frame_position, index))
         position = start + len(written if written is not None else "")
         places.append(Place(start, position, altered=written is None or not _same(written, own)))

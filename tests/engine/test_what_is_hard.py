@@ -364,6 +364,13 @@ def test_trimmed_messages_are_reported_and_sampled_spans_untouched() -> None:
     assert talk.env.state.history_messages[2]["content"] == "  Why?  "
 
 
+def test_messages_in_another_case_are_altered_and_not_dropped() -> None:
+    talk = Dialogue(byte_level(_TRIMS.replace("content | trim", "content | upper")))
+    talk.samples(talk.ids("YES") + talk.ids("<|im_end|>"), content="YES").hears("Why?")
+    assert "WHY?" in talk.text
+    assert talk.kinds == {FidelityKind.CONTENT_ALTERED}
+
+
 def test_trimmed_messages_without_white_space_are_exact() -> None:
     assert Dialogue(byte_level(_TRIMS)).says("Yes").hears("Why?").is_exact()
 
