@@ -22,8 +22,6 @@ from chatenv_server.items import ItemRunner
 
 MAX_IN_FLIGHT: Final = 256
 """Requests that were read and whose answers were not yet taken by gRPC."""
-MAX_READ_AHEAD: Final = 8
-"""The same where gRPC's thread answers: it works on one at a time, so more would only wait."""
 MAX_IN_FLIGHT_BYTES: Final = 64 * 2**20
 """What those requests and answers may take. A request beyond it is worked on alone."""
 
@@ -45,7 +43,6 @@ class StepStream:
         self._requests = requests
         self._answer = answer
         self._items = items
-        self._places = MAX_IN_FLIGHT if items.has_threads else MAX_READ_AHEAD
         self._changed = threading.Condition()
         self._ended = False
         self._in_flight = 0
@@ -123,7 +120,7 @@ class StepStream:
     def _has_room(self, size: int) -> bool:
         in_flight_bytes = self._request_bytes + self._answer_bytes
         return self._in_flight == 0 or (
-            self._in_flight < self._places and in_flight_bytes + size <= MAX_IN_FLIGHT_BYTES
+            self._in_flight < MAX_IN_FLIGHT and in_flight_bytes + size <= MAX_IN_FLIGHT_BYTES
         )
 
     def _hand_out(self, arrival: Arrival) -> None:
