@@ -15,10 +15,11 @@ from chatenv_server.engine.scene import TemplateScene
 from chatenv_server.engine.template import ChatTemplate, clock_at
 from chatenv_server.engine.turns import Terms
 
-_MOST_SCENES = 256
-"""Different terms whose scene is kept; callers choose the terms, so there must be a bound."""
-_MOST_PARSERS = 256
-"""Different template arguments whose parser is kept; callers choose the arguments, so there must be a bound."""
+_MOST_KEPT = 64
+"""Different terms whose scene is kept, and different template arguments whose parser is. Callers choose both, so there
+must be a bound."""
+_LONGEST_KEPT = 32_768
+"""Characters, as JSON, of tools and template arguments that are kept; longer ones belong to their episode alone."""
 
 
 class TemplateDialect:
@@ -54,9 +55,10 @@ class TemplateDialect:
         """The parser for turns sampled under these template arguments."""
         # They may decide whether a thought is open already when sampling starts.
         key = json.dumps(template_kwargs, sort_keys=True, default=str)
-        if key not in self._parsers and len(self._parsers) < _MOST_PARSERS:
-            self._parsers[key] = self._learn_parser(template_kwargs)
-        return self._parsers.get(key) or self._learn_parser(template_kwargs)
+        parser = self._parsers.get(key) or self._learn_parser(template_kwargs)
+        if key not in self._parsers and len(self._parsers) < _MOST_KEPT and len(key) <= _LONGEST_KEPT:
+            self._parsers[key] = parser
+        return parser
 
     def _learn_parser(self, template_kwargs: Mapping[str, Any]) -> TurnParser:
         variables = {
@@ -85,12 +87,13 @@ class TemplateDialect:
         clock = terms.clock_unix_seconds if "strftime_now" in self.template.variables else 0.0
         policies = (terms.add_generation_prompt, terms.control_token_policy, clock)
         # The order of keys counts, since templates write tools with `tojson`.
-        key = (json.dumps([terms.tools, terms.template_kwargs]), *policies)
-        scene = self._scenes.get(key)
-        if scene is None:
-            if len(self._scenes) >= _MOST_SCENES:
+        inputs = json.dumps([terms.tools, terms.template_kwargs])
+        key = (inputs, *policies)
+        scene = self._scenes.get(key) or TemplateScene(self, terms)
+        if key not in self._scenes and len(inputs) <= _LONGEST_KEPT:
+            if len(self._scenes) >= _MOST_KEPT:
                 self._scenes.clear()
-            scene = self._scenes[key] = TemplateScene(self, terms)
+            self._scenes[key] = scene
         return scene
 
     @property

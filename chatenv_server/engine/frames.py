@@ -14,6 +14,8 @@ from chatenv_server.engine.tracing import Question, Trace, TracedText
 
 MOST_LESSONS: Final = 16
 """Renders of one shape that are looked at. A template that asks something else every time is left alone."""
+MOST_SHAPES: Final = 64
+"""Shapes that are looked at. Callers choose roles, so there must be a bound."""
 _SHORTEST_TELLING_TEXT: Final = 8
 """Characters. A shorter one may stand in a render by chance."""
 
@@ -108,7 +110,8 @@ class Frames:
 
     def lesson(self, exchange: Exchange) -> Lesson | None:
         """An exchange to learn from; None where enough was tried."""
-        if self._lessons[exchange.shape] >= MOST_LESSONS:
+        is_new = exchange.shape not in self._lessons
+        if (is_new and len(self._lessons) >= MOST_SHAPES) or self._lessons[exchange.shape] >= MOST_LESSONS:
             return None
         self._lessons[exchange.shape] += 1
         return Lesson(exchange)

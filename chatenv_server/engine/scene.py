@@ -168,7 +168,7 @@ class TemplateScene:
         """
         if not messages:
             return EMPTY_TAIL
-        exchange = self._exchange(last, messages) if self._frames_tails else None
+        exchange = self._exchange(last, messages) if self._learns_frames else None
         if exchange is not None and (frame := self._frames.find(exchange)) is not None:
             encoded = self._encode(frame.before + exchange.given + frame.after, before[-_ANCHOR_TOKENS:])
             return Tail(encoded.ids, frame.generation_prompt_length, (frame.message_start,))
@@ -226,7 +226,7 @@ class TemplateScene:
     # -- tails that need no render ----------------------------------------------------------------
 
     @cached_property
-    def _frames_tails(self) -> bool:
+    def _learns_frames(self) -> bool:
         profile = self._profile
         looks_around = profile.needs_skeleton or profile.needs_system or profile.forgets
         return self._dialect.template.is_traceable and not looks_around and not profile.forms.parts_roles
