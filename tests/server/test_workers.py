@@ -1,9 +1,10 @@
-"""Where no transform waits, few threads answer unary calls: who finds them all taken waits, up to a limit."""
+"""Where no transform waits, few threads answer unary calls; who finds them all held up gets another one."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chatenv_client import ChatEnv, ServerBusyError
+from chatenv_server import workers
 from chatenv_server.process import RunningServer
 from chatenv_server.workers import UNARY_WORKERS, UnaryWorkers
 from tests.server.conftest import Serve
@@ -18,20 +20,80 @@ from tests.server.conftest import Serve
 HI = {"role": "user", "content": "hi"}
 
 
+@pytest.fixture
+def pool() -> Iterator[Callable[[int], UnaryWorkers]]:
+    """Makes pools, ended at the end."""
+    made: list[UnaryWorkers] = []
+
+    def pool(most_waiting: int) -> UnaryWorkers:
+        made.append(UnaryWorkers(most_waiting))
+        return made[-1]
+
+    yield pool
+    for each in made:
+        each.shutdown(wait=False)
+
+
 def workers_of(server: RunningServer) -> UnaryWorkers:
     assert server._workers is not None
     return server._workers
 
 
-def test_calls_beyond_those_that_may_wait_are_refused_at_once_and_health_is_answered(serve: Serve) -> None:
+def settled(holds: Callable[[], bool]) -> bool:
+    """Whether something comes true."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until and not holds():
+        time.sleep(0.005)
+    return holds()
+
+
+def threads_of(prefix: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == prefix]
+
+
+def test_calls_that_are_held_up_hold_up_no_other(pool: Callable[[int], UnaryWorkers]) -> None:
+    few, release = pool(100), threading.Event()
+    stuck = [few.submit(release.wait) for _ in range(4 * UNARY_WORKERS)]
+    assert few.submit(lambda: "answered").result(timeout=10) == "answered"
+    release.set()
+    assert all(future.result(timeout=10) for future in stuck)
+
+
+def test_threads_that_were_added_end_when_nobody_is_held_up(pool: Callable[[int], UnaryWorkers]) -> None:
+    assert settled(lambda: not threads_of("unary"))  # those of earlier tests are gone
+    few, release = pool(100), threading.Event()
+    stuck = [few.submit(release.wait) for _ in range(4 * UNARY_WORKERS)]
+    assert settled(lambda: len(threads_of("unary")) >= 4 * UNARY_WORKERS)
+    release.set()
+    assert all(future.result(timeout=10) for future in stuck)
+    assert settled(lambda: len(threads_of("unary")) <= UNARY_WORKERS)
+    few.shutdown(wait=False)
+    assert settled(lambda: not threads_of("unary"))
+
+
+def test_what_a_call_raises_is_its_callers(pool: Callable[[int], UnaryWorkers]) -> None:
+    few = pool(100)
+    failures = [few.submit(int, "x") for _ in range(2 * UNARY_WORKERS)]
+    assert all(isinstance(future.exception(timeout=10), ValueError) for future in failures)
+    assert few.submit(int, "7").result(timeout=10) == 7
+
+
+def test_calls_beyond_those_that_may_wait_are_refused_at_once_and_health_is_answered(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "STUCK_S", 3600.0)  # or threads would come to the help of those that wait
     server = serve(max_concurrent_calls=2)
-    workers, release = workers_of(server), threading.Event()
+    few, release = workers_of(server), threading.Event()
+    begun = threading.Semaphore(0)
+
+    def hold() -> None:
+        begun.release()
+        release.wait()
+
     for _ in range(UNARY_WORKERS):
-        workers.submit(release.wait)
-    while workers._work_queue.qsize():
-        time.sleep(0.001)
-    waiting = [workers.submit(release.wait) for _ in range(2)]
-    assert workers.is_full
+        few.submit(hold)
+    assert all(begun.acquire(timeout=10) for _ in range(UNARY_WORKERS))
+    waiting = [few.submit(release.wait) for _ in range(2)]
     with ChatEnv(server.addresses[0]) as env, grpc.insecure_channel(server.addresses[0]) as channel:
         with pytest.raises(ServerBusyError):
             env.reset(messages=[HI])
@@ -45,10 +107,34 @@ def test_calls_beyond_those_that_may_wait_are_refused_at_once_and_health_is_answ
 
 
 def test_unary_calls_run_in_the_few_threads(serve: Serve) -> None:
+    few = workers_of(serve_and_reset(serve))
+    assert few._taken > 0
+
+
+def serve_and_reset(serve: Serve) -> RunningServer:
     server = serve()
     with ChatEnv(server.addresses[0]) as env:
         env.reset(messages=[HI])
-    assert any(thread.name.startswith("unary") for thread in threading.enumerate())
+    return server
+
+
+def test_callers_who_send_their_requests_slowly_hold_up_no_other(serve: Serve) -> None:
+    server = serve()
+    with grpc.insecure_channel(server.addresses[0]) as channel:
+        never: threading.Event = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            never.wait(30)
+            yield from ()
+
+        method: Any = channel.stream_unary("/chatenv.v1.ChatEnvService/Step")
+        slow = [method.future(nothing()) for _ in range(2 * UNARY_WORKERS)]
+        assert settled(lambda: workers_of(server)._taken >= UNARY_WORKERS)
+        with ChatEnv(server.addresses[0]) as env:
+            assert env.reset(messages=[HI], timeout_s=10).observation.step_count == 0
+        never.set()
+        for call in slow:
+            call.cancel()
 
 
 def test_a_server_with_a_transform_has_a_thread_for_every_call(serve: Serve) -> None:
