@@ -47,8 +47,10 @@ def settled(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def threads_of(prefix: str) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == prefix]
+def threads_of(pool: UnaryWorkers) -> list[threading.Thread]:
+    """Those that answer its calls; other servers of this process have their own."""
+    answering = [thread for thread in threading.enumerate() if thread.name == "unary"]
+    return [thread for thread in answering if getattr(getattr(thread, "_target", None), "__self__", None) is pool]
 
 
 def test_calls_that_are_held_up_hold_up_no_other(pool: Callable[[int], UnaryWorkers]) -> None:
@@ -60,15 +62,14 @@ def test_calls_that_are_held_up_hold_up_no_other(pool: Callable[[int], UnaryWork
 
 
 def test_threads_that_were_added_end_when_nobody_is_held_up(pool: Callable[[int], UnaryWorkers]) -> None:
-    assert settled(lambda: not threads_of("unary"))  # those of earlier tests are gone
     few, release = pool(100), threading.Event()
     stuck = [few.submit(release.wait) for _ in range(4 * UNARY_WORKERS)]
-    assert settled(lambda: len(threads_of("unary")) >= 4 * UNARY_WORKERS)
+    assert settled(lambda: len(threads_of(few)) >= 4 * UNARY_WORKERS)
     release.set()
     assert all(future.result(timeout=10) for future in stuck)
-    assert settled(lambda: len(threads_of("unary")) <= UNARY_WORKERS)
+    assert settled(lambda: len(threads_of(few)) <= UNARY_WORKERS)
     few.shutdown(wait=False)
-    assert settled(lambda: not threads_of("unary"))
+    assert settled(lambda: not threads_of(few))
 
 
 def test_what_a_call_raises_is_its_callers(pool: Callable[[int], UnaryWorkers]) -> None:
