@@ -185,8 +185,8 @@ def mark(tmp_path: Path) -> Path:
     return tmp_path / "mark"
 
 
-def launch_slow(launch: Launch, mark: Path, *flags: str) -> ServerProcess:
-    return launch("--transform", "slow_transforms:marked_second", *flags, MARK=str(mark))
+def launch_slow(launch: Launch, mark: Path, *flags: str, **environment: str) -> ServerProcess:
+    return launch("--transform", "slow_transforms:marked_second", *flags, MARK=str(mark), **environment)
 
 
 def wait_for_log(server: ServerProcess, words: str) -> None:
@@ -220,7 +220,7 @@ def test_sigterm_lets_a_step_in_flight_finish_and_refuses_new_ones(launch: Launc
 
 
 def test_a_step_that_outlasts_the_grace_is_cut_off(launch: Launch, mark: Path) -> None:
-    server = launch_slow(launch, mark, "--drain-grace", "0.1")
+    server = launch_slow(launch, mark, "--drain-grace", "0.1", SECONDS="30")
     with slow_step(server, mark) as response:
         server.tell(signal.SIGTERM)
         code, said = server.ended()
@@ -230,7 +230,7 @@ def test_a_step_that_outlasts_the_grace_is_cut_off(launch: Launch, mark: Path) -
 
 
 def test_a_second_signal_ends_it_at_once(launch: Launch, mark: Path) -> None:
-    server = launch_slow(launch, mark)
+    server = launch_slow(launch, mark, SECONDS="30")
     with slow_step(server, mark) as response:
         server.tell(signal.SIGTERM)
         wait_for_log(server, "draining")

@@ -10,8 +10,8 @@ from chatenv_client import ChatObservation
 
 
 def marked_second(observation: ChatObservation) -> ChatObservation:
-    """Leave a file at MARK when it begins, and take a second."""
+    """Leave a file at MARK when it begins, and take a second, or SECONDS."""
     Path(os.environ["MARK"]).touch()
-    time.sleep(1)
+    time.sleep(float(os.environ.get("SECONDS", "1")))
     observation.reward = 1.0
     return observation
