@@ -63,7 +63,7 @@ def mark(tmp_path: Path) -> Path:
 
 
 def launch_slow(launch: Launch, mark: Path, *flags: str, **environment: str) -> ServerProcess:
-    """A server whose steps each take a second, and leave a mark when they have begun to."""
+    """A server whose steps each take a second, or SECONDS, and leave a mark when they have begun to."""
     return launch("--transform", "slow_transforms:marked_second", *flags, MARK=str(mark), **environment)
 
 
@@ -91,7 +91,7 @@ def test_a_server_killed_in_the_middle_of_a_step_is_unavailable_and_the_next_one
     launch: Launch, mark: Path, tmp_path: Path
 ) -> None:
     address = f"unix://{tmp_path}/socket"
-    server = launch_slow(launch, mark, "--listen", address)
+    server = launch_slow(launch, mark, "--listen", address, SECONDS="30")
     with ChatEnv(address) as env, ThreadPoolExecutor(1) as pool:
         env.reset()
         asked = pool.submit(env.step, HI)
@@ -109,7 +109,7 @@ def test_a_server_killed_in_the_middle_of_a_step_is_unavailable_and_the_next_one
 def test_a_step_that_finds_another_server_when_it_is_retried_opens_no_episode_there(
     launch: Launch, mark: Path, tmp_path: Path
 ) -> None:
-    first = launch_slow(launch, mark, "--listen", f"unix://{tmp_path}/socket")
+    first = launch_slow(launch, mark, "--listen", f"unix://{tmp_path}/socket", SECONDS="30")
     launch("--listen", f"unix://{tmp_path}/next")
     with ChatEnv(first.addresses[0]) as env, ThreadPoolExecutor(1) as pool:
         env.reset()

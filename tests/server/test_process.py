@@ -201,7 +201,7 @@ def call_until_refused(stub: ChatEnvServiceStub) -> None:
 
 
 def test_sigterm_lets_a_step_in_flight_finish_and_refuses_new_ones(launch: Launch, mark: Path) -> None:
-    server = launch_slow(launch, mark)
+    server = launch_slow(launch, mark, SECONDS="4")
     with grpc.insecure_channel(server.addresses[0]) as channel:
         stub, health = ChatEnvServiceStub(channel), cast("Any", health_pb2_grpc.HealthStub(channel))
         stub.GetServerInfo(pb.GetServerInfoRequest())
