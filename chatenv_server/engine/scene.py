@@ -250,7 +250,10 @@ class TemplateScene:
             {"role": "assistant", "content": lesson.said},
             {"role": exchange.shape.role, "content": lesson.given},
         ]
-        whole = self._render_local([*self._constant_head(()), *messages], self.terms.add_generation_prompt)
+        try:
+            whole = self._render_local([*self._constant_head(()), *messages], self.terms.add_generation_prompt)
+        except TemplateRejectedError:
+            return  # taken only in its true place, behind the skeleton
         around = lesson.around_given(whole, self._literal_text)
         if around is None or not around[1].endswith(self._generation_prompt):
             return

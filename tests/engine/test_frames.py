@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatenv_client import ChatAction
+from chatenv_client import ChatAction, Verdict
 from chatenv_server import ChatEnvironment
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.dialect import TemplateDialect
-from chatenv_server.engine.frames import MOST_LESSONS
+from chatenv_server.engine.frames import MOST_LESSONS, MOST_SHAPES
 from chatenv_server.engine.scene import TemplateScene
 from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.engine.tracing import Trace, TracedText
@@ -111,7 +111,7 @@ def played(
     assert isinstance(engine.dialect, TemplateDialect)
     env = ChatEnvironment(engine)
     env.reset(messages=[{"role": "user", "content": "Good morning."}])
-    stop = engine.dialect.codec.id_of("<|im_end|>")
+    stop = _stop_of(engine)
     for answer, question in said:
         if not learning:
             log = env._episode.log  # type: ignore[union-attr]
@@ -119,6 +119,11 @@ def played(
         env.step(_sampled(engine, answer, stop))
         env.step({"role": "user", "content": question})
     return env, env.state.token_ids.tolist()
+
+
+def _stop_of(engine: TokenEngine) -> Any:
+    assert isinstance(engine.dialect, TemplateDialect)
+    return engine.dialect.codec.id_of("<|im_end|>")
 
 
 def _sampled(engine: TokenEngine, answer: str, stop: Any) -> Any:
@@ -148,6 +153,30 @@ def test_a_template_that_looks_deeper_is_not_learnt(content: str) -> None:
     said = [("General greetings", f"How do you do for the {number} time?") for number in range(MOST_LESSONS + 2)]
     env, _ = played(engine_for(content), said, learning=True)
     assert not frames_of(env)
+
+
+def test_a_message_that_is_taken_only_in_its_true_place_is_rendered_there_every_time() -> None:
+    engine = engine_for(
+        "{% if message.role == 'critic' and messages[0].role != 'system' %}{{ raise_exception('no system prompt') }}"
+        "{% endif %}{{ message.content }}"
+    )
+    env = ChatEnvironment(engine, system_prompt="You are brief and kind.")
+    env.reset(messages=[{"role": "user", "content": "Good morning."}])
+    for number in range(3):
+        env.step(_sampled(engine, "General greetings", _stop_of(engine)))
+        assert env.step({"role": "critic", "content": f"Say it {number} times more."}).fidelity == ()
+    assert not frames_of(env)
+    assert env.audit().verdict is Verdict.EXACT
+
+
+def test_callers_cannot_make_a_scene_learn_without_end() -> None:
+    engine = engine_for(PASSING["as it is"])
+    env = ChatEnvironment(engine)
+    env.reset(messages=[{"role": "user", "content": "Good morning."}])
+    for number in range(2 * MOST_SHAPES):
+        env.step(_sampled(engine, "General greetings", _stop_of(engine)))
+        env.step({"role": f"role {number}", "content": "How do you do?"})
+    assert len(frames_of(env)) == MOST_SHAPES
 
 
 def test_what_is_learnt_is_not_used_for_a_text_that_answers_otherwise() -> None:
