@@ -162,14 +162,8 @@ class Script:
     steps: list[Exchange]
 
 
-def record(subject: Subject, said: Conversation, wrap: Any = None) -> Script:
-    """Play a conversation in-process and write down what client and server send.
-
-    Args:
-        subject: the tokenizer.
-        said: the conversation.
-        wrap: makes another message of each pb.StepRequest; None leaves it.
-    """
+def record(subject: Subject, said: Conversation) -> Script:
+    """Play a conversation in-process and write down what client and server send."""
     environment, session = ChatEnvironment(subject.engine), Session()
     episode_id = uuid.uuid4().hex
     call = session.reset({"messages": [said.opening], "episode_id": episode_id})
@@ -188,6 +182,5 @@ def record(subject: Subject, said: Conversation, wrap: Any = None) -> Script:
             known = {"known_tokens": request.known_tokens, "known_messages": request.known_messages}
             wire.write_observation(response.observation, observation, **known)
             step.receive(response)
-            sent = request if wrap is None else wrap(request)
-            steps.append(Exchange(sent.SerializeToString(), response.ByteSize()))
+            steps.append(Exchange(request.SerializeToString(), response.ByteSize()))
     return Script(episode_id, reset, steps)

@@ -205,7 +205,11 @@ class EpisodeStore:
         if episode is None:
             raise self._not_found(episode_id)
         episode.take_turn(caller)
-        self._expire_if_idle(episode)
+        try:
+            self._expire_if_idle(episode)
+        except BaseException:
+            episode.end_turn()
+            raise
         if episode.environment is None:
             episode.end_turn()
             raise self._not_found(episode_id)

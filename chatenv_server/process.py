@@ -124,17 +124,21 @@ class RunningServer:
         self._health.enter_graceful_shutdown()
         finished = self._gate.drain(grace_s)
         self._server.stop(max(0.0, until - time.monotonic())).wait()
+        self._close()
+        return finished
+
+    def _close(self) -> None:
+        """End the threads and the observers."""
         self._items.close()
         if self._workers is not None:
             self._workers.shutdown(wait=False)
         self.observers.close()
-        return finished
 
     def _bind(self, settings: Settings) -> tuple[str, ...]:
         try:
             return bind(self._server, settings)
         except BaseException:
-            self.observers.close()
+            self._close()
             raise
 
     def _set_health(self, status: int) -> None:

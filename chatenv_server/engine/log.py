@@ -145,8 +145,10 @@ class EpisodeLog:
 
     def turns(self) -> tuple[Turn, ...]:
         """All turns, the pending tail last."""
-        pending = self._tail_turn()
-        return (*self._turns, *([] if pending is None else [pending]))
+        extent = self._tail_extent()
+        if extent is None:
+            return tuple(self._turns)
+        return (*self._turns, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self._head.tail_reward))
 
     def reports(self) -> tuple[FidelityReport, ...]:
         """Everything that is not exact, the pending tail's reports last."""
@@ -167,20 +169,13 @@ class EpisodeLog:
         pending: list[Message] = self._messages[self._head.tail_message : self._head.message_count]  # type: ignore[assignment]
         return pending  # given ones, which are all kept
 
-    def _tail_turn(self) -> Turn | None:
+    def _tail_extent(self) -> Extent | None:
+        """What the pending tail covers; None where it is no turn, having neither tokens nor messages."""
         head = self._head
-        count = head.message_count - head.tail_message
-        if count == 0 and len(head.tail.tokens) == 0:
+        count, length = head.message_count - head.tail_message, len(head.tail.tokens)
+        if count == 0 and length == 0:
             return None
-        return Turn(
-            Origin.TEMPLATE,
-            head.committed,
-            len(head.tail.tokens),
-            head.tail_step,
-            head.tail_message,
-            count,
-            reward=head.tail_reward,
-        )
+        return Extent(head.committed, length, head.tail_step, head.tail_message, count)
 
     # -- taking back ------------------------------------------------------------------------------
 
@@ -317,9 +312,8 @@ class EpisodeLog:
 
     def _commit_tail(self, starts_message: bool) -> None:
         head, tail = self._head, self._head.tail
-        count = head.message_count - head.tail_message
-        if count or len(tail.tokens):
-            extent = Extent(head.committed, len(tail.tokens), head.tail_step, head.tail_message, count)
+        extent = self._tail_extent()
+        if extent is not None:
             self._turns.add_template(extent, head.tail_reward)
         self._starts.extend(head.committed + start for start in tail.message_starts)
         if starts_message:

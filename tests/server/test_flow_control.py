@@ -34,6 +34,13 @@ def settled(count: Callable[[], int]) -> int:
     return before
 
 
+def repeated(step: pb.StepRequest, count: int, taken: list[int]) -> Iterator[pb.StreamStepsRequest]:
+    """One and the same step again and again: each is answered with the whole stream, and the episode does not grow."""
+    for request_id in range(count):
+        taken.append(request_id)
+        yield pb.StreamStepsRequest(request_id=request_id, step=step)
+
+
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="memory is read from /proc, which is Linux's"
 )
@@ -43,20 +50,13 @@ pytestmark = pytest.mark.skipif(
 def test_memory_is_flat_when_nobody_reads_the_answers(launch: Launch, flags: list[str]) -> None:
     server = launch(*flags)
     taken: list[int] = []
-
-    def steps(step: pb.StepRequest) -> Iterator[pb.StreamStepsRequest]:
-        # One and the same step: each is answered with the whole stream, and the episode does not grow.
-        for request_id in range(STEPS):
-            taken.append(request_id)
-            yield pb.StreamStepsRequest(request_id=request_id, step=step)
-
     with grpc.insecure_channel(server.addresses[0], channel_options()) as channel:
         stub = ChatEnvServiceStub(channel)
         episode_id = stub.Reset(pb.ResetRequest()).observation.episode_id
         step = pb.StepRequest(episode_id=episode_id, tokens=[1] * STREAM_TOKENS, step_index=0)
         stub.Step(step)
         before = resident_bytes(server.process.pid)
-        answers = stub.StreamSteps(steps(step))
+        answers = stub.StreamSteps(repeated(step, STEPS, taken))
         read_ahead = settled(lambda: len(taken))
         grown = resident_bytes(server.process.pid) - before
         assert MAX_IN_FLIGHT <= read_ahead < STEPS / 2
@@ -75,12 +75,6 @@ LONG_STEPS = 128
 def test_memory_is_bounded_in_bytes_too(launch: Launch, flags: list[str], what: str) -> None:
     server = launch(*flags)
     taken: list[int] = []
-
-    def steps(step: pb.StepRequest) -> Iterator[pb.StreamStepsRequest]:
-        for request_id in range(LONG_STEPS):
-            taken.append(request_id)
-            yield pb.StreamStepsRequest(request_id=request_id, step=step)
-
     with grpc.insecure_channel(server.addresses[0], channel_options()) as channel:
         stub = ChatEnvServiceStub(channel)
         episode_id = stub.Reset(pb.ResetRequest()).observation.episode_id
@@ -90,8 +84,7 @@ def test_memory_is_bounded_in_bytes_too(launch: Launch, flags: list[str], what: 
         if what == "answers":
             stub.Step(short)
         before = resident_bytes(server.process.pid)
-        # Each is a repetition of the step on record, and answered with the whole stream.
-        answers = stub.StreamSteps(steps(long if what == "requests" else short))
+        answers = stub.StreamSteps(repeated(long if what == "requests" else short, LONG_STEPS, taken))
         settled(lambda: len(taken))
         grown = resident_bytes(server.process.pid) - before
         assert grown < 4 * MAX_IN_FLIGHT_BYTES < LONG_STEPS * LONG_STREAM_BYTES
