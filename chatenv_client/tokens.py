@@ -7,6 +7,7 @@ episodes.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -72,16 +73,22 @@ def _as_numpy(values: Any) -> npt.NDArray[Any]:
     return array
 
 
+_ROOM: Final = 256
+"""Values that a growing array has room for when it has grown: a kilobyte."""
+
+
 class GrowingArray:
     """An append-only one-dimensional array. Appending n values costs O(n), whatever is there already.
 
     What was appended never changes, so a view stays valid while the array grows.
     """
 
-    __slots__ = ("_array", "_length")
+    __slots__ = ("_array", "_length", "_readable")
 
-    def __init__(self, dtype: npt.DTypeLike = np.int32, capacity: int = 0) -> None:
-        self._array: npt.NDArray[Any] = np.empty(capacity, dtype=dtype)
+    def __init__(self, dtype: npt.DTypeLike = np.int32) -> None:
+        self._array: npt.NDArray[Any] = np.empty(0, dtype=dtype)
+        self._readable = self._array
+        """The same memory, read-only, as its views are then, too."""
         self._length = 0
 
     def __len__(self) -> int:
@@ -96,16 +103,16 @@ class GrowingArray:
         self._length = end
 
     def _grow(self, needed: int) -> None:
-        # An eighth keeps the slack of a live episode small and the copies amortised.
-        grown = np.empty(max(needed, len(self._array) * 9 // 8 + 16), dtype=self._array.dtype)
+        # An eighth, or a few turns, keeps the slack of a live episode small and the copies amortised.
+        grown = np.empty(max(needed, len(self._array) * 9 // 8) + _ROOM, dtype=self._array.dtype)
         grown[: self._length] = self._array[: self._length]
         self._array = grown
+        self._readable = grown.view()
+        self._readable.flags.writeable = False
 
     def view(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """A read-only view of what was appended, without a copy."""
-        view = self._array[start : self._length if stop is None else min(stop, self._length)]
-        view.flags.writeable = False
-        return view
+        return self._readable[start : self._length if stop is None else min(stop, self._length)]
 
     def truncate(self, length: int) -> None:
         """Take back what was appended behind `length`. Views that reach beyond it are void."""
@@ -141,12 +148,11 @@ class TokenSnapshot:
 
     def since(self, offset: int) -> Int32Array:
         """(T - offset,) int32, the stream from `offset` to its end; costs only what it returns."""
+        behind = offset - len(self.committed)
+        if behind >= 0:
+            return self.tail[behind:]
         committed = self.committed[offset:]
-        if len(committed) == 0:
-            return self.tail[max(0, offset - len(self.committed)) :]
-        if len(self.tail) == 0:
-            return committed
-        return np.concatenate([committed, self.tail])
+        return committed if len(self.tail) == 0 else np.concatenate([committed, self.tail])
 
 
 EMPTY_SNAPSHOT: Final = TokenSnapshot(EMPTY_TOKENS, EMPTY_TOKENS)
@@ -166,13 +172,15 @@ class Fingerprint:
 
     def extended(self, *more: Int32Array) -> Fingerprint:
         """The fingerprint of a longer prefix; this one stays as it is."""
-        longer = Fingerprint(self._state.copy())
+        state = self._state.copy()
         for tokens in more:
-            longer.extend(tokens)
-        return longer
+            state.update(little_endian_bytes(tokens))
+        return Fingerprint(state)
 
     def with_tail(self, tail: Int32Array) -> str:
         """32 hexadecimal digits of prefix + tail; the prefix stays as it is."""
+        if len(tail) == 0:
+            return str(self._state.hexdigest())
         state = self._state.copy()
         state.update(little_endian_bytes(tail))
         return str(state.hexdigest())
@@ -183,14 +191,15 @@ def fingerprint_of(tokens: Int32Array) -> str:
     return Fingerprint().with_tail(tokens)
 
 
-def little_endian_bytes(tokens: npt.NDArray[Any]) -> bytes:
+def little_endian_bytes(tokens: Int32Array) -> bytes:
     """The tokens as little-endian int32 bytes, as they travel and as fingerprints see them."""
-    return (tokens if tokens.dtype == TOKEN_DTYPE else tokens.astype(TOKEN_DTYPE)).tobytes()
+    return (tokens if sys.byteorder == "little" else tokens.astype(TOKEN_DTYPE)).tobytes()
 
 
 def pack_tokens(message: ProtoMessage, tokens: Int32Array, field_name: str = "tokens") -> None:
     """Append tokens to a packed `sfixed32` field without making Python integers of them."""
-    _pack(message, field_name, little_endian_bytes(tokens))
+    if len(tokens):
+        _pack(message, field_name, little_endian_bytes(tokens))
 
 
 def pack_logprobs(message: ProtoMessage, logprobs: Float32Array, field_name: str = "logprobs") -> None:
@@ -236,6 +245,8 @@ def unpack_logprobs(values: Sequence[float]) -> Float32Array:
 
 def _unpack(values: Sequence[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
     # protobuf >= 7.34 copies a repeated scalar out in one piece; older runtimes convert value by value.
-    if hasattr(values, "__array__"):
-        return np.array(values, dtype=dtype)
-    return np.fromiter(values, dtype=dtype, count=len(values))
+    copied_out = getattr(values, "__array__", None)
+    if copied_out is None:
+        return np.fromiter(values, dtype=dtype, count=len(values))
+    array: npt.NDArray[Any] = copied_out()
+    return array if array.dtype == dtype and array.flags.owndata else np.array(array, dtype=dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +70,7 @@ class VectorSession:
         self._shown = [new or old for new, old in zip(played.results, before, strict=True)]
         played.check()
         return [
-            shown if new is not None else replace(shown, reward=None)
+            shown if new is not None else shown._replace(reward=None)
             for shown, new in zip(self._all_shown(), played.results, strict=True)
         ]
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from chatenv_server.engine.byte_level import byte_level_alphabet
 from chatenv_server.engine.template import ChatTemplate
 
 TURN_START: Final = "<|im_start|>"
@@ -107,20 +108,9 @@ class ByteTokenizer:
 
 
 def _build_backend() -> Tokenizer:
-    vocabulary = {character: byte for byte, character in enumerate(_byte_level_alphabet())}
+    vocabulary = {character: byte for byte, character in enumerate(byte_level_alphabet())}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], cache_capacity=0))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS])
     return tokenizer
-
-
-def _byte_level_alphabet() -> list[str]:
-    """The characters that byte-level tokenizers write for bytes 0 to 255.
-
-    Printable Latin-1 stands for itself; the other bytes take the code points from 256 on, in order
-    (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2).
-    """
-    substitutes = iter(range(256, 512))
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    return [chr(byte if byte in printable else next(substitutes)) for byte in range(256)]

@@ -249,12 +249,14 @@ class ChatEnvironment:
         try:
             change = self._append(episode.log, action)
             self._progress = _Progress(progress.step_count + 1, truncated=self._over_limit(progress.step_count + 1))
-            observation = self._transformed(self._observe(change.reports, change))
+            observation = self._observe(change.reports, change)
+            if self._transform is not None:
+                observation = self._transformed(self._transform, observation)
+                self._progress = _Progress(self._progress.step_count, observation.terminated, observation.truncated)
         except BaseException:
             episode.log.take_back(mark)
             self._progress = progress
             raise
-        self._progress = _Progress(self._progress.step_count, observation.terminated, observation.truncated)
         if observation.reward is not None:
             episode.log.add_reward(observation.reward)
         return observation
@@ -290,11 +292,9 @@ class ChatEnvironment:
         too_many_steps = episode.max_steps is not None and step_count >= episode.max_steps
         return too_many_steps or (episode.max_tokens is not None and len(episode.log) >= episode.max_tokens)
 
-    def _transformed(self, observation: ChatObservation) -> ChatObservation:
-        if self._transform is None:
-            return observation
+    def _transformed(self, transform: Transform, observation: ChatObservation) -> ChatObservation:
         try:
-            transformed = self._transform(observation)
+            transformed = transform(observation)
         except ChatEnvError:
             raise
         except Exception as error:
@@ -308,17 +308,18 @@ class ChatEnvironment:
 
     def _observe(self, reports: tuple[FidelityReport, ...], change: Change | None = None) -> ChatObservation:
         episode, progress = self._current(), self._progress
+        log = episode.log
         return ChatObservation(
             episode_id=episode.episode_id,
             step_count=progress.step_count,
-            stream=episode.log.stream,
-            conversation=episode.log.conversation,
+            stream=log.stream,
+            conversation=log.conversation,
             terminated=progress.terminated,
             truncated=progress.truncated,
             metadata=copy.deepcopy(dict(episode.metadata)) if episode.metadata else {},
-            generation_prompt_length=episode.log.generation_prompt_length,
+            generation_prompt_length=log.generation_prompt_length,
             fidelity=reports,
-            prompt_fingerprint=episode.log.fingerprint(),
+            prompt_fingerprint=log.fingerprint(),
             seed=episode.seed,
             held_tokens=0 if change is None else change.held_tokens,
             held_messages=0 if change is None else change.held_messages,
@@ -408,7 +409,7 @@ class ChatEnvironment:
     @property
     def message_count(self) -> int:
         """Messages of the conversation."""
-        return self._current().log.conversation.length
+        return self._current().log.message_count
 
     @property
     def done(self) -> bool:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from chatenv_client.errors import DeadlineError, EpisodeNotFoundError, StepIndexMismatchError
 from chatenv_client.models import ChatAction, ChatObservation
@@ -23,8 +23,7 @@ class Caller(Protocol):
         """Whether somebody still waits for the answer."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What the last step was answered."""
 
     digest: bytes

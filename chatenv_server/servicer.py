@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,6 +16,7 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ServerInfo
+from chatenv_server.backend import Backend
 from chatenv_server.environment import ChatEnvironment
 from chatenv_server.episode import Caller
 from chatenv_server.episodes import EpisodeStore
@@ -31,6 +32,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     _episodes: EpisodeStore
     _describe: Callable[[], ServerInfo]
+    _encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]]
 
     def __init__(self, gate: Gate, items: ItemRunner, telemetry: Telemetry, max_batch_items: int) -> None:
         self._gate = gate
@@ -38,10 +40,11 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._items = items
         self._max_batch_items = max_batch_items
 
-    def attach(self, episodes: EpisodeStore, describe: Callable[[], ServerInfo]) -> None:
+    def attach(self, backend: Backend) -> None:
         """Give it what to serve; before the gate opens."""
-        self._episodes = episodes
-        self._describe = describe
+        self._episodes = backend.episodes
+        self._describe = backend.describe
+        self._encoding_ahead = backend.encoding_ahead
 
     def Reset(self, request: pb.ResetRequest, context: grpc.ServicerContext) -> pb.ResetResponse:
         """Start an episode, or start the named one anew."""
@@ -105,7 +108,8 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._check_size(request.steps, "steps")
 
         response = pb.BatchStepResponse()
-        self._answer_each(self._step, request.steps, response.results, context, "BatchStep")
+        with self._encoding_ahead(wire.lone_texts(request.steps)):
+            self._answer_each(self._step, request.steps, response.results, context, "BatchStep")
         return response
 
     def StreamSteps(

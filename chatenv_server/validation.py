@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ChatAction, Message
+from chatenv_client.models import ChatAction, Message, is_plain
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.template import RESERVED_NAMES
 
@@ -52,7 +52,7 @@ def check_token_ids(tokens: Int32Array, limit: int) -> None:
     """Raise InvalidRequestError unless all ids are in 0 to limit - 1."""
     # As unsigned integers, negative ids are the largest.
     unsigned = tokens.view(np.uint32)
-    if np.maximum.reduce(unsigned, initial=0) >= limit:
+    if len(unsigned) and unsigned.item(unsigned.argmax()) >= limit:
         index = int(np.argmax(unsigned >= limit))
         raise InvalidRequestError(
             f"token id {int(tokens[index])} at position {index} is outside 0 to {limit - 1}; "
@@ -77,6 +77,10 @@ def check_role(role: Any, field: str) -> None:
 
 
 def _check_message(message: Any, field: str) -> None:
+    if is_plain(message):
+        check_role(message["role"], f"{field}.role")
+        check_text(message["content"], field)
+        return
     if not isinstance(message, Mapping):
         raise InvalidRequestError("a message is a mapping with `role` and `content`", reason="BAD_MESSAGE", field=field)
     check_role(message.get("role"), f"{field}.role")

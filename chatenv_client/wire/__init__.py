@@ -30,6 +30,7 @@ from chatenv_client.wire.observations import (
 )
 from chatenv_client.wire.requests import (
     action_from_proto,
+    lone_texts,
     render_from_proto,
     render_to_proto,
     reset_from_proto,
@@ -50,6 +51,7 @@ __all__ = [
     "fidelity_to_proto",
     "info_from_proto",
     "info_to_proto",
+    "lone_texts",
     "message_from_proto",
     "message_to_proto",
     "messages_from_proto",

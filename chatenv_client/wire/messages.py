@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import Message
+from chatenv_client.models import Message, is_plain
 from chatenv_client.wire.json_fields import dump_json, load_json, load_object
 
 _TEXT_KEYS: Final = ("reasoning_content", "tool_call_id", "name")
@@ -37,6 +37,9 @@ def write_message(encoded: pb.Message, message: Mapping[str, Any]) -> None:
 
 
 def _write_message(encoded: pb.Message, message: Any) -> None:
+    if is_plain(message) and type(message["role"]) is str:
+        encoded.role, encoded.content = message["role"], message["content"]
+        return
     if not isinstance(message, Mapping):
         what = f"a message is a mapping with `role` and `content`, not {type(message).__name__}; give a list of them"
         raise InvalidRequestError(what, reason="BAD_MESSAGE", field="messages")

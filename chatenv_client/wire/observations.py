@@ -6,8 +6,7 @@ Nothing here costs time proportional to the history that both sides hold.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError, TransformError
@@ -18,8 +17,7 @@ from chatenv_client.wire.json_fields import dump_json, load_object
 from chatenv_client.wire.messages import messages_from_proto, write_message
 
 
-@dataclass(frozen=True, slots=True)
-class ObservationDelta:
+class ObservationDelta(NamedTuple):
     """What an answer adds to what its caller holds."""
 
     episode_id: str
@@ -98,8 +96,8 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         reward=encoded.reward if encoded.HasField("reward") else None,
         terminated=encoded.terminated,
         truncated=encoded.truncated,
-        metadata=load_object(encoded.metadata_json, "metadata", "BAD_METADATA"),
-        fidelity=fidelity_from_proto(encoded.fidelity),
+        metadata=load_object(encoded.metadata_json, "metadata", "BAD_METADATA") if encoded.metadata_json else {},
+        fidelity=fidelity_from_proto(encoded.fidelity) if encoded.fidelity else (),
     )
 
 

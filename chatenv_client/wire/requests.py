@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Message, ResetOptions
-from chatenv_client.tokens import pack_logprobs, pack_tokens, unpack_logprobs, unpack_tokens
+from chatenv_client.tokens import EMPTY_TOKENS, pack_logprobs, pack_tokens, unpack_logprobs, unpack_tokens
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
 from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
 from chatenv_client.wire.messages import message_to_proto, messages_from_proto
@@ -154,19 +154,27 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
     Raises:
         InvalidRequestError: with the field that is bad.
     """
-    messages = _messages(request) if request.messages else ()
+    messages = tuple(_messages(request)) if request.messages else ()
     for field in ("tokens", "prompt_fingerprint") if messages else ():
         if getattr(request, field):
             what = f"{field} belongs to sampled tokens and cannot stand beside messages; send two Steps"
             raise InvalidRequestError(what, reason="BAD_ACTION", field=field)
-    return ChatAction(
-        tokens=None if messages else unpack_tokens(request.tokens),
+    return ChatAction.of_checked(
+        tokens=EMPTY_TOKENS if messages else unpack_tokens(request.tokens),
         logprobs=unpack_logprobs(request.logprobs) if request.logprobs else None,
         stop_reason=STOP_REASON.asked(request.stop_reason, "stop_reason"),
         model_version=request.model_version,
-        messages=messages,  # type: ignore[arg-type]
+        messages=messages,
         prompt_fingerprint=request.prompt_fingerprint,
     )
+
+
+def lone_texts(requests: Iterable[pb.StepRequest]) -> Iterator[tuple[str, str]]:
+    """(role, text) of each Step that appends one message of one text."""
+    for request in requests:
+        messages = request.messages
+        if len(messages) == 1 and messages[0].content:
+            yield messages[0].role, messages[0].content
 
 
 def render_to_proto(messages: Sequence[Mapping[str, Any]], *, episode_id: str) -> pb.RenderMessageRequest:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from chatenv_client.errors import TemplateRejectedError
@@ -95,6 +96,10 @@ class TemplateDialect:
                 self._scenes.clear()
             self._scenes[key] = scene
         return scene
+
+    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
+        """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""
+        return self.codec.ahead.of(said)
 
     @property
     def stop_ids(self) -> frozenset[int]:

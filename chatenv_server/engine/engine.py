@@ -6,6 +6,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -43,6 +44,9 @@ class Dialect(Protocol):
 
     def scene(self, terms: Terms) -> Scene:
         """The dialect under one episode's terms."""
+
+    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
+        """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""
 
 
 class TokenEngine:
@@ -173,6 +177,16 @@ class TokenEngine:
     def template_fingerprint(self) -> str:
         """SHA-256 of the chat template's text; empty on the plain path."""
         return self._dialect.template.fingerprint if isinstance(self._dialect, TemplateDialect) else ""
+
+    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
+        """Encode texts together that are about to be appended to different episodes, each as its only message.
+
+        The tokenizer does so with threads of its own, one a core. What is encoded is the same, here or later.
+
+        Args:
+            said: (role, text) of each.
+        """
+        return self._dialect.encoding_ahead(said)
 
     def open(self, terms: Terms, *, keeps_texts: bool = True) -> EpisodeLog:
         """A new episode's log; see there."""

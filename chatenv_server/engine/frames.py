@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, NamedTuple
 
+from chatenv_server.engine.enclosure import Enclosure
 from chatenv_server.engine.tracing import Question, Trace, TracedText
 
 MOST_LESSONS: Final = 16
@@ -55,12 +56,16 @@ class Frame(NamedTuple):
     """What the template asks of the turn's text."""
     given: tuple[Question, ...]
     """What it asks of the message's text."""
+    enclosure: Enclosure | None = None
+    """The same as ids, as far as these never depend on the message's text."""
 
     def fits(self, exchange: Exchange) -> bool:
         """Whether the template writes this frame in this exchange."""
-        return all(question.is_answered_alike(exchange.said) for question in self.said) and all(
-            question.is_answered_alike(exchange.given) for question in self.given
-        )
+        return _are_answered_alike(self.said, exchange.said) and _are_answered_alike(self.given, exchange.given)
+
+
+def _are_answered_alike(questions: tuple[Question, ...], text: str) -> bool:
+    return not questions or all(question.is_answered_alike(text) for question in questions)
 
 
 class Lesson:

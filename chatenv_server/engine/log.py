@@ -123,6 +123,11 @@ class EpisodeLog:
         return TokenSnapshot(self._tokens.view(0, self._head.committed), self._head.tail.tokens)
 
     @property
+    def message_count(self) -> int:
+        """Messages of the conversation."""
+        return self._head.message_count
+
+    @property
     def conversation(self) -> MessageSnapshot:
         """The messages as they are now; costs no copy."""
         return MessageSnapshot(self._messages, self._head.message_count, self._read_back)
@@ -208,8 +213,16 @@ class EpisodeLog:
         tail = self._render_tail([*pending, *messages])
         self._refuse_rewriting(tail.reports)
         self._messages.extend(messages)
-        self._head = head._replace(
-            tail=tail, message_count=len(self._messages), tail_step=head.tail_step if pending else step
+        self._head = _Head(
+            fingerprint=head.fingerprint,
+            committed=head.committed,
+            tail=tail,
+            tail_message=head.tail_message,
+            tail_step=head.tail_step if pending else step,
+            tail_reward=head.tail_reward,
+            message_count=len(self._messages),
+            last=head.last,
+            watch=head.watch,
         )
         self._fingerprint = ""
         held = head.committed + _shared_length(head.tail.tokens, tail.tokens)
@@ -236,7 +249,7 @@ class EpisodeLog:
         return self.scene.tail(history, head.last, messages, committed, watch)
 
     def _refuse_rewriting(self, reports: Sequence[FidelityReport]) -> None:
-        if self.terms.history_policy is HistoryPolicy.APPEND:
+        if not reports or self.terms.history_policy is HistoryPolicy.APPEND:
             return
         for report in reports:
             if report.kind is FidelityKind.HISTORY_REWRITTEN:
@@ -263,43 +276,50 @@ class EpisodeLog:
             HistoryRewrittenError: policy `strict`, and the template would write something before this span; nothing
                 has changed.
         """
-        continued = self._continued_turn()
-        start = len(self) if continued is None else continued.start
-        span = tokens if continued is None else np.concatenate([self._tokens.view(start), tokens])
-        prompted = self.generation_prompt_length > 0 if continued is None else continued.prompted
+        head, continued = self._head, self._continued_turn()
+        if continued is None:
+            start, span, index = len(self), tokens, head.message_count
+            prompted, after_prompt = head.tail.generation_prompt_length > 0, self.terms.add_generation_prompt
+        else:
+            start, index = continued.start, continued.message_index
+            span = np.concatenate([self._tokens.view(start), tokens])
+            prompted, after_prompt = continued.prompted, continued.after_prompt
         read = self.scene.read_turn(span, self._end_before(start), prompted=prompted)
-        index = self._head.message_count if continued is None else continued.message_index
-        reports = [*self._unprompted_reports(continued, index), *_reading_reports(read, start, index)]
+        reports = (*self._unprompted_reports(continued, index), *_reading_reports(read, start, index))
         self._refuse_rewriting(reports)
-        after_prompt = self.terms.add_generation_prompt if continued is None else continued.after_prompt
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
-        last = SampledTurn(
-            read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
-        )
         self._commit_tail(starts_message=continued is None)
         self._turns.add_sampled(
-            Extent(len(self._tokens), len(tokens), step, index, int(continued is None)),
+            Extent(len(self), len(tokens), step, index, int(continued is None)),
             reason,
             prompted=prompted,
             has_logprobs=logprobs is not None,
             model_version=model_version,
         )
-        self._commit_span(tokens, logprobs, last)
+        last = SampledTurn(
+            read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
+        )
+        self._commit_span(tokens, last)
+        if logprobs is not None:
+            self._logprobs.extend(logprobs)
         self._reports.extend(reports)
-        return Change(tuple(reports), len(self), index)
+        return Change(reports, len(self._tokens), index)
 
     def _end_before(self, position: int) -> Int32Array:
         """The end of the stream before `position`, which lies in the pending tail or at its edges."""
-        tail = self._head.tail.tokens[: max(0, position - self._head.committed)]
-        return tail if len(tail) else self._tokens.view(max(0, position - _END_TOKENS), position)
+        within = position - self._head.committed
+        if within > 0:
+            return self._head.tail.tokens[:within]
+        return self._tokens.view(max(0, position - _END_TOKENS), position)
 
     def _continued_turn(self) -> SampledTurn | None:
         """The sampled turn that further tokens go on with: the last thing on record, cut off before a stop token."""
-        last = self._head.last
-        return last if last is not None and last.stop_id is None and not self._pending_messages() else None
+        head = self._head
+        cut_off = head.last is not None and head.last.stop_id is None
+        return head.last if cut_off and head.message_count == head.tail_message else None
 
     def _unprompted_reports(self, continued: SampledTurn | None, index: int) -> list[FidelityReport]:
-        if continued is not None or self._pending_messages() or len(self._head.tail.tokens) > 0:
+        if continued is not None or len(self._head.tail.tokens) > 0 or self._pending_messages():
             return []
         return [
             FidelityReport(
@@ -315,13 +335,13 @@ class EpisodeLog:
         extent = self._tail_extent()
         if extent is not None:
             self._turns.add_template(extent, head.tail_reward)
-        self._starts.extend(head.committed + start for start in tail.message_starts)
+        for start in tail.message_starts:
+            self._starts.append(head.committed + start)
         if starts_message:
             self._starts.append(head.committed + len(tail.tokens) - tail.generation_prompt_length)
         self._reports.extend(tail.reports)
-        self._tokens.extend(tail.tokens)
 
-    def _commit_span(self, tokens: Int32Array, logprobs: Float32Array | None, last: SampledTurn) -> None:
+    def _commit_span(self, tokens: Int32Array, last: SampledTurn) -> None:
         head, tail = self._head, self._head.tail
         if last.message_index == head.message_count:
             self._let_go_of(head.last)
@@ -329,10 +349,9 @@ class EpisodeLog:
         else:
             # Snapshots handed out share the old list, in which the message must stay as it was.
             self._messages = [*self._messages[: last.message_index], last.message]
+        self._tokens.extend(tail.tokens)
         self._tokens.extend(tokens)
-        if logprobs is not None:
-            self._logprobs.extend(logprobs)
-        rewritten = any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in tail.reports)
+        watch = tail.watch if head.watch is None or _rewrites(tail.reports) else head.watch
         count = len(self._messages)
         self._head = _Head(
             fingerprint=head.fingerprint.extended(tail.tokens, tokens),
@@ -341,7 +360,7 @@ class EpisodeLog:
             tail_step=head.tail_step,
             message_count=count,
             last=last,
-            watch=head.watch if head.watch is not None and not rewritten else tail.watch,
+            watch=watch,
         )
         self._fingerprint = ""
 
@@ -356,6 +375,10 @@ class EpisodeLog:
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
         elif len(self._turns):
             self._turns.reward_last(reward)
+
+
+def _rewrites(reports: Sequence[FidelityReport]) -> bool:
+    return any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in reports)
 
 
 def _reading_reports(read: ReadTurn, start: int, index: int) -> list[FidelityReport]:
@@ -379,6 +402,6 @@ def _shared_length(left: Int32Array, right: Int32Array) -> int:
     """Length of the common prefix."""
     shared = min(len(left), len(right))
     if shared == 0:
-        return 0
+        return 0  # nearly always: a tail is rendered anew only where messages follow messages
     different = np.flatnonzero(left[:shared] != right[:shared])
     return int(different[0]) if len(different) else shared

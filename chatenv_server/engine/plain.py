@@ -7,7 +7,8 @@ says `plain_path`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,10 @@ class PlainDialect:
     def scene(self, terms: Terms) -> PlainScene:
         """The dialect under one episode's terms."""
         return PlainScene(self, terms)
+
+    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
+        """Nothing: what is rendered and encoded here is always the whole."""
+        return nullcontext()
 
 
 class PlainScene:

@@ -18,7 +18,7 @@ from chatenv_server.engine.codec import Encoded
 from chatenv_server.engine.controls import has_marks, strings_in, without_marks
 from chatenv_server.engine.forgetting import first_to_forget, is_rewritten
 from chatenv_server.engine.forms import texts_of
-from chatenv_server.engine.frames import Exchange, Frames, Shape
+from chatenv_server.engine.frames import Exchange, Frame, Frames, Shape
 from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.parsing import TurnParser
 from chatenv_server.engine.probe import PROBE_CALL_ID, SENTINEL, assistant, user
@@ -170,8 +170,8 @@ class TemplateScene:
             return EMPTY_TAIL
         exchange = self._exchange(last, messages) if self._learns_frames else None
         if exchange is not None and (frame := self._frames.find(exchange)) is not None:
-            encoded = self._encode(frame.before + exchange.given + frame.after, before[-_ANCHOR_TOKENS:])
-            return Tail(encoded.ids, frame.generation_prompt_length, (frame.message_start,))
+            ids = self._encode_framed(frame, exchange.given, before)
+            return Tail(ids, frame.generation_prompt_length, (frame.message_start,))
         tail = self._rendered_tail(history, last, messages, before, watch)
         if exchange is not None and not tail.reports:
             self._learn(exchange, tail, before)
@@ -260,9 +260,29 @@ class TemplateScene:
         # The message's part has to begin where no text can move it.
         start = tail.message_starts[0]
         is_fixed = start == 0 or self._codec.parts(int(tail.tokens[start]))
-        alike = self._encode(around[0] + exchange.given + around[1], before[-_ANCHOR_TOKENS:]).ids
+        frame = lesson.frame(around, start, tail.generation_prompt_length)
+        alike = self._encode_framed(frame, exchange.given, before)
         if is_fixed and self._prompt_token_count is not None and np.array_equal(alike, tail.tokens):
-            self._frames.add(exchange, lesson.frame(around, start, tail.generation_prompt_length))
+            self._frames.add(exchange, self._enclosed(frame, exchange, tail))
+
+    def _enclosed(self, frame: Frame, exchange: Exchange, tail: Tail) -> Frame:
+        """The frame with what is always the same about its ids, where that gives the tail it was learnt from."""
+        enclosure = self._codec.enclosure(exchange.shape.stop_id, frame.before, frame.after)
+        if enclosure is None:
+            return frame
+        alike = self._codec.encode_enclosed(enclosure, exchange.given)
+        if alike is None or not np.array_equal(alike, tail.tokens):
+            return frame
+        self._codec.ahead.learn(exchange.shape.role, enclosure)
+        return frame._replace(enclosure=enclosure)
+
+    def _encode_framed(self, frame: Frame, given: str, before: Int32Array) -> Int32Array:
+        if frame.enclosure is not None:
+            self.encoded_characters += len(given)
+            ids = self._codec.encode_enclosed(frame.enclosure, given)
+            if ids is not None:
+                return ids
+        return self._encode(frame.before + given + frame.after, before[-_ANCHOR_TOKENS:]).ids
 
     def _was_prompted(self, last: SampledTurn) -> bool:
         """Whether the header of the turn was the prompt's, not the model's own."""
@@ -471,7 +491,8 @@ class TemplateScene:
 
     def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
         """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises; the tokens stay."""
-        stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._profile.stop_ids else None
+        last = ids.item(-1) if len(ids) else None
+        stop_id = last if last in self._profile.stop_ids else None
         text, close = self._without_close(self._codec.decode_behind(before, ids), stop_id)
         # Where no prompt asked the model to speak, it writes the header of its turn itself.
         said = text if prompted else text.removeprefix(self._turn_header)
@@ -484,10 +505,20 @@ class TemplateScene:
         """A turn's text in two: what it says, and what it holds of the template's close, through the stop token."""
         if stop_id is None:
             return text, ""
-        stop_text = self._stop_text(stop_id)
-        before_stop, _, _ = self._profile.role_closes.get("assistant", "").partition(stop_text)
-        close = before_stop + stop_text if text.endswith(before_stop + stop_text) else stop_text
+        whole, stop_text = self._closes[stop_id]
+        close = whole if text.endswith(whole) else stop_text
         return text.removesuffix(close), close
+
+    @cached_property
+    def _closes(self) -> dict[int, tuple[str, str]]:
+        """By stop token: the template's close through it, and its own text."""
+        closes = {}
+        for stop_id in self._profile.stop_ids:
+            stop_text = self._stop_text(stop_id)
+            close = self._profile.role_closes.get("assistant", "")
+            before_stop = close.partition(stop_text)[0] if stop_text else ""
+            closes[stop_id] = (before_stop + stop_text, stop_text)
+        return closes
 
     def _stop_text(self, stop_id: int | None) -> str:
         return "" if stop_id is None else self._codec.added_tokens.get(stop_id, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,7 +105,7 @@ def test_an_answer_that_does_not_follow_is_refused_and_changes_nothing(wrong: di
     plain.step([2], [3])
     right = plain.delta(0, 0)
     with pytest.raises(ProtocolError):
-        mirror.absorb(replace(right, **wrong), as_token_ids([2]))
+        mirror.absorb(right._replace(**wrong), as_token_ids([2]))
     assert (mirror.step_count, mirror.token_count) == (0, 1)
     assert shown(before) == ([1], [], fingerprint_of(np.array([1], np.int32)))
     assert shown(mirror.absorb(right, as_token_ids([2])))[0] == [1, 2, 3]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from chatenv_server.engine.parsing.calls import Notation
 from chatenv_server.engine.parsing.turn import ProbeRender
@@ -24,7 +25,7 @@ class Around:
 
     def strip(self, text: str) -> str:
         """`text` without what stands around it; where less of the whitespace is there, without that."""
-        return strip_end(strip_start(text, self.before), self.after)
+        return strip_end(strip_start(text, self.before), self.after) if self.before or self.after else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,7 @@ class Thought:
         return len(turn) - len(strip_start(rest[len(tag) :], right))
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(NamedTuple):
     """A turn, its thought taken apart from the rest."""
 
     reasoning: str | None
@@ -66,14 +66,17 @@ class Layout:
 
     def split(self, turn: str) -> Split:
         """Take the thought off a turn; one that is never closed reaches to the end."""
-        begin = None if self.thought is None or self._is_plain(turn) else self.thought.begin(turn)
-        if self.thought is None or begin is None:
+        thought = self.thought
+        if thought is None or thought.opener.strip() not in turn or self._is_plain(turn):
             return Split(None, turn)
-        closing_tag = self.thought.closer.lstrip()
+        begin = thought.begin(turn)
+        if begin is None:
+            return Split(None, turn)
+        closing_tag = thought.closer.lstrip()
         reasoning, closed, rest = turn[begin:].partition(closing_tag)
         if not closed:
             return Split(reasoning, "")
-        return Split(strip_end(reasoning, self.thought.closer.removesuffix(closing_tag)), rest)
+        return Split(strip_end(reasoning, thought.closer.removesuffix(closing_tag)), rest)
 
     def content(self, text: str, *, behind_thought: bool) -> str:
         """The content of a turn without calls."""

@@ -33,6 +33,8 @@ class LayoutParser:
         split = self.layout.split(self.opening + text)
         thinks = split.reasoning is not None
         spans = self.notation.spans(split.rest)
+        if not spans:
+            return ParsedTurn(self.layout.content(split.rest, behind_thought=thinks), split.reasoning)
         calls = [span for span in spans if span.calls]
         problems = [span.problem for span in spans if span.problem]
         if not calls:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 ToolCall = dict[str, Any]
 """`{"type": "function", "function": {"name": str, "arguments": dict}}`, and an `"id"` if one was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedTurn:
+class ParsedTurn(NamedTuple):
     """A sampled turn in the terms of a Hugging Face message."""
 
     content: str
