@@ -6,8 +6,10 @@ input or output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, Generic
 
 from chatenv_client import wire
@@ -16,7 +18,7 @@ from chatenv_client.calls import Call, ResultT
 from chatenv_client.errors import BatchError, ChatEnvError, MessageTooLargeError
 from chatenv_client.models import Limits
 
-PART_ITEMS: Final = 64
+PART_ITEMS: Final = 32
 """Items that travel together: few enough that the server works on one part while the caller packs and unpacks another,
 and enough that a call costs little an item (docs/performance.md)."""
 
@@ -36,43 +38,55 @@ class Round(Generic[ResultT]):
     def __init__(self, size: int) -> None:
         self.results: list[ResultT | None] = [None] * size
         """By index of the episode; None where nothing was asked or no answer came."""
-        self._calls: list[tuple[int, Call[ResultT]]] = []
+        self._asked: list[tuple[str, int, Callable[[], Call[ResultT]]]] = []
+        """(Method, index of the episode, what builds the call)."""
         self._errors: dict[int, ChatEnvError] = {}
         self._lost_calls: list[ChatEnvError] = []
         self._answered = 0
 
     def ask(self, index: int, build: Callable[[], Call[ResultT] | None]) -> None:
         """Add the call that `build` makes for an episode, if it makes one. What it refuses is that item's error."""
+        call = self._built(index, build)
+        if call is not None:
+            self.plan(index, call.method, lambda: call)
+
+    def plan(self, index: int, method: str, build: Callable[[], Call[ResultT]]) -> None:
+        """Add a call of `method` that is built when its part is: while the server works on the parts before it."""
+        self._asked.append((method, index, build))
+
+    def _built(self, index: int, build: Callable[[], Call[ResultT] | None]) -> Call[ResultT] | None:
         try:
-            call = build()
+            return build()
         except ChatEnvError as error:
             self._errors[index] = error
-            return
-        if call is not None:
-            self._calls.append((index, call))
+            return None
 
     @property
     def is_empty(self) -> bool:
         """Whether there is no call to make."""
-        return not self._calls
+        return not self._asked
 
-    def parts(self, limits: Limits) -> list[Part[ResultT]]:
+    def parts(self, limits: Limits) -> Iterator[Part[ResultT]]:
         """The calls to make, divided as a server's limits ask for.
 
         An item that is too large by itself travels alone, to get an error of its own.
         """
-        max_items = min(PART_ITEMS, limits.max_batch_items or PART_ITEMS)
-        parts: list[Part[ResultT]] = []
-        room = 0
-        for index, call in sorted(self._calls, key=lambda item: item[1].method):
-            size = call.request.ByteSize() + _ITEM_OVERHEAD_BYTES
-            if parts and parts[-1].takes(call, max_items) and size <= room:
-                parts[-1].items.append((index, call))
-            else:
-                parts.append(Part(self, [(index, call)]))
-                room = limits.max_message_bytes or _NO_LIMIT
-            room -= size
-        return parts
+        for method, asked in groupby(sorted(self._asked, key=itemgetter(0, 1)), itemgetter(0)):
+            max_items = min(PART_ITEMS, limits.max_batch_items or PART_ITEMS) if method in _BATCHES else 1
+            items: list[tuple[int, Call[ResultT]]] = []
+            room = 0
+            for _, index, build in asked:
+                call = self._built(index, build)
+                if call is None:
+                    continue
+                size = call.request.ByteSize() + _ITEM_OVERHEAD_BYTES
+                if items and (len(items) == max_items or size > room):
+                    yield Part(self, items)
+                    items = []
+                room = (room if items else limits.max_message_bytes or _NO_LIMIT) - size
+                items.append((index, call))
+            if items:
+                yield Part(self, items)
 
     def check(self) -> None:
         """Raise what went wrong, if anything did.
@@ -133,10 +147,6 @@ class Part(Generic[ResultT]):
     @property
     def _is_batch(self) -> bool:
         return self.items[0][1].method in _BATCHES
-
-    def takes(self, call: Call[ResultT], max_items: int) -> bool:
-        """Whether the call may travel along."""
-        return self._is_batch and call.method == self.items[0][1].method and len(self.items) < max_items
 
     def receive(self, response: Any) -> None:
         """Take in the answer, each item its own."""

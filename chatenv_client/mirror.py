@@ -71,13 +71,14 @@ class Mirror:
             ProtocolError: the answer does not follow on what is held.
         """
         self._check_order(delta, len(given))
-        newly_frozen = np.concatenate([self._tail, sampled]) if len(sampled) else EMPTY_TOKENS
+        newly_frozen = (self._tail, sampled) if len(sampled) else ()
         tail = self._next_tail(delta, newly_frozen)
-        fingerprint = self._frozen_fingerprint.extended(newly_frozen)
+        fingerprint = self._frozen_fingerprint.extended(*newly_frozen) if newly_frozen else self._frozen_fingerprint
         prompt_fingerprint = fingerprint.with_tail(tail)
         self._check_fingerprint(prompt_fingerprint, delta.prompt_fingerprint)
 
-        self._frozen.extend(newly_frozen)
+        for tokens in newly_frozen:
+            self._frozen.extend(tokens)
         self._frozen_fingerprint = fingerprint
         self._tail = tail
         self._extend_messages(delta, given)
@@ -134,10 +135,10 @@ class Mirror:
         if delta.messages_offset > self.message_count + given:
             raise ProtocolError(f"messages before {delta.messages_offset} are missing; call resume()")
 
-    def _next_tail(self, delta: ObservationDelta, newly_frozen: Int32Array) -> Int32Array:
+    def _next_tail(self, delta: ObservationDelta, newly_frozen: tuple[Int32Array, ...]) -> Int32Array:
         """(n,) int32, what stands behind the frozen part once `newly_frozen` has joined it."""
-        frozen_length = len(self._frozen) + len(newly_frozen)
-        held_tail = EMPTY_TOKENS if len(newly_frozen) else self._tail
+        frozen_length = len(self._frozen) + sum(map(len, newly_frozen))
+        held_tail = EMPTY_TOKENS if newly_frozen else self._tail
         kept = delta.tokens_offset - frozen_length
         if kept > len(held_tail):
             raise ProtocolError(f"tokens before {delta.tokens_offset} are missing; call resume()")

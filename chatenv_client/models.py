@@ -132,7 +132,7 @@ class FidelityReport:
     message_index: int | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class ChatAction:
     """What a caller does in one step: the tokens that a model sampled, or messages to append.
 
@@ -292,7 +292,7 @@ class MessageSnapshot:
 EMPTY_CONVERSATION: Final = MessageSnapshot()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class ChatObservation:
     """What an episode shows after a reset or a step.
 

@@ -72,10 +72,10 @@ class Session:
             sampled, given = EMPTY_TOKENS, tuple(map(own_message, action.messages))
         else:
             sampled, given = action.tokens, ()
-            action = _sampled_from(action, mirror.prompt_fingerprint)
         request = wire.step_to_proto(
             action,
             episode_id=mirror.episode_id,
+            prompt_fingerprint="" if action.messages else mirror.prompt_fingerprint,
             step_index=mirror.step_count,
             known_tokens=mirror.token_count + len(sampled),
             known_messages=mirror.message_count + len(given),
@@ -137,14 +137,6 @@ class Session:
         if self._mirror is None:
             raise RuntimeError("there is no episode yet; call reset() first, or resume() one")
         return self._mirror
-
-
-def _sampled_from(action: ChatAction, prompt_fingerprint: str) -> ChatAction:
-    if action.prompt_fingerprint:
-        return action
-    action = copy.copy(action)
-    action.prompt_fingerprint = prompt_fingerprint
-    return action
 
 
 def _result(observation: ChatObservation) -> StepResult:

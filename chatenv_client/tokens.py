@@ -103,8 +103,8 @@ class GrowingArray:
         self._length = end
 
     def _grow(self, needed: int) -> None:
-        # An eighth, or a few turns, keeps the slack of a live episode small and the copies amortised.
-        grown = np.empty(max(needed, len(self._array) * 9 // 8) + _ROOM, dtype=self._array.dtype)
+        # An eighth, and a few turns, keeps the slack of a live episode small and the copies amortised.
+        grown = np.empty(needed * 9 // 8 + _ROOM, dtype=self._array.dtype)
         grown[: self._length] = self._array[: self._length]
         self._array = grown
         self._readable = grown.view()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ from chatenv_client.vector_session import VectorSession
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-CALLS_IN_FLIGHT: Final = 4
+CALLS_IN_FLIGHT: Final = 3
 """Enough that the server always has one to work on."""
 
 
@@ -78,7 +78,6 @@ class VectorChatEnv:
         self._channel = channel_to(target, tls, max_message_bytes, affinity=affinity)
         self._stub = ChatEnvServiceStub(self._channel)
         self._limits: Limits | None = None
-        self._callers = ThreadPoolExecutor(CALLS_IN_FLIGHT, thread_name_prefix="chatenv-vector")
         self._closed = False
         self._guard = ProcessGuard()
 
@@ -157,7 +156,6 @@ class VectorChatEnv:
             self._make(self._session.close(), timeout_s).check()
         finally:
             self._closed = True
-            self._callers.shutdown(wait=False)
             if self._owns_channel:
                 self._channel.close()
 
@@ -180,30 +178,44 @@ class VectorChatEnv:
         self._guard.check()
         if round_.is_empty:
             return round_
-        parts = round_.parts(self._server_limits(timeout_s))
-        if len(parts) == 1:
-            self._make_part(parts[0], timeout_s)
-        else:
-            list(self._callers.map(self._make_part, parts, [timeout_s] * len(parts)))
+        in_flight: deque[tuple[Part[ResultT], Any]] = deque()
+        try:
+            for part in round_.parts(self._server_limits(timeout_s)):
+                in_flight.append((part, self._begin(part.method, part.request, timeout_s)))
+                if len(in_flight) == CALLS_IN_FLIGHT:
+                    self._finish(*in_flight.popleft(), timeout_s)
+        finally:
+            # Also where a later part could not be built: what was sent may be applied, and its episodes have to know.
+            while in_flight:
+                self._finish(*in_flight.popleft(), timeout_s)
         return round_
 
-    def _make_part(self, part: Part[ResultT], timeout_s: float | None) -> None:
+    def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        """Make a call; gRPC's future of its answer."""
+        return getattr(self._stub, method).future(request, **self._defaults.keywords(request, timeout_s))
+
+    def _finish(self, part: Part[ResultT], call: Any, timeout_s: float | None) -> None:
         try:
-            response = self._call(part.method, part.request, timeout_s)
+            response = _answer(call)
         except ChatEnvError as error:
             for smaller in part.fail(error):
-                self._make_part(smaller, timeout_s)
+                self._finish(smaller, self._begin(smaller.method, smaller.request, timeout_s), timeout_s)
         else:
             part.receive(response)
 
     def _server_limits(self, timeout_s: float | None) -> Limits:
         if self._limits is None:
-            answer = self._call("GetServerInfo", pb.GetServerInfoRequest(), timeout_s)
+            answer = _answer(self._begin("GetServerInfo", pb.GetServerInfoRequest(), timeout_s))
             self._limits = wire.info_from_proto(answer).limits
         return self._limits
 
-    def _call(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        try:
-            return getattr(self._stub, method)(request, **self._defaults.keywords(request, timeout_s))
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
+
+def _answer(call: Any) -> Any:
+    """Wait for a call, and give its answer or raise what it failed with."""
+    try:
+        return call.result()
+    except grpc.RpcError as error:
+        raise error_from_rpc(error) from error
+    except BaseException:
+        call.cancel()  # somebody pressed Ctrl-C, say
+        raise

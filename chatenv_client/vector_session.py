@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from chatenv_client.batch import Round
-from chatenv_client.models import Action, ResetOptions, StepResult, Trajectory
+from chatenv_client.models import Action, ResetOptions, StepResult, Trajectory, as_action
 from chatenv_client.session import Session
 
 
@@ -52,11 +52,12 @@ class VectorSession:
             ValueError: there are more or fewer actions than episodes.
         """
         self._check_length(actions, "actions")
+        wanted = [None if action is None else as_action(action) for action in actions]
         due = {index for index, result in enumerate(self._all_shown()) if self._autoreset and result.done}
         stepping: Round[StepResult] = self._round()
-        for index, (session, action) in enumerate(zip(self.sessions, actions, strict=True)):
+        for index, (session, action) in enumerate(zip(self.sessions, wanted, strict=True)):
             if action is not None and index not in due:
-                stepping.ask(index, partial(session.step, action))
+                stepping.plan(index, "Step", partial(session.step, action))
         return self._restart(sorted(due), stepping), stepping
 
     def show(self, played: Round[StepResult]) -> list[StepResult]:

@@ -14,7 +14,7 @@ from chatenv_client.models import ChatAction, Message, ResetOptions
 from chatenv_client.tokens import EMPTY_TOKENS, pack_logprobs, pack_tokens, unpack_logprobs, unpack_tokens
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
 from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
-from chatenv_client.wire.messages import message_to_proto, messages_from_proto
+from chatenv_client.wire.messages import message_to_proto, messages_from_proto, write_message
 
 MAX_MESSAGES: Final = 4096
 """Of one request. They are rendered together, and a template may look at each from each."""
@@ -115,6 +115,7 @@ def step_to_proto(
     action: ChatAction,
     *,
     episode_id: str,
+    prompt_fingerprint: str = "",
     step_index: int | None = None,
     known_tokens: int = 0,
     known_messages: int = 0,
@@ -124,6 +125,7 @@ def step_to_proto(
     Args:
         action: what to append.
         episode_id: the episode.
+        prompt_fingerprint: of the prompt that the caller holds, for an action that names none; empty: no check.
         step_index: step_count as the caller has seen it.
         known_tokens: tokens the caller holds, those of this request included.
         known_messages: messages the caller holds, those of this request included.
@@ -136,11 +138,13 @@ def step_to_proto(
         step_index=step_index,
         known_tokens=known_tokens,
         known_messages=known_messages,
-        messages=map(message_to_proto, action.messages),
-        stop_reason=STOP_REASON.number(action.stop_reason),  # type: ignore[arg-type]
         model_version=action.model_version,
-        prompt_fingerprint=action.prompt_fingerprint,
+        prompt_fingerprint=action.prompt_fingerprint or prompt_fingerprint,
     )
+    if action.stop_reason is not None:
+        request.stop_reason = STOP_REASON.number(action.stop_reason)  # type: ignore[assignment]
+    for message in action.messages:
+        write_message(request.messages.add(), message)
     if not action.messages:
         pack_tokens(request, action.tokens)
     if action.logprobs is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from chatenv_client.tokens import Int32Array
-from chatenv_server.engine.byte_level import token_bytes
+from chatenv_server.engine.byte_level import ids_of_bytes, token_bytes
 from chatenv_server.engine.controls import any_of
 from chatenv_server.engine.enclosure import Enclosure, EncodingsAhead
 
@@ -112,6 +112,7 @@ class Codec:
         self._tokenizer = _private_copy(backend)
         self._bare = _without_added_tokens(backend)
         self._token_bytes = token_bytes(self._tokenizer)
+        self._ids_of_bytes = ids_of_bytes(self._tokenizer)
         added = self._tokenizer.get_added_tokens_decoder()
         self.added_tokens: Mapping[int, str] = {token_id: token.content for token_id, token in added.items()}
         """Text of every added token by id, special or not."""
@@ -252,15 +253,27 @@ class Codec:
         trail = self.encode(after[ahead.start() :])
         if (lead[0], lead[-1], trail[0]) != (stop_id, left, right):
             return None
-        return Enclosure(lead[1:], before[behind[-1].start() :], after[: ahead.start()], trail)
+        control, opening = behind[-1].group(), before[behind[-1].end() :]
+        ids = (np.array(ids, dtype=np.int32) for ids in (lead[1:], trail))
+        return Enclosure(next(ids), control, opening, after[: ahead.start()], next(ids))
 
     def encode_enclosed(self, enclosure: Enclosure, text: str) -> Int32Array | None:
         """Ids of a text and of what stands around it; None where it has to be encoded as a whole."""
-        whole = enclosure.whole(text)
-        ids = self.ahead.take(whole) or self._encode_together([whole])[0]
-        if ids[0] != enclosure.lead[-1]:
+        inside = enclosure.opening + text + enclosure.closing
+        if self._ids_of_bytes is not None:
+            if self._added_text.search(inside):
+                return None
+            return enclosure.around(self._ids_of_bytes[np.frombuffer(inside.encode(), dtype=np.uint8)])
+        whole = enclosure.control + inside
+        control_id, *ids = self.ahead.take(whole) or self._encode_together([whole])[0]
+        if control_id != enclosure.lead[-1]:
             return None  # the text and the control token before it make another token
-        return np.array(enclosure.lead + ids[1:] + enclosure.trail, dtype=np.int32)
+        return enclosure.around(np.array(ids, dtype=np.int32))
+
+    def expect(self, role: str, enclosure: Enclosure) -> None:
+        """Take note that texts of a role are enclosed so, for those that will be encoded ahead."""
+        if self._ids_of_bytes is None:  # else there is nothing to gain
+            self.ahead.learn(role, enclosure)
 
     def _encode_together(self, texts: list[str]) -> list[list[int]]:
         """Texts encoded side by side, each alone, in the tokenizer's own threads where there are several."""

@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
+import numpy as np
+
+from chatenv_client.tokens import Int32Array
+
 MOST_KEPT: Final = 16
 """Different surroundings that texts are encoded ahead for. Callers choose roles, so there must be a bound."""
 
@@ -18,18 +22,20 @@ MOST_KEPT: Final = 16
 class Enclosure(NamedTuple):
     """What stands around a text, up to the control tokens that part it from the rest."""
 
-    lead: list[int]
-    """Ids before the text's surroundings, through the control token that parts them."""
+    lead: Int32Array
+    """(n,) int32, what stands before the text, through the last control token."""
+    control: str
+    """The text of that control token."""
     opening: str
-    """That control token again, and what stands between it and the text."""
+    """What stands between it and the text."""
     closing: str
     """What stands between the text and the next control token."""
-    trail: list[int]
-    """Ids from that token on."""
+    trail: Int32Array
+    """(n,) int32, what stands behind the text, from that token on."""
 
-    def whole(self, text: str) -> str:
-        """What has to be encoded of a text in here."""
-        return self.opening + text + self.closing
+    def around(self, ids: Int32Array) -> Int32Array:
+        """The whole, given the ids of what stands between the two control tokens."""
+        return np.concatenate((self.lead, ids, self.trail))
 
 
 class EncodingsAhead:
@@ -44,13 +50,13 @@ class EncodingsAhead:
         self._encode = encode
         self._longest = longest
         self._enclosures: dict[tuple[str, str, str], None] = {}
-        """(Role, opening, closing), in order."""
+        """(Role, what stands before the text, what behind), in order."""
         self._ids: dict[str, list[int]] = {}
 
     def learn(self, role: str, enclosure: Enclosure) -> None:
         """Take note of what stands around the texts of a role."""
         if len(self._enclosures) < MOST_KEPT:
-            self._enclosures[role, enclosure.opening, enclosure.closing] = None
+            self._enclosures[role, enclosure.control + enclosure.opening, enclosure.closing] = None
 
     @contextmanager
     def of(self, said: Iterable[tuple[str, str]]) -> Iterator[None]:
@@ -74,5 +80,5 @@ class EncodingsAhead:
                     yield opening + text + closing
 
     def take(self, text: str) -> list[int] | None:
-        """The encoding of a text, opening and closing included; None where it is not at hand. It is given out once."""
+        """The encoding of a text with what stands around it; None where it is not at hand. It is given out once."""
         return self._ids.pop(text, None)

@@ -273,7 +273,7 @@ class TemplateScene:
         alike = self._codec.encode_enclosed(enclosure, exchange.given)
         if alike is None or not np.array_equal(alike, tail.tokens):
             return frame
-        self._codec.ahead.learn(exchange.shape.role, enclosure)
+        self._codec.expect(exchange.shape.role, enclosure)
         return frame._replace(enclosure=enclosure)
 
     def _encode_framed(self, frame: Frame, given: str, before: Int32Array) -> Int32Array:
