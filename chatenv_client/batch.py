@@ -80,11 +80,14 @@ class Round(Generic[ResultT]):
                 if call is None:
                     continue
                 size = call.request.ByteSize() + _ITEM_OVERHEAD_BYTES
-                if items and (len(items) == max_items or size > room):
+                if items and size > room:
                     yield Part(self, items)
                     items = []
                 room = (room if items else limits.max_message_bytes or _NO_LIMIT) - size
                 items.append((index, call))
+                if len(items) == max_items:
+                    yield Part(self, items)
+                    items = []
             if items:
                 yield Part(self, items)
 

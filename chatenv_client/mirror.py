@@ -77,8 +77,7 @@ class Mirror:
         prompt_fingerprint = fingerprint.with_tail(tail)
         self._check_fingerprint(prompt_fingerprint, delta.prompt_fingerprint)
 
-        for tokens in newly_frozen:
-            self._frozen.extend(tokens)
+        self._frozen.extend(*newly_frozen)
         self._frozen_fingerprint = fingerprint
         self._tail = tail
         self._extend_messages(delta, given)

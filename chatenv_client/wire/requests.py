@@ -131,16 +131,20 @@ def step_to_proto(
         known_messages: messages the caller holds, those of this request included.
 
     Raises:
-        InvalidRequestError: a message is neither text nor JSON.
+        InvalidRequestError: a message is neither text nor JSON, or model_version or prompt_fingerprint is no text.
     """
-    request = pb.StepRequest(
-        episode_id=episode_id,
-        step_index=step_index,
-        known_tokens=known_tokens,
-        known_messages=known_messages,
-        model_version=action.model_version,
-        prompt_fingerprint=action.prompt_fingerprint or prompt_fingerprint,
-    )
+    try:
+        request = pb.StepRequest(
+            episode_id=episode_id,
+            step_index=step_index,
+            known_tokens=known_tokens,
+            known_messages=known_messages,
+            model_version=action.model_version,
+            prompt_fingerprint=action.prompt_fingerprint or prompt_fingerprint,
+        )
+    except TypeError as error:
+        what = "model_version and prompt_fingerprint of an action are texts"
+        raise InvalidRequestError(what, reason="BAD_ACTION") from error
     if action.stop_reason is not None:
         request.stop_reason = STOP_REASON.number(action.stop_reason)  # type: ignore[assignment]
     for message in action.messages:

@@ -18,9 +18,9 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from chatenv_client.tokens import Int32Array
-from chatenv_server.engine.byte_level import ids_of_bytes, token_bytes
+from chatenv_server.engine.byte_level import token_bytes
 from chatenv_server.engine.controls import any_of
-from chatenv_server.engine.enclosure import Enclosure, EncodingsAhead
+from chatenv_server.engine.enclosure import Enclosures
 
 _CONTEXT_TOKENS = 8
 """Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
@@ -112,7 +112,6 @@ class Codec:
         self._tokenizer = _private_copy(backend)
         self._bare = _without_added_tokens(backend)
         self._token_bytes = token_bytes(self._tokenizer)
-        self._ids_of_bytes = ids_of_bytes(self._tokenizer)
         added = self._tokenizer.get_added_tokens_decoder()
         self.added_tokens: Mapping[int, str] = {token_id: token.content for token_id, token in added.items()}
         """Text of every added token by id, special or not."""
@@ -131,10 +130,9 @@ class Codec:
         # Prompts end alike, in the generation prompt, and many turns begin alike.
         self._encode_context = lru_cache(maxsize=1024)(self.encode)
         self._merges = lru_cache(maxsize=8192)(self._look_for_merge)
-        self._is_boundary = lru_cache(maxsize=1024)(self._look_for_overlaps)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
-        self.ahead = EncodingsAhead(self._encode_together, _LONG)
-        """Encodings of texts that are about to be appended."""
+        self.enclosures = Enclosures(self._tokenizer, self.added_tokens, self._plain_control_ids)
+        """Encodes texts between control tokens."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -234,60 +232,6 @@ class Codec:
             return None
         ids = self._tokenizer.encode_batch_fast([self.added_tokens[last] + text], add_special_tokens=False)[0].ids
         return ids[1:] if ids[0] == last else None
-
-    # -- texts between control tokens -------------------------------------------------------------
-
-    def enclosure(self, stop_id: int, before: str, after: str) -> Enclosure | None:
-        """What is always the same around a text between `before` and `after`, behind the token `stop_id`.
-
-        None where there are no control tokens that part the text from the rest.
-        """
-        behind = [*self._plain_control_text.finditer(before)]
-        ahead = self._plain_control_text.search(after)
-        if not behind or ahead is None:
-            return None
-        left, right = self.id_of(behind[-1].group()), self.id_of(ahead.group())
-        if not (self._is_boundary(stop_id) and self._is_boundary(left) and self._is_boundary(right)):
-            return None
-        lead = self.encode(self.added_tokens[stop_id] + before[: behind[-1].end()])
-        trail = self.encode(after[ahead.start() :])
-        if (lead[0], lead[-1], trail[0]) != (stop_id, left, right):
-            return None
-        control, opening = behind[-1].group(), before[behind[-1].end() :]
-        ids = (np.array(ids, dtype=np.int32) for ids in (lead[1:], trail))
-        return Enclosure(next(ids), control, opening, after[: ahead.start()], next(ids))
-
-    def encode_enclosed(self, enclosure: Enclosure, text: str) -> Int32Array | None:
-        """Ids of a text and of what stands around it; None where it has to be encoded as a whole."""
-        inside = enclosure.opening + text + enclosure.closing
-        if self._ids_of_bytes is not None:
-            if self._added_text.search(inside):
-                return None
-            return enclosure.around(self._ids_of_bytes[np.frombuffer(inside.encode(), dtype=np.uint8)])
-        whole = enclosure.control + inside
-        control_id, *ids = self.ahead.take(whole) or self._encode_together([whole])[0]
-        if control_id != enclosure.lead[-1]:
-            return None  # the text and the control token before it make another token
-        return enclosure.around(np.array(ids, dtype=np.int32))
-
-    def expect(self, role: str, enclosure: Enclosure) -> None:
-        """Take note that texts of a role are enclosed so, for those that will be encoded ahead."""
-        if self._ids_of_bytes is None:  # else there is nothing to gain
-            self.ahead.learn(role, enclosure)
-
-    def _encode_together(self, texts: list[str]) -> list[list[int]]:
-        """Texts encoded side by side, each alone, in the tokenizer's own threads where there are several."""
-        return [found.ids for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def _look_for_overlaps(self, token_id: int | None) -> bool:
-        """Whether a token parts texts whatever they are: no text beside it can make another token of it."""
-        if token_id not in self._plain_control_ids:
-            return False
-        own = self.added_tokens[token_id]
-        starts = tuple(own[:length] for length in range(1, len(own) + 1))
-        others = (text for other, text in self.added_tokens.items() if other != token_id)
-        # A token for a single word asks what stands beside it; behind it, a word's letters would be an answer.
-        return not own[0].isalnum() and not any(own in other or other.endswith(starts) for other in others)
 
     def _encode_each(self, pieces: Sequence[tuple[str, bool]], before: Int32Array) -> tuple[list[_Piece], bool]:
         encoded: list[_Piece] = []

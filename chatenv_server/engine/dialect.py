@@ -99,7 +99,7 @@ class TemplateDialect:
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""
-        return self.codec.ahead.of(said)
+        return self.codec.enclosures.encoding_ahead(said)
 
     @property
     def stop_ids(self) -> frozenset[int]:

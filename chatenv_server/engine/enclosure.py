@@ -7,16 +7,22 @@ encoded ahead by the tokenizer's own threads. Knows nothing of messages but who 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from chatenv_client.tokens import Int32Array
+from chatenv_server.engine.byte_level import ids_of_bytes
+from chatenv_server.engine.controls import any_of
 
-MOST_KEPT: Final = 16
+MOST_EXPECTED: Final = 16
 """Different surroundings that texts are encoded ahead for. Callers choose roles, so there must be a bound."""
+LONGEST_AHEAD: Final = 4096
+"""Characters of a text that is encoded ahead; a longer one gains nothing by it, and many would take memory."""
 
 
 class Enclosure(NamedTuple):
@@ -38,47 +44,99 @@ class Enclosure(NamedTuple):
         return np.concatenate((self.lead, ids, self.trail))
 
 
-class EncodingsAhead:
-    """Encodings that were made together, until each is asked for. Safe for threads.
+class Enclosures:
+    """Encodes texts between control tokens, for one tokenizer. Safe for threads.
 
     Args:
-        encode: encodes many texts at once, each alone.
-        longest: characters of a text from which on it is left to be encoded alone.
+        tokenizer: encodes.
+        added_tokens: text of every added token, by id.
+        plain_control_ids: those that take nothing from their neighbours.
     """
 
-    def __init__(self, encode: Callable[[list[str]], list[list[int]]], longest: int) -> None:
-        self._encode = encode
-        self._longest = longest
-        self._enclosures: dict[tuple[str, str, str], None] = {}
+    def __init__(
+        self, tokenizer: Tokenizer, added_tokens: Mapping[int, str], plain_control_ids: frozenset[int]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._added_tokens = added_tokens
+        self._added_text = any_of(added_tokens.values())
+        self._plain_control_ids = plain_control_ids
+        self._plain_control_text = any_of([added_tokens[token_id] for token_id in plain_control_ids])
+        self._ids_of_bytes = ids_of_bytes(tokenizer)
+        self._is_boundary = lru_cache(maxsize=1024)(self._look_for_overlaps)
+        self._expected: dict[tuple[str, str, str], None] = {}
         """(Role, what stands before the text, what behind), in order."""
-        self._ids: dict[str, list[int]] = {}
+        self._ahead: dict[str, list[int]] = {}
+        """Ids of texts that were encoded ahead and that nobody has asked for."""
 
-    def learn(self, role: str, enclosure: Enclosure) -> None:
-        """Take note of what stands around the texts of a role."""
-        if len(self._enclosures) < MOST_KEPT:
-            self._enclosures[role, enclosure.control + enclosure.opening, enclosure.closing] = None
+    def find(self, stop_id: int, before: str, after: str) -> Enclosure | None:
+        """What is always the same around a text between `before` and `after`, behind the token `stop_id`.
+
+        None where there are no control tokens that part the text from the rest.
+        """
+        behind = [*self._plain_control_text.finditer(before)]
+        ahead = self._plain_control_text.search(after)
+        if not behind or ahead is None:
+            return None
+        left, right = (self._tokenizer.token_to_id(found.group()) for found in (behind[-1], ahead))
+        if not (self._is_boundary(stop_id) and self._is_boundary(left) and self._is_boundary(right)):
+            return None
+        lead, trail = self._encode([self._added_tokens[stop_id] + before[: behind[-1].end()], after[ahead.start() :]])
+        if (lead[0], lead[-1], trail[0]) != (stop_id, left, right):
+            return None
+        return Enclosure(
+            lead=np.array(lead[1:], dtype=np.int32),
+            control=behind[-1].group(),
+            opening=before[behind[-1].end() :],
+            closing=after[: ahead.start()],
+            trail=np.array(trail, dtype=np.int32),
+        )
+
+    def encode(self, enclosure: Enclosure, text: str) -> Int32Array | None:
+        """Ids of a text and of what stands around it; None where they have to be encoded as a whole."""
+        inside = enclosure.opening + text + enclosure.closing
+        if self._ids_of_bytes is not None:
+            if self._added_text.search(inside):
+                return None
+            return enclosure.around(self._ids_of_bytes[np.frombuffer(inside.encode(), dtype=np.uint8)])
+        whole = enclosure.control + inside
+        ids = self._ahead.pop(whole, None) or self._encode([whole])[0]
+        return enclosure.around(np.array(ids[1:], dtype=np.int32))
+
+    def expect(self, role: str, enclosure: Enclosure) -> None:
+        """Take note of what stands around the texts of a role, for those that will be encoded ahead."""
+        if self._ids_of_bytes is None and len(self._expected) < MOST_EXPECTED:  # looking bytes up needs no head start
+            self._expected[role, enclosure.control + enclosure.opening, enclosure.closing] = None
 
     @contextmanager
-    def of(self, said: Iterable[tuple[str, str]]) -> Iterator[None]:
-        """Have the encodings of texts, given as (role, text), at hand for as long as the block lasts."""
+    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Have the ids of texts, given as (role, text), at hand for as long as the block lasts."""
         around: dict[str, list[tuple[str, str]]] = {}
-        for role, opening, closing in tuple(self._enclosures):
-            around.setdefault(role, []).append((opening, closing))
-        texts = list(self._enclosed(said, around))
+        for role, before, behind in tuple(self._expected):
+            around.setdefault(role, []).append((before, behind))
+        texts = [
+            before + text + behind
+            for role, text in said
+            if len(text) <= LONGEST_AHEAD
+            for before, behind in around.get(role, ())
+        ]
         if len(texts) > 1:  # one alone is encoded where it is needed
-            self._ids.update(zip(texts, self._encode(texts), strict=True))
+            self._ahead.update(zip(texts, self._encode(texts), strict=True))
         try:
             yield
         finally:
             for text in texts:
-                self._ids.pop(text, None)
+                self._ahead.pop(text, None)
 
-    def _enclosed(self, said: Iterable[tuple[str, str]], around: Mapping[str, list[tuple[str, str]]]) -> Iterator[str]:
-        for role, text in said:
-            if len(text) < self._longest:
-                for opening, closing in around.get(role, ()):
-                    yield opening + text + closing
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Texts encoded side by side, each alone, in the tokenizer's own threads where there are several."""
+        return [found.ids for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def take(self, text: str) -> list[int] | None:
-        """The encoding of a text with what stands around it; None where it is not at hand. It is given out once."""
-        return self._ids.pop(text, None)
+    def _look_for_overlaps(self, token_id: int | None) -> bool:
+        """Whether a token parts texts whatever they are: no text beside it can make another token of it."""
+        if token_id not in self._plain_control_ids:
+            return False
+        own = self._added_tokens[token_id]
+        starts = tuple(own[:length] for length in range(1, len(own) + 1))
+        others = (text for other, text in self._added_tokens.items() if other != token_id)
+        # A token for a single word asks what stands beside it; behind it, a word's letters would be an answer.
+        return not own[0].isalnum() and not any(own in other or other.endswith(starts) for other in others)

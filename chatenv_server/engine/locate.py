@@ -7,6 +7,7 @@ are compared.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,7 @@ def _stand_in(index: int) -> str:
 def _find_plainly(text: str, messages: Sequence[Mapping[str, Any]], literal_text: str) -> list[Place] | None:
     """All messages verbatim and in order; None where one is not, or could be something else's text."""
     places = []
+    found_texts: list[tuple[str, int]] = []
     position = 0
     for message in messages:
         start: int | None = None
@@ -79,8 +81,23 @@ def _find_plainly(text: str, messages: Sequence[Mapping[str, Any]], literal_text
                 return None
             start = found if start is None else start
             position = found + len(own)
+            found_texts.append((bare, position - len(own.lstrip())))
         places.append(Place(position if start is None else start, position))
-    return places
+    return None if _any_again(text, found_texts) else places
+
+
+def _any_again(text: str, found: Sequence[tuple[str, int]]) -> bool:
+    """Whether one of the texts that were found stands once more before the next one, and so may have its place there.
+
+    What a template writes of several pieces may spell a message's text: `<|im_end|>`, a newline and `<|im_start|>` hold
+    `_end|>`, a newline and `<`. Looked for up to the next text alone, this takes linear time; the last text that was
+    found in a wrong place has its true place before the next.
+    """
+    for (bare, start), follower in itertools.zip_longest(found, found[1:]):
+        end = len(text) if follower is None else follower[1]
+        if text.find(bare, start + 1, end) >= 0:
+            return True
+    return False
 
 
 def _find_roughly(text: str, messages: Sequence[Mapping[str, Any]]) -> list[Place]:

@@ -349,8 +349,7 @@ class EpisodeLog:
         else:
             # Snapshots handed out share the old list, in which the message must stay as it was.
             self._messages = [*self._messages[: last.message_index], last.message]
-        self._tokens.extend(tail.tokens)
-        self._tokens.extend(tokens)
+        self._tokens.extend(tail.tokens, tokens)
         watch = tail.watch if head.watch is None or _rewrites(tail.reports) else head.watch
         count = len(self._messages)
         self._head = _Head(

@@ -267,19 +267,20 @@ class TemplateScene:
 
     def _enclosed(self, frame: Frame, exchange: Exchange, tail: Tail) -> Frame:
         """The frame with what is always the same about its ids, where that gives the tail it was learnt from."""
-        enclosure = self._codec.enclosure(exchange.shape.stop_id, frame.before, frame.after)
+        enclosures = self._codec.enclosures
+        enclosure = enclosures.find(exchange.shape.stop_id, frame.before, frame.after)
         if enclosure is None:
             return frame
-        alike = self._codec.encode_enclosed(enclosure, exchange.given)
+        alike = enclosures.encode(enclosure, exchange.given)
         if alike is None or not np.array_equal(alike, tail.tokens):
             return frame
-        self._codec.expect(exchange.shape.role, enclosure)
+        enclosures.expect(exchange.shape.role, enclosure)
         return frame._replace(enclosure=enclosure)
 
     def _encode_framed(self, frame: Frame, given: str, before: Int32Array) -> Int32Array:
         if frame.enclosure is not None:
             self.encoded_characters += len(given)
-            ids = self._codec.encode_enclosed(frame.enclosure, given)
+            ids = self._codec.enclosures.encode(frame.enclosure, given)
             if ids is not None:
                 return ids
         return self._encode(frame.before + given + frame.after, before[-_ANCHOR_TOKENS:]).ids

@@ -24,6 +24,7 @@ from chatenv_client import (
     UnavailableError,
     VectorChatEnv,
 )
+from chatenv_client.batch import PART_ITEMS
 
 Serving = Callable[..., AbstractContextManager[str]]
 Sampler = Callable[..., ChatAction]
@@ -123,6 +124,35 @@ def test_what_cannot_even_be_sent_is_that_items_error_and_what_is_no_action_send
     with pytest.raises(TypeError, match="step takes"):
         env.step([AGAIN, "text"])  # type: ignore[list-item]
     assert [result.observation.step_count for result in env.step([AGAIN, HELLO])] == [2, 1]
+
+
+@pytest.mark.parametrize("index", [0, 33, 69])
+def test_an_action_of_wrong_parts_is_that_items_error_whatever_is_in_flight_already(
+    vector: Callable[..., VectorChatEnv], sample: Sampler, index: int
+) -> None:
+    env = vector(70)
+    env.reset(messages=[HELLO])
+    actions = [sample() for _ in range(70)]
+    actions[index] = ChatAction(tokens=[1], model_version=5)  # type: ignore[arg-type]
+    with pytest.raises(BatchError) as caught:
+        env.step(actions)
+    assert list(caught.value.errors) == [index]
+    mended = env.step([sample() if each == index else None for each in range(70)])
+    assert {result.observation.step_count for result in mended} == {1}
+
+
+def test_what_was_sent_is_taken_in_although_a_later_part_cannot_be_built(
+    vector: Callable[..., VectorChatEnv], sample: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = vector(PART_ITEMS + 1)
+    env.reset(messages=[HELLO])
+    last = env._session.sessions[-1]
+    monkeypatch.setattr(last, "step", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        env.step([sample()] * (PART_ITEMS + 1))
+    monkeypatch.undo()
+    after = env.step([*([AGAIN] * PART_ITEMS), sample()])
+    assert [result.observation.step_count for result in after] == [*([2] * PART_ITEMS), 1]
 
 
 def test_an_episode_that_is_over_is_refused_until_it_is_reset(vector: Callable[..., VectorChatEnv]) -> None:

@@ -676,3 +676,16 @@ def test_another_stop_token_takes_the_place_of_the_templates(tokenizer: str) -> 
 
 def test_every_recorded_tokenizer_has_a_stop_token() -> None:
     assert all(subject(name).engine.stop_ids for name in RECORDED)
+
+
+# -- texts that the template's own text spells ----------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["_end|>\n<", "_end|>\n<|im_s", "end|>\n<|im_start|", "|>\n<|im"])
+@pytest.mark.parametrize(
+    "more", [[], ["a question behind it"], ["_end|>\n<", "_end|>\n<"]], ids=["alone", "one", "again"]
+)
+def test_a_text_that_two_pieces_of_the_template_spell_is_found_in_its_own_place(text: str, more: list[str]) -> None:
+    dialogue = Dialogue(byte_level()).says("General greetings").hears(text, *more)
+    assert dialogue.is_exact()
+    assert dialogue.says("Whatever").hears(text).is_exact()

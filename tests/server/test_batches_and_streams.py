@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
 import grpc
 import pytest
 
+from chatenv_client import ChatAction
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import status_pb2
+from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.wire import error_from_item
+from chatenv_server import ChatEnvironment
+from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.enclosure import Enclosures
+from chatenv_server.process import start
+from chatenv_server.settings import Settings
+from tests.engine.small_tokenizers import byte_level
 from tests.server.conftest import Serve
 from tests.server.test_service import StuckWhenAsked, a_step, connected, reason_of
 
@@ -137,3 +147,57 @@ def test_a_stream_that_is_cancelled_gives_its_place_back(serve: Serve) -> None:
         requests.put(None)
         while stub.GetServerInfo.future(pb.GetServerInfoRequest()).code() is not grpc.StatusCode.OK:
             pass
+
+
+def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alone() -> None:
+    engine = TokenEngine.load(byte_level(merges=[("Ċ", "Ċ"), ("o", "w")]))
+    texts = ["How do you do?", "\n\nHow now, then?", "a <|im_end|> in words", "How do you do?", "é", "How now?" * 600]
+    names = [f"episode {index}".replace(" ", "-") for index in range(len(texts))]
+    together: list[int] = []
+    with pytest.MonkeyPatch.context() as patch, serving(engine) as stub:
+        encoded = Enclosures._encode
+
+        def encode(enclosures: Enclosures, texts: list[str]) -> list[list[int]]:
+            together.append(len(texts))
+            return encoded(enclosures, texts)
+
+        patch.setattr(Enclosures, "_encode", encode)
+        stub.BatchReset(pb.BatchResetRequest(resets=[pb.ResetRequest(episode_id=name) for name in names]))
+        for _ in range(3):
+            stub.BatchStep(pb.BatchStepRequest(steps=[sampled(name) for name in names]))
+            asked = [
+                pb.StepRequest(episode_id=name, messages=[said(text)]) for name, text in zip(names, texts, strict=True)
+            ]
+            results = stub.BatchStep(pb.BatchStepRequest(steps=asked)).results
+            assert all(result.HasField("response") for result in results)
+        streams = [list(stub.GetState(pb.GetStateRequest(episode_id=name)).tokens) for name in names]
+    assert max(together) == len(texts) - 1  # the last is too long to gain by it
+    for text, stream in zip(texts, streams, strict=True):
+        alone = ChatEnvironment(TokenEngine.load(byte_level(merges=[("Ċ", "Ċ"), ("o", "w")])))
+        alone.reset()
+        for _ in range(3):
+            alone.step(ChatAction(tokens=ANSWER))
+            alone.step({"role": "user", "content": text})
+        assert stream == alone.state.token_ids.tolist()
+
+
+ANSWER = (*range(20), 259)
+"""Letters of some sort, and <|im_end|>, which stands behind the alphabet, two merges and <|im_start|>."""
+
+
+def sampled(name: str) -> pb.StepRequest:
+    return pb.StepRequest(episode_id=name, tokens=ANSWER)
+
+
+def said(text: str) -> pb.Message:
+    return pb.Message(role="user", content=text)
+
+
+@contextmanager
+def serving(engine: TokenEngine) -> Iterator[ChatEnvServiceStub]:
+    server = start(Settings(listen=("127.0.0.1:0",)), engine=engine)
+    try:
+        with connected(server) as stub:
+            yield stub
+    finally:
+        server.stop(0)

@@ -1,0 +1,168 @@
+"""What is encoded between control tokens is what the whole gives; what is encoded ahead is what is encoded later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken
+
+from chatenv_client import ChatAction
+from chatenv_server import ChatEnvironment
+from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.engine.enclosure import LONGEST_AHEAD, MOST_EXPECTED, Enclosure, Enclosures
+from chatenv_server.engine.scene import TemplateScene
+from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, byte_level, sentencepiece_like
+from tests.engine.subjects import subject
+
+NEWLINES = [("Ċ", "Ċ"), ("Ġ", "Ġ"), ("r", "Ċ"), (">", "a"), ("a", "<")]
+CLOSED_BY_TEXT = CHATML.replace("{{ m.content }}", "{{ m.content }}{% if m.role == 'user' %}\n\n{% endif %}")
+
+ENCLOSED = {
+    "bytes": byte_level(),
+    "merges across edges": byte_level(merges=NEWLINES),
+    "text before the close": byte_level(CLOSED_BY_TEXT, merges=NEWLINES),
+    "normalised": byte_level(merges=NEWLINES, nfc=True),
+    "a word beside": byte_level(
+        control=(*CHATML_TOKENS, AddedToken("stop", special=True, normalized=False, single_word=True))
+    ),
+    "a token that takes white space": byte_level(
+        control=(*CHATML_TOKENS, AddedToken("<tab>", special=True, normalized=False, lstrip=True, rstrip=True))
+    ),
+    "a prefix space": sentencepiece_like(),
+    "a prefix space by a normaliser": sentencepiece_like(metaspace=False),
+}
+NOT_ENCLOSED = {
+    "a longer token around a control token": byte_level(control=(*CHATML_TOKENS, "a<|im_end|>")),
+    "a token that runs into a control token": byte_level(control=(*CHATML_TOKENS, "a<|im")),
+    "a control token that takes white space": byte_level(
+        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, rstrip=True))
+    ),
+}
+FRAGMENTS = ("a", " ", "\n", "\n\n", "<", ">", "stop", "<tab>", "é", "e\u0301", "a<|im", "_end|>", "x", "▁", "\t")
+texts = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=8).map("".join).filter(str.strip)
+ANSWER = "General greetings to you"
+QUESTION = "How do you do today?"
+"""Both long enough to be learnt from."""
+
+
+def scene_of(env: ChatEnvironment) -> TemplateScene:
+    scene = env._episode.log.scene  # type: ignore[union-attr]
+    assert isinstance(scene, TemplateScene)
+    return scene
+
+
+def dialect_of(engine: TokenEngine) -> TemplateDialect:
+    assert isinstance(engine.dialect, TemplateDialect)
+    return engine.dialect
+
+
+def enclosures(env: ChatEnvironment) -> list[Enclosure]:
+    frames = [frame for known in scene_of(env)._frames._frames.values() for frame in known]
+    return [frame.enclosure for frame in frames if frame.enclosure is not None]
+
+
+def played(
+    engine: TokenEngine, questions: Sequence[str], *, learning: bool = True
+) -> tuple[ChatEnvironment, list[int]]:
+    """An episode and its tokens; without learning every step meets a scene that renders and encodes the whole."""
+    env = ChatEnvironment(engine)
+    env.reset(messages=[{"role": "user", "content": "Good morning."}])
+    codec = dialect_of(engine).codec
+    stop = codec.id_of("<|im_end|>") or min(engine.stop_ids)
+    for question in (QUESTION, *questions):
+        if not learning:
+            log = env._episode.log  # type: ignore[union-attr]
+            log.scene = TemplateScene(dialect_of(engine), log.terms)
+        env.step(ChatAction(tokens=[*codec.encode(ANSWER), stop]))
+        env.step({"role": "user", "content": question})
+    return env, env.state.token_ids.tolist()
+
+
+@pytest.mark.parametrize("tokenizer", [*ENCLOSED.values(), *NOT_ENCLOSED.values()], ids=[*ENCLOSED, *NOT_ENCLOSED])
+def test_a_text_between_control_tokens_has_the_ids_that_it_has_in_the_whole(tokenizer: Any) -> None:
+    engine = TokenEngine.load(tokenizer)
+
+    @given(st.lists(texts, max_size=3))
+    def law(questions: list[str]) -> None:
+        assert played(engine, questions)[1] == played(engine, questions, learning=False)[1]
+
+    law()
+
+
+@pytest.mark.parametrize("tokenizer", ENCLOSED.values(), ids=ENCLOSED)
+def test_control_tokens_that_take_nothing_part_a_text_from_the_rest(tokenizer: Any) -> None:
+    assert enclosures(played(TokenEngine.load(tokenizer), [])[0])
+
+
+@pytest.mark.parametrize("tokenizer", NOT_ENCLOSED.values(), ids=NOT_ENCLOSED)
+def test_a_control_token_that_a_text_could_change_parts_nothing(tokenizer: Any) -> None:
+    assert not enclosures(played(TokenEngine.load(tokenizer), [])[0])
+
+
+@pytest.mark.parametrize("name", ["bytes", "qwen2_5", "standin_kimi_k2", "standin_glm4_5", "phi3_5"])
+def test_recorded_tokenizers_give_the_same_stream_with_and_without(name: str) -> None:
+    engine = TokenEngine.load(subject(name).tokenizer)
+
+    @given(st.lists(st.text(min_size=1, max_size=30).filter(str.strip), max_size=2))
+    def law(questions: list[str]) -> None:
+        assert played(engine, questions)[1] == played(engine, questions, learning=False)[1]
+
+    law()
+
+
+# -- encoded ahead --------------------------------------------------------------------------------
+
+
+def enclosures_of(engine: TokenEngine) -> Enclosures:
+    return dialect_of(engine).codec.enclosures
+
+
+@given(st.lists(texts, min_size=2, max_size=6))
+def test_texts_that_were_encoded_ahead_give_the_same_streams(questions: list[str]) -> None:
+    engine = TokenEngine.load(byte_level(merges=NEWLINES))
+    played(engine, [])
+    said = [("user", question) for question in questions]
+    with engine.encoding_ahead(said):
+        together = [played(engine, [question])[1] for question in questions]
+    assert together == [played(engine, [question])[1] for question in questions]
+
+
+def test_an_encoding_is_taken_once_and_none_is_kept_behind_the_batch() -> None:
+    engine = TokenEngine.load(byte_level(merges=NEWLINES))
+    played(engine, [])
+    ahead = enclosures_of(engine)._ahead
+    with engine.encoding_ahead([("user", "one more question"), ("user", "and another one"), ("critic", "never heard")]):
+        assert len(ahead) == 2
+        played(engine, ["one more question"])
+        assert len(ahead) == 1
+    assert not ahead
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [],
+        [("user", "one alone gains nothing")],
+        [("user", "short"), ("user", "t" * (LONGEST_AHEAD + 1))],
+        [("critic", "never heard of"), ("critic", "before")],
+    ],
+    ids=["nothing", "one alone", "long ones", "a role that nobody spoke in"],
+)
+def test_what_would_gain_nothing_is_not_encoded_ahead(said: list[tuple[str, str]]) -> None:
+    engine = TokenEngine.load(byte_level(merges=NEWLINES))
+    played(engine, [])
+    with engine.encoding_ahead(said):
+        assert not enclosures_of(engine)._ahead
+
+
+def test_callers_cannot_have_texts_encoded_for_roles_without_end() -> None:
+    engine = TokenEngine.load(byte_level(merges=NEWLINES))
+    (enclosure,) = enclosures(played(engine, [])[0])
+    for number in range(2 * MOST_EXPECTED):
+        enclosures_of(engine).expect(f"role {number}", enclosure)
+    assert len(enclosures_of(engine)._expected) == MOST_EXPECTED
