@@ -73,7 +73,7 @@ def _as_numpy(values: Any) -> npt.NDArray[Any]:
     return array
 
 
-_ROOM: Final = 512
+_ROOM: Final = 256
 """Values that a growing array has room for when it has grown, besides a quarter of what it holds."""
 
 
@@ -83,43 +83,44 @@ class GrowingArray:
     What was appended never changes, so a view stays valid while the array grows.
     """
 
-    __slots__ = ("_array", "_length", "_readable")
+    __slots__ = ("_array", "_readable", "length")
 
     def __init__(self, dtype: npt.DTypeLike = np.int32) -> None:
         self._array: npt.NDArray[Any] = np.empty(0, dtype=dtype)
         self._readable = self._array
         """The same memory, read-only, as its views are then, too."""
-        self._length = 0
+        self.length = 0
+        """How many values there are."""
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def extend(self, *more: npt.NDArray[Any]) -> None:
         """Append arrays, each (n,) of the array's type."""
-        start = self._length
+        start = self.length
         end = start + sum(map(len, more))
         if end > len(self._array):
             self._grow(end)
         for values in more:
             self._array[start : start + len(values)] = values
             start += len(values)
-        self._length = end
+        self.length = end
 
     def _grow(self, needed: int) -> None:
         # A quarter, and a few turns, keeps the slack of a live episode small and the copies amortised.
         grown = np.empty(needed * 5 // 4 + _ROOM, dtype=self._array.dtype)
-        grown[: self._length] = self._array[: self._length]
+        grown[: self.length] = self._array[: self.length]
         self._array = grown
         self._readable = grown.view()
         self._readable.flags.writeable = False
 
     def view(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """A read-only view of what was appended, without a copy."""
-        return self._readable[start : self._length if stop is None else min(stop, self._length)]
+        return self._readable[start : self.length if stop is None else min(stop, self.length)]
 
     def truncate(self, length: int) -> None:
         """Take back what was appended behind `length`. Views that reach beyond it are void."""
-        self._length = min(self._length, length)
+        self.length = min(self.length, length)
 
 
 class TokenSnapshot:

@@ -100,7 +100,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._check_size(request.resets, "resets")
 
         response = pb.BatchResetResponse()
-        self._answer_each(self._reset, request.resets, response.results, context, "BatchReset")
+        self._answer_each(self._reset, request.resets, response.results, WatchedCaller(context), "BatchReset")
         return response
 
     def BatchStep(self, request: pb.BatchStepRequest, context: grpc.ServicerContext) -> pb.BatchStepResponse:
@@ -109,19 +109,20 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
         response = pb.BatchStepResponse()
         with self._encoding_ahead(wire.lone_texts(request.steps)):
-            self._answer_each(self._step, request.steps, response.results, context, "BatchStep")
+            self._answer_each(self._step, request.steps, response.results, WatchedCaller(context), "BatchStep")
         return response
 
     def StreamSteps(
         self, request_iterator: Iterator[pb.StreamStepsRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamStepsResponse]:
         """Steps pipelined; those of one episode in order."""
+        caller = WatchedCaller(context)
 
         def answer(item: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
             outcome = pb.StreamStepsResponse(request_id=item.request_id, episode_id=item.step.episode_id)
             if item.step.HasField("step_index"):
                 outcome.step_index = item.step.step_index
-            self._answer_item(self._step, item.step, outcome, context, "StreamSteps")
+            self._answer_item(self._step, item.step, outcome, caller, "StreamSteps")
             return outcome
 
         stream = StepStream(request_iterator, answer, self._items)
@@ -142,7 +143,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         )
         encoded = response.observation
         wire.write_observation(encoded, observation, known_tokens=known_tokens, known_messages=known_messages)
-        self._telemetry.answered(len(request.tokens), len(encoded.tokens))
+        self._telemetry.answered(len(action.tokens), len(observation.stream) - encoded.tokens_offset)
 
     def _answer_each(
         self, answer: Callable[[Any, Any, Caller], None], items: Sequence[Any], results: Any, caller: Caller, rpc: str
@@ -177,6 +178,25 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
                 reason="BATCH_SIZE",
                 field=field,
             )
+
+
+class WatchedCaller:
+    """The caller of many steps in one call: not asked before each whether they still wait, for gRPC says when not."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+        self._waits = context.add_callback(self._leave)
+
+    def _leave(self) -> None:
+        self._waits = False
+
+    def is_active(self) -> bool:
+        """Whether somebody still waits for the answers."""
+        return self._waits
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the call's deadline."""
+        return self._context.time_remaining()
 
 
 def _digest(request: pb.StepRequest) -> bytes:

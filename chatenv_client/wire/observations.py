@@ -56,8 +56,9 @@ def write_observation(
     encoded.generation_prompt_length = observation.generation_prompt_length
     encoded.prompt_fingerprint = observation.fingerprint()
     encoded.messages_offset = messages_offset
-    for message in conversation.since(messages_offset):
-        write_message(encoded.messages.add(), message)
+    if messages_offset < conversation.length:
+        for message in conversation.since(messages_offset):
+            write_message(encoded.messages.add(), message)
     if observation.reward is not None:
         encoded.reward = observation.reward
     encoded.terminated = observation.terminated

@@ -187,7 +187,7 @@ class EpisodeLog:
     def mark(self) -> Mark:
         """Remember this moment."""
         return Mark(
-            self._head, self._messages, len(self._turns), len(self._starts), len(self._reports), len(self._logprobs)
+            self._head, self._messages, len(self._turns), len(self._starts), len(self._reports), self._logprobs.length
         )
 
     def take_back(self, mark: Mark) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -147,6 +148,27 @@ def test_a_stream_that_is_cancelled_gives_its_place_back(serve: Serve) -> None:
         requests.put(None)
         while stub.GetServerInfo.future(pb.GetServerInfoRequest()).code() is not grpc.StatusCode.OK:
             pass
+
+
+@pytest.mark.parametrize("kind", ["batch", "stream"])
+def test_of_many_steps_none_is_begun_once_the_caller_has_hung_up(serve: Serve, kind: str) -> None:
+    gatekeeper = StuckWhenAsked()
+    steps = [a_step("slow")] * 3
+    with connected(serve(transform=gatekeeper)) as stub:
+        stub.Reset(pb.ResetRequest(episode_id="slow"))
+        call: Any = (
+            stub.BatchStep.future(pb.BatchStepRequest(steps=steps))
+            if kind == "batch"
+            else stub.StreamSteps(pb.StreamStepsRequest(step=step) for step in steps)
+        )
+        assert gatekeeper.entered.acquire(timeout=30)
+        call.cancel()
+        while not call.done():
+            time.sleep(0.01)
+        time.sleep(0.2)  # until the server has heard of it
+        gatekeeper.let_go.set()
+        time.sleep(0.2)  # in which the others would be begun
+        assert stub.GetState(pb.GetStateRequest(episode_id="slow")).step_count == 1
 
 
 def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alone() -> None:
