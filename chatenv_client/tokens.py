@@ -202,8 +202,7 @@ def little_endian_bytes(tokens: Int32Array) -> bytes:
 
 def pack_tokens(message: ProtoMessage, tokens: Int32Array, field_name: str = "tokens") -> None:
     """Append tokens to a packed `sfixed32` field without making Python integers of them."""
-    if len(tokens):
-        _pack(message, field_name, little_endian_bytes(tokens))
+    _pack(message, field_name, little_endian_bytes(tokens))
 
 
 def pack_logprobs(message: ProtoMessage, logprobs: Float32Array, field_name: str = "logprobs") -> None:

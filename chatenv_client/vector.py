@@ -36,9 +36,9 @@ class VectorChatEnv:
             while not all(result.done for result in results):
                 results = env.step([None if result.done else policy(result.observation) for result in results])
 
-    A round of steps travels as BatchStep calls of up to 64 items, several in flight: whatever the number of episodes
-    and the length of their turns, no other way was faster (docs/performance.md). The server's limits are asked for and
-    kept.
+    A round of steps travels as BatchStep calls of up to 32 items. While the server works on one, the next is built and
+    the answers to those before it are taken in: whatever the number of episodes and the length of their turns, no other
+    way was faster (docs/performance.md). The server's limits are asked for and kept.
 
     One bad item spoils no other: the rest is applied, and then BatchError holds what each was answered. Items that
     failed may be tried again, with None for those that did not.

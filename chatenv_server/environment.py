@@ -198,7 +198,7 @@ class ChatEnvironment:
             max_tokens=self._max_tokens if max_tokens is None else check_limit(max_tokens, "max_tokens"),
             metadata=copy.deepcopy(dict(metadata or {})),
         )
-        self._progress = _Progress(truncated=self._over_limit(0))
+        self._progress = _Progress(truncated=_over_limit(self._episode, 0))
         return self._observe(change.reports)
 
     def _opening(
@@ -248,7 +248,8 @@ class ChatEnvironment:
         mark, progress = episode.log.mark(), self._progress
         try:
             change = self._append(episode.log, action)
-            self._progress = _Progress(progress.step_count + 1, truncated=self._over_limit(progress.step_count + 1))
+            count = progress.step_count + 1
+            self._progress = _Progress(count, truncated=_over_limit(episode, count))
             observation = self._observe(change.reports, change)
             if self._transform is not None:
                 observation = self._transformed(self._transform, observation)
@@ -286,11 +287,6 @@ class ChatEnvironment:
             )
         reason = None if action.stop_reason is None else StopReason(action.stop_reason)
         return log.append_sampled(action.tokens, step, action.logprobs, reason, action.model_version)
-
-    def _over_limit(self, step_count: int) -> bool:
-        episode = self._current()
-        too_many_steps = episode.max_steps is not None and step_count >= episode.max_steps
-        return too_many_steps or (episode.max_tokens is not None and len(episode.log) >= episode.max_tokens)
 
     def _transformed(self, transform: Transform, observation: ChatObservation) -> ChatObservation:
         try:
@@ -415,6 +411,11 @@ class ChatEnvironment:
     def done(self) -> bool:
         """Whether the episode is over."""
         return self._progress.terminated or self._progress.truncated
+
+
+def _over_limit(episode: _Episode, step_count: int) -> bool:
+    too_many_steps = episode.max_steps is not None and step_count >= episode.max_steps
+    return too_many_steps or (episode.max_tokens is not None and len(episode.log) >= episode.max_tokens)
 
 
 def _policy(kind: type[Any], value: Any, field: str) -> Any:

@@ -142,14 +142,16 @@ class EpisodeStore:
             stored = episode.replayed(environment.step_count, step_index, digest)
             if stored is not None:
                 return stored
-            _check_message_count(environment, action)
+            if environment.message_count + len(action.messages) > MAX_MESSAGES:
+                raise _too_many_messages()
             at_least = max(1, len(action.tokens))
             self._reserve(at_least)
             try:
                 observation = episode.step(environment, action, digest)
             finally:
                 self._account(episode, reserved=at_least)
-            self._tell_of(observation)
+            if observation.fidelity:
+                self._tell_of(observation)
             return observation
         finally:
             self._leave(episode)
@@ -261,7 +263,7 @@ class EpisodeStore:
 
     def _reserve(self, tokens: int) -> None:
         """Count tokens that are about to be appended, at least so many."""
-        if not self._tokens.has_room_for(tokens):
+        if self._tokens.count + tokens > self._budget.max_live_tokens:
             self.expire_idle()
         self._tokens.reserve(tokens)
 
@@ -292,13 +294,9 @@ class EpisodeStore:
             self._ends.popitem(last=False)
 
 
-def _check_message_count(environment: ChatEnvironment, action: ChatAction) -> None:
-    if environment.message_count + len(action.messages) > MAX_MESSAGES:
-        raise InvalidRequestError(
-            f"the episode would hold more than {MAX_MESSAGES} messages; end it, and go on in another",
-            reason="TOO_MANY_MESSAGES",
-            field="messages",
-        )
+def _too_many_messages() -> InvalidRequestError:
+    what = f"the episode would hold more than {MAX_MESSAGES} messages; end it, and go on in another"
+    return InvalidRequestError(what, reason="TOO_MANY_MESSAGES", field="messages")
 
 
 def _checked_id(episode_id: str | None) -> str:

@@ -10,7 +10,7 @@ ItemT = TypeVar("ItemT")
 
 
 class ItemRunner:
-    """Runs items in threads of its own, or, with 0 threads, where it is called.
+    """Runs items in threads of its own. With 0 threads it runs nothing, and whoever has items works on them itself.
 
     Threads pay only where items wait, which a transform may do; the rest of a step is work that holds the interpreter.
     """
@@ -25,16 +25,10 @@ class ItemRunner:
 
     def start(self, work: Callable[[], object]) -> None:
         """Run `work`, which must not raise, in one of the threads, of which there must be some."""
-        if self._pool is None:
-            raise RuntimeError("this runner has no threads")
-        self._pool.submit(work)
+        self._threads.submit(work)
 
     def each(self, work: Callable[[ItemT], object], items: Sequence[ItemT], episode_of: Callable[[ItemT], str]) -> None:
-        """Do `work`, which must not raise, on each item, and wait for all."""
-        if self._pool is None:
-            for item in items:
-                work(item)
-            return
+        """Do `work`, which must not raise, on each item, in threads, of which there must be some, and wait for all."""
         by_episode: dict[str, list[ItemT]] = {}
         for index, item in enumerate(items):
             # Items that name no episode are each on their own.
@@ -44,7 +38,13 @@ class ItemRunner:
             for item in items:
                 work(item)
 
-        wait([self._pool.submit(run, items) for items in by_episode.values()])
+        wait([self._threads.submit(run, items) for items in by_episode.values()])
+
+    @property
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            raise RuntimeError("this runner has no threads")
+        return self._pool
 
     def close(self) -> None:
         """Take no more work; does not wait for what has begun."""

@@ -12,17 +12,9 @@ class LiveTokens:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._count = 0
-        self._lock = threading.Lock()
-
-    @property
-    def count(self) -> int:
+        self.count = 0
         """Tokens counted now, reserved ones included."""
-        return self._count
-
-    def has_room_for(self, tokens: int) -> bool:
-        """Whether `reserve` would go through now."""
-        return self._count + tokens <= self._limit
+        self._lock = threading.Lock()
 
     def reserve(self, tokens: int) -> None:
         """Count tokens that are about to be appended.
@@ -31,14 +23,14 @@ class LiveTokens:
             TokenLimitError: they do not fit.
         """
         with self._lock:
-            if not self.has_room_for(tokens):
+            if self.count + tokens > self._limit:
                 raise TokenLimitError(
-                    f"live episodes hold {self._count} of the {self._limit} tokens that this server allows; "
+                    f"live episodes hold {self.count} of the {self._limit} tokens that this server allows; "
                     "close some, or raise --max-live-tokens"
                 )
-            self._count += tokens
+            self.count += tokens
 
     def adjust(self, difference: int) -> None:
         """Correct the count by what really happened."""
         with self._lock:
-            self._count += difference
+            self.count += difference

@@ -149,6 +149,10 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self, answer: Callable[[Any, Any, Caller], None], items: Sequence[Any], results: Any, caller: Caller, rpc: str
     ) -> None:
         """Answer many items, with a result each, in their order."""
+        if not self._items.has_threads:
+            for item in items:
+                self._answer_item(answer, item, results.add(), caller, rpc)
+            return
         pairs = [(item, results.add()) for item in items]
 
         def work(pair: tuple[Any, Any]) -> None:

@@ -47,7 +47,8 @@ def write_observation(
         TransformError: the metadata is not JSON.
     """
     stream, conversation = observation.stream, observation.conversation
-    tokens_offset = min(known_tokens, observation.held_tokens, len(stream))
+    length = len(stream)
+    tokens_offset = min(known_tokens, observation.held_tokens, length)
     messages_offset = min(known_messages, observation.held_messages, conversation.length)
     # Field by field: a constructor with keywords takes several times as long, and a part that is made alone is copied.
     encoded.episode_id = observation.episode_id
@@ -67,7 +68,8 @@ def write_observation(
         encoded.fidelity.extend(map(fidelity_to_proto, observation.fidelity))
     if observation.metadata:
         encoded.metadata_json = _dump_metadata(observation.metadata)
-    pack_tokens(encoded, stream.since(tokens_offset))
+    if tokens_offset < length:
+        pack_tokens(encoded, stream.since(tokens_offset))
 
 
 def _dump_metadata(metadata: dict[str, Any]) -> str:

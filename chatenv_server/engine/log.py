@@ -285,7 +285,9 @@ class EpisodeLog:
             span = np.concatenate([self._tokens.view(start), tokens])
             prompted, after_prompt = continued.prompted, continued.after_prompt
         read = self.scene.read_turn(span, self._end_before(start), prompted=prompted)
-        reports = (*self._unprompted_reports(continued, index), *_reading_reports(read, start, index))
+        reports = _reading_reports(read, start, index)
+        if continued is None and not len(head.tail.tokens):
+            reports = (*self._unprompted_reports(index), *reports)
         self._refuse_rewriting(reports)
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
         self._commit_tail(starts_message=continued is None)
@@ -318,17 +320,11 @@ class EpisodeLog:
         cut_off = head.last is not None and head.last.stop_id is None
         return head.last if cut_off and head.message_count == head.tail_message else None
 
-    def _unprompted_reports(self, continued: SampledTurn | None, index: int) -> list[FidelityReport]:
-        if continued is not None or len(self._head.tail.tokens) > 0 or self._pending_messages():
-            return []
-        return [
-            FidelityReport(
-                FidelityKind.HISTORY_REWRITTEN,
-                "sampled without a prompt before it; the template would write one",
-                len(self),
-                index,
-            )
-        ]
+    def _unprompted_reports(self, index: int) -> tuple[FidelityReport, ...]:
+        if self._pending_messages():
+            return ()
+        detail = "sampled without a prompt before it; the template would write one"
+        return (FidelityReport(FidelityKind.HISTORY_REWRITTEN, detail, len(self), index),)
 
     def _commit_tail(self, starts_message: bool) -> None:
         head, tail = self._head, self._head.tail
@@ -380,7 +376,9 @@ def _rewrites(reports: Sequence[FidelityReport]) -> bool:
     return any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in reports)
 
 
-def _reading_reports(read: ReadTurn, start: int, index: int) -> list[FidelityReport]:
+def _reading_reports(read: ReadTurn, start: int, index: int) -> tuple[FidelityReport, ...]:
+    if not (read.problems or read.undecodable or read.merges):
+        return ()
     reports = [FidelityReport(FidelityKind.TOOL_CALL_MALFORMED, problem, start, index) for problem in read.problems]
     if read.undecodable:
         reports.append(
@@ -389,7 +387,7 @@ def _reading_reports(read: ReadTurn, start: int, index: int) -> list[FidelityRep
     if read.merges:
         detail = "text would merge across the beginning of the sampled span"
         reports.append(FidelityReport(FidelityKind.BOUNDARY_MERGE, detail, start, index))
-    return reports
+    return tuple(reports)
 
 
 def _news(reports: Sequence[FidelityReport], known: Sequence[FidelityReport]) -> tuple[FidelityReport, ...]:
