@@ -6,7 +6,7 @@ input or output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -72,23 +72,10 @@ class Round(Generic[ResultT]):
         An item that is too large by itself travels alone, to get an error of its own.
         """
         for method, asked in groupby(sorted(self._asked, key=itemgetter(0, 1)), itemgetter(0)):
+            built = ((index, self._built(index, build)) for _, index, build in asked)
+            calls = ((index, call) for index, call in built if call is not None)
             max_items = min(PART_ITEMS, limits.max_batch_items or PART_ITEMS) if method in _BATCHES else 1
-            items: list[tuple[int, Call[ResultT]]] = []
-            room = 0
-            for _, index, build in asked:
-                call = self._built(index, build)
-                if call is None:
-                    continue
-                size = call.request.ByteSize() + _ITEM_OVERHEAD_BYTES
-                if items and size > room:
-                    yield Part(self, items)
-                    items = []
-                room = (room if items else limits.max_message_bytes or _NO_LIMIT) - size
-                items.append((index, call))
-                if len(items) == max_items:
-                    yield Part(self, items)
-                    items = []
-            if items:
+            for items in _divided(calls, max_items, limits.max_message_bytes or _NO_LIMIT):
                 yield Part(self, items)
 
     def check(self) -> None:
@@ -125,6 +112,26 @@ class Round(Generic[ResultT]):
         """Take in that a call failed as a whole, with these items in it."""
         self._lost_calls.append(error)
         self._errors.update(dict.fromkeys(indices, error))
+
+
+def _divided(
+    calls: Iterable[tuple[int, Call[ResultT]]], max_items: int, max_bytes: int
+) -> Iterator[list[tuple[int, Call[ResultT]]]]:
+    """Calls in groups, each given out as soon as it is full, before the next call is asked for."""
+    group: list[tuple[int, Call[ResultT]]] = []
+    room = max_bytes
+    for item in calls:
+        size = item[1].request.ByteSize() + _ITEM_OVERHEAD_BYTES
+        if group and size > room:
+            yield group
+            group, room = [], max_bytes
+        group.append(item)
+        room -= size
+        if len(group) == max_items:
+            yield group
+            group, room = [], max_bytes
+    if group:
+        yield group
 
 
 @dataclass(frozen=True)

@@ -83,44 +83,43 @@ class GrowingArray:
     What was appended never changes, so a view stays valid while the array grows.
     """
 
-    __slots__ = ("_array", "_readable", "length")
+    __slots__ = ("_array", "_length", "_readable")
 
     def __init__(self, dtype: npt.DTypeLike = np.int32) -> None:
         self._array: npt.NDArray[Any] = np.empty(0, dtype=dtype)
         self._readable = self._array
         """The same memory, read-only, as its views are then, too."""
-        self.length = 0
-        """How many values there are."""
+        self._length = 0
 
     def __len__(self) -> int:
-        return self.length
+        return self._length
 
     def extend(self, *more: npt.NDArray[Any]) -> None:
         """Append arrays, each (n,) of the array's type."""
-        start = self.length
+        start = self._length
         end = start + sum(map(len, more))
         if end > len(self._array):
             self._grow(end)
         for values in more:
             self._array[start : start + len(values)] = values
             start += len(values)
-        self.length = end
+        self._length = end
 
     def _grow(self, needed: int) -> None:
         # A quarter, and a few turns, keeps the slack of a live episode small and the copies amortised.
         grown = np.empty(needed * 5 // 4 + _ROOM, dtype=self._array.dtype)
-        grown[: self.length] = self._array[: self.length]
+        grown[: self._length] = self._array[: self._length]
         self._array = grown
         self._readable = grown.view()
         self._readable.flags.writeable = False
 
     def view(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """A read-only view of what was appended, without a copy."""
-        return self._readable[start : self.length if stop is None else min(stop, self.length)]
+        return self._readable[start : self._length if stop is None else min(stop, self._length)]
 
     def truncate(self, length: int) -> None:
         """Take back what was appended behind `length`. Views that reach beyond it are void."""
-        self.length = min(self.length, length)
+        self._length = min(self._length, length)
 
 
 class TokenSnapshot:

@@ -48,7 +48,7 @@ class Backend:
         self.tokenizer_name = _public_name(engine.tokenizer_name if engine else settings.tokenizer)
         """Without the way to its folder, which concerns nobody else."""
         self.encoding_ahead = self._engine.encoding_ahead
-        """See there."""
+        """`TokenEngine.encoding_ahead`, of the one engine."""
         self.episodes = EpisodeStore(
             self._open_environment,
             Budget(settings.max_episodes, settings.max_live_tokens, settings.idle_timeout),

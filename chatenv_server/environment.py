@@ -253,7 +253,7 @@ class ChatEnvironment:
             observation = self._observe(change.reports, change)
             if self._transform is not None:
                 observation = self._transformed(self._transform, observation)
-                self._progress = _Progress(self._progress.step_count, observation.terminated, observation.truncated)
+                self._progress = _Progress(count, observation.terminated, observation.truncated)
         except BaseException:
             episode.log.take_back(mark)
             self._progress = progress

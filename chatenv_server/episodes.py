@@ -24,6 +24,7 @@ from chatenv_client.errors import (
     EpisodeNotFoundError,
     EpisodeUnknownError,
     InvalidRequestError,
+    TokenLimitError,
 )
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
 from chatenv_server.environment import ChatEnvironment
@@ -142,16 +143,14 @@ class EpisodeStore:
             stored = episode.replayed(environment.step_count, step_index, digest)
             if stored is not None:
                 return stored
-            if environment.message_count + len(action.messages) > MAX_MESSAGES:
-                raise _too_many_messages()
+            _check_message_count(environment, action)
             at_least = max(1, len(action.tokens))
             self._reserve(at_least)
             try:
                 observation = episode.step(environment, action, digest)
             finally:
                 self._account(episode, reserved=at_least)
-            if observation.fidelity:
-                self._tell_of(observation)
+            self._tell_of(observation)
             return observation
         finally:
             self._leave(episode)
@@ -263,9 +262,11 @@ class EpisodeStore:
 
     def _reserve(self, tokens: int) -> None:
         """Count tokens that are about to be appended, at least so many."""
-        if self._tokens.count + tokens > self._budget.max_live_tokens:
+        try:
+            self._tokens.reserve(tokens)
+        except TokenLimitError:
             self.expire_idle()
-        self._tokens.reserve(tokens)
+            self._tokens.reserve(tokens)
 
     def _account(self, episode: Episode, *, reserved: int) -> None:
         """Count an episode's true length in the place of what was reserved for it."""
@@ -294,9 +295,13 @@ class EpisodeStore:
             self._ends.popitem(last=False)
 
 
-def _too_many_messages() -> InvalidRequestError:
-    what = f"the episode would hold more than {MAX_MESSAGES} messages; end it, and go on in another"
-    return InvalidRequestError(what, reason="TOO_MANY_MESSAGES", field="messages")
+def _check_message_count(environment: ChatEnvironment, action: ChatAction) -> None:
+    if environment.message_count + len(action.messages) > MAX_MESSAGES:
+        raise InvalidRequestError(
+            f"the episode would hold more than {MAX_MESSAGES} messages; end it, and go on in another",
+            reason="TOO_MANY_MESSAGES",
+            field="messages",
+        )
 
 
 def _checked_id(episode_id: str | None) -> str:

@@ -12,9 +12,13 @@ class LiveTokens:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.count = 0
-        """Tokens counted now, reserved ones included."""
+        self._count = 0
         self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Tokens counted now, reserved ones included."""
+        return self._count
 
     def reserve(self, tokens: int) -> None:
         """Count tokens that are about to be appended.
@@ -23,14 +27,14 @@ class LiveTokens:
             TokenLimitError: they do not fit.
         """
         with self._lock:
-            if self.count + tokens > self._limit:
+            if self._count + tokens > self._limit:
                 raise TokenLimitError(
-                    f"live episodes hold {self.count} of the {self._limit} tokens that this server allows; "
+                    f"live episodes hold {self._count} of the {self._limit} tokens that this server allows; "
                     "close some, or raise --max-live-tokens"
                 )
-            self.count += tokens
+            self._count += tokens
 
     def adjust(self, difference: int) -> None:
         """Correct the count by what really happened."""
         with self._lock:
-            self.count += difference
+            self._count += difference

@@ -99,8 +99,8 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         reward=encoded.reward if encoded.HasField("reward") else None,
         terminated=encoded.terminated,
         truncated=encoded.truncated,
-        metadata=load_object(encoded.metadata_json, "metadata", "BAD_METADATA") if encoded.metadata_json else {},
-        fidelity=fidelity_from_proto(encoded.fidelity) if encoded.fidelity else (),
+        metadata=load_object(encoded.metadata_json, "metadata", "BAD_METADATA"),
+        fidelity=fidelity_from_proto(encoded.fidelity),
     )
 
 

@@ -131,7 +131,9 @@ class Codec:
         self._encode_context = lru_cache(maxsize=1024)(self.encode)
         self._merges = lru_cache(maxsize=8192)(self._look_for_merge)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
-        self.enclosures = Enclosures(self._tokenizer, self.added_tokens, self._plain_control_ids)
+        self.enclosures = Enclosures(
+            self._tokenizer, self.added_tokens, self._added_text, self._plain_control_ids, self._plain_control_text
+        )
         """Encodes texts between control tokens."""
 
     @cached_property

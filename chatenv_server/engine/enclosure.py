@@ -7,6 +7,7 @@ encoded ahead by the tokenizer's own threads. Knows nothing of messages but who 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,7 +18,6 @@ from tokenizers import Tokenizer
 
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.byte_level import ids_of_bytes
-from chatenv_server.engine.controls import any_of
 
 MOST_EXPECTED: Final = 16
 """Different surroundings that texts are encoded ahead for. Callers choose roles, so there must be a bound."""
@@ -50,17 +50,24 @@ class Enclosures:
     Args:
         tokenizer: encodes.
         added_tokens: text of every added token, by id.
+        added_text: matches any of them.
         plain_control_ids: those that take nothing from their neighbours.
+        plain_control_text: matches any of these.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, added_tokens: Mapping[int, str], plain_control_ids: frozenset[int]
+        self,
+        tokenizer: Tokenizer,
+        added_tokens: Mapping[int, str],
+        added_text: re.Pattern[str],
+        plain_control_ids: frozenset[int],
+        plain_control_text: re.Pattern[str],
     ) -> None:
         self._tokenizer = tokenizer
         self._added_tokens = added_tokens
-        self._added_text = any_of(added_tokens.values())
+        self._added_text = added_text
         self._plain_control_ids = plain_control_ids
-        self._plain_control_text = any_of([added_tokens[token_id] for token_id in plain_control_ids])
+        self._plain_control_text = plain_control_text
         self._ids_of_bytes = ids_of_bytes(tokenizer)
         self._is_boundary = lru_cache(maxsize=1024)(self._look_for_overlaps)
         self._expected: dict[tuple[str, str, str], None] = {}

@@ -23,6 +23,7 @@ from chatenv_client.models import (
     Origin,
     StopReason,
     Turn,
+    is_plain,
 )
 from chatenv_client.tokens import Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
 from chatenv_server.engine.turn_table import Extent, TurnTable
@@ -187,7 +188,7 @@ class EpisodeLog:
     def mark(self) -> Mark:
         """Remember this moment."""
         return Mark(
-            self._head, self._messages, len(self._turns), len(self._starts), len(self._reports), self._logprobs.length
+            self._head, self._messages, len(self._turns), len(self._starts), len(self._reports), len(self._logprobs)
         )
 
     def take_back(self, mark: Mark) -> None:
@@ -213,16 +214,8 @@ class EpisodeLog:
         tail = self._render_tail([*pending, *messages])
         self._refuse_rewriting(tail.reports)
         self._messages.extend(messages)
-        self._head = _Head(
-            fingerprint=head.fingerprint,
-            committed=head.committed,
-            tail=tail,
-            tail_message=head.tail_message,
-            tail_step=head.tail_step if pending else step,
-            tail_reward=head.tail_reward,
-            message_count=len(self._messages),
-            last=head.last,
-            watch=head.watch,
+        self._head = head._replace(
+            tail=tail, message_count=len(self._messages), tail_step=head.tail_step if pending else step
         )
         self._fingerprint = ""
         held = head.committed + _shared_length(head.tail.tokens, tail.tokens)
@@ -249,7 +242,7 @@ class EpisodeLog:
         return self.scene.tail(history, head.last, messages, committed, watch)
 
     def _refuse_rewriting(self, reports: Sequence[FidelityReport]) -> None:
-        if not reports or self.terms.history_policy is HistoryPolicy.APPEND:
+        if self.terms.history_policy is HistoryPolicy.APPEND:
             return
         for report in reports:
             if report.kind is FidelityKind.HISTORY_REWRITTEN:
@@ -361,7 +354,7 @@ class EpisodeLog:
 
     def _let_go_of(self, turn: SampledTurn | None) -> None:
         """Hold a turn's text no longer, now that nothing is rendered from it any more."""
-        if turn is not None and not self._keeps_texts and turn.message.keys() == {"role", "content"}:
+        if turn is not None and not self._keeps_texts and is_plain(turn.message):
             self._messages[turn.message_index] = None
 
     def add_reward(self, reward: float) -> None:

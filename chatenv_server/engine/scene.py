@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chatenv_client.errors import InvalidRequestError, TemplateRejectedError
-from chatenv_client.models import ControlTokenPolicy, FidelityKind, FidelityReport, Message, MessageSnapshot
+from chatenv_client.models import ControlTokenPolicy, FidelityKind, FidelityReport, Message, MessageSnapshot, is_plain
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.codec import Encoded
 from chatenv_server.engine.controls import has_marks, strings_in, without_marks
@@ -233,7 +233,7 @@ class TemplateScene:
 
     def _exchange(self, last: SampledTurn, messages: Sequence[Message]) -> Exchange | None:
         """The turn and the messages behind it, where both are nothing but text and nothing needs a report."""
-        if len(messages) != 1 or last.stop_id is None or not _is_plain(last.message) or not _is_plain(messages[0]):
+        if len(messages) != 1 or last.stop_id is None or not (_says(last.message) and _says(messages[0])):
             return None
         given: Any = messages[0]["content"]
         if last.message["content"] != last.text or self._dialect.controls.occur_in_text(given):
@@ -514,9 +514,9 @@ class TemplateScene:
     def _closes(self) -> dict[int, tuple[str, str]]:
         """By stop token: the template's close through it, and its own text."""
         closes = {}
+        close = self._profile.role_closes.get("assistant", "")
         for stop_id in self._profile.stop_ids:
             stop_text = self._stop_text(stop_id)
-            close = self._profile.role_closes.get("assistant", "")
             before_stop = close.partition(stop_text)[0] if stop_text else ""
             closes[stop_id] = (before_stop + stop_text, stop_text)
         return closes
@@ -549,10 +549,9 @@ def _behind_cut(
     return render([*head, cut.mirror, *tail])[cut.position :]
 
 
-def _is_plain(message: Message) -> bool:
+def _says(message: Message) -> bool:
     """Whether a message is nothing but a text that says something."""
-    content = message.get("content")
-    return len(message) == 2 and isinstance(content, str) and content != ""
+    return is_plain(message) and message["content"] != ""
 
 
 def _has_spoken(messages: Sequence[PreparedMessage]) -> bool:

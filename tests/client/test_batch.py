@@ -25,7 +25,7 @@ def test_parts_keep_the_limits_and_hold_every_call_once(asked: list[tuple[str, i
     for index, (method, size) in enumerate(asked):
         request = getattr(pb, f"{method}Request")(episode_id="a" * size)
         round_.ask(index, partial(Call, method, request, bool))
-    parts = round_.parts(Limits(max_message_bytes=LARGEST, max_batch_items=max_items))
+    parts = list(round_.parts(Limits(max_message_bytes=LARGEST, max_batch_items=max_items)))
     assert sorted(index for part in parts for index, _ in part.items) == list(range(len(asked)))
     for part in parts:
         (method,) = {asked[index][0] for index, _ in part.items}

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from chatenv_client import ChatAction
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.dialect import TemplateDialect
 from chatenv_server.engine.enclosure import LONGEST_AHEAD, MOST_EXPECTED, Enclosure, Enclosures
-from chatenv_server.engine.scene import TemplateScene
+from tests.engine.learning import dialect_of, frames_of, played
 from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, byte_level, sentencepiece_like
 from tests.engine.subjects import subject
 
@@ -33,6 +31,7 @@ ENCLOSED = {
     "a token that takes white space": byte_level(
         control=(*CHATML_TOKENS, AddedToken("<tab>", special=True, normalized=False, lstrip=True, rstrip=True))
     ),
+    "a token across the edge": byte_level(control=(*CHATML_TOKENS, "\na")),
     "a prefix space": sentencepiece_like(),
     "a prefix space by a normaliser": sentencepiece_like(metaspace=False),
 }
@@ -50,37 +49,14 @@ QUESTION = "How do you do today?"
 """Both long enough to be learnt from."""
 
 
-def scene_of(env: ChatEnvironment) -> TemplateScene:
-    scene = env._episode.log.scene  # type: ignore[union-attr]
-    assert isinstance(scene, TemplateScene)
-    return scene
-
-
-def dialect_of(engine: TokenEngine) -> TemplateDialect:
-    assert isinstance(engine.dialect, TemplateDialect)
-    return engine.dialect
-
-
 def enclosures(env: ChatEnvironment) -> list[Enclosure]:
-    frames = [frame for known in scene_of(env)._frames._frames.values() for frame in known]
+    frames = [frame for known in frames_of(env).values() for frame in known]
     return [frame.enclosure for frame in frames if frame.enclosure is not None]
 
 
-def played(
-    engine: TokenEngine, questions: Sequence[str], *, learning: bool = True
-) -> tuple[ChatEnvironment, list[int]]:
-    """An episode and its tokens; without learning every step meets a scene that renders and encodes the whole."""
-    env = ChatEnvironment(engine)
-    env.reset(messages=[{"role": "user", "content": "Good morning."}])
-    codec = dialect_of(engine).codec
-    stop = codec.id_of("<|im_end|>") or min(engine.stop_ids)
-    for question in (QUESTION, *questions):
-        if not learning:
-            log = env._episode.log  # type: ignore[union-attr]
-            log.scene = TemplateScene(dialect_of(engine), log.terms)
-        env.step(ChatAction(tokens=[*codec.encode(ANSWER), stop]))
-        env.step({"role": "user", "content": question})
-    return env, env.state.token_ids.tolist()
+def asked(engine: TokenEngine, questions: Sequence[str], *, learning: bool = True) -> tuple[ChatEnvironment, list[int]]:
+    """An episode in which these questions are asked behind one that is learnt from, and its tokens."""
+    return played(engine, [(ANSWER, question) for question in (QUESTION, *questions)], learning=learning)
 
 
 @pytest.mark.parametrize("tokenizer", [*ENCLOSED.values(), *NOT_ENCLOSED.values()], ids=[*ENCLOSED, *NOT_ENCLOSED])
@@ -88,20 +64,21 @@ def test_a_text_between_control_tokens_has_the_ids_that_it_has_in_the_whole(toke
     engine = TokenEngine.load(tokenizer)
 
     @given(st.lists(texts, max_size=3))
+    @example(["a text that begins where the header ends"])
     def law(questions: list[str]) -> None:
-        assert played(engine, questions)[1] == played(engine, questions, learning=False)[1]
+        assert asked(engine, questions)[1] == asked(engine, questions, learning=False)[1]
 
     law()
 
 
 @pytest.mark.parametrize("tokenizer", ENCLOSED.values(), ids=ENCLOSED)
 def test_control_tokens_that_take_nothing_part_a_text_from_the_rest(tokenizer: Any) -> None:
-    assert enclosures(played(TokenEngine.load(tokenizer), [])[0])
+    assert enclosures(asked(TokenEngine.load(tokenizer), [])[0])
 
 
 @pytest.mark.parametrize("tokenizer", NOT_ENCLOSED.values(), ids=NOT_ENCLOSED)
 def test_a_control_token_that_a_text_could_change_parts_nothing(tokenizer: Any) -> None:
-    assert not enclosures(played(TokenEngine.load(tokenizer), [])[0])
+    assert not enclosures(asked(TokenEngine.load(tokenizer), [])[0])
 
 
 @pytest.mark.parametrize("name", ["bytes", "qwen2_5", "standin_kimi_k2", "standin_glm4_5", "phi3_5"])
@@ -110,7 +87,7 @@ def test_recorded_tokenizers_give_the_same_stream_with_and_without(name: str) ->
 
     @given(st.lists(st.text(min_size=1, max_size=30).filter(str.strip), max_size=2))
     def law(questions: list[str]) -> None:
-        assert played(engine, questions)[1] == played(engine, questions, learning=False)[1]
+        assert asked(engine, questions)[1] == asked(engine, questions, learning=False)[1]
 
     law()
 
@@ -125,20 +102,20 @@ def enclosures_of(engine: TokenEngine) -> Enclosures:
 @given(st.lists(texts, min_size=2, max_size=6))
 def test_texts_that_were_encoded_ahead_give_the_same_streams(questions: list[str]) -> None:
     engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    played(engine, [])
+    asked(engine, [])
     said = [("user", question) for question in questions]
     with engine.encoding_ahead(said):
-        together = [played(engine, [question])[1] for question in questions]
-    assert together == [played(engine, [question])[1] for question in questions]
+        together = [asked(engine, [question])[1] for question in questions]
+    assert together == [asked(engine, [question])[1] for question in questions]
 
 
 def test_an_encoding_is_taken_once_and_none_is_kept_behind_the_batch() -> None:
     engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    played(engine, [])
+    asked(engine, [])
     ahead = enclosures_of(engine)._ahead
     with engine.encoding_ahead([("user", "one more question"), ("user", "and another one"), ("critic", "never heard")]):
         assert len(ahead) == 2
-        played(engine, ["one more question"])
+        asked(engine, ["one more question"])
         assert len(ahead) == 1
     assert not ahead
 
@@ -155,14 +132,14 @@ def test_an_encoding_is_taken_once_and_none_is_kept_behind_the_batch() -> None:
 )
 def test_what_would_gain_nothing_is_not_encoded_ahead(said: list[tuple[str, str]]) -> None:
     engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    played(engine, [])
+    asked(engine, [])
     with engine.encoding_ahead(said):
         assert not enclosures_of(engine)._ahead
 
 
 def test_callers_cannot_have_texts_encoded_for_roles_without_end() -> None:
     engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    (enclosure,) = enclosures(played(engine, [])[0])
+    (enclosure,) = enclosures(asked(engine, [])[0])
     for number in range(2 * MOST_EXPECTED):
         enclosures_of(engine).expect(f"role {number}", enclosure)
     assert len(enclosures_of(engine)._expected) == MOST_EXPECTED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatenv_client import ChatAction, Verdict
+from chatenv_client import Verdict
 from chatenv_server import ChatEnvironment
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.dialect import TemplateDialect
 from chatenv_server.engine.frames import MOST_LESSONS, MOST_SHAPES
-from chatenv_server.engine.scene import TemplateScene
 from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.engine.tracing import Trace, TracedText
+from tests.engine.learning import dialect_of, frames_of, played, sampled
 
 CHATML = "{{ '<|im_start|>' + message.role + '\\n' }}%s{{ '<|im_end|>\\n' }}"
 
@@ -98,39 +96,6 @@ def engine_for(content: str) -> TokenEngine:
     return TokenEngine.load(stand_in(template_writing(content)))
 
 
-def frames_of(env: ChatEnvironment) -> Any:
-    scene = env._episode.log.scene  # type: ignore[union-attr]
-    assert isinstance(scene, TemplateScene)
-    return scene._frames._frames
-
-
-def played(
-    engine: TokenEngine, said: Sequence[tuple[str, str]], *, learning: bool
-) -> tuple[ChatEnvironment, list[int]]:
-    """An episode, and its tokens; without learning every step meets a scene that has never seen another."""
-    assert isinstance(engine.dialect, TemplateDialect)
-    env = ChatEnvironment(engine)
-    env.reset(messages=[{"role": "user", "content": "Good morning."}])
-    stop = _stop_of(engine)
-    for answer, question in said:
-        if not learning:
-            log = env._episode.log  # type: ignore[union-attr]
-            log.scene = TemplateScene(engine.dialect, log.terms)
-        env.step(_sampled(engine, answer, stop))
-        env.step({"role": "user", "content": question})
-    return env, env.state.token_ids.tolist()
-
-
-def _stop_of(engine: TokenEngine) -> Any:
-    assert isinstance(engine.dialect, TemplateDialect)
-    return engine.dialect.codec.id_of("<|im_end|>")
-
-
-def _sampled(engine: TokenEngine, answer: str, stop: Any) -> Any:
-    assert isinstance(engine.dialect, TemplateDialect)
-    return ChatAction(tokens=[*engine.dialect.codec.encode(answer), stop])
-
-
 @pytest.mark.parametrize("content", [*PASSING.values(), *TELLING.values()], ids=[*PASSING, *TELLING])
 def test_a_stream_is_the_same_with_all_that_was_learnt_and_with_nothing(content: str) -> None:
     engine = engine_for(content)
@@ -163,7 +128,7 @@ def test_a_message_that_is_taken_only_in_its_true_place_is_rendered_there_every_
     env = ChatEnvironment(engine, system_prompt="You are brief and kind.")
     env.reset(messages=[{"role": "user", "content": "Good morning."}])
     for number in range(3):
-        env.step(_sampled(engine, "General greetings", _stop_of(engine)))
+        env.step(sampled(engine, "General greetings"))
         assert env.step({"role": "critic", "content": f"Say it {number} times more."}).fidelity == ()
     assert not frames_of(env)
     assert env.audit().verdict is Verdict.EXACT
@@ -174,7 +139,7 @@ def test_callers_cannot_make_a_scene_learn_without_end() -> None:
     env = ChatEnvironment(engine)
     env.reset(messages=[{"role": "user", "content": "Good morning."}])
     for number in range(2 * MOST_SHAPES):
-        env.step(_sampled(engine, "General greetings", _stop_of(engine)))
+        env.step(sampled(engine, "General greetings"))
         env.step({"role": f"role {number}", "content": "How do you do?"})
     assert len(frames_of(env)) == MOST_SHAPES
 
@@ -183,8 +148,7 @@ def test_what_is_learnt_is_not_used_for_a_text_that_answers_otherwise() -> None:
     engine = engine_for(PASSING["after a look for a thought"])
     played(engine, [("General greetings", "How do you do?")] * 2, learning=True)
     _, ids = played(engine, [("General greetings", "Is </think> a thought?")], learning=True)
-    assert isinstance(engine.dialect, TemplateDialect)
-    assert "T:Is </think>" in engine.dialect.codec.decode(np.array(ids, dtype=np.int32))
+    assert "T:Is </think>" in dialect_of(engine).codec.decode(np.array(ids, dtype=np.int32))
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,8 @@ def test_05_what_carries_a_report_is_not_equal_to_the_full_rendering(subject: Su
     """The other side of the law, for plain words: a report is never the easy way out."""
     for env, history, reports in _converse(subject, plan):
         # Mistral's looks for the last user message by what it says, and takes an earlier one like it for the last.
-        assume(all(left != right for left, right in itertools.combinations(history, 2)))
+        alike = any(left == right for left, right in itertools.combinations(history, 2))
+        assume(not (alike and subject.name == "mistral_7b_v0_3"))
         equal = env.state.token_ids.tolist() == subject.full(history, tools=plan.options.get("tools"))
         assert equal == (not reports) or FidelityKind.MESSAGE_DROPPED in {report.kind for report in reports}
 

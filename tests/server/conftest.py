@@ -38,7 +38,9 @@ def serve(engine: TokenEngine) -> Iterator[Serve]:
     """Starts servers in this process, on a free port unless told otherwise."""
     running: list[RunningServer] = []
 
-    def serve(*, transform: Any = None, clock: Any = None, **settings: Any) -> RunningServer:
+    def serve(
+        *, transform: Any = None, clock: Any = None, engine: TokenEngine = engine, **settings: Any
+    ) -> RunningServer:
         keywords: dict[str, Any] = {"listen": ("127.0.0.1:0",), **settings}
         options = {} if clock is None else {"clock": clock}
         opened = None if transform is None else lambda: transform

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
@@ -14,13 +12,10 @@ import pytest
 from chatenv_client import ChatAction
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import status_pb2
-from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.wire import error_from_item
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.enclosure import Enclosures
-from chatenv_server.process import start
-from chatenv_server.settings import Settings
 from tests.engine.small_tokenizers import byte_level
 from tests.server.conftest import Serve
 from tests.server.test_service import StuckWhenAsked, a_step, connected, reason_of
@@ -171,19 +166,21 @@ def test_of_many_steps_none_is_begun_once_the_caller_has_hung_up(serve: Serve, k
         assert stub.GetState(pb.GetStateRequest(episode_id="slow")).step_count == 1
 
 
-def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alone() -> None:
+def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alone(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = TokenEngine.load(byte_level(merges=[("Ċ", "Ċ"), ("o", "w")]))
     texts = ["How do you do?", "\n\nHow now, then?", "a <|im_end|> in words", "How do you do?", "é", "How now?" * 600]
-    names = [f"episode {index}".replace(" ", "-") for index in range(len(texts))]
+    names = [f"episode-{index}" for index in range(len(texts))]
     together: list[int] = []
-    with pytest.MonkeyPatch.context() as patch, serving(engine) as stub:
-        encoded = Enclosures._encode
+    encoded = Enclosures._encode
 
-        def encode(enclosures: Enclosures, texts: list[str]) -> list[list[int]]:
-            together.append(len(texts))
-            return encoded(enclosures, texts)
+    def encode(enclosures: Enclosures, texts: list[str]) -> list[list[int]]:
+        together.append(len(texts))
+        return encoded(enclosures, texts)
 
-        patch.setattr(Enclosures, "_encode", encode)
+    monkeypatch.setattr(Enclosures, "_encode", encode)
+    with connected(serve(engine=engine)) as stub:
         stub.BatchReset(pb.BatchResetRequest(resets=[pb.ResetRequest(episode_id=name) for name in names]))
         for _ in range(3):
             stub.BatchStep(pb.BatchStepRequest(steps=[sampled(name) for name in names]))
@@ -213,13 +210,3 @@ def sampled(name: str) -> pb.StepRequest:
 
 def said(text: str) -> pb.Message:
     return pb.Message(role="user", content=text)
-
-
-@contextmanager
-def serving(engine: TokenEngine) -> Iterator[ChatEnvServiceStub]:
-    server = start(Settings(listen=("127.0.0.1:0",)), engine=engine)
-    try:
-        with connected(server) as stub:
-            yield stub
-    finally:
-        server.stop(0)

@@ -224,6 +224,17 @@ def test_idle_episodes_make_room_before_anybody_is_refused(open_store: OpenStore
     assert store.live_episodes == 1
 
 
+def test_idle_episodes_make_room_for_a_steps_tokens_too(open_store: OpenStore, clock: Clock) -> None:
+    store = open_store(max_live_tokens=100, idle_timeout_s=10)
+    store.reset({"episode_id": "idle", "messages": HELLO})
+    clock.now = 11
+    store.reset({"episode_id": "busy", "messages": HELLO})
+    room = 100 - store.live_tokens
+    store.step("busy", ChatAction(tokens=[65] * (room + 1)), digest=b"", step_index=0)
+    assert store.live_tokens == length(store, "busy")
+    assert store.live_episodes == 1
+
+
 def test_tokens_beyond_the_budget_are_refused_and_the_episode_stays_as_it_was(open_store: OpenStore) -> None:
     store = open_store(max_live_tokens=100)
     store.reset({"episode_id": "e", "messages": HELLO})
