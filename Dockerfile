@@ -45,5 +45,5 @@ ENV PATH=/opt/chatenv/bin:$PATH \
 USER 10001:10001
 EXPOSE 50051
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-  CMD ["python", "-m", "chatenv_server.healthcheck"]
+  CMD ["python", "-m", "chatenv_server.running.healthcheck"]
 ENTRYPOINT ["chatenv-server"]

@@ -19,7 +19,7 @@ import grpc.aio
 from benchmarks.work import Conversation, LeastWork, Subject
 from chatenv_client import AsyncChatEnv, ChatAction, ChatEnv, VectorChatEnv, channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_server.environment import ChatEnvironment
+from chatenv_server.environment.environment import ChatEnvironment
 
 SERVICE = "/chatenv.v1.ChatEnvService/"
 

@@ -21,10 +21,10 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.models import ChatAction, Message
 from chatenv_client.session import Session
 from chatenv_client.tokens import Int32Array
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.template import ChatTemplate
-from chatenv_server.environment import ChatEnvironment
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 _WORDS_TEXT = (
     "the of and to in is was for that on as with by at from his it an were are which this be or had first has its not "
@@ -75,7 +75,7 @@ def subjects() -> tuple[list[Subject], list[str]]:
 def _load(setting: str) -> Any:
     if setting == "bytes":
         return ByteTokenizer()
-    from chatenv_server.tokenizers import load_tokenizer
+    from chatenv_server.tokenizer_files.loading import load_tokenizer
 
     return load_tokenizer(setting)
 

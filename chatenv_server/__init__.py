@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatenv_server.environment import ChatEnvironment
-from chatenv_server.transforms import Transform, compose
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.environment.transforms import Transform, compose
 
 __all__ = ["ChatEnvironment", "Transform", "compose"]

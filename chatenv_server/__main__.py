@@ -14,12 +14,12 @@ from types import FrameType
 from typing import Final
 
 from chatenv_client._version import __version__
-from chatenv_server.backend import Backend
-from chatenv_server.listeners import BindError
-from chatenv_server.logs import configure_logging
-from chatenv_server.process import RunningServer
-from chatenv_server.settings import SettingError, Settings, read_settings
-from chatenv_server.tokenizers import torch_hidden
+from chatenv_server.observing.logs import configure_logging
+from chatenv_server.running.backend import Backend
+from chatenv_server.running.listeners import BindError
+from chatenv_server.running.process import RunningServer
+from chatenv_server.settings.settings import SettingError, Settings, read_settings
+from chatenv_server.tokenizer_files.loading import torch_hidden
 
 EXIT_FAILED: Final = 1
 """An address cannot be served on, or calls had to be cut off at the end."""

@@ -19,9 +19,9 @@ import numpy as np
 
 from chatenv_client import ChatAction, ChatEnv, ChatObservation, Origin, ServerInfo, Trajectory
 from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
-from chatenv_server.process import start
-from chatenv_server.settings import Settings
-from chatenv_server.tokenizers import TokenizerError, load_tokenizer
+from chatenv_server.running.process import start
+from chatenv_server.settings.settings import Settings
+from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer
 
 NUMBERS = (1, 2, 3, 4)
 SECRET = 3

@@ -16,12 +16,13 @@ from chatenv_client import ChatAction, ChatEnv, ChatEnvError, errors
 
 pytest.importorskip("chatenv_server", reason="the server extra is not installed", exc_type=ImportError)
 
-from chatenv_server import cli, transforms
+import chatenv_server
+from chatenv_server.commands import cli
 from chatenv_server.doctor.scenarios import SCENARIOS
 from chatenv_server.engine import TokenEngine
-from chatenv_server.process import start
-from chatenv_server.settings import Settings, settings_table
-from chatenv_server.tokenizers import load_tokenizer
+from chatenv_server.running.process import start
+from chatenv_server.settings.settings import Settings, settings_table
+from chatenv_server.tokenizer_files.loading import load_tokenizer
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 README = CHECKOUT / "README.md"
@@ -69,7 +70,7 @@ def errors_in_the_code() -> set[tuple[str, str, str]]:
 
 def reasons_in_the_code() -> Iterator[str]:
     """Every reason that is given where an exception is raised."""
-    for package in (Path(chatenv_client.__file__).parent, Path(transforms.__file__).parent):
+    for package in (Path(chatenv_client.__file__).parent, Path(chatenv_server.__file__).parent):
         for source in package.rglob("*.py"):
             for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.keyword) and node.arg == "reason" and isinstance(node.value, ast.Constant):
@@ -97,7 +98,7 @@ def test_every_status_is_some_group_of_the_operators() -> None:
 def lines_in_the_code() -> dict[str, set[str]]:
     """Every message that the server logs at INFO or above, with the names of its fields."""
     found: dict[str, set[str]] = {}
-    for source in Path(transforms.__file__).parent.rglob("*.py"):
+    for source in Path(chatenv_server.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in LOGGING:
                 texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chatenv_server.settings import settings_table
+from chatenv_server.settings.settings import settings_table
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (CHECKOUT / "README.md", CHECKOUT / "docs" / "operations.md")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from chatenv_server.commands.output import progress_line
-from chatenv_server.tokenizers import TokenizerError, load_tokenizer, read_chat_template, torch_hidden
+from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template, torch_hidden
 
 NAME: Final = "doctor"
 HELP: Final = "audit a tokenizer and its chat template before a training run"

@@ -14,7 +14,7 @@ from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.dialect import TemplateDialect
-from chatenv_server.tokenizers import TokenizerError, load_tokenizer, read_chat_template
+from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 _BORROWED_VOCABULARY: Final = "gpt2"
 """Folder of the vocabulary that templates without a tokenizer are put on, where it is there."""

@@ -21,7 +21,7 @@ from chatenv_server.doctor.sampling import SampledText, sampled_text, shown
 from chatenv_server.doctor.scenarios import SCENARIOS, TOOLS, Ending, Round, Scenario, looking_for
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.dialect import TemplateDialect
-from chatenv_server.environment import ChatEnvironment
+from chatenv_server.environment.environment import ChatEnvironment
 
 EXPLAINS_TEXT: Final = frozenset(
     {

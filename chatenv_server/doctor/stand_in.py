@@ -17,10 +17,10 @@ from tokenizers import AddedToken
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message, ToolCall
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.doctor.scenarios import TOOLS
 from chatenv_server.engine.forms import Forms
 from chatenv_server.engine.template import ChatTemplate, clock_at
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 _PIPED: Final = re.compile(r"<[|｜][^<>\s'\"{}]{1,48}?(?:[|｜])?>|<[\w/]{1,48}[|｜]>")
 _TAG: Final = re.compile(r"</?\w[\w.-]*>|\[/?[A-Z][A-Z_]*\]")

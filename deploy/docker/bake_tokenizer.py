@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from chatenv_server.engine import TokenEngine
-from chatenv_server.tokenizers import EMBEDDED, TOKENIZER_FILES, find_folder, load_tokenizer
+from chatenv_server.tokenizer_files.loading import EMBEDDED, TOKENIZER_FILES, find_folder, load_tokenizer
 
 
 def bake(name: str, root: Path) -> None:

@@ -36,8 +36,10 @@ def serving() -> Callable[..., AbstractContextManager[str]]:
 
 @contextmanager
 def start_server(settings: dict[str, Any] | None = None, **parts: Any) -> Iterator[str]:
-    process = pytest.importorskip("chatenv_server.process", reason="no server is installed")
-    made = pytest.importorskip("chatenv_server.settings").Settings(**{"listen": ("127.0.0.1:0",), **(settings or {})})
+    process = pytest.importorskip("chatenv_server.running.process", reason="no server is installed")
+    made = pytest.importorskip("chatenv_server.settings.settings").Settings(
+        **{"listen": ("127.0.0.1:0",), **(settings or {})}
+    )
     server = process.start(made, **parts)
     try:
         yield server.addresses[0]

@@ -142,7 +142,9 @@ def test_message_to_action_tells_what_the_step_will_add(env: ChatEnv) -> None:
 
 
 def test_a_message_may_be_tokenized_at_the_caller(env: ChatEnv) -> None:
-    tokenizer = pytest.importorskip("chatenv_server.byte_tokenizer", reason="no server is installed").ByteTokenizer()
+    tokenizer = pytest.importorskip(
+        "chatenv_server.tokenizer_files.byte_tokenizer", reason="no server is installed"
+    ).ByteTokenizer()
     action = env.message_to_action(AGAIN, tokenizer)
     assert action.tokens.tolist() == tokenizer.apply_chat_template([AGAIN])
     env.reset()

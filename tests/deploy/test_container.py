@@ -74,7 +74,7 @@ def test_it_becomes_healthy_on_a_unix_socket_with_tls_beside_it(run_container: R
     )
     assert wait_for_health(container) == "healthy"
     with_tls = ["--address", "127.0.0.1:50051", "--tls-ca", "/tls/certificate.pem", "--tls-name", "localhost"]
-    run_inside(container, "python", "-m", "chatenv_server.healthcheck", *with_tls)
+    run_inside(container, "python", "-m", "chatenv_server.running.healthcheck", *with_tls)
 
 
 def test_a_trainer_of_another_user_reaches_the_socket_through_the_group_they_share(
@@ -138,7 +138,7 @@ def test_the_baked_tokenizer_is_served_as_it_is_in_its_folder(
     run_container: RunContainer, conformance_dir: Path
 ) -> None:
     from chatenv_server import ChatEnvironment
-    from chatenv_server.tokenizers import load_tokenizer
+    from chatenv_server.tokenizer_files.loading import load_tokenizer
 
     container = run_container()
     assert wait_for_health(container) == "healthy"

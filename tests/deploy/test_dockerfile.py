@@ -56,4 +56,4 @@ def test_the_server_is_not_root_and_gets_signals_itself() -> None:
 
 def test_the_engine_asks_our_own_module_for_health() -> None:
     (check,) = final_stage()["HEALTHCHECK"]
-    assert json.loads(check.partition("CMD ")[2]) == ["python", "-m", "chatenv_server.healthcheck"]
+    assert json.loads(check.partition("CMD ")[2]) == ["python", "-m", "chatenv_server.running.healthcheck"]

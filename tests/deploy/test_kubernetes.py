@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("chatenv_server", reason="the server extra is not installed", exc_type=ImportError)
 
-from chatenv_server.settings import Settings, read_settings
+from chatenv_server.settings.settings import Settings, read_settings
 
 OVERLAYS = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "overlays"
 VERSIONS = ("1.29", "1.31", "1.33")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import transformers
 
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
 from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 CONFORMANCE = Path(os.environ.get("CHATENV_CONFORMANCE", Path(__file__).parents[2] / "../shared/conformance"))
 EMBEDDED = "bytes"

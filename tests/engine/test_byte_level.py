@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from chatenv_server.byte_tokenizer import CONTROL_TOKENS, ByteTokenizer
 from chatenv_server.engine.byte_level import byte_level_alphabet, ids_of_bytes, token_bytes
+from chatenv_server.tokenizer_files.byte_tokenizer import CONTROL_TOKENS, ByteTokenizer
 from tests.engine.small_tokenizers import byte_level
 from tests.engine.subjects import RECORDED, recorded_tokenizer
 

@@ -13,7 +13,7 @@ from chatenv_server.doctor import Checkup, check
 from chatenv_server.doctor.examine import Examination, Verdict
 from chatenv_server.doctor.scenarios import SCENARIOS
 from chatenv_server.doctor.stand_in import stand_in
-from chatenv_server.tokenizers import load_tokenizer
+from chatenv_server.tokenizer_files.loading import load_tokenizer
 from tests.engine.archetypes import ARCHETYPES, UNUSUAL_TOKENS
 from tests.engine.subjects import CONFORMANCE, EMBEDDED
 

@@ -27,7 +27,7 @@ FORGETFUL = (
 BROKEN = """
 import sys
 
-from chatenv_server.cli import main
+from chatenv_server.commands.cli import main
 from chatenv_server.engine.log import EpisodeLog
 
 render = EpisodeLog._render_tail
@@ -53,7 +53,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run("-m", "chatenv_server.cli", "doctor", *arguments)
+    return run("-m", "chatenv_server.commands.cli", "doctor", *arguments)
 
 
 def scenarios_by_verdict(report: dict[str, Any]) -> dict[str, list[str]]:
@@ -131,7 +131,7 @@ def test_a_folder_gets_a_row_for_each_tokenizer_and_each_template(folder: Path) 
 def test_who_watches_at_a_terminal_sees_how_far_it_is(folder: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "chatenv_server.cli", "doctor", "--all", str(folder), "--json"],
+        [sys.executable, "-m", "chatenv_server.commands.cli", "doctor", "--all", str(folder), "--json"],
         stdout=subprocess.PIPE,
         stderr=theirs,
         env=os.environ | {"PYTHONPATH": str(CHECKOUT)},

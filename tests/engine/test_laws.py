@@ -31,8 +31,8 @@ from chatenv_client import (
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine.frames import MOST_LESSONS
 from chatenv_server.engine.scene import TemplateScene
-from chatenv_server.process import start as start_server
-from chatenv_server.settings import Settings
+from chatenv_server.running.process import start as start_server
+from chatenv_server.settings.settings import Settings
 from tests.engine.episodes import (
     CALL,
     CLOCK,

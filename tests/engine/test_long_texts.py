@@ -11,8 +11,8 @@ import pytest
 
 from chatenv_client import ChatAction
 from chatenv_server import ChatEnvironment
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 TEXT = "the quick brown fox jumps over 123 lazy dogs and more " * 20_000
 HELLO = {"role": "user", "content": "Hello!"}

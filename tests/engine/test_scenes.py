@@ -8,9 +8,9 @@ import pytest
 
 from chatenv_client.models import ControlTokenPolicy, HistoryPolicy
 from chatenv_server import ChatEnvironment
-from chatenv_server.byte_tokenizer import CHAT_TEMPLATE, ByteTokenizer
 from chatenv_server.engine import Terms, TokenEngine
 from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.tokenizer_files.byte_tokenizer import CHAT_TEMPLATE, ByteTokenizer
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 DATED = "{{ strftime_now('%d %b %Y') }}\n" + CHAT_TEMPLATE

@@ -12,8 +12,8 @@ from chatenv_client import ChatAction, ChatEnv, InvalidRequestError, StopReason
 from chatenv_client.models import ResetOptions
 from chatenv_client.tokens import fingerprint_of
 from chatenv_server import ChatEnvironment
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 END = 257
 QUESTION = {"role": "user", "content": "What is two plus three?"}

@@ -20,8 +20,8 @@ from chatenv_client.errors import (
 )
 from chatenv_client.models import FidelityKind, Origin, StopReason, Verdict
 from chatenv_server import ChatEnvironment, compose
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 END = 257
 QUESTION = {"role": "user", "content": "What is two plus three?"}
@@ -269,7 +269,7 @@ def test_nothing_imports_torch_before_a_tensor_is_asked_for() -> None:
 import sys
 from chatenv_client import ChatAction
 from chatenv_server import ChatEnvironment
-from chatenv_server.byte_tokenizer import ByteTokenizer
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 env = ChatEnvironment(ByteTokenizer())
 env.reset(messages=[{"role": "user", "content": "hi"}])
 env.step(ChatAction(tokens=[53, 257])).token_ids

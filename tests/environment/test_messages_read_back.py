@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from chatenv_client import ChatAction, ChatObservation
 from chatenv_server import ChatEnvironment
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 END = 257
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'

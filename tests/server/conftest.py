@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from chatenv_client import ChatEnv
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
-from chatenv_server.process import RunningServer, start
-from chatenv_server.settings import Settings
+from chatenv_server.running.process import RunningServer, start
+from chatenv_server.settings.settings import Settings
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TRANSFORMS = Path(__file__).parent / "transforms"

@@ -30,7 +30,7 @@ from chatenv_client import ChatEnv, EpisodeClosedError, EpisodeUnknownError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import open_channel
-from chatenv_server.step_stream import MAX_IN_FLIGHT
+from chatenv_server.rpc.streams import MAX_IN_FLIGHT
 from tests.server.conftest import plain_environment
 from tests.server.soak_client import Episode, Journal, Operation, expected_stream, play, step_request
 

@@ -12,10 +12,11 @@ import grpc
 import pytest
 
 from chatenv_client import AccessError, AsyncChatEnv, ChatEnv, Tls, UnavailableError, VectorChatEnv
-from chatenv_server import cli, healthcheck
-from chatenv_server.access import BearerToken
-from chatenv_server.process import RunningServer
-from chatenv_server.settings import SettingError
+from chatenv_server.commands import cli
+from chatenv_server.rpc.access import BearerToken
+from chatenv_server.running import healthcheck
+from chatenv_server.running.process import RunningServer
+from chatenv_server.settings.settings import SettingError
 from tests.server.conftest import Serve
 
 OPENSSL = shutil.which("openssl")

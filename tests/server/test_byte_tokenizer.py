@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_server.byte_tokenizer import CONTROL_TOKENS, ByteTokenizer
+from chatenv_server.tokenizer_files.byte_tokenizer import CONTROL_TOKENS, ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": "é"}}}
@@ -87,7 +87,7 @@ def test_a_template_that_fails_says_so() -> None:
 
 def test_it_needs_neither_transformers_nor_torch() -> None:
     program = (
-        "import sys, chatenv_server.byte_tokenizer as b; b.ByteTokenizer().encode('x');"
+        "import sys, chatenv_server.tokenizer_files.byte_tokenizer as b; b.ByteTokenizer().encode('x');"
         "sys.exit(bool({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

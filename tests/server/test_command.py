@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from chatenv_client import ChatAction, ChatEnv, EpisodeClosedError
-from chatenv_server.process import RunningServer
+from chatenv_server.running.process import RunningServer
 from tests.server.conftest import Serve, plain_environment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "chatenv_server.cli", *arguments]
+    return [sys.executable, "-m", "chatenv_server.commands.cli", *arguments]
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_the_token_comes_from_a_file_or_the_environment(serve: Serve, chatenv: R
 
 def test_talking_to_a_server_loads_neither_transformers_nor_torch(server: RunningServer) -> None:
     program = (
-        "import sys; from chatenv_server.cli import main; code = main(['info']);"
+        "import sys; from chatenv_server.commands.cli import main; code = main(['info']);"
         "assert not {'transformers', 'torch'} & set(sys.modules); sys.exit(code)"
     )
     environment: dict[str, Any] = plain_environment() | {"CHATENV_ADDRESS": server.addresses[0]}

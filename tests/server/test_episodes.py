@@ -12,8 +12,8 @@ import pytest
 from chatenv_client import errors
 from chatenv_client.models import ChatAction, ChatObservation
 from chatenv_server.engine import TokenEngine
-from chatenv_server.environment import ChatEnvironment
-from chatenv_server.episodes import REMEMBERED_ENDS, Budget, EpisodeStore
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.episodes.store import REMEMBERED_ENDS, Budget, EpisodeStore
 
 OpenStore = Callable[..., EpisodeStore]
 HELLO = ({"role": "user", "content": "Hello!"},)

@@ -12,7 +12,7 @@ import pytest
 from chatenv_client import channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-from chatenv_server.step_stream import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
+from chatenv_server.rpc.streams import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
 from tests.server.conftest import Launch
 
 STREAM_TOKENS = 25_000

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from chatenv_server.engine import TokenEngine
-from chatenv_server.lean_tokenizer import read_lean
-from chatenv_server.tokenizers import load_tokenizer
+from chatenv_server.tokenizer_files.lean import read_lean
+from chatenv_server.tokenizer_files.loading import load_tokenizer
 
 NAMES = (
     *("gpt2", "mistral_7b_v0_3", "phi3_5", "qwen2_5", "tiny_bytes"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chatenv_server.logs import JsonFormatter, TextFormatter
+from chatenv_server.observing.logs import JsonFormatter, TextFormatter
 
 
 def test_a_tokenizer_without_a_chat_template_is_warned_of_in_one_line(

@@ -20,10 +20,10 @@ import pytest
 from chatenv_client import ChatAction, ChatEnv, ChatEnvError, ServerBusyError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-from chatenv_server.listeners import BindError
-from chatenv_server.observers import CallTimer
-from chatenv_server.process import RunningServer
-from chatenv_server.settings import SettingError, Settings
+from chatenv_server.observing.observers import CallTimer
+from chatenv_server.running.listeners import BindError
+from chatenv_server.running.process import RunningServer
+from chatenv_server.settings.settings import SettingError, Settings
 from tests.server.conftest import Launch, Serve
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,9 @@ def test_the_time_in_a_transform_is_service_and_not_wait(measured: Any, connect:
 
 
 def test_a_call_that_queues_for_a_thread_is_counted_as_waiting() -> None:
-    metrics = pytest.importorskip("chatenv_server.metrics", reason="the extra `metrics` is not installed").Metrics()
+    metrics = pytest.importorskip(
+        "chatenv_server.observing.metrics", reason="the extra `metrics` is not installed"
+    ).Metrics()
     reached, release = threading.Event(), threading.Event()
 
     def slow(_request: bytes, _context: grpc.ServicerContext) -> bytes:
@@ -225,7 +227,7 @@ def documented_metrics() -> dict[str, tuple[str, set[str]]]:
 
 
 def metrics_in_the_code() -> dict[str, tuple[str, set[str]]]:
-    metrics = pytest.importorskip("chatenv_server.metrics", reason="the extra `metrics` is not installed")
+    metrics = pytest.importorskip("chatenv_server.observing.metrics", reason="the extra `metrics` is not installed")
     watched = metrics.Metrics()
     watched.watch(lambda: metrics.Levels(calls=0, episodes=0, tokens=0))
     watched.call_ended("Step", "OK", 0.0, 0.0)

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from chatenv_client import ChatAction, ChatEnv, EpisodeUnknownError, UnavailableError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-from chatenv_server import healthcheck
+from chatenv_server.running import healthcheck
 from tests.server.conftest import Launch, ServerProcess
 
 HI = {"role": "user", "content": "hi"}

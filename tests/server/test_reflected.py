@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from chatenv_client import wire
 from chatenv_client.errors import InvalidRequestError
-from chatenv_server.process import RunningServer
+from chatenv_server.running.process import RunningServer
 
 
 @pytest.fixture

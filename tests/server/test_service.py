@@ -20,9 +20,9 @@ from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import channel_options
 from chatenv_client.models import ChatObservation
 from chatenv_client.wire import error_from_status, parse_status
-from chatenv_server import healthcheck
-from chatenv_server.interceptors import MAX_OTHER_CALLS
-from chatenv_server.process import SERVICE, SPARE_WORKERS, RunningServer
+from chatenv_server.rpc.guard import MAX_OTHER_CALLS
+from chatenv_server.running import healthcheck
+from chatenv_server.running.process import SERVICE, SPARE_WORKERS, RunningServer
 from tests.server.conftest import Serve
 
 SECRET = "hunter2-correct-horse"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatenv_server.settings import (
+from chatenv_server.settings.settings import (
     SettingError,
     Settings,
     default_text,

@@ -18,12 +18,12 @@ from chatenv_client.errors import ChatEnvError, InvalidRequestError
 from chatenv_client.models import ChatAction
 from chatenv_client.wire.json_fields import MAX_JSON_CHARACTERS, MAX_JSON_DEPTH
 from chatenv_client.wire.requests import MAX_MESSAGES
-from chatenv_server import episodes
-from chatenv_server.byte_tokenizer import ByteTokenizer
 from chatenv_server.engine import TokenEngine
-from chatenv_server.environment import ChatEnvironment
-from chatenv_server.episodes import Budget, EpisodeStore
-from chatenv_server.process import MAX_HEADER_BYTES
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.episodes import store as episodes
+from chatenv_server.episodes.store import Budget, EpisodeStore
+from chatenv_server.running.process import MAX_HEADER_BYTES
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.server.conftest import Serve
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from chatenv_server.byte_tokenizer import ByteTokenizer
-from chatenv_server.tokenizers import TokenizerError, load_tokenizer, read_chat_template
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 from tests.server.conftest import plain_environment
 
 ENCODE_WITHOUT_TORCH = """
 import sys
-from chatenv_server.tokenizers import load_tokenizer, torch_hidden
+from chatenv_server.tokenizer_files.loading import load_tokenizer, torch_hidden
 with torch_hidden():
     print(load_tokenizer(sys.argv[1]).backend_tokenizer.encode("It's hé").ids)
 sys.exit("torch" in sys.modules)
@@ -58,7 +58,7 @@ def test_a_broken_tokenizer_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_that_the_hub_does_not_give_says_what_to_do(offline: dict[str, str]) -> None:
     pytest.importorskip("transformers")
-    program = "from chatenv_server.tokenizers import load_tokenizer; load_tokenizer('nobody/nothing')"
+    program = "from chatenv_server.tokenizer_files.loading import load_tokenizer; load_tokenizer('nobody/nothing')"
     done = subprocess.run([sys.executable, "-c", program], env=offline, capture_output=True, text=True, check=False)
     assert "TokenizerError: tokenizer 'nobody/nothing' is neither a folder here nor" in done.stderr
 

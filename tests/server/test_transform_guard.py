@@ -12,8 +12,8 @@ import pytest
 from chatenv_client.errors import TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation
 from chatenv_server.engine import TokenEngine
-from chatenv_server.environment import ChatEnvironment
-from chatenv_server.transform_guard import TransformGuard
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.environment.guard import TransformGuard
 
 HI = {"role": "user", "content": "hi"}
 

@@ -12,9 +12,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chatenv_client import ChatEnv, ServerBusyError
-from chatenv_server import workers
-from chatenv_server.process import RunningServer
-from chatenv_server.workers import UNARY_WORKERS, UnaryWorkers
+from chatenv_server.rpc import workers
+from chatenv_server.rpc.workers import UNARY_WORKERS, UnaryWorkers
+from chatenv_server.running.process import RunningServer
 from tests.server.conftest import Serve
 
 HI = {"role": "user", "content": "hi"}

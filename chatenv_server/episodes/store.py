@@ -27,10 +27,10 @@ from chatenv_client.errors import (
     TokenLimitError,
 )
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
-from chatenv_server.environment import ChatEnvironment
-from chatenv_server.episode import Caller, Episode
-from chatenv_server.live_tokens import LiveTokens
-from chatenv_server.telemetry import Telemetry
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.episodes.budget import LiveTokens
+from chatenv_server.episodes.episode import Caller, Episode
+from chatenv_server.observing.telemetry import Telemetry
 
 MAX_MESSAGES: Final = 65_536
 """Of one episode. Tokens alone would not bound its memory: a template may write nothing of a message."""

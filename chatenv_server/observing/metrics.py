@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from chatenv_client._version import __version__
-from chatenv_server.telemetry import Levels, Telemetry
+from chatenv_server.observing.telemetry import Levels, Telemetry
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Buckets from half a millisecond, a short Step, to a minute, the default deadline."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import grpc
 
-from chatenv_server.listeners import BindError
-from chatenv_server.settings import Settings, wrong_setting
-from chatenv_server.telemetry import Telemetry
+from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.running.listeners import BindError
+from chatenv_server.settings.settings import Settings, wrong_setting
 
 Around = Callable[[grpc.ServicerContext], AbstractContextManager[None]]
 """What is done around one call, opened by the thread that takes it up."""
@@ -44,7 +44,7 @@ class Observers:
 
     def _measure(self, address: str) -> None:
         try:
-            from chatenv_server.metrics import Metrics, MetricsListener
+            from chatenv_server.observing.metrics import Metrics, MetricsListener
         except ImportError as error:
             raise wrong_setting("metrics_listen", "needs `pip install 'chatenv[metrics]'`") from error
         metrics = Metrics()
@@ -58,7 +58,7 @@ class Observers:
 
     def _trace(self) -> None:
         try:
-            from chatenv_server.tracing import CallTracer, open_provider
+            from chatenv_server.observing.tracing import CallTracer, open_provider
         except ImportError as error:
             raise wrong_setting("tracing", "needs `pip install 'chatenv[tracing]'`") from error
         provider = open_provider()

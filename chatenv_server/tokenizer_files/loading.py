@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from chatenv_server.byte_tokenizer import ByteTokenizer
-from chatenv_server.lean_tokenizer import read_lean
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from chatenv_server.tokenizer_files.lean import read_lean
 
 EMBEDDED: Final = "bytes"
 """Name of the embedded byte tokenizer."""

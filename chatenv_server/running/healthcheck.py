@@ -1,4 +1,7 @@
-"""`python -m chatenv_server.healthcheck`: whether a server serves, as an exit code, for the probes of containers."""
+"""`python -m chatenv_server.running.healthcheck`: whether a server serves, as an exit code.
+
+For the probes of containers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from chatenv_server.settings import SettingError, Settings, read_settings
+from chatenv_server.settings.settings import SettingError, Settings, read_settings
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared with, not bound to
 
@@ -39,7 +42,7 @@ def _unhealthy(why: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m chatenv_server.healthcheck", description="Exits with 0 if a chatenv server serves."
+        prog="python -m chatenv_server.running.healthcheck", description="Exits with 0 if a chatenv server serves."
     )
     parser.add_argument("--address", help="HOST:PORT or unix:///PATH; default: the first of CHATENV_LISTEN")
     parser.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS", help="default: 2")

@@ -13,7 +13,7 @@ from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation
-from chatenv_server.transforms import Transform
+from chatenv_server.environment.transforms import Transform
 
 
 class TransformGuard:

@@ -9,13 +9,13 @@ from pathlib import Path
 from chatenv_client._version import __version__
 from chatenv_client.models import Limits, ServerInfo, SpecialToken
 from chatenv_server.engine import TokenEngine
-from chatenv_server.environment import ChatEnvironment
-from chatenv_server.episodes import Budget, EpisodeStore
-from chatenv_server.settings import Settings, wrong_setting
-from chatenv_server.telemetry import Telemetry
-from chatenv_server.tokenizers import TokenizerError, load_tokenizer, read_chat_template
-from chatenv_server.transform_guard import TransformGuard
-from chatenv_server.transforms import Transform, load_transform
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.environment.guard import TransformGuard
+from chatenv_server.environment.transforms import Transform, load_transform
+from chatenv_server.episodes.store import Budget, EpisodeStore
+from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.settings.settings import Settings, wrong_setting
+from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 
 class Backend:

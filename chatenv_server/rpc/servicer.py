@@ -16,15 +16,15 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ServerInfo
-from chatenv_server.backend import Backend
-from chatenv_server.environment import ChatEnvironment
-from chatenv_server.episode import Caller
-from chatenv_server.episodes import EpisodeStore
-from chatenv_server.failures import status_of
-from chatenv_server.gate import Gate
-from chatenv_server.items import ItemRunner
-from chatenv_server.step_stream import StepStream
-from chatenv_server.telemetry import Telemetry
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.episodes.episode import Caller
+from chatenv_server.episodes.store import EpisodeStore
+from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.rpc.failures import status_of
+from chatenv_server.rpc.gate import Gate
+from chatenv_server.rpc.items import ItemRunner
+from chatenv_server.rpc.streams import StepStream
+from chatenv_server.running.backend import Backend
 
 
 class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):

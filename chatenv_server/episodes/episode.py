@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from chatenv_client.errors import DeadlineError, EpisodeNotFoundError, StepIndexMismatchError
 from chatenv_client.models import ChatAction, ChatObservation
-from chatenv_server.environment import ChatEnvironment
+from chatenv_server.environment.environment import ChatEnvironment
 
 
 class Caller(Protocol):

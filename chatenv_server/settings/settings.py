@@ -15,8 +15,8 @@ from typing import Any, Final
 from chatenv_client._version import __version__
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES
 from chatenv_client.models import ControlTokenPolicy, HistoryPolicy
-from chatenv_server import setting_values as values
-from chatenv_server.tokenizers import EMBEDDED
+from chatenv_server.settings import values
+from chatenv_server.tokenizer_files.loading import EMBEDDED
 
 ENVIRONMENT_PREFIX: Final = "CHATENV_"
 

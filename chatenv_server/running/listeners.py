@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 
-from chatenv_server.settings import Settings, wrong_setting
+from chatenv_server.settings.settings import Settings, wrong_setting
 
 
 class BindError(Exception):

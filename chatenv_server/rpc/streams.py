@@ -18,7 +18,7 @@ import grpc
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import UnavailableError
-from chatenv_server.items import ItemRunner
+from chatenv_server.rpc.items import ItemRunner
 
 MAX_IN_FLIGHT: Final = 256
 """Requests that were read and whose answers were not yet taken by gRPC."""

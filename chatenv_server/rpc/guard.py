@@ -10,11 +10,11 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from chatenv_client.errors import InvalidRequestError
-from chatenv_server.access import BearerToken
-from chatenv_server.failures import status_of
-from chatenv_server.gate import Gate
-from chatenv_server.telemetry import Telemetry
-from chatenv_server.workers import UnaryWorkers, turn_away
+from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.rpc.access import BearerToken
+from chatenv_server.rpc.failures import status_of
+from chatenv_server.rpc.gate import Gate
+from chatenv_server.rpc.workers import UnaryWorkers, turn_away
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 

@@ -13,7 +13,7 @@ from typing import Final
 from chatenv_client import wire
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError, TransformError, UnexpectedStatusError
-from chatenv_server.telemetry import Telemetry
+from chatenv_server.observing.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES: Final = 1024
 """Of a status. It travels three times, escaped or in base64, and peers refuse trailers beyond 8 KiB."""

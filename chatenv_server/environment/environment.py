@@ -43,8 +43,8 @@ from chatenv_client.models import (
 from chatenv_client.tokens import Float32Array
 from chatenv_server.engine import EpisodeLog, Terms, TokenEngine, audit
 from chatenv_server.engine.log import Change
-from chatenv_server.transforms import Transform
-from chatenv_server.validation import (
+from chatenv_server.environment.transforms import Transform
+from chatenv_server.environment.validation import (
     check_action,
     check_clock,
     check_json,

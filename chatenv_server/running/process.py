@@ -15,20 +15,20 @@ from grpc_reflection.v1alpha import reflection
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.channel import KEEPALIVE_TIME_MS
-from chatenv_server.access import BearerToken
-from chatenv_server.backend import Backend
 from chatenv_server.engine import TokenEngine
-from chatenv_server.gate import Gate
-from chatenv_server.interceptors import CallGuard
-from chatenv_server.items import ItemRunner
-from chatenv_server.listeners import bind
-from chatenv_server.observers import Observers
-from chatenv_server.reflected import reflected_schemas
-from chatenv_server.servicer import ChatEnvServicer
-from chatenv_server.settings import Settings, wrong_setting
-from chatenv_server.telemetry import Levels
-from chatenv_server.transforms import Transform
-from chatenv_server.workers import UnaryWorkers
+from chatenv_server.environment.transforms import Transform
+from chatenv_server.observing.observers import Observers
+from chatenv_server.observing.telemetry import Levels
+from chatenv_server.rpc.access import BearerToken
+from chatenv_server.rpc.gate import Gate
+from chatenv_server.rpc.guard import CallGuard
+from chatenv_server.rpc.items import ItemRunner
+from chatenv_server.rpc.reflection import reflected_schemas
+from chatenv_server.rpc.servicer import ChatEnvServicer
+from chatenv_server.rpc.workers import UnaryWorkers
+from chatenv_server.running.backend import Backend
+from chatenv_server.running.listeners import bind
+from chatenv_server.settings.settings import Settings, wrong_setting
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
 SPARE_WORKERS: Final = 16

@@ -1,0 +1,1 @@
+"""The episodes of a server, by id and within a budget."""

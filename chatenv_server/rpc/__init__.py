@@ -1,0 +1,1 @@
+"""The calls: who may make them, how many at once, what they do, and what a failure becomes."""

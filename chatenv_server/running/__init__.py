@@ -1,0 +1,1 @@
+"""The process: what it serves, where it listens, how it starts and ends."""

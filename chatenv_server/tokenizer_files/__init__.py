@@ -1,0 +1,1 @@
+"""Reads tokenizers from names and folders."""
