@@ -13,7 +13,7 @@ from chatenv_server.doctor.facts import TemplateFacts, read_facts
 from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 _BORROWED_VOCABULARY: Final = "gpt2"
@@ -46,14 +46,14 @@ def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checku
         TokenizerError: it is no tokenizer, or the template is not valid Jinja.
     """
     engine = _load(tokenizer, chat_template)
-    dialect = engine.dialect
+    chat_format = engine.chat_format
     return Checkup(
         name=name,
         vocabulary_size=engine.vocabulary_size,
         tokenizer_fingerprint=engine.tokenizer_fingerprint,
         template_fingerprint=engine.template_fingerprint,
         exact_path=engine.exact,
-        facts=read_facts(dialect) if isinstance(dialect, TemplateDialect) else None,
+        facts=read_facts(chat_format) if isinstance(chat_format, ChatFormat) else None,
         examinations=examine(engine, Reference(tokenizer, engine)),
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message, ToolCall
 from chatenv_server.doctor.scenarios import TOOLS
-from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.template import RESERVED_NAMES, clock_at
 
 _USER, _SYSTEM, _SAID, _THOUGHT = "Zq7xU1vW", "Zq7xY2vW", "Zq7xA3vW", "Zq7xR4vW"
@@ -60,22 +60,22 @@ class TemplateFacts:
     """Template arguments (`chat_template_kwargs`) that it reads."""
 
 
-def read_facts(dialect: TemplateDialect) -> TemplateFacts:
+def read_facts(chat_format: ChatFormat) -> TemplateFacts:
     """Find out what the template does. Some 30 renders."""
-    return _Reader(dialect).read()
+    return _Reader(chat_format).read()
 
 
 class _Reader:
-    def __init__(self, dialect: TemplateDialect) -> None:
-        self._dialect = dialect
+    def __init__(self, chat_format: ChatFormat) -> None:
+        self._format = chat_format
 
     def read(self) -> TemplateFacts:
-        profile, codec = self._dialect.profile, self._dialect.codec
+        profile, codec = self._format.profile, self._format.codec
         prompt = self._generation_prompt()
         return TemplateFacts(
             generation_prompt=prompt,
             opens_a_thought=_THOUGHT_IS_OPEN.search(prompt) is not None,
-            turn_parser=self._dialect.parser_for({}).name,
+            turn_parser=self._format.parser_for({}).name,
             stop_tokens=tuple(codec.added_tokens.get(token_id, str(token_id)) for token_id in sorted(profile.stop_ids)),
             closers=profile.closers,
             last_closers=profile.last_closers,
@@ -96,7 +96,7 @@ class _Reader:
                 )
                 if holds
             ),
-            looks_for=self._dialect.template.tested_texts,
+            looks_for=self._format.template.tested_texts,
             arguments=self._arguments(),
         )
 
@@ -111,22 +111,22 @@ class _Reader:
 
     def _rendered(self, messages: Sequence[Message], prompt: bool, tools: bool, clock: float) -> str:
         variables: dict[str, Any] = {
-            **self._dialect.special_tokens,
+            **self._format.special_tokens,
             "tools": list(TOOLS) if tools else None,
             "documents": None,
             "strftime_now": clock_at(clock),
         }
-        prepared = [self._dialect.profile.forms.apply(message) for message in messages]
-        return self._dialect.template.render(prepared, variables, add_generation_prompt=prompt)
+        prepared = [self._format.profile.forms.apply(message) for message in messages]
+        return self._format.template.render(prepared, variables, add_generation_prompt=prompt)
 
     def _arguments(self) -> tuple[str, ...]:
-        template = self._dialect.template
-        named = {*self._dialect.special_tokens, "bos_token", "eos_token", "pad_token", "unk_token"}
+        template = self._format.template
+        named = {*self._format.special_tokens, "bos_token", "eos_token", "pad_token", "unk_token"}
         return tuple(sorted(template.variables - RESERVED_NAMES - named - _MESSAGE_KEYS))
 
     def _generation_prompt(self) -> str:
         asked, unasked = self._render(_PLAIN, prompt=True), self._render(_PLAIN)
-        return asked[len(self._dialect.codec.common_prefix(asked, unasked)) :]
+        return asked[len(self._format.codec.common_prefix(asked, unasked)) :]
 
     def _rejects(self) -> dict[str, str]:
         words = {shape: self._words(messages, tools) for shape, (messages, tools) in _SHAPES.items()}
@@ -152,7 +152,7 @@ class _Reader:
             and without.endswith(behind)
         ):
             return without[len(before) : len(without) - len(behind)].strip()
-        markup = self._dialect.codec.added_tokens.values()
+        markup = self._format.codec.added_tokens.values()
         bare = re.sub("|".join(map(re.escape, sorted(markup, key=len, reverse=True))) or "(?!)", "", without).strip()
         return bare if len(bare.split()) > 2 else ""
 
@@ -161,7 +161,7 @@ class _Reader:
         return _SAID in text and f"\n {_SAID} \n" not in text
 
     def _rewrites(self) -> list[tuple[str, bool]]:
-        profile = self._dialect.profile
+        profile = self._format.profile
         return [
             ("drops the reasoning of a turn once a user has spoken after it", self._loses(_THINKING, [_NEXT])),
             ("drops the reasoning of every turn that is given", self._hides(_THINKING)),
@@ -182,11 +182,11 @@ class _Reader:
 
     def _hides(self, message: Message) -> bool:
         text = self._render([*_PLAIN, message])
-        return bool(text) and _THOUGHT not in text and "reasoning_content" in self._dialect.template.source
+        return bool(text) and _THOUGHT not in text and "reasoning_content" in self._format.template.source
 
     def _words_of_closers(self) -> str:
         last, others = (
-            "".join(ends) or "nothing" for ends in (self._dialect.profile.last_closers, self._dialect.profile.closers)
+            "".join(ends) or "nothing" for ends in (self._format.profile.last_closers, self._format.profile.closers)
         )
         return f"closes the last turn with {last} and earlier ones with {others}"
 

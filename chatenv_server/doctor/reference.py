@@ -16,8 +16,8 @@ from typing import Any
 
 from chatenv_server.doctor.scenarios import CONTROL_TEXT, TOOLS
 from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.controls import map_strings
-from chatenv_server.engine.dialect import TemplateDialect
 from chatenv_server.engine.forms import Forms
 
 
@@ -40,9 +40,9 @@ class Reference:
 
     def __init__(self, tokenizer: Any, engine: TokenEngine) -> None:
         self._tokenizer = _as_transformers(tokenizer)
-        dialect = engine.dialect
-        self._template = dialect.template.source if isinstance(dialect, TemplateDialect) else None
-        self._forms = dialect.profile.forms if isinstance(dialect, TemplateDialect) else Forms()
+        chat_format = engine.chat_format
+        self._template = chat_format.template.source if isinstance(chat_format, ChatFormat) else None
+        self._forms = chat_format.profile.forms if isinstance(chat_format, ChatFormat) else Forms()
         self._texts: dict[str, str] = {}
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from chatenv_server.engine.audit import audit
+from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.engine import PLAIN_TEMPLATE, TokenEngine
 from chatenv_server.engine.log import EpisodeLog
-from chatenv_server.engine.turns import Terms
 
-__all__ = ["PLAIN_TEMPLATE", "EpisodeLog", "Terms", "TokenEngine", "audit"]
+__all__ = ["PLAIN_TEMPLATE", "EpisodeLog", "RenderOptions", "TokenEngine", "audit"]

@@ -33,12 +33,12 @@ def _compare(log: EpisodeLog, messages: Sequence[Message], *, partial: bool) -> 
     if not messages:
         return AuditReport(Verdict.EXACT, None, "the episode is empty")
     try:
-        theirs = log.scene.whole_tokens(messages, log.terms.add_generation_prompt)
+        theirs = log.renderer.whole_tokens(messages, log.options.add_generation_prompt)
     except TemplateRejectedError as error:
         return AuditReport(Verdict.NOT_RENDERABLE, None, error.message)
     if np.array_equal(ours, theirs[: len(ours)] if partial else theirs):
         return AuditReport(Verdict.EXACT, None, "the stream equals the full rendering, token for token")
-    our_text, their_text = log.scene.text_of(ours), log.scene.text_of(theirs)
+    our_text, their_text = log.renderer.text_of(ours), log.renderer.text_of(theirs)
     if our_text == (their_text[: len(our_text)] if partial else their_text):
         detail = "the text is the same, encoded in other tokens: the model sampled another tokenisation of it"
         return AuditReport(Verdict.TOKENS_DIFFER, _first_difference(ours, theirs), detail)

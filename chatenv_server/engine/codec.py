@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.byte_level import token_bytes
 from chatenv_server.engine.controls import any_of
-from chatenv_server.engine.enclosure import Enclosures
+from chatenv_server.engine.isolated_texts import IsolatedTexts
 
 _CONTEXT_TOKENS = 8
 """Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
@@ -131,7 +131,7 @@ class Codec:
         self._encode_context = lru_cache(maxsize=1024)(self.encode)
         self._merges = lru_cache(maxsize=8192)(self._look_for_merge)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
-        self.enclosures = Enclosures(
+        self.enclosures = IsolatedTexts(
             self._tokenizer, self.added_tokens, self._added_text, self._plain_control_ids, self._plain_control_text
         )
         """Encodes texts between control tokens."""

@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
 
+from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.codec import Codec
-from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.engine.conversation import Renderer, RenderOptions
 from chatenv_server.engine.log import EpisodeLog
-from chatenv_server.engine.plain import PlainDialect
+from chatenv_server.engine.plain import PlainFormat
 from chatenv_server.engine.template import ChatTemplate
-from chatenv_server.engine.turns import Scene, Terms
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ':\\n' + message['content'] }}"
@@ -33,7 +33,7 @@ _END_OF_TEXT = re.compile(
 )
 
 
-class Dialect(Protocol):
+class Format(Protocol):
     """How one tokenizer turns conversations into tokens."""
 
     exact: bool
@@ -42,8 +42,8 @@ class Dialect(Protocol):
     def stop_ids(self) -> frozenset[int]:
         """Ids that end a sampled turn."""
 
-    def scene(self, terms: Terms) -> Scene:
-        """The dialect under one episode's terms."""
+    def renderer(self, options: RenderOptions) -> Renderer:
+        """The chat format under one episode's options."""
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""
@@ -58,15 +58,15 @@ class TokenEngine:
 
     def __init__(
         self,
-        dialect: Dialect,
-        tools_dialect: Dialect,
+        chat_format: Format,
+        tools_format: Format,
         *,
         vocabulary_size: int,
         token_id_limit: int | None,
         tokenizer_name: str,
     ) -> None:
-        self._dialect = dialect
-        self._tools_dialect = tools_dialect
+        self._format = chat_format
+        self._tools_format = tools_format
         self.vocabulary_size = vocabulary_size
         """Tokens that the tokenizer knows."""
         self.token_id_limit = token_id_limit or vocabulary_size
@@ -94,15 +94,15 @@ class TokenEngine:
             codec = Codec(backend)
             source = chat_template or template_of(tokenizer) or _missing_template(name)
             for_tools = chat_template or template_of(tokenizer, tools=True) or source
-            dialect: Dialect = _exact_dialect(tokenizer, codec, source)
-            tools_dialect = dialect if for_tools == source else _exact_dialect(tokenizer, codec, for_tools)
+            chat_format: Format = _chat_format(tokenizer, codec, source)
+            tools_format = chat_format if for_tools == source else _chat_format(tokenizer, codec, for_tools)
             size = codec.vocabulary_size
         elif chat_template is None:
-            dialect = tools_dialect = PlainDialect(tokenizer, stop_ids_of(tokenizer))
+            chat_format = tools_format = PlainFormat(tokenizer, stop_ids_of(tokenizer))
             size = vocabulary_size_of(tokenizer)
         else:
             raise ValueError("chat_template needs a fast tokenizer; set the template on the tokenizer itself")
-        return cls(dialect, tools_dialect, vocabulary_size=size, token_id_limit=token_id_limit, tokenizer_name=name)
+        return cls(chat_format, tools_format, vocabulary_size=size, token_id_limit=token_id_limit, tokenizer_name=name)
 
     @classmethod
     def shared(
@@ -126,24 +126,24 @@ class TokenEngine:
     @property
     def exact(self) -> bool:
         """Whether streams are exact or reported; False on the plain path."""
-        return self._dialect.exact
+        return self._format.exact
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end a sampled turn."""
-        return self._dialect.stop_ids
+        return self._format.stop_ids
 
     @property
-    def dialect(self) -> Dialect:
+    def chat_format(self) -> Format:
         """The part that renders and encodes."""
-        return self._dialect
+        return self._format
 
     @property
     def features(self) -> tuple[str, ...]:
         """What the template does, a word each: see docs/wire.md."""
-        if not isinstance(self._dialect, TemplateDialect):
+        if not isinstance(self._format, ChatFormat):
             return ("plain_path",)
-        profile = self._dialect.profile
+        profile = self._format.profile
         words = {
             "needs_system": profile.needs_system,
             "needs_tools": profile.needs_tools,
@@ -155,28 +155,28 @@ class TokenEngine:
     @property
     def turn_parser(self) -> str:
         """Name of the parser for sampled turns."""
-        return self._dialect.parser_for({}).name if isinstance(self._dialect, TemplateDialect) else "verbatim"
+        return self._format.parser_for({}).name if isinstance(self._format, ChatFormat) else "verbatim"
 
     @property
     def control_tokens(self) -> tuple[tuple[int, str, bool], ...]:
         """(id, text, whether it ends a sampled turn) of every control token, by id."""
-        if not isinstance(self._dialect, TemplateDialect):
+        if not isinstance(self._format, ChatFormat):
             return tuple((token_id, "", True) for token_id in sorted(self.stop_ids))
-        texts = self._dialect.codec.added_tokens
-        control = self._dialect.codec.special_ids | (self.stop_ids & texts.keys())
+        texts = self._format.codec.added_tokens
+        control = self._format.codec.special_ids | (self.stop_ids & texts.keys())
         return tuple((token_id, texts[token_id], token_id in self.stop_ids) for token_id in sorted(control))
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
         """SHA-256 of all that decides how text is encoded; of the name alone on the plain path."""
-        if isinstance(self._dialect, TemplateDialect):
-            return self._dialect.codec.fingerprint
+        if isinstance(self._format, ChatFormat):
+            return self._format.codec.fingerprint
         return hashlib.sha256(self.tokenizer_name.encode()).hexdigest()
 
     @property
     def template_fingerprint(self) -> str:
         """SHA-256 of the chat template's text; empty on the plain path."""
-        return self._dialect.template.fingerprint if isinstance(self._dialect, TemplateDialect) else ""
+        return self._format.template.fingerprint if isinstance(self._format, ChatFormat) else ""
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """Encode texts together that are about to be appended to different episodes, each as its only message.
@@ -186,20 +186,20 @@ class TokenEngine:
         Args:
             said: (role, text) of each.
         """
-        return self._dialect.encoding_ahead(said)
+        return self._format.encoding_ahead(said)
 
-    def open(self, terms: Terms, *, keeps_texts: bool = True) -> EpisodeLog:
+    def open(self, options: RenderOptions, *, keeps_texts: bool = True) -> EpisodeLog:
         """A new episode's log; see there."""
-        dialect = self._dialect if terms.tools is None else self._tools_dialect
-        return EpisodeLog(dialect.scene(terms), terms, keeps_texts=keeps_texts)
+        chat_format = self._format if options.tools is None else self._tools_format
+        return EpisodeLog(chat_format.renderer(options), options, keeps_texts=keeps_texts)
 
 
 _ENGINES: WeakKeyDictionary[Any, dict[tuple[Any, ...], TokenEngine]] = WeakKeyDictionary()
 
 
-def _exact_dialect(tokenizer: Any, codec: Codec, source: str) -> TemplateDialect:
+def _chat_format(tokenizer: Any, codec: Codec, source: str) -> ChatFormat:
     has_response_template = getattr(tokenizer, "response_template", None) is not None
-    return TemplateDialect(
+    return ChatFormat(
         ChatTemplate(source),
         codec,
         special_tokens_of(tokenizer),

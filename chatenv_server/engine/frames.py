@@ -2,7 +2,7 @@
 
 What a template writes around two texts that it only passes through is the same for all texts that answer its
 questions alike (`tracing.py`). It is learnt from the render of one such exchange and used for the next ones, in all
-episodes that share a scene. Anything out of the ordinary is rendered.
+episodes that share a renderer. Anything out of the ordinary is rendered.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, NamedTuple
 
-from chatenv_server.engine.enclosure import Enclosure
+from chatenv_server.engine.isolated_texts import IsolatedText
 from chatenv_server.engine.tracing import Question, Trace, TracedText
 
 MOST_LESSONS: Final = 16
@@ -56,7 +56,7 @@ class Frame(NamedTuple):
     """What the template asks of the turn's text."""
     given: tuple[Question, ...]
     """What it asks of the message's text."""
-    enclosure: Enclosure | None = None
+    enclosure: IsolatedText | None = None
     """The same as ids, as far as these never depend on the message's text."""
 
     def fits(self, exchange: Exchange) -> bool:
@@ -100,7 +100,7 @@ class Lesson:
 
 
 class Frames:
-    """What was learnt about the plain tails of one scene. Safe for threads: at worst something is learnt twice."""
+    """What was learnt about the plain tails of one renderer. Safe for threads: at worst something is learnt twice."""
 
     def __init__(self) -> None:
         self._frames: dict[Shape, tuple[Frame, ...]] = {}

@@ -26,8 +26,16 @@ from chatenv_client.models import (
     is_plain,
 )
 from chatenv_client.tokens import Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
+from chatenv_server.engine.conversation import (
+    EMPTY_TAIL,
+    PendingRewrite,
+    ReadTurn,
+    Renderer,
+    RenderOptions,
+    SampledTurn,
+    Tail,
+)
 from chatenv_server.engine.turn_table import Extent, TurnTable
-from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Scene, Tail, Terms, Watch
 
 _END_TOKENS = 16
 """How much of a stream's end decides how text behind it is read."""
@@ -58,7 +66,7 @@ class _Head(NamedTuple):
     tail_reward: float | None = None
     message_count: int = 0
     last: SampledTurn | None = None
-    watch: Watch | None = None
+    watch: PendingRewrite | None = None
     """The first committed message that later turns will make the template rewrite, until they have."""
 
 
@@ -77,8 +85,8 @@ class EpisodeLog:
     """The turns of one episode.
 
     Args:
-        scene: renders and reads for it.
-        terms: the episode's own.
+        renderer: renders and reads for it.
+        options: the episode's own.
         keeps_texts: whether to hold the texts of sampled turns beside their tokens. Else they are decoded again when
         somebody asks for the messages, which takes some twenty microseconds a turn and halves the memory.
     """
@@ -93,20 +101,20 @@ class EpisodeLog:
         "_starts",
         "_tokens",
         "_turns",
-        "scene",
-        "terms",
+        "options",
+        "renderer",
     )
 
-    def __init__(self, scene: Scene, terms: Terms, *, keeps_texts: bool = True) -> None:
-        self.scene = scene
-        self.terms = terms
+    def __init__(self, renderer: Renderer, options: RenderOptions, *, keeps_texts: bool = True) -> None:
+        self.renderer = renderer
+        self.options = options
         self._tokens = GrowingArray(np.int32)
         self._logprobs = GrowingArray(np.float32)
         self._turns = TurnTable()
         self._starts = array("i")
         """First token of each committed message."""
         self._reports: list[FidelityReport] = []
-        self._keeps_texts = keeps_texts or scene.reads_history
+        self._keeps_texts = keeps_texts or renderer.reads_history
         self._messages: list[Message | None] = []
         """None for a sampled turn that is read off its tokens when somebody asks."""
         self._head = _Head(Fingerprint())
@@ -137,7 +145,7 @@ class EpisodeLog:
         """A sampled message, read as it was when it came."""
         span = self._turns.span_of(index)
         before = self._tokens.view(max(0, span.start - _END_TOKENS), span.start)
-        return self.scene.read_turn(self._tokens.view(span.start, span.stop), before, prompted=span.prompted).message
+        return self.renderer.read_turn(self._tokens.view(span.start, span.stop), before, prompted=span.prompted).message
 
     @property
     def generation_prompt_length(self) -> int:
@@ -235,14 +243,14 @@ class EpisodeLog:
     def _render_tail(self, messages: Sequence[Message]) -> Tail:
         head = self._head
         if head.last is None:
-            return self.scene.opening(messages)
+            return self.renderer.opening(messages)
         history = MessageSnapshot(self._messages, head.last.message_index, self._read_back)
         committed = self._tokens.view(0, head.committed)
         watch = None if head.watch is None or head.watch.message_index == head.last.message_index else head.watch
-        return self.scene.tail(history, head.last, messages, committed, watch)
+        return self.renderer.tail(history, head.last, messages, committed, watch)
 
     def _refuse_rewriting(self, reports: Sequence[FidelityReport]) -> None:
-        if self.terms.history_policy is HistoryPolicy.APPEND:
+        if self.options.history_policy is HistoryPolicy.APPEND:
             return
         for report in reports:
             if report.kind is FidelityKind.HISTORY_REWRITTEN:
@@ -272,12 +280,12 @@ class EpisodeLog:
         head, continued = self._head, self._continued_turn()
         if continued is None:
             start, span, index = len(self), tokens, head.message_count
-            prompted, after_prompt = head.tail.generation_prompt_length > 0, self.terms.add_generation_prompt
+            prompted, after_prompt = head.tail.generation_prompt_length > 0, self.options.add_generation_prompt
         else:
             start, index = continued.start, continued.message_index
             span = np.concatenate([self._tokens.view(start), tokens])
             prompted, after_prompt = continued.prompted, continued.after_prompt
-        read = self.scene.read_turn(span, self._end_before(start), prompted=prompted)
+        read = self.renderer.read_turn(span, self._end_before(start), prompted=prompted)
         reports = _reading_reports(read, start, index)
         if continued is None and not len(head.tail.tokens):
             reports = (*self._unprompted_reports(index), *reports)

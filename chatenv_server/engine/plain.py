@@ -16,13 +16,13 @@ import numpy as np
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, Message, MessageSnapshot, StopReason
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, as_token_ids
-from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Tail, Terms, Watch
+from chatenv_server.engine.conversation import EMPTY_TAIL, PendingRewrite, ReadTurn, RenderOptions, SampledTurn, Tail
 
 _HEAD: Message = {"role": "user", "content": "a"}
 _DUMMIES = ("b", "c d")
 
 
-class PlainDialect:
+class PlainFormat:
     """A tokenizer that is only known by `apply_chat_template` and `decode`."""
 
     exact = False
@@ -36,27 +36,27 @@ class PlainDialect:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
 
-    def scene(self, terms: Terms) -> PlainScene:
-        """The dialect under one episode's terms."""
-        return PlainScene(self, terms)
+    def renderer(self, options: RenderOptions) -> PlainRenderer:
+        """The chat format under one episode's options."""
+        return PlainRenderer(self, options)
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """Nothing: what is rendered and encoded here is always the whole."""
         return nullcontext()
 
 
-class PlainScene:
-    """A plain tokenizer under certain terms."""
+class PlainRenderer:
+    """A plain tokenizer under certain options."""
 
     reads_history = False
 
-    def __init__(self, dialect: PlainDialect, terms: Terms) -> None:
-        self.terms = terms
-        self._tokenizer = dialect.tokenizer
-        self._stop_ids = dialect.stop_ids
+    def __init__(self, chat_format: PlainFormat, options: RenderOptions) -> None:
+        self.options = options
+        self._tokenizer = chat_format.tokenizer
+        self._stop_ids = chat_format.stop_ids
 
     def _apply(self, messages: Sequence[Mapping[str, Any]], prompt: bool) -> Int32Array:
-        tools = None if self.terms.tools is None else list(self.terms.tools)
+        tools = None if self.options.tools is None else list(self.options.tools)
         try:
             rendered = self._tokenizer.apply_chat_template(
                 list(messages),
@@ -64,7 +64,7 @@ class PlainScene:
                 add_generation_prompt=prompt,
                 tokenize=True,
                 return_dict=False,
-                **self.terms.template_kwargs,
+                **self.options.template_kwargs,
             )
         except Exception as error:
             raise TemplateRejectedError(
@@ -76,7 +76,7 @@ class PlainScene:
         """Everything up to the first sampled token: `apply_chat_template(messages)`."""
         if not messages:
             return EMPTY_TAIL
-        asked, unasked = (self._apply(messages, prompt) for prompt in (self.terms.add_generation_prompt, False))
+        asked, unasked = (self._apply(messages, prompt) for prompt in (self.options.add_generation_prompt, False))
         return Tail(asked, _prompt_length(asked, unasked), self._starts(messages, len(unasked)))
 
     def _starts(self, messages: Sequence[Message], end: int) -> tuple[int, ...]:
@@ -95,12 +95,12 @@ class PlainScene:
         last: SampledTurn,
         messages: Sequence[Message],
         before: Int32Array,
-        watch: Watch | None,
+        watch: PendingRewrite | None,
     ) -> Tail:
         """Everything behind the sampled turn: what two renders with different dummies for it have in common."""
         if not messages:
             return EMPTY_TAIL
-        asked = self._behind_dummy(messages, self.terms.add_generation_prompt)
+        asked = self._behind_dummy(messages, self.options.add_generation_prompt)
         unasked = self._behind_dummy(messages, False)
         taken, report = self._said(asked, last)
         tokens = asked[taken:]

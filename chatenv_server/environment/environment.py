@@ -41,7 +41,7 @@ from chatenv_client.models import (
     own_message,
 )
 from chatenv_client.tokens import Float32Array
-from chatenv_server.engine import EpisodeLog, Terms, TokenEngine, audit
+from chatenv_server.engine import EpisodeLog, RenderOptions, TokenEngine, audit
 from chatenv_server.engine.log import Change
 from chatenv_server.environment.transforms import Transform
 from chatenv_server.environment.validation import (
@@ -172,7 +172,7 @@ class ChatEnvironment:
         template_kwargs = copy.deepcopy(dict(chat_template_kwargs or {}))
         check_template_kwargs(template_kwargs)
         check_json(metadata or {}, "metadata", reason="BAD_METADATA")
-        terms = Terms(
+        options = RenderOptions(
             tools=copy.deepcopy(check_tools(tools)),
             template_kwargs=template_kwargs,
             clock_unix_seconds=time.time() if clock is None else check_clock(clock),
@@ -188,7 +188,7 @@ class ChatEnvironment:
         )
         opening = self._opening(messages, system_prompt, system_role)
         # A transform may well read the messages at every step.
-        log = self.engine.open(terms, keeps_texts=self._transform is not None)
+        log = self.engine.open(options, keeps_texts=self._transform is not None)
         change = log.append_messages(opening, step=0)
         self._episode = _Episode(
             episode_id=episode_id or uuid.uuid4().hex,
@@ -364,7 +364,7 @@ class ChatEnvironment:
             max_tokens=episode.max_tokens,
             seed=episode.seed,
             metadata=copy.deepcopy(dict(episode.metadata)),
-            clock_unix_seconds=log.terms.clock_unix_seconds,
+            clock_unix_seconds=log.options.clock_unix_seconds,
         )
 
     def trajectory(self) -> Trajectory:

@@ -14,7 +14,7 @@ import pytest
 import transformers
 
 from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
-from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 CONFORMANCE = Path(os.environ.get("CHATENV_CONFORMANCE", Path(__file__).parents[2] / "../shared/conformance"))
@@ -44,9 +44,9 @@ class Subject:
         return self.name
 
     @property
-    def dialect(self) -> TemplateDialect:
-        assert isinstance(self.engine.dialect, TemplateDialect)
-        return self.engine.dialect
+    def chat_format(self) -> ChatFormat:
+        assert isinstance(self.engine.chat_format, ChatFormat)
+        return self.engine.chat_format
 
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
@@ -56,7 +56,7 @@ class Subject:
 
     def formed(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Messages in the form in which this template writes them without damage."""
-        return [self.dialect.profile.forms.apply(message) for message in messages]
+        return [self.chat_format.profile.forms.apply(message) for message in messages]
 
     def full_text(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, tools: Any = None) -> str:
         """The template's own rendering of a whole conversation."""
@@ -79,13 +79,15 @@ class Subject:
     def control_texts(self) -> list[str]:
         """Every string that a message must not be able to smuggle in."""
         return [
-            text for _, text in sorted(self.dialect.codec.added_tokens.items()) if self.dialect.controls.occur_in(text)
+            text
+            for _, text in sorted(self.chat_format.codec.added_tokens.items())
+            if self.chat_format.controls.occur_in(text)
         ]
 
     @functools.cached_property
     def control_ids(self) -> frozenset[int]:
         texts = set(self.control_texts)
-        return frozenset(i for i, text in self.dialect.codec.added_tokens.items() if text in texts)
+        return frozenset(i for i, text in self.chat_format.codec.added_tokens.items() if text in texts)
 
 
 def recorded_tokenizer(name: str) -> Any:

@@ -16,7 +16,7 @@ from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.frames import MOST_LESSONS, MOST_SHAPES
 from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.engine.tracing import Trace, TracedText
-from tests.engine.learning import dialect_of, frames_of, played, sampled
+from tests.engine.learning import format_of, frames_of, played, sampled
 
 CHATML = "{{ '<|im_start|>' + message.role + '\\n' }}%s{{ '<|im_end|>\\n' }}"
 
@@ -148,7 +148,7 @@ def test_what_is_learnt_is_not_used_for_a_text_that_answers_otherwise() -> None:
     engine = engine_for(PASSING["after a look for a thought"])
     played(engine, [("General greetings", "How do you do?")] * 2, learning=True)
     _, ids = played(engine, [("General greetings", "Is </think> a thought?")], learning=True)
-    assert "T:Is </think>" in dialect_of(engine).codec.decode(np.array(ids, dtype=np.int32))
+    assert "T:Is </think>" in format_of(engine).codec.decode(np.array(ids, dtype=np.int32))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from chatenv_client import (
 )
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine.frames import MOST_LESSONS
-from chatenv_server.engine.scene import TemplateScene
+from chatenv_server.engine.renderer import TemplateRenderer
 from chatenv_server.running.process import start as start_server
 from chatenv_server.settings.settings import Settings
 from tests.engine.episodes import (
@@ -153,7 +153,7 @@ def _sayable(subject: Subject, given_messages: Sequence[Mapping[str, Any]]) -> b
     """Whether the tokenizer's own rendering is a fair reference: it keeps control-token strings out, or there are
     none.
     """
-    return subject.sanitizes or not subject.dialect.controls.occur_in(list(given_messages))
+    return subject.sanitizes or not subject.chat_format.controls.occur_in(list(given_messages))
 
 
 @law(openings, st.sampled_from([None, [TOOL]]), st.booleans())
@@ -364,7 +364,7 @@ def test_08_control_token_strings_in_texts_never_become_control_tokens(
     (env, said), (plain, _) = converse(True), converse(False)
     ids, plain_ids = env.state.token_ids.tolist(), plain.state.token_ids.tolist()
     assert [i for i in ids if i in subject.control_ids] == [i for i in plain_ids if i in subject.control_ids]
-    text = subject.dialect.codec.decode(env.state.token_ids)
+    text = subject.chat_format.codec.decode(env.state.token_ids)
     assert all(own in text for own in said)
     assert FidelityKind.CONTROL_TOKEN_ESCAPED in {report.kind for report in env.state.fidelity}
 
@@ -376,14 +376,14 @@ class _Meter:
     """Characters that an episode has had rendered and encoded."""
 
     def __init__(self, env: ChatEnvironment) -> None:
-        self._scene = env._episode.log.scene  # type: ignore[union-attr]
+        self._renderer = env._episode.log.renderer  # type: ignore[union-attr]
         self._read = (0, 0)
         self.spent()
 
     def spent(self) -> tuple[int, int]:
         """(rendered, encoded) since last asked."""
-        assert isinstance(self._scene, TemplateScene)
-        before, self._read = self._read, (self._scene.rendered_characters, self._scene.encoded_characters)
+        assert isinstance(self._renderer, TemplateRenderer)
+        before, self._read = self._read, (self._renderer.rendered_characters, self._renderer.encoded_characters)
         return self._read[0] - before[0], self._read[1] - before[1]
 
 
@@ -433,7 +433,7 @@ def test_10_a_tail_is_what_the_template_writes_behind_the_true_history(subject: 
         if whole[len(whole) - len(tail) :] != tail.tolist():
             excuses = {FidelityKind.BOUNDARY_MERGE, FidelityKind.MESSAGE_DROPPED}
             assert excuses & {report.kind for report in reports}
-            assert subject.text_of(whole).endswith(subject.dialect.codec.decode(tail))
+            assert subject.text_of(whole).endswith(subject.chat_format.codec.decode(tail))
 
 
 # -- 11, 12: how turns end, and what they say ----------------------------------------------------------
@@ -445,7 +445,7 @@ def test_11_a_turn_that_ended_in_a_stop_token_is_not_closed_again(subject: Subje
     assume(played is not None)
     assert played is not None
     env, _ = played
-    closers = {subject.dialect.codec.id_of(closer) for closer in subject.dialect.profile.closers}
+    closers = {subject.chat_format.codec.id_of(closer) for closer in subject.chat_format.profile.closers}
     state = env.state
     for turn, following in itertools.pairwise(state.turns):
         if turn.origin is Origin.SAMPLED and following.origin is Origin.TEMPLATE and following.length:
@@ -486,7 +486,7 @@ def test_11_whatever_was_sampled_somebody_can_answer(
     for span, text in ((first, question), (second, last)):
         said = env.step(span.action(subject)).messages[-1]
         env.step(_result(text) if said.get("tool_calls") else user(text))
-    assert last in subject.dialect.codec.decode(env.state.token_ids)
+    assert last in subject.chat_format.codec.decode(env.state.token_ids)
 
 
 @law(dialogues())

@@ -93,15 +93,15 @@ def test_torch_tensors_go_in_and_come_out_without_a_copy(env: ChatEnvironment) -
 def test_the_stream_ends_with_the_generation_prompt_when_it_is_the_models_turn(engine: TokenEngine) -> None:
     for asks in (True, False):
         observation = ChatEnvironment(engine, add_generation_prompt=asks).reset(messages=[QUESTION])
-        text = engine.dialect.scene(_terms()).text_of(observation.token_ids)
+        text = engine.chat_format.renderer(_options()).text_of(observation.token_ids)
         assert text.endswith("<|im_start|>assistant\n") is asks
         assert (observation.generation_prompt_length > 0) is asks
 
 
-def _terms() -> Any:
-    from chatenv_server.engine import Terms
+def _options() -> Any:
+    from chatenv_server.engine import RenderOptions
 
-    return Terms()
+    return RenderOptions()
 
 
 def test_a_ten_line_tokenizer_is_enough() -> None:

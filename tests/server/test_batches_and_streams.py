@@ -15,7 +15,7 @@ from chatenv_client._generated import status_pb2
 from chatenv_client.wire import error_from_item
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.enclosure import Enclosures
+from chatenv_server.engine.isolated_texts import IsolatedTexts
 from tests.engine.small_tokenizers import byte_level
 from tests.server.conftest import Serve
 from tests.server.test_service import StuckWhenAsked, a_step, connected, reason_of
@@ -173,13 +173,13 @@ def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alo
     texts = ["How do you do?", "\n\nHow now, then?", "a <|im_end|> in words", "How do you do?", "é", "How now?" * 600]
     names = [f"episode-{index}" for index in range(len(texts))]
     together: list[int] = []
-    encoded = Enclosures._encode
+    encoded = IsolatedTexts._encode
 
-    def encode(enclosures: Enclosures, texts: list[str]) -> list[list[int]]:
+    def encode(enclosures: IsolatedTexts, texts: list[str]) -> list[list[int]]:
         together.append(len(texts))
         return encoded(enclosures, texts)
 
-    monkeypatch.setattr(Enclosures, "_encode", encode)
+    monkeypatch.setattr(IsolatedTexts, "_encode", encode)
     with connected(serve(engine=engine)) as stub:
         stub.BatchReset(pb.BatchResetRequest(resets=[pb.ResetRequest(episode_id=name) for name in names]))
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Episodes that have the same terms share what follows from them, and no caller can make a server keep much."""
+"""Episodes that have the same options share what follows from them, and no caller can make a server keep much."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import pytest
 
 from chatenv_client.models import ControlTokenPolicy, HistoryPolicy
 from chatenv_server import ChatEnvironment
-from chatenv_server.engine import Terms, TokenEngine
-from chatenv_server.engine.dialect import TemplateDialect
+from chatenv_server.engine import RenderOptions, TokenEngine
+from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.tokenizer_files.byte_tokenizer import CHAT_TEMPLATE, ByteTokenizer
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 DATED = "{{ strftime_now('%d %b %Y') }}\n" + CHAT_TEMPLATE
 
 
-def dialect(template: str = CHAT_TEMPLATE) -> TemplateDialect:
-    found = TokenEngine.load(ByteTokenizer(template)).dialect
-    assert isinstance(found, TemplateDialect)
+def chat_format(template: str = CHAT_TEMPLATE) -> ChatFormat:
+    found = TokenEngine.load(ByteTokenizer(template)).chat_format
+    assert isinstance(found, ChatFormat)
     return found
 
 
 @pytest.mark.parametrize(
-    ("template", "terms", "shared"),
+    ("template", "options", "shared"),
     [
         (CHAT_TEMPLATE, {}, True),
         (CHAT_TEMPLATE, {"clock_unix_seconds": 86_400.0}, True),
@@ -36,10 +36,10 @@ def dialect(template: str = CHAT_TEMPLATE) -> TemplateDialect:
     ],
 )
 def test_a_scene_is_shared_exactly_where_the_terms_make_no_difference(
-    template: str, terms: dict[str, Any], shared: bool
+    template: str, options: dict[str, Any], shared: bool
 ) -> None:
-    one = dialect(template)
-    assert (one.scene(Terms()) is one.scene(Terms(**terms))) == shared
+    one = chat_format(template)
+    assert (one.renderer(RenderOptions()) is one.renderer(RenderOptions(**options))) == shared
 
 
 def test_the_clock_of_an_episode_stays_its_own_where_scenes_are_shared() -> None:
@@ -64,14 +64,14 @@ def test_a_dated_template_shows_each_episode_its_own_date() -> None:
 
 
 def test_what_callers_choose_is_kept_in_bounds() -> None:
-    one = dialect()
+    one = chat_format()
     for number in range(200):
-        one.scene(Terms(template_kwargs={"a": number}))
+        one.renderer(RenderOptions(template_kwargs={"a": number}))
         one.parser_for({"a": number})
     long = {"a": "x" * 100_000}
-    one.scene(Terms(template_kwargs=long))
+    one.renderer(RenderOptions(template_kwargs=long))
     one.parser_for(long)
-    assert 0 < len(one._scenes) <= 64
+    assert 0 < len(one._renderers) <= 64
     assert 0 < len(one._parsers) <= 64
-    assert not any("xxx" in key[0] for key in one._scenes)
+    assert not any("xxx" in key[0] for key in one._renderers)
     assert not any("xxx" in key for key in one._parsers)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, StopReason
+from chatenv_server.engine.conversation import SampledTurn
 from chatenv_server.engine.forms import texts_of
 from chatenv_server.engine.probe import SENTINEL, Profile
-from chatenv_server.engine.turns import SampledTurn
 
 PreparedMessage = Mapping[str, Any]
 

@@ -25,7 +25,7 @@ LONGEST_AHEAD: Final = 4096
 """Characters of a text that is encoded ahead; a longer one gains nothing by it, and many would take memory."""
 
 
-class Enclosure(NamedTuple):
+class IsolatedText(NamedTuple):
     """What stands around a text, up to the control tokens that part it from the rest."""
 
     lead: Int32Array
@@ -44,7 +44,7 @@ class Enclosure(NamedTuple):
         return np.concatenate((self.lead, ids, self.trail))
 
 
-class Enclosures:
+class IsolatedTexts:
     """Encodes texts between control tokens, for one tokenizer. Safe for threads.
 
     Args:
@@ -75,7 +75,7 @@ class Enclosures:
         self._ahead: dict[str, list[int]] = {}
         """Ids of texts that were encoded ahead and that nobody has asked for."""
 
-    def find(self, stop_id: int, before: str, after: str) -> Enclosure | None:
+    def find(self, stop_id: int, before: str, after: str) -> IsolatedText | None:
         """What is always the same around a text between `before` and `after`, behind the token `stop_id`.
 
         None where there are no control tokens that part the text from the rest.
@@ -90,7 +90,7 @@ class Enclosures:
         lead, trail = self._encode([self._added_tokens[stop_id] + before[: behind[-1].end()], after[ahead.start() :]])
         if (lead[0], lead[-1], trail[0]) != (stop_id, left, right):
             return None
-        return Enclosure(
+        return IsolatedText(
             lead=np.array(lead[1:], dtype=np.int32),
             control=behind[-1].group(),
             opening=before[behind[-1].end() :],
@@ -98,7 +98,7 @@ class Enclosures:
             trail=np.array(trail, dtype=np.int32),
         )
 
-    def encode(self, enclosure: Enclosure, text: str) -> Int32Array | None:
+    def encode(self, enclosure: IsolatedText, text: str) -> Int32Array | None:
         """Ids of a text and of what stands around it; None where they have to be encoded as a whole."""
         inside = enclosure.opening + text + enclosure.closing
         if self._ids_of_bytes is not None:
@@ -109,7 +109,7 @@ class Enclosures:
         ids = self._ahead.pop(whole, None) or self._encode([whole])[0]
         return enclosure.around(np.array(ids[1:], dtype=np.int32))
 
-    def expect(self, role: str, enclosure: Enclosure) -> None:
+    def expect(self, role: str, enclosure: IsolatedText) -> None:
         """Take note of what stands around the texts of a role, for those that will be encoded ahead."""
         if self._ids_of_bytes is None and len(self._expected) < MOST_EXPECTED:  # looking bytes up needs no head start
             self._expected[role, enclosure.control + enclosure.opening, enclosure.closing] = None

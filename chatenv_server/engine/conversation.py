@@ -18,7 +18,7 @@ from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 
 
 @dataclass(frozen=True)
-class Terms:
+class RenderOptions:
     """What stays the same for a whole episode: template inputs beside the messages, and the caller's policies."""
 
     tools: tuple[Mapping[str, Any], ...] | None = None
@@ -59,14 +59,14 @@ class Tail(NamedTuple):
     """First token of each message of the tail, counted from the tail's beginning."""
     reports: tuple[FidelityReport, ...] = ()
     """What is not exact; indices count from the beginning of the stream and the conversation."""
-    watch: Watch | None = None
+    watch: PendingRewrite | None = None
     """A message whose rendering may still change when later turns come."""
 
 
 EMPTY_TAIL = Tail(EMPTY_TOKENS)
 
 
-class Watch(NamedTuple):
+class PendingRewrite(NamedTuple):
     """An assistant message on record that the template will write differently once later turns have come."""
 
     message: Message
@@ -89,8 +89,8 @@ class ReadTurn(NamedTuple):
     """Encoding prompt and span together would give other tokens at the end of the prompt."""
 
 
-class Scene(Protocol):
-    """A tokenizer under certain terms: all that an episode's log needs to know about it."""
+class Renderer(Protocol):
+    """A tokenizer under certain options: all that an episode's log needs to know about it."""
 
     reads_history: bool
     """Whether tails are rendered from all messages, not only from the last ones."""
@@ -104,7 +104,7 @@ class Scene(Protocol):
         last: SampledTurn,
         messages: Sequence[Message],
         before: Int32Array,
-        watch: Watch | None,
+        watch: PendingRewrite | None,
     ) -> Tail:
         """Everything behind the sampled turn `last` for the messages that follow it. Raises TemplateRejectedError."""
 

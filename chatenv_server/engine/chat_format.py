@@ -10,20 +10,20 @@ from typing import Any
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.controls import ControlTokens
+from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.parsing import ResponseTemplateParser, TurnParser
 from chatenv_server.engine.probe import Profile, learn_parser, probe, user
-from chatenv_server.engine.scene import TemplateScene
+from chatenv_server.engine.renderer import TemplateRenderer
 from chatenv_server.engine.template import ChatTemplate, clock_at
-from chatenv_server.engine.turns import Terms
 
 _MOST_KEPT = 64
-"""Different terms whose scene is kept, and different template arguments whose parser is. Callers choose both, so there
-must be a bound."""
+"""Different options whose renderer is kept, and different template arguments whose parser is. Callers choose both, so
+there must be a bound."""
 _LONGEST_KEPT = 32_768
 """Characters, as JSON, of tools and template arguments that are kept; longer ones belong to their episode alone."""
 
 
-class TemplateDialect:
+class ChatFormat:
     """The exact path: a fast tokenizer and its Jinja template."""
 
     exact = True
@@ -43,7 +43,7 @@ class TemplateDialect:
         self.controls = ControlTokens(self._control_texts(), codec.added_tokens.values())
         self._parse_response = parse_response
         self._parsers: dict[str, TurnParser] = {}
-        self._scenes: dict[tuple[Any, ...], TemplateScene] = {}
+        self._renderers: dict[tuple[Any, ...], TemplateRenderer] = {}
 
     def _control_texts(self) -> list[str]:
         """Special tokens, and added tokens that the template writes."""
@@ -83,19 +83,19 @@ class TemplateDialect:
             return learnt
         return ResponseTemplateParser(self._parse_response, render([user()], True) or "", learnt)
 
-    def scene(self, terms: Terms) -> TemplateScene:
-        """What this dialect does under certain terms; the same again for the same terms."""
-        clock = terms.clock_unix_seconds if "strftime_now" in self.template.variables else 0.0
-        policies = (terms.add_generation_prompt, terms.control_token_policy, clock)
+    def renderer(self, options: RenderOptions) -> TemplateRenderer:
+        """What this chat format does under certain options; the same again for the same options."""
+        clock = options.clock_unix_seconds if "strftime_now" in self.template.variables else 0.0
+        policies = (options.add_generation_prompt, options.control_token_policy, clock)
         # The order of keys counts, since templates write tools with `tojson`.
-        inputs = json.dumps([terms.tools, terms.template_kwargs])
+        inputs = json.dumps([options.tools, options.template_kwargs])
         key = (inputs, *policies)
-        scene = self._scenes.get(key) or TemplateScene(self, terms)
-        if key not in self._scenes and len(inputs) <= _LONGEST_KEPT:
-            if len(self._scenes) >= _MOST_KEPT:
-                self._scenes.clear()
-            self._scenes[key] = scene
-        return scene
+        renderer = self._renderers.get(key) or TemplateRenderer(self, options)
+        if key not in self._renderers and len(inputs) <= _LONGEST_KEPT:
+            if len(self._renderers) >= _MOST_KEPT:
+                self._renderers.clear()
+            self._renderers[key] = renderer
+        return renderer
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""

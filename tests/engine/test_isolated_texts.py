@@ -12,8 +12,8 @@ from tokenizers import AddedToken
 
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.enclosure import LONGEST_AHEAD, MOST_EXPECTED, Enclosure, Enclosures
-from tests.engine.learning import dialect_of, frames_of, played
+from chatenv_server.engine.isolated_texts import LONGEST_AHEAD, MOST_EXPECTED, IsolatedText, IsolatedTexts
+from tests.engine.learning import format_of, frames_of, played
 from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, byte_level, sentencepiece_like
 from tests.engine.subjects import subject
 
@@ -49,7 +49,7 @@ QUESTION = "How do you do today?"
 """Both long enough to be learnt from."""
 
 
-def enclosures(env: ChatEnvironment) -> list[Enclosure]:
+def enclosures(env: ChatEnvironment) -> list[IsolatedText]:
     frames = [frame for known in frames_of(env).values() for frame in known]
     return [frame.enclosure for frame in frames if frame.enclosure is not None]
 
@@ -95,8 +95,8 @@ def test_recorded_tokenizers_give_the_same_stream_with_and_without(name: str) ->
 # -- encoded ahead --------------------------------------------------------------------------------
 
 
-def enclosures_of(engine: TokenEngine) -> Enclosures:
-    return dialect_of(engine).codec.enclosures
+def enclosures_of(engine: TokenEngine) -> IsolatedTexts:
+    return format_of(engine).codec.enclosures
 
 
 @given(st.lists(texts, min_size=2, max_size=6))

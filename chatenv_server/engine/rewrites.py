@@ -13,10 +13,10 @@ from typing import Any
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message
+from chatenv_server.engine.conversation import PendingRewrite
+from chatenv_server.engine.cut import PreparedMessage
 from chatenv_server.engine.forms import texts_of
 from chatenv_server.engine.probe import PROBE_CALL_ID, assistant, tool_result, user
-from chatenv_server.engine.tail import PreparedMessage
-from chatenv_server.engine.turns import Watch
 
 Prepare = Callable[[Message | dict[str, Any]], PreparedMessage]
 Render = Callable[[Sequence[PreparedMessage]], str]
@@ -27,7 +27,7 @@ _ANSWER = "Zq7xT3pR"
 
 def first_to_forget(
     record: Sequence[Message], start: int, prepare: Prepare, render: Render, *, late: bool
-) -> Watch | None:
+) -> PendingRewrite | None:
     """The first assistant turn of `record` that later messages will make the template rewrite.
 
     Args:
@@ -41,13 +41,13 @@ def first_to_forget(
         spoken = any(other.get("role") == "user" for other in record[position + 1 :])
         if message.get("role") != "assistant" or (spoken and not (late and role == "user")):
             continue
-        watch = Watch(message, start + position, role)
+        watch = PendingRewrite(message, start + position, role)
         if is_rewritten(watch, later, prepare, render):
             return watch
     return None
 
 
-def is_rewritten(watch: Watch, later: Sequence[PreparedMessage], prepare: Prepare, render: Render) -> bool:
+def is_rewritten(watch: PendingRewrite, later: Sequence[PreparedMessage], prepare: Prepare, render: Render) -> bool:
     """Whether the template writes the watched turn differently when `later` follows it and what answered it."""
     turn = prepare(watch.message)
     answers = [prepare(message) for message in _answers(watch)]
@@ -60,7 +60,7 @@ def is_rewritten(watch: Watch, later: Sequence[PreparedMessage], prepare: Prepar
     return end >= 0 and not then.startswith(now[:end])
 
 
-def _answers(watch: Watch) -> list[dict[str, Any]]:
+def _answers(watch: PendingRewrite) -> list[dict[str, Any]]:
     """Stand-ins for what was said behind the turn."""
     if watch.follower == "tool":
         calls = watch.message.get("tool_calls") or [{}]

@@ -1,4 +1,4 @@
-"""A dialect under certain terms (tools, arguments, clock, policies): openings, tails and sampled turns.
+"""A chat format under certain options (tools, arguments, clock, policies): openings, tails and sampled turns.
 
 Holds no history; an episode's log hands over what is needed. Knows nothing of episodes by id or of gRPC.
 """
@@ -16,32 +16,32 @@ from chatenv_client.models import ControlTokenPolicy, FidelityKind, FidelityRepo
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.codec import Encoded
 from chatenv_server.engine.controls import has_marks, strings_in, without_marks
-from chatenv_server.engine.forgetting import first_to_forget, is_rewritten
+from chatenv_server.engine.conversation import EMPTY_TAIL, PendingRewrite, ReadTurn, RenderOptions, SampledTurn, Tail
+from chatenv_server.engine.cut import Cut, PreparedMessage, cuts_behind, rewritten, take_off_said
 from chatenv_server.engine.forms import texts_of
 from chatenv_server.engine.frames import Exchange, Frame, Frames, Shape
 from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.parsing import TurnParser
 from chatenv_server.engine.probe import PROBE_CALL_ID, SENTINEL, assistant, user
-from chatenv_server.engine.tail import Cut, PreparedMessage, cuts_behind, rewritten, take_off_said
+from chatenv_server.engine.rewrites import first_to_forget, is_rewritten
 from chatenv_server.engine.template import clock_at
-from chatenv_server.engine.turns import EMPTY_TAIL, ReadTurn, SampledTurn, Tail, Terms, Watch
 
 if TYPE_CHECKING:
-    from chatenv_server.engine.dialect import TemplateDialect
+    from chatenv_server.engine.chat_format import ChatFormat
 
 _ANCHOR_TOKENS = 64
 """End of the committed stream that a tail may be encoded behind."""
 
 
-class TemplateScene:
-    """A dialect under certain terms, shared by all episodes that have the same. Safe for threads."""
+class TemplateRenderer:
+    """A chat format under certain options, shared by all episodes that have the same. Safe for threads."""
 
-    def __init__(self, dialect: TemplateDialect, terms: Terms) -> None:
-        self._dialect = dialect
-        self._profile = dialect.profile
-        self._codec = dialect.codec
-        self.terms = terms
-        self.reads_history = dialect.profile.needs_skeleton
+    def __init__(self, chat_format: ChatFormat, options: RenderOptions) -> None:
+        self._format = chat_format
+        self._profile = chat_format.profile
+        self._codec = chat_format.codec
+        self.options = options
+        self.reads_history = chat_format.profile.needs_skeleton
         self.rendered_characters = 0
         """Characters rendered so far, for tests; several threads may miscount."""
         self.encoded_characters = 0
@@ -53,13 +53,13 @@ class TemplateScene:
 
     @cached_property
     def _variables(self) -> dict[str, Any]:
-        tools = None if self.terms.tools is None else self._marked(list(self.terms.tools), "tools")
+        tools = None if self.options.tools is None else self._marked(list(self.options.tools), "tools")
         return {
-            **self._dialect.special_tokens,
+            **self._format.special_tokens,
             "documents": None,
-            **self._marked(dict(self.terms.template_kwargs), "chat_template_kwargs"),
+            **self._marked(dict(self.options.template_kwargs), "chat_template_kwargs"),
             "tools": tools,
-            "strftime_now": clock_at(self.terms.clock_unix_seconds),
+            "strftime_now": clock_at(self.options.clock_unix_seconds),
         }
 
     @cached_property
@@ -67,12 +67,10 @@ class TemplateScene:
         return self._variables if self._profile.needs_tools else {**self._variables, "tools": None}
 
     def _render_opening(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
-        return self._counted(self._dialect.template.render(messages, self._variables, add_generation_prompt=prompt))
+        return self._counted(self._format.template.render(messages, self._variables, add_generation_prompt=prompt))
 
     def _render_local(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
-        return self._counted(
-            self._dialect.template.render(messages, self._tail_variables, add_generation_prompt=prompt)
-        )
+        return self._counted(self._format.template.render(messages, self._tail_variables, add_generation_prompt=prompt))
 
     def _counted(self, text: str) -> str:
         self.rendered_characters += len(text)
@@ -88,8 +86,8 @@ class TemplateScene:
         return prepared
 
     def _marked(self, value: Any, path: str) -> Any:
-        policy = self.terms.control_token_policy
-        if policy is ControlTokenPolicy.ALLOW or not self._dialect.controls.occur_in(value):
+        policy = self.options.control_token_policy
+        if policy is ControlTokenPolicy.ALLOW or not self._format.controls.occur_in(value):
             return value
         if policy is ControlTokenPolicy.REJECT:
             raise InvalidRequestError(
@@ -97,7 +95,7 @@ class TemplateScene:
                 reason="CONTROL_TOKEN_IN_TEXT",
                 field=path,
             )
-        return self._dialect.controls.mark(value)
+        return self._format.controls.mark(value)
 
     # -- the opening ------------------------------------------------------------------------------
 
@@ -116,7 +114,7 @@ class TemplateScene:
         places = locate(
             text,
             prepared,
-            lambda others: self._render_opening(others, self.terms.add_generation_prompt),
+            lambda others: self._render_opening(others, self.options.add_generation_prompt),
             self._literal_text,
         )
         reports = self._message_reports(prepared, places, 0, text) if _has_spoken(prepared) else []
@@ -128,7 +126,7 @@ class TemplateScene:
     def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:
         """The opening's text; None where the template only waits for somebody to speak."""
         try:
-            return self._render_opening(prepared, self.terms.add_generation_prompt)
+            return self._render_opening(prepared, self.options.add_generation_prompt)
         except TemplateRejectedError:
             if _has_spoken(prepared):
                 raise
@@ -138,10 +136,10 @@ class TemplateScene:
     def _term_reports(self, text: str) -> list[FidelityReport]:
         reports = [
             FidelityReport(FidelityKind.KWARG_UNUSED, f"the chat template never reads {name!r}")
-            for name in self.terms.template_kwargs
-            if name not in self._dialect.template.variables and name not in self._dialect.special_tokens
+            for name in self.options.template_kwargs
+            if name not in self._format.template.variables and name not in self._format.special_tokens
         ]
-        names = [tool.get("function", tool).get("name") for tool in self.terms.tools or ()]
+        names = [tool.get("function", tool).get("name") for tool in self.options.tools or ()]
         if any(isinstance(name, str) and name not in without_marks(text) for name in names):
             reports.append(FidelityReport(FidelityKind.MESSAGE_DROPPED, "the chat template leaves out the tools"))
         return reports
@@ -154,7 +152,7 @@ class TemplateScene:
         last: SampledTurn,
         messages: Sequence[Message],
         before: Int32Array,
-        watch: Watch | None,
+        watch: PendingRewrite | None,
     ) -> Tail:
         """What the template writes behind the sampled turn `last` for the messages that follow it.
 
@@ -183,7 +181,7 @@ class TemplateScene:
         last: SampledTurn,
         messages: Sequence[Message],
         before: Int32Array,
-        watch: Watch | None,
+        watch: PendingRewrite | None,
     ) -> Tail:
         prepared = [self.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
         said = self._prepare_own(last.message)
@@ -229,14 +227,14 @@ class TemplateScene:
     def _learns_frames(self) -> bool:
         profile = self._profile
         looks_around = profile.needs_skeleton or profile.needs_system or profile.forgets
-        return self._dialect.template.is_traceable and not looks_around and not profile.forms.parts_roles
+        return self._format.template.is_traceable and not looks_around and not profile.forms.parts_roles
 
     def _exchange(self, last: SampledTurn, messages: Sequence[Message]) -> Exchange | None:
         """The turn and the messages behind it, where both are nothing but text and nothing needs a report."""
         if len(messages) != 1 or last.stop_id is None or not (_says(last.message) and _says(messages[0])):
             return None
         given: Any = messages[0]["content"]
-        if last.message["content"] != last.text or self._dialect.controls.occur_in_text(given):
+        if last.message["content"] != last.text or self._format.controls.occur_in_text(given):
             return None
         shape = Shape(messages[0]["role"], last.stop_id, last.close, self._was_prompted(last))
         return Exchange(shape, last.text, given)
@@ -251,7 +249,7 @@ class TemplateScene:
             {"role": exchange.shape.role, "content": lesson.given},
         ]
         try:
-            whole = self._render_local([*self._constant_head(()), *messages], self.terms.add_generation_prompt)
+            whole = self._render_local([*self._constant_head(()), *messages], self.options.add_generation_prompt)
         except TemplateRejectedError:
             return  # taken only in its true place, behind the skeleton
         around = lesson.around_given(whole, self._literal_text)
@@ -300,7 +298,7 @@ class TemplateScene:
         """The first cut behind which all messages of the tail are found; the first of all where there is none."""
 
         def render(messages: Sequence[PreparedMessage]) -> str:
-            return self._render_local(messages, self.terms.add_generation_prompt)
+            return self._render_local(messages, self.options.add_generation_prompt)
 
         first: tuple[Cut, list[Place]] | None = None
         for cut in cuts_behind(head, last, said, tail, render, asked):
@@ -326,22 +324,24 @@ class TemplateScene:
         return [
             *system,
             *(
-                self._profile.forms.apply(self._bones(message, i))
+                self._profile.forms.apply(self._outline(message, i))
                 for i, message in enumerate(history.since(len(system)))
             ),
         ]
 
-    def _bones(self, message: Message, index: int) -> dict[str, Any]:
+    def _outline(self, message: Message, index: int) -> dict[str, Any]:
         """A message without its flesh: of its texts one letter, and what the template looks for in texts."""
-        bones: dict[str, Any] = {
+        outline: dict[str, Any] = {
             key: value for key, value in message.items() if key not in ("content", "reasoning_content")
         }
         own = "".join(texts_of(message))
-        tested = "".join(text for text in self._dialect.template.tested_texts if text in own)
-        if message.get("role") != "assistant" and self.terms.control_token_policy is ControlTokenPolicy.ESCAPE:
-            tested = self._dialect.controls.mark(tested)
-        bones["content"] = tested + chr(ord("a") + index % 26) if message.get("content") else message.get("content", "")
-        return bones
+        tested = "".join(text for text in self._format.template.tested_texts if text in own)
+        if message.get("role") != "assistant" and self.options.control_token_policy is ControlTokenPolicy.ESCAPE:
+            tested = self._format.controls.mark(tested)
+        outline["content"] = (
+            tested + chr(ord("a") + index % 26) if message.get("content") else message.get("content", "")
+        )
+        return outline
 
     def _asked_behind(self, head: Sequence[PreparedMessage], prompt: bool) -> str:
         """What the template writes for the constant head."""
@@ -359,7 +359,7 @@ class TemplateScene:
         first: int,
         head: Sequence[PreparedMessage],
         last: SampledTurn | None = None,
-    ) -> Watch | None:
+    ) -> PendingRewrite | None:
         if not self._profile.forgets:
             return None
         record = [*([last.message] if last is not None else []), *messages]
@@ -367,7 +367,7 @@ class TemplateScene:
         late = self._profile.forgets_late
         return first_to_forget(record, start, self._prepare_own, partial(self._render_behind, head), late=late)
 
-    def _is_forgotten(self, watch: Watch, history: MessageSnapshot, later: Sequence[PreparedMessage]) -> bool:
+    def _is_forgotten(self, watch: PendingRewrite, history: MessageSnapshot, later: Sequence[PreparedMessage]) -> bool:
         head = self._constant_head(history.first())
         return is_rewritten(watch, later, self._prepare_own, partial(self._render_behind, head))
 
@@ -393,7 +393,7 @@ class TemplateScene:
 
     @property
     def _literal_text(self) -> str:
-        return self._dialect.template.literal_text
+        return self._format.template.literal_text
 
     def _message_reports(
         self, prepared: Sequence[PreparedMessage], places: Sequence[Place], first: int, text: str
@@ -408,7 +408,7 @@ class TemplateScene:
     def _encode(self, text: str, before: Int32Array) -> Encoded:
         self.encoded_characters += len(text)
         try:
-            return self._codec.encode_pieces(self._dialect.controls.split(text), before)
+            return self._codec.encode_pieces(self._format.controls.split(text), before)
         except ValueError as error:
             raise InvalidRequestError(
                 f"a text spells a control token and cannot be escaped: {error}; remove it from the message",
@@ -422,7 +422,7 @@ class TemplateScene:
         encoded: Encoded,
         starts: Sequence[int],
         reports: Sequence[FidelityReport],
-        watch: Watch | None,
+        watch: PendingRewrite | None,
     ) -> Tail:
         position = _plain_positions(text)
         prompt = self._generation_prompt_in(text)
@@ -453,7 +453,7 @@ class TemplateScene:
         return starts
 
     def _generation_prompt_in(self, text: str) -> str:
-        prompt = self._generation_prompt if self.terms.add_generation_prompt else ""
+        prompt = self._generation_prompt if self.options.add_generation_prompt else ""
         return prompt if prompt and text.endswith(prompt) else ""
 
     @cached_property
@@ -470,7 +470,7 @@ class TemplateScene:
 
     @cached_property
     def _parser(self) -> TurnParser:
-        return self._dialect.parser_for(self.terms.template_kwargs)
+        return self._format.parser_for(self.options.template_kwargs)
 
     # -- sampled turns ----------------------------------------------------------------------------
 
@@ -533,9 +533,9 @@ class TemplateScene:
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenisation of a conversation. Costs time proportional to it."""
         prepared = [self._profile.forms.apply(message) for message in messages]
-        if self.terms.control_token_policy is not ControlTokenPolicy.ALLOW:
+        if self.options.control_token_policy is not ControlTokenPolicy.ALLOW:
             # A model may spell control tokens whatever the policy, which is about messages that are given.
-            prepared = self._dialect.controls.mark(prepared)
+            prepared = self._format.controls.mark(prepared)
         return self._encode(self._render_opening(prepared, prompt), EMPTY_TOKENS).ids
 
 
@@ -582,7 +582,7 @@ def _shows_call(call: Mapping[str, Any], text: str) -> bool:
     return str(call.get("function", call).get("name", "")) in text
 
 
-def _forgotten(watch: Watch) -> FidelityReport:
+def _forgotten(watch: PendingRewrite) -> FidelityReport:
     return FidelityReport(
         FidelityKind.HISTORY_REWRITTEN,
         "the template writes this turn differently now that later turns have come",
