@@ -113,6 +113,11 @@ class GrowingArray:
         self._readable = grown.view()
         self._readable.flags.writeable = False
 
+    def write(self, start: int, values: npt.NDArray[Any]) -> None:
+        """Write values of the array's type from `start` on, at or before its end. Views that reach beyond are void."""
+        self._length = start
+        self.extend(values)
+
     def view(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """A read-only view of what was appended, without a copy."""
         return self._readable[start : self._length if stop is None else min(stop, self._length)]

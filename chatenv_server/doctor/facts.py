@@ -76,7 +76,7 @@ class _Reader:
             generation_prompt=prompt,
             opens_a_thought=_THOUGHT_IS_OPEN.search(prompt) is not None,
             turn_parser=self._format.parser_for({}).name,
-            stop_tokens=tuple(codec.added_tokens.get(token_id, str(token_id)) for token_id in sorted(profile.stop_ids)),
+            stop_tokens=tuple(codec.added.texts.get(token_id, str(token_id)) for token_id in sorted(profile.stop_ids)),
             closers=profile.closers,
             last_closers=profile.last_closers,
             takes=tuple(sorted(profile.takes)),
@@ -152,7 +152,7 @@ class _Reader:
             and without.endswith(behind)
         ):
             return without[len(before) : len(without) - len(behind)].strip()
-        markup = self._format.codec.added_tokens.values()
+        markup = self._format.codec.added.texts.values()
         bare = re.sub("|".join(map(re.escape, sorted(markup, key=len, reverse=True))) or "(?!)", "", without).strip()
         return bare if len(bare.split()) > 2 else ""
 

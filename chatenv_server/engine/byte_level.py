@@ -6,14 +6,10 @@ the time. Knows nothing of messages or templates.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Final
 
-import numpy as np
 from tokenizers import Tokenizer, decoders
-
-from chatenv_client.tokens import Int32Array
 
 
 def byte_level_alphabet() -> list[str]:
@@ -49,24 +45,6 @@ class TokenBytes(dict[int, bytes]):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; broken UTF-8 becomes U+FFFD."""
         return b"".join(map(self.__getitem__, ids)).decode(errors="replace")
-
-
-def ids_of_bytes(tokenizer: Tokenizer) -> Int32Array | None:
-    """(256,) int32, the id of each byte, for a tokenizer that makes a token of every byte; None for any other."""
-    if tokenizer.get_vocab_size(with_added_tokens=False) != 256:
-        return None
-    parts = json.loads(tokenizer.to_str())
-    model, pre_tokenizer = parts["model"], parts["pre_tokenizer"] or {}
-    merges_nothing = model["type"] == "BPE" and not any(model.get(option) for option in _MORE_THAN_BYTES)
-    is_byte_level = pre_tokenizer.get("type") == "ByteLevel" and not pre_tokenizer["add_prefix_space"]
-    if not (merges_nothing and is_byte_level) or parts["normalizer"] is not None:
-        return None
-    ids = [model["vocab"].get(character) for character in byte_level_alphabet()]
-    return None if None in ids else np.array(ids, dtype=np.int32)
-
-
-_MORE_THAN_BYTES: Final = ("merges", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
-"""What makes other tokens than one a byte, where a model has it."""
 
 
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes | None:

@@ -1,19 +1,12 @@
-"""The values that pass between an episode's log and the part that renders: contexts, sampled turns, tails."""
+"""The values that pass between an episode's log and its renderer: options, sampled turns, tails."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from chatenv_client.models import (
-    ControlTokenPolicy,
-    FidelityReport,
-    HistoryPolicy,
-    Message,
-    MessageSnapshot,
-    StopReason,
-)
+from chatenv_client.models import ControlTokenPolicy, FidelityReport, HistoryPolicy, Message, StopReason
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 
 
@@ -46,33 +39,7 @@ class SampledTurn(NamedTuple):
     after_prompt: bool
     """Whether the prompt it was sampled from asked for a generation prompt."""
     prompted: bool
-    """Whether the template did write one there; some do not behind a tool's result."""
-
-
-class Tail(NamedTuple):
-    """The stream behind the last sampled span: rendered text, encoded, not yet committed."""
-
-    tokens: Int32Array
-    """(n,) int32."""
-    generation_prompt_length: int = 0
-    message_starts: tuple[int, ...] = ()
-    """First token of each message of the tail, counted from the tail's beginning."""
-    reports: tuple[FidelityReport, ...] = ()
-    """What is not exact; indices count from the beginning of the stream and the conversation."""
-    watch: PendingRewrite | None = None
-    """A message whose rendering may still change when later turns come."""
-
-
-EMPTY_TAIL = Tail(EMPTY_TOKENS)
-
-
-class PendingRewrite(NamedTuple):
-    """An assistant message on record that the template will write differently once later turns have come."""
-
-    message: Message
-    message_index: int
-    follower: str
-    """Who speaks behind it: `tool`, `user`, or nobody yet."""
+    """Whether the template did write one there; some do not after a tool's result."""
 
 
 class ReadTurn(NamedTuple):
@@ -89,33 +56,27 @@ class ReadTurn(NamedTuple):
     """Encoding prompt and span together would give other tokens at the end of the prompt."""
 
 
-class Renderer(Protocol):
-    """A tokenizer under certain options: all that an episode's log needs to know about it."""
+class PendingRewrite(NamedTuple):
+    """An assistant message on record that the template will write differently once later turns have come."""
 
-    reads_history: bool
-    """Whether tails are rendered from all messages, not only from the last ones."""
+    message: Message
+    message_index: int
+    follower: str
+    """Who speaks after it: `tool`, `user`, or nobody yet."""
 
-    def opening(self, messages: Sequence[Message]) -> Tail:
-        """Everything up to the first sampled token. Raises TemplateRejectedError."""
 
-    def tail(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        messages: Sequence[Message],
-        before: Int32Array,
-        watch: PendingRewrite | None,
-    ) -> Tail:
-        """Everything behind the sampled turn `last` for the messages that follow it. Raises TemplateRejectedError."""
+class Tail(NamedTuple):
+    """The stream after the last sampled span: rendered text, encoded, not yet committed."""
 
-    def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
-        """Decode and parse a sampled span behind the prompt that ends in `before`. Never raises.
+    tokens: Int32Array
+    """(n,) int32."""
+    generation_prompt_length: int = 0
+    message_starts: tuple[int, ...] = ()
+    """First token of each message of the tail, counted from the tail's beginning."""
+    reports: tuple[FidelityReport, ...] = ()
+    """What is not exact; indices count from the beginning of the stream and the conversation."""
+    pending_rewrite: PendingRewrite | None = None
+    """The first of its messages that the template will rewrite later."""
 
-        `prompted` says whether the stream before it ends in the generation prompt, which may have opened a thought.
-        """
 
-    def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
-        """The full tokenisation of a conversation."""
-
-    def text_of(self, ids: Int32Array) -> str:
-        """The text of a whole stream."""
+EMPTY_TAIL = Tail(EMPTY_TOKENS)

@@ -1,6 +1,6 @@
-"""The tail: everything a template writes behind a sampled span, found with one render and one cut.
+"""The cut: where the last assistant turn ends in a render, and what of the template's close the model said itself.
 
-Render a short head, the last assistant turn and the tail's messages; cut behind the assistant turn; take off what
+Render a short head, the last assistant turn and the tail's messages; cut after the assistant turn; take off what
 the model said itself. No length is subtracted, no history is searched, and the template need not be
 prefix-preserving. Knows nothing of tokens but the text of stop tokens.
 """
@@ -14,26 +14,31 @@ from typing import Any, NamedTuple
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, StopReason
 from chatenv_server.engine.conversation import SampledTurn
-from chatenv_server.engine.forms import texts_of
-from chatenv_server.engine.probe import SENTINEL, Profile
-
-PreparedMessage = Mapping[str, Any]
+from chatenv_server.engine.forms import PreparedMessage, texts_of
+from chatenv_server.engine.probe_messages import SENTINEL
+from chatenv_server.engine.profile import Profile
 
 
 class Cut(NamedTuple):
-    """A render, cut behind the last assistant turn."""
+    """A render, cut after the last assistant turn."""
 
     text: str
-    """What stands behind the cut."""
+    """What stands after the cut."""
     position: int
-    """First character behind the cut in the whole render."""
+    """First character after the cut in the whole render."""
     exact: bool
     """The template writes everything before the cut just as the model saw and said it."""
-    mirror: PreparedMessage
-    """The assistant message that was rendered."""
+    turn: PreparedMessage
+    """The assistant message that was rendered: the true one, or a sentinel turn."""
+    rendered: str
+    """The render that was cut."""
+    whole: str
+    """The render of the true turn."""
+    asked: str
+    """What the template writes for the head and its generation prompt."""
 
 
-def cuts_behind(
+def cuts_after(
     head: Sequence[PreparedMessage],
     last: SampledTurn,
     said: PreparedMessage,
@@ -41,15 +46,15 @@ def cuts_behind(
     render: Callable[[Sequence[PreparedMessage]], str],
     asked: str,
 ) -> Iterator[Cut]:
-    """Render head, last turn and tail, and cut behind the last turn.
+    """Render head, last turn and tail, and cut after the last turn.
 
     Where the template writes the turn as it was sampled there is one cut, at the end of what was sampled. Where it does
-    not, mirrors of the turn with sentinels are rendered in its place, the likeliest first, and cut behind the last
+    not, sentinel turns of the same shape are rendered in its place, the likeliest first, and cut after the last
     sentinel.
 
     Args:
         said: the last turn, in the template's form.
-        asked: what the template writes for the head and its generation prompt, the text the turn was sampled behind.
+        asked: what the template writes for the head and its generation prompt, the text the turn was sampled after.
 
     Raises:
         TemplateRejectedError: the template rejects the messages.
@@ -57,36 +62,36 @@ def cuts_behind(
     whole = render([*head, said, *tail])
     spoken = asked + last.text
     if whole.startswith(spoken):
-        yield Cut(whole[len(spoken) :], len(spoken), True, said)
+        yield Cut(whole[len(spoken) :], len(spoken), True, said, whole, whole, asked)
         return
-    for mirror in _mirrors(said, last):
+    for sentinel_turn in _sentinel_turns(said, last):
         try:
-            whole = render([*head, mirror, *tail])
+            rendered = render([*head, sentinel_turn, *tail])
         except TemplateRejectedError:
             continue  # a shape that this template does not take; another one may do
-        if SENTINEL in whole:
-            position = whole.rindex(SENTINEL) + len(SENTINEL)
-            yield Cut(whole[position:], position, False, mirror)
+        if SENTINEL in rendered:
+            position = rendered.rindex(SENTINEL) + len(SENTINEL)
+            yield Cut(rendered[position:], position, False, sentinel_turn, rendered, whole, asked)
 
 
-def _mirrors(said: PreparedMessage, last: SampledTurn) -> list[PreparedMessage]:
+def _sentinel_turns(said: PreparedMessage, last: SampledTurn) -> list[PreparedMessage]:
     """The turn's shapes with sentinels for its texts.
 
     The plain shape comes first where no stop token tells where the calls end, and last where one does. Some templates
-    write the content of a calling turn behind the tools' results; the shape without content is for them.
+    write the content of a calling turn after the tools' results; the shape without content is for them.
     """
     content = said.get("content")
     text = [{"type": "text", "text": SENTINEL}] if isinstance(content, list) else SENTINEL
     plain: PreparedMessage = {"role": said["role"], "content": text}
     if not said.get("tool_calls"):
         return [plain]
-    calls = [_mirrored(call) for call in said["tool_calls"]]
+    calls = [_with_sentinel(call) for call in said["tool_calls"]]
     silent = {**plain, "content": type(text)(), "tool_calls": calls}
     calling = [{**plain, "tool_calls": calls}, silent] if content else [silent]
     return [plain, *calling] if last.stop_id is None else [*calling, plain]
 
 
-def _mirrored(call: Mapping[str, Any]) -> dict[str, Any]:
+def _with_sentinel(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function", {})
     as_text = isinstance(function.get("arguments"), str)
     arguments: Any = f'{{"a": "{SENTINEL}"}}' if as_text else {"a": SENTINEL}
@@ -108,7 +113,7 @@ def take_off_said(cut: Cut, last: SampledTurn, stop_text: str, limit: int, profi
 
     Args:
         stop_text: text of the stop token that ends the span; empty where it has none.
-        limit: where the first message's own text begins behind the cut; no stop token is looked for beyond it.
+        limit: where the first message's own text begins after the cut; no stop token is looked for beyond it.
     """
     if stop_text:
         return _take_off_stop(cut, last, stop_text, limit, profile)
@@ -159,8 +164,8 @@ def _through_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
 
 
 def _from_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
-    """Keep the whole close; what a mirrored call left before it is not part of it."""
-    if cut.exact or not cut.mirror.get("tool_calls"):
+    """Keep the whole close; what a call with sentinels left before it is not part of it."""
+    if cut.exact or not cut.turn.get("tool_calls"):
         return Remainder(cut.text, "")
     starts = [found for closer in profile.closers if (found := cut.text.find(closer, 0, max(limit, 0))) >= 0]
     start = min(starts, default=0)
@@ -169,7 +174,7 @@ def _from_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
 
 def _take_off_stop_string(cut: Cut, last: SampledTurn, limit: int, profile: Profile) -> Remainder:
     whole = _from_closer(cut, limit, profile)
-    if cut.exact and not last.text.endswith("".join(texts_of(cut.mirror))):
+    if cut.exact and not last.text.endswith("".join(texts_of(cut.turn))):
         return whole  # the turn was read without the white space of its stop string, so the cut lies in the close
     overlap = next(
         (

@@ -13,6 +13,9 @@ from typing import Any
 
 from chatenv_server.engine.template import normalise
 
+PreparedMessage = Mapping[str, Any]
+"""A message in the form in which a template wants it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Forms:

@@ -1,14 +1,13 @@
-"""Texts between control tokens: what stands around them is encoded once, and many of them are encoded together.
+"""Texts between control tokens: each is encoded for itself, the short ones once, those of a batch together.
 
-A control token that takes nothing from its neighbours parts a text: what stands before it never changes how what stands
-behind it is encoded. So of a message in its frame only the text is encoded each time, and those of a whole batch can be
-encoded ahead by the tokenizer's own threads. Knows nothing of messages but who speaks.
+A parting token (see `AddedTokens`) separates two texts: neither changes how the other is encoded. So of a rendered tail
+only what was never seen before goes through the tokenizer: the message's own text. Knows nothing of messages but who
+speaks.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -17,114 +16,151 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from chatenv_client.tokens import Int32Array
-from chatenv_server.engine.byte_level import ids_of_bytes
+from chatenv_server.engine.added_tokens import AddedTokens
+from chatenv_server.engine.encodings import encoding_of, token_at
 
 MOST_EXPECTED: Final = 16
 """Different surroundings that texts are encoded ahead for. Callers choose roles, so there must be a bound."""
 LONGEST_AHEAD: Final = 4096
 """Characters of a text that is encoded ahead; a longer one gains nothing by it, and many would take memory."""
+_LONGEST_KEPT: Final = 64
+"""Characters of a text whose ids are kept: what templates write between control tokens is short."""
+_MOST_KEPT: Final = 1024
 
 
-class IsolatedText(NamedTuple):
-    """What stands around a text, up to the control tokens that part it from the rest."""
+class PartedText(NamedTuple):
+    """A text, encoded in the parts that control tokens separate."""
+
+    ids: list[int]
+    marks: list[int]
+    """For each marked character, the index of the first token that starts there or after it."""
+
+
+class Surroundings(NamedTuple):
+    """What stands around a text: ids, as far as control tokens part it from the rest, and what is encoded with it."""
 
     lead: Int32Array
     """(n,) int32, what stands before the text, through the last control token."""
-    control: str
-    """The text of that control token."""
     opening: str
-    """What stands between it and the text."""
+    """That control token, and what stands between it and the text."""
     closing: str
     """What stands between the text and the next control token."""
     trail: Int32Array
-    """(n,) int32, what stands behind the text, from that token on."""
-
-    def around(self, ids: Int32Array) -> Int32Array:
-        """The whole, given the ids of what stands between the two control tokens."""
-        return np.concatenate((self.lead, ids, self.trail))
+    """(n,) int32, what stands after the text, from that token on."""
 
 
 class IsolatedTexts:
-    """Encodes texts between control tokens, for one tokenizer. Safe for threads.
+    """Encodes texts between control tokens, for one tokenizer. Safe for threads."""
 
-    Args:
-        tokenizer: encodes.
-        added_tokens: text of every added token, by id.
-        added_text: matches any of them.
-        plain_control_ids: those that take nothing from their neighbours.
-        plain_control_text: matches any of these.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        added_tokens: Mapping[int, str],
-        added_text: re.Pattern[str],
-        plain_control_ids: frozenset[int],
-        plain_control_text: re.Pattern[str],
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, added: AddedTokens) -> None:
         self._tokenizer = tokenizer
-        self._added_tokens = added_tokens
-        self._added_text = added_text
-        self._plain_control_ids = plain_control_ids
-        self._plain_control_text = plain_control_text
-        self._ids_of_bytes = ids_of_bytes(tokenizer)
-        self._is_boundary = lru_cache(maxsize=1024)(self._look_for_overlaps)
+        self._added = added
+        self._id_of = {added.texts[token_id]: token_id for token_id in added.parting_ids}
+        self._encode_short = lru_cache(maxsize=_MOST_KEPT)(self._encode_one)
         self._expected: dict[tuple[str, str, str], None] = {}
-        """(Role, what stands before the text, what behind), in order."""
+        """(Role, what stands before the text, what after it), in order."""
         self._ahead: dict[str, list[int]] = {}
         """Ids of texts that were encoded ahead and that nobody has asked for."""
 
-    def find(self, stop_id: int, before: str, after: str) -> IsolatedText | None:
-        """What is always the same around a text between `before` and `after`, behind the token `stop_id`.
+    def encode(self, last: int, text: str, marks: Sequence[int] = ()) -> PartedText | None:
+        """Ids of a text after the token `last`; None where that token parts nothing.
 
-        None where there are no control tokens that part the text from the rest.
+        Args:
+            last: the token before the text.
+            text: what is to be encoded.
+            marks: characters of the text whose tokens are asked for.
         """
-        behind = [*self._plain_control_text.finditer(before)]
-        ahead = self._plain_control_text.search(after)
-        if not behind or ahead is None:
+        if last not in self._added.parting_ids:
             return None
-        left, right = (self._tokenizer.token_to_id(found.group()) for found in (behind[-1], ahead))
-        if not (self._is_boundary(stop_id) and self._is_boundary(left) and self._is_boundary(right)):
+        ids: list[int] = []
+        places = {0: 0}
+        control, position = self._added.texts[last], 0
+        for found in self._added.parting_pattern.finditer(text):
+            start, end = found.span()
+            if start > position:
+                self._add(ids, places, control, text[position:start], position, marks)
+            control, position = found[0], end
+            places[start] = len(ids)
+            ids.append(self._id_of[control])
+            places[end] = len(ids)
+        if position < len(text):
+            self._add(ids, places, control, text[position:], position, marks)
+        return PartedText(ids, [places.get(mark, len(ids)) for mark in marks])
+
+    def _add(
+        self, ids: list[int], places: dict[int, int], control: str, text: str, position: int, marks: Sequence[int]
+    ) -> None:
+        """Add the ids of one part, and note where the marks inside of it stand."""
+        # The control token goes along: some tokenizers put a space before the first text of all.
+        whole = control + text
+        inside = [mark for mark in marks if position < mark < position + len(text)]
+        if inside:
+            encoding = encoding_of(self._tokenizer, whole)
+            for mark in inside:
+                places[mark] = len(ids) + token_at(encoding, mark - position + len(control)) - 1
+            ids += encoding.ids[1:]
+        elif len(whole) <= _LONGEST_KEPT:
+            ids += self._encode_short(whole)
+        else:
+            ahead = self._ahead.pop(whole, None)
+            ids += self._encode_one(whole) if ahead is None else ahead
+
+    def _encode_one(self, whole: str) -> list[int]:
+        return self._encode([whole])[0]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Texts encoded side by side, each alone, in the tokenizer's own threads where there are several.
+
+        Each begins with a control token, whose id is left out.
+        """
+        return [found.ids[1:] for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def surroundings(self, last: int, before: str, after: str) -> Surroundings | None:
+        """What is always the same around a text between `before` and `after`, after the token `last`.
+
+        None where that token parts nothing.
+        """
+        if last not in self._added.parting_ids:
             return None
-        lead, trail = self._encode([self._added_tokens[stop_id] + before[: behind[-1].end()], after[ahead.start() :]])
-        if (lead[0], lead[-1], trail[0]) != (stop_id, left, right):
+        control, opened = self._added.texts[last], 0
+        for found in self._added.parting_pattern.finditer(before):
+            control, opened = found[0], found.end()
+        closed = self._added.parting_pattern.search(after)
+        end = len(after) if closed is None else closed.start()
+        lead, trail = self.encode(last, before[:opened]), self.encode(last, after[end:])
+        if lead is None or trail is None:
             return None
-        return IsolatedText(
-            lead=np.array(lead[1:], dtype=np.int32),
-            control=behind[-1].group(),
-            opening=before[behind[-1].end() :],
-            closing=after[: ahead.start()],
-            trail=np.array(trail, dtype=np.int32),
+        return Surroundings(
+            np.array(lead.ids, dtype=np.int32),
+            control + before[opened:],
+            after[:end],
+            np.array(trail.ids, dtype=np.int32),
         )
 
-    def encode(self, enclosure: IsolatedText, text: str) -> Int32Array | None:
-        """Ids of a text and of what stands around it; None where they have to be encoded as a whole."""
-        inside = enclosure.opening + text + enclosure.closing
-        if self._ids_of_bytes is not None:
-            if self._added_text.search(inside):
-                return None
-            return enclosure.around(self._ids_of_bytes[np.frombuffer(inside.encode(), dtype=np.uint8)])
-        whole = enclosure.control + inside
-        ids = self._ahead.pop(whole, None) or self._encode([whole])[0]
-        return enclosure.around(np.array(ids[1:], dtype=np.int32))
+    def encode_in(self, surroundings: Surroundings, text: str) -> Int32Array:
+        """(n,) int32, the ids of a text with what stands around it."""
+        whole = surroundings.opening + text + surroundings.closing
+        ids = self._ahead.pop(whole, None)
+        if ids is None:
+            ids = self._encode_one(whole)
+        return np.concatenate((surroundings.lead, np.array(ids, dtype=np.int32), surroundings.trail))
 
-    def expect(self, role: str, enclosure: IsolatedText) -> None:
-        """Take note of what stands around the texts of a role, for those that will be encoded ahead."""
-        if self._ids_of_bytes is None and len(self._expected) < MOST_EXPECTED:  # looking bytes up needs no head start
-            self._expected[role, enclosure.control + enclosure.opening, enclosure.closing] = None
+    def expect(self, role: str, surroundings: Surroundings) -> None:
+        """Take note of what stands around a role's texts, for those that will be encoded ahead."""
+        if len(self._expected) < MOST_EXPECTED:
+            self._expected[role, surroundings.opening, surroundings.closing] = None
 
     @contextmanager
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> Iterator[None]:
         """Have the ids of texts, given as (role, text), at hand for as long as the block lasts."""
         around: dict[str, list[tuple[str, str]]] = {}
-        for role, before, behind in tuple(self._expected):
-            around.setdefault(role, []).append((before, behind))
+        for role, before, after in tuple(self._expected):
+            around.setdefault(role, []).append((before, after))
         texts = [
-            before + text + behind
+            before + text + after
             for role, text in said
             if len(text) <= LONGEST_AHEAD
-            for before, behind in around.get(role, ())
+            for before, after in around.get(role, ())
         ]
         if len(texts) > 1:  # one alone is encoded where it is needed
             self._ahead.update(zip(texts, self._encode(texts), strict=True))
@@ -133,17 +169,3 @@ class IsolatedTexts:
         finally:
             for text in texts:
                 self._ahead.pop(text, None)
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        """Texts encoded side by side, each alone, in the tokenizer's own threads where there are several."""
-        return [found.ids for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def _look_for_overlaps(self, token_id: int | None) -> bool:
-        """Whether a token parts texts whatever they are: no text beside it can make another token of it."""
-        if token_id not in self._plain_control_ids:
-            return False
-        own = self._added_tokens[token_id]
-        starts = tuple(own[:length] for length in range(1, len(own) + 1))
-        others = (text for other, text in self._added_tokens.items() if other != token_id)
-        # A token for a single word asks what stands beside it; behind it, a word's letters would be an answer.
-        return not own[0].isalnum() and not any(own in other or other.endswith(starts) for other in others)

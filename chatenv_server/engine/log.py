@@ -1,13 +1,13 @@
 """One episode's append-only log of turns: the committed stream, the pending tail, and everything derived from them.
 
-T0 | S1 | T1 | S2 | ... : sampled spans S are kept bit for bit; the tail behind the last one may be rendered anew
-until somebody samples after it. Not safe for threads; its owner serialises. Knows nothing of limits, transforms or
-episode ids.
+T0 | S1 | T1 | S2 | ... : sampled spans S are kept bit for bit; the tail after the last one may be rendered anew until
+somebody samples after it. Where the log stands is told by its head, an immutable value that owns every length. What is
+appended is written at the head, over whatever lies there; so a step is taken back by putting the old head in its place.
+Not safe for threads; its owner serializes. Knows nothing of limits, transforms or episode ids.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,20 +25,22 @@ from chatenv_client.models import (
     Turn,
     is_plain,
 )
-from chatenv_client.tokens import Fingerprint, Float32Array, GrowingArray, Int32Array, TokenSnapshot
+from chatenv_client.tokens import Fingerprint, Float32Array, Int32Array, TokenSnapshot
+from chatenv_server.engine import rewrites
 from chatenv_server.engine.conversation import (
     EMPTY_TAIL,
     PendingRewrite,
     ReadTurn,
-    Renderer,
     RenderOptions,
     SampledTurn,
     Tail,
 )
-from chatenv_server.engine.turn_table import Extent, TurnTable
+from chatenv_server.engine.records import Records, Written
+from chatenv_server.engine.renderer import Renderer
+from chatenv_server.engine.turn_table import Extent
 
 _END_TOKENS = 16
-"""How much of a stream's end decides how text behind it is read."""
+"""How much of a stream's end decides how text after it is read."""
 
 
 class Change(NamedTuple):
@@ -52,33 +54,25 @@ class Change(NamedTuple):
     """Number of leading messages that such a caller holds."""
 
 
-class _Head(NamedTuple):
-    """Where the log stands: replaced as a whole, so that an append can be taken back."""
+class Head(NamedTuple):
+    """Where a log stands: replaced as a whole, never changed."""
 
     fingerprint: Fingerprint
     """Of the committed tokens. Never changed, only extended into another."""
-    committed: int = 0
-    """Tokens that can never change."""
+    written: Written = Written()
+    """What of the log's records counts: all that can never change any more."""
     tail: Tail = EMPTY_TAIL
-    tail_message: int = 0
-    """First message of the tail."""
     tail_step: int = 0
     tail_reward: float | None = None
+    messages: list[Message | None] = []  # noqa: RUF012 - shared on purpose: of it only `message_count` are this head's
+    """The conversation, the tail's messages included. None for a sampled turn that is read off its tokens when somebody
+    asks."""
     message_count: int = 0
+    tail_message: int = 0
+    """First message of the tail."""
     last: SampledTurn | None = None
-    watch: PendingRewrite | None = None
+    pending_rewrite: PendingRewrite | None = None
     """The first committed message that later turns will make the template rewrite, until they have."""
-
-
-class Mark(NamedTuple):
-    """A moment of a log that it can be taken back to."""
-
-    head: _Head
-    messages: list[Message | None]
-    turns: int
-    starts: int
-    reports: int
-    logprobs: int
 
 
 class EpisodeLog:
@@ -88,48 +82,33 @@ class EpisodeLog:
         renderer: renders and reads for it.
         options: the episode's own.
         keeps_texts: whether to hold the texts of sampled turns beside their tokens. Else they are decoded again when
-        somebody asks for the messages, which takes some twenty microseconds a turn and halves the memory.
+            somebody asks for the messages, which takes some twenty microseconds a turn and halves the memory.
     """
 
-    __slots__ = (
-        "_fingerprint",
-        "_head",
-        "_keeps_texts",
-        "_logprobs",
-        "_messages",
-        "_reports",
-        "_starts",
-        "_tokens",
-        "_turns",
-        "options",
-        "renderer",
-    )
+    __slots__ = ("_fingerprint", "_head", "_keeps_texts", "_records", "options", "renderer")
 
     def __init__(self, renderer: Renderer, options: RenderOptions, *, keeps_texts: bool = True) -> None:
         self.renderer = renderer
         self.options = options
-        self._tokens = GrowingArray(np.int32)
-        self._logprobs = GrowingArray(np.float32)
-        self._turns = TurnTable()
-        self._starts = array("i")
-        """First token of each committed message."""
-        self._reports: list[FidelityReport] = []
+        self._records = Records()
         self._keeps_texts = keeps_texts or renderer.reads_history
-        self._messages: list[Message | None] = []
-        """None for a sampled turn that is read off its tokens when somebody asks."""
-        self._head = _Head(Fingerprint())
+        self._head = Head(Fingerprint(), messages=[])
         self._fingerprint = ""
         """Of the stream as it is; empty: not asked for since it changed."""
 
     # -- reading ----------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return self._head.committed + len(self._head.tail.tokens)
+        return self._head.written.tokens + len(self._head.tail.tokens)
 
     @property
     def stream(self) -> TokenSnapshot:
         """The token stream as it is now; costs no copy."""
-        return TokenSnapshot(self._tokens.view(0, self._head.committed), self._head.tail.tokens)
+        return TokenSnapshot(self._committed, self._head.tail.tokens)
+
+    @property
+    def _committed(self) -> Int32Array:
+        return self._records.tokens.view(0, self._head.written.tokens)
 
     @property
     def message_count(self) -> int:
@@ -139,13 +118,14 @@ class EpisodeLog:
     @property
     def conversation(self) -> MessageSnapshot:
         """The messages as they are now; costs no copy."""
-        return MessageSnapshot(self._messages, self._head.message_count, self._read_back)
+        return MessageSnapshot(self._head.messages, self._head.message_count, self._read_back)
 
     def _read_back(self, index: int) -> Message:
         """A sampled message, read as it was when it came."""
-        span = self._turns.span_of(index)
-        before = self._tokens.view(max(0, span.start - _END_TOKENS), span.start)
-        return self.renderer.read_turn(self._tokens.view(span.start, span.stop), before, prompted=span.prompted).message
+        span = self._records.turns.span_of(index, self._head.written.turns)
+        tokens = self._records.tokens
+        before = tokens.view(max(0, span.start - _END_TOKENS), span.start)
+        return self.renderer.read_turn(tokens.view(span.start, span.stop), before, prompted=span.prompted).message
 
     @property
     def generation_prompt_length(self) -> int:
@@ -159,28 +139,30 @@ class EpisodeLog:
 
     def turns(self) -> tuple[Turn, ...]:
         """All turns, the pending tail last."""
-        extent = self._tail_extent()
+        committed, extent = self._records.turns.first(self._head.written.turns), self._tail_extent()
         if extent is None:
-            return tuple(self._turns)
-        return (*self._turns, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self._head.tail_reward))
+            return committed
+        return (*committed, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self._head.tail_reward))
 
     def reports(self) -> tuple[FidelityReport, ...]:
         """Everything that is not exact, the pending tail's reports last."""
-        return (*self._reports, *self._head.tail.reports)
+        return (*self._records.reports[: self._head.written.reports], *self._head.tail.reports)
 
     def logprobs(self) -> Float32Array:
         """Logprobs of all turns that have them, in stream order."""
-        logprobs: Float32Array = self._logprobs.view().copy()
+        logprobs: Float32Array = self._records.logprobs.view(0, self._head.written.logprobs).copy()
         return logprobs
 
     def message_spans(self) -> tuple[tuple[int, int], ...]:
         """(start, stop) of each message's part of the stream."""
-        starts = [*self._starts, *(self._head.committed + start for start in self._head.tail.message_starts)]
+        written, tail = self._head.written, self._head.tail
+        starts = [*self._records.starts[: written.starts], *(written.tokens + start for start in tail.message_starts)]
         end = len(self) - self.generation_prompt_length
         return tuple(zip(starts, [*starts[1:], end], strict=True)) if starts else ()
 
     def _pending_messages(self) -> list[Message]:
-        pending: list[Message] = self._messages[self._head.tail_message : self._head.message_count]  # type: ignore[assignment]
+        head = self._head
+        pending: list[Message] = head.messages[head.tail_message : head.message_count]  # type: ignore[assignment]
         return pending  # given ones, which are all kept
 
     def _tail_extent(self) -> Extent | None:
@@ -189,24 +171,22 @@ class EpisodeLog:
         count, length = head.message_count - head.tail_message, len(head.tail.tokens)
         if count == 0 and length == 0:
             return None
-        return Extent(head.committed, length, head.tail_step, head.tail_message, count)
+        return Extent(head.written.tokens, length, head.tail_step, head.tail_message, count)
 
-    # -- taking back ------------------------------------------------------------------------------
+    # -- where the log stands ---------------------------------------------------------------------
 
-    def mark(self) -> Mark:
-        """Remember this moment."""
-        return Mark(
-            self._head, self._messages, len(self._turns), len(self._starts), len(self._reports), len(self._logprobs)
-        )
+    @property
+    def head(self) -> Head:
+        """Where the log stands: what `take_back` needs to undo all that comes."""
+        return self._head
 
-    def take_back(self, mark: Mark) -> None:
-        """Forget everything since `mark`. Snapshots taken since then must not be used any more."""
-        self._head, self._messages, self._fingerprint = mark.head, mark.messages, ""
-        del self._messages[mark.head.message_count :]
-        del self._starts[mark.starts :], self._reports[mark.reports :]
-        self._turns.truncate(mark.turns)
-        self._tokens.truncate(mark.head.committed)
-        self._logprobs.truncate(mark.logprobs)
+    def take_back(self, head: Head) -> None:
+        """Stand where the log stood. Snapshots taken since then must not be used any more."""
+        self._move_to(head)
+
+    def _move_to(self, head: Head) -> None:
+        self._head = head
+        self._fingerprint = ""
 
     # -- appending messages -----------------------------------------------------------------------
 
@@ -221,13 +201,11 @@ class EpisodeLog:
         pending = self._pending_messages()
         tail = self._render_tail([*pending, *messages])
         self._refuse_rewriting(tail.reports)
-        self._messages.extend(messages)
-        self._head = head._replace(
-            tail=tail, message_count=len(self._messages), tail_step=head.tail_step if pending else step
-        )
-        self._fingerprint = ""
-        held = head.committed + _shared_length(head.tail.tokens, tail.tokens)
-        return Change(_news(tail.reports, head.tail.reports), held, len(self._messages))
+        head.messages[head.message_count :] = messages
+        count = head.message_count + len(messages)
+        self._move_to(head._replace(tail=tail, message_count=count, tail_step=head.tail_step if pending else step))
+        held = head.written.tokens + _shared_length(head.tail.tokens, tail.tokens)
+        return Change(_news(tail.reports, head.tail.reports), held, count)
 
     def preview(self, messages: Sequence[Message]) -> tuple[int, Int32Array, tuple[FidelityReport, ...]]:
         """What the stream would become: (offset, tokens from there on, reports). Changes nothing.
@@ -238,16 +216,15 @@ class EpisodeLog:
         head = self._head
         tail = self._render_tail([*self._pending_messages(), *messages])
         shared = _shared_length(head.tail.tokens, tail.tokens)
-        return head.committed + shared, tail.tokens[shared:], _news(tail.reports, head.tail.reports)
+        return head.written.tokens + shared, tail.tokens[shared:], _news(tail.reports, head.tail.reports)
 
     def _render_tail(self, messages: Sequence[Message]) -> Tail:
         head = self._head
         if head.last is None:
             return self.renderer.opening(messages)
-        history = MessageSnapshot(self._messages, head.last.message_index, self._read_back)
-        committed = self._tokens.view(0, head.committed)
-        watch = None if head.watch is None or head.watch.message_index == head.last.message_index else head.watch
-        return self.renderer.tail(history, head.last, messages, committed, watch)
+        history = MessageSnapshot(head.messages, head.last.message_index, self._read_back)
+        pending = rewrites.to_check(head.pending_rewrite, head.last)
+        return self.renderer.tail(history, head.last, messages, self._committed, pending)
 
     def _refuse_rewriting(self, reports: Sequence[FidelityReport]) -> None:
         if self.options.history_policy is HistoryPolicy.APPEND:
@@ -271,7 +248,7 @@ class EpisodeLog:
     ) -> Change:
         """Commit the pending tail and append a sampled span: the stream becomes exactly prompt + tokens.
 
-        A span behind another one that ended without a stop token goes on with the same message.
+        A span after another one that ended without a stop token goes on with the same message.
 
         Raises:
             HistoryRewrittenError: policy `strict`, and the template would write something before this span; nothing
@@ -283,7 +260,7 @@ class EpisodeLog:
             prompted, after_prompt = head.tail.generation_prompt_length > 0, self.options.add_generation_prompt
         else:
             start, index = continued.start, continued.message_index
-            span = np.concatenate([self._tokens.view(start), tokens])
+            span = np.concatenate([self._committed[start:], tokens])
             prompted, after_prompt = continued.prompted, continued.after_prompt
         read = self.renderer.read_turn(span, self._end_before(start), prompted=prompted)
         reports = _reading_reports(read, start, index)
@@ -291,29 +268,21 @@ class EpisodeLog:
             reports = (*self._unprompted_reports(index), *reports)
         self._refuse_rewriting(reports)
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
-        self._commit_tail(starts_message=continued is None)
-        self._turns.add_sampled(
-            Extent(len(self), len(tokens), step, index, int(continued is None)),
-            reason,
-            prompted=prompted,
-            has_logprobs=logprobs is not None,
-            model_version=model_version,
-        )
         last = SampledTurn(
             read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
         )
-        self._commit_span(tokens, last)
-        if logprobs is not None:
-            self._logprobs.extend(logprobs)
-        self._reports.extend(reports)
-        return Change(reports, len(self._tokens), index)
+        written = self._write_tail(starts_message=continued is None)
+        extent = Extent(len(self), len(tokens), step, index, int(continued is None))
+        written = self._records.write_sampled(written, extent, tokens, last, logprobs, model_version, reports)
+        self._commit(tokens, last, written)
+        return Change(reports, written.tokens, index)
 
     def _end_before(self, position: int) -> Int32Array:
         """The end of the stream before `position`, which lies in the pending tail or at its edges."""
-        within = position - self._head.committed
+        within = position - self._head.written.tokens
         if within > 0:
             return self._head.tail.tokens[:within]
-        return self._tokens.view(max(0, position - _END_TOKENS), position)
+        return self._records.tokens.view(max(0, position - _END_TOKENS), position)
 
     def _continued_turn(self) -> SampledTurn | None:
         """The sampled turn that further tokens go on with: the last thing on record, cut off before a stop token."""
@@ -327,54 +296,51 @@ class EpisodeLog:
         detail = "sampled without a prompt before it; the template would write one"
         return (FidelityReport(FidelityKind.HISTORY_REWRITTEN, detail, len(self), index),)
 
-    def _commit_tail(self, starts_message: bool) -> None:
+    def _write_tail(self, starts_message: bool) -> Written:
+        """Write the pending tail to the records, after what is committed."""
         head, tail = self._head, self._head.tail
-        extent = self._tail_extent()
-        if extent is not None:
-            self._turns.add_template(extent, head.tail_reward)
-        for start in tail.message_starts:
-            self._starts.append(head.committed + start)
+        starts = [head.written.tokens + start for start in tail.message_starts]
         if starts_message:
-            self._starts.append(head.committed + len(tail.tokens) - tail.generation_prompt_length)
-        self._reports.extend(tail.reports)
+            starts.append(len(self) - tail.generation_prompt_length)
+        return self._records.write_template(
+            head.written, self._tail_extent(), tail.tokens, starts, head.tail_reward, tail.reports
+        )
 
-    def _commit_span(self, tokens: Int32Array, last: SampledTurn) -> None:
+    def _commit(self, tokens: Int32Array, last: SampledTurn, written: Written) -> None:
+        """Stand after a span whose tail and tokens are written."""
         head, tail = self._head, self._head.tail
+        count = last.message_index + 1
         if last.message_index == head.message_count:
             self._let_go_of(head.last)
-            self._messages.append(last.message)
+            head.messages[last.message_index :] = [last.message]
+            messages = head.messages
         else:
             # Snapshots handed out share the old list, in which the message must stay as it was.
-            self._messages = [*self._messages[: last.message_index], last.message]
-        self._tokens.extend(tail.tokens, tokens)
-        watch = tail.watch if head.watch is None or _rewrites(tail.reports) else head.watch
-        count = len(self._messages)
-        self._head = _Head(
-            fingerprint=head.fingerprint.extended(tail.tokens, tokens),
-            committed=len(self._tokens),
-            tail_message=count,
-            tail_step=head.tail_step,
-            message_count=count,
-            last=last,
-            watch=watch,
+            messages = [*head.messages[: last.message_index], last.message]
+        self._move_to(
+            Head(
+                fingerprint=head.fingerprint.extended(tail.tokens, tokens),
+                written=written,
+                tail_step=head.tail_step,
+                messages=messages,
+                message_count=count,
+                tail_message=count,
+                last=last,
+                pending_rewrite=rewrites.left_by(head.pending_rewrite, tail),
+            )
         )
-        self._fingerprint = ""
 
     def _let_go_of(self, turn: SampledTurn | None) -> None:
         """Hold a turn's text no longer, now that nothing is rendered from it any more."""
         if turn is not None and not self._keeps_texts and is_plain(turn.message):
-            self._messages[turn.message_index] = None
+            self._head.messages[turn.message_index] = None
 
     def add_reward(self, reward: float) -> None:
         """Book a step's reward on the turn it appended; rewards of several steps on one tail add up."""
         if self._pending_messages():
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
-        elif len(self._turns):
-            self._turns.reward_last(reward)
-
-
-def _rewrites(reports: Sequence[FidelityReport]) -> bool:
-    return any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in reports)
+        elif self._head.written.turns:
+            self._records.turns.reward(self._head.written.turns - 1, reward)
 
 
 def _reading_reports(read: ReadTurn, start: int, index: int) -> tuple[FidelityReport, ...]:

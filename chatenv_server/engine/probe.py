@@ -6,65 +6,28 @@ Nothing here goes by the name of a model family: each fact is read off renders. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.forms import Forms
-from chatenv_server.engine.parsing import PROBE_MESSAGES, ProbeRender, TurnParser, choose_parser
+from chatenv_server.engine.probe_messages import (
+    DEEPER_HEADS,
+    HEAD_TEXT,
+    LONGER_HEADS,
+    PROBE_TOOL,
+    SENTINEL,
+    assistant,
+    calling,
+    tool_result,
+    user,
+)
+from chatenv_server.engine.profile import Profile
 from chatenv_server.engine.template import ChatTemplate, clock_at
 
-SENTINEL = "Zq7xK2vW"
-"""Letters and digits only, so that no template trims, splits or tests it."""
-HEAD_TEXT = "Zq7xH4nB"
-"""What the user says in the constant head. Unlike anything a caller sends, for templates that compare messages."""
-PROBE_CALL_ID = "callZq7x1"
-"""Nine letters and digits, the strictest form that a known template asks for."""
-
 _PROBE_CLOCK = 1_700_000_000.0
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "lookup",
-        "description": "Looks a word up.",
-        "parameters": {
-            "type": "object",
-            "properties": {"key": {"type": "string", "description": "A word."}},
-            "required": ["key"],
-        },
-    },
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Everything the probe found out about one template on one tokenizer. Immutable, shared by all episodes."""
-
-    forms: Forms
-    closers: tuple[str, ...]
-    """Control tokens that close an assistant turn whatever follows."""
-    last_closers: tuple[str, ...]
-    """Control tokens that close an assistant turn that is the last message."""
-    stop_ids: frozenset[int]
-    """A sampled span that ends in one of these counts as stopped."""
-    role_closes: Mapping[str, str]
-    """What follows a role's text when it is the last message."""
-    needs_system: bool
-    """Whether a tail depends on the system prompt."""
-    needs_tools: bool
-    """Whether a tail depends on the tools."""
-    needs_skeleton: bool
-    """Whether a tail depends on what came before the last assistant turn."""
-    needs_call_ids: bool
-    """Whether the template insists on an id for every tool call."""
-    forgets: bool
-    """Whether the template writes an assistant turn differently once later turns have come."""
-    forgets_late: bool
-    """Whether it does so even where a user has answered the turn already."""
-    takes: frozenset[str] = field(default_factory=frozenset)
-    """Roles and shapes the template takes: `system`, `tool`, `tool_calls`, `tools`, `reasoning`, ..."""
 
 
 def probe(template: ChatTemplate, codec: Codec, variables: Mapping[str, Any], stop_ids: Iterable[int]) -> Profile:
@@ -88,7 +51,7 @@ class _Probe:
         self._forms = self._find_forms()
         generation_prompt = self._generation_prompt()
         closers = self._closers(generation_prompt)
-        last_closers = self._control_tokens_in(self._behind([user(), assistant(SENTINEL)], prompt=False) or "")
+        last_closers = self._control_tokens_in(self._after([user(), assistant(SENTINEL)], prompt=False) or "")
         stops = stop_ids | self._ids([*closers, *last_closers, *self._turn_ends(generation_prompt)])
         return Profile(
             forms=self._forms,
@@ -100,6 +63,7 @@ class _Probe:
             needs_tools=self._needs_tools(),
             needs_skeleton=self._needs_skeleton(),
             needs_call_ids=self._needs_call_ids(),
+            rounds_are_alike=self._rounds_are_alike(),
             forgets=self._forgets(),
             forgets_late=self._rewrites([user(), {**assistant("x"), "reasoning_content": "Zq7xR1"}, user(SENTINEL)]),
             takes=self._takes(),
@@ -115,8 +79,8 @@ class _Probe:
         except TemplateRejectedError:
             return None
 
-    def _behind(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, **variables: Any) -> str | None:
-        """What the template writes behind the last sentinel; None where it rejects or hides it."""
+    def _after(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, **variables: Any) -> str | None:
+        """What the template writes after the last sentinel; None where it rejects or hides it."""
         text = self._render(messages, prompt=prompt, **variables)
         if text is None or SENTINEL not in text:
             return None
@@ -174,9 +138,7 @@ class _Probe:
         """The control token that follows an assistant's text whoever speaks next, unless it opens a turn."""
         tails: Sequence[list[dict[str, Any]]]
         for tails in ([], [user()]), ([user()], [{"role": "system", "content": HEAD_TEXT}]):
-            found = [
-                self._control_tokens_in(self._behind([user(), assistant(SENTINEL), *tail]) or "") for tail in tails
-            ]
+            found = [self._control_tokens_in(self._after([user(), assistant(SENTINEL), *tail]) or "") for tail in tails]
             firsts = {tokens[:1] for tokens in found}
             # Where the last turn of all is closed in a way of its own, a close is told by the header behind it.
             if len(firsts) == 1 and (not tails[0] or all(len(tokens) > 1 for tokens in found)):
@@ -186,9 +148,9 @@ class _Probe:
 
     def _turn_ends(self, generation_prompt: str) -> list[str]:
         """Special tokens at which a model may stop: behind text, and behind a call."""
-        text = self._behind([user(), assistant(SENTINEL), user()]) or ""
-        call = self._behind([user(), calling({"key": SENTINEL})], prompt=False) or ""
-        result = (self._behind([user(), calling({"key": SENTINEL}), tool_result(HEAD_TEXT)]) or "").removeprefix(call)
+        text = self._after([user(), assistant(SENTINEL), user()]) or ""
+        call = self._after([user(), calling({"key": SENTINEL})], prompt=False) or ""
+        result = (self._after([user(), calling({"key": SENTINEL}), tool_result(HEAD_TEXT)]) or "").removeprefix(call)
         closing = self._special_tokens_in(call)
         ends = [*self._special_tokens_in(text)[:1], *(closing[-1:] or self._special_tokens_in(result)[:1])]
         return [token for token in ends if token not in generation_prompt]
@@ -197,13 +159,17 @@ class _Probe:
         """Added tokens in `text`, in order, before the constant user text."""
         ids = self._codec.encode(text.split(HEAD_TEXT, maxsplit=1)[0])
         return tuple(
-            self._codec.added_tokens[i]
+            self._codec.added.texts[i]
             for i in ids
-            if i in self._codec.added_tokens and not self._codec.added_tokens[i].isspace()
+            if i in self._codec.added and not self._codec.added.texts[i].isspace()
         )
 
     def _special_tokens_in(self, text: str) -> list[str]:
-        return [token for token in self._control_tokens_in(text) if self._codec.id_of(token) in self._codec.special_ids]
+        return [
+            token
+            for token in self._control_tokens_in(text)
+            if self._codec.id_of(token) in self._codec.added.special_ids
+        ]
 
     def _ids(self, texts: Iterable[str]) -> frozenset[int]:
         ids = (self._codec.id_of(text) for text in texts)
@@ -216,18 +182,18 @@ class _Probe:
             "assistant": [user(), assistant(SENTINEL)],
             "tool": [user(), calling({"key": "x"}), tool_result(SENTINEL)],
         }
-        return {role: self._behind(messages, prompt=False) or "" for role, messages in examples.items()}
+        return {role: self._after(messages, prompt=False) or "" for role, messages in examples.items()}
 
     # -- what a tail depends on -------------------------------------------------------------------
 
     def _tails(self, head: Sequence[Mapping[str, Any]], **variables: Any) -> list[str | None]:
-        """What stands behind an assistant turn, for each kind of tail."""
+        """What stands after an assistant turn, for each kind of tail."""
         said, called = assistant(SENTINEL), calling({"key": SENTINEL})
         return [
-            self._behind([*head, said, user()], **variables),
-            self._behind([*head, called, tool_result("x")], **variables),
-            self._behind([*head, called, tool_result("x"), tool_result("y")], **variables),
-            self._behind([*head, said, user(), assistant("x"), user()], **variables),
+            self._after([*head, said, user()], **variables),
+            self._after([*head, called, tool_result("x")], **variables),
+            self._after([*head, called, tool_result("x"), tool_result("y")], **variables),
+            self._after([*head, said, user(), assistant("x"), user()], **variables),
         ]
 
     def _needs_system(self) -> bool:
@@ -239,15 +205,21 @@ class _Probe:
 
     def _needs_tools(self) -> bool:
         return "tools" in self._template.variables and _differ(
-            self._tails([user()]), self._tails([user()], tools=[_TOOL])
+            self._tails([user()]), self._tails([user()], tools=[PROBE_TOOL])
         )
 
     def _needs_skeleton(self) -> bool:
         shallow, shallow_lost = self._tails([user()]), self._lost([user()])
         telling = [[user(text)] for text in self._template.tested_texts]
-        return any(_differ(shallow, self._tails(head)) for head in (*_DEEPER_HEADS, *telling)) or any(
-            _differ(shallow_lost, self._lost(head)) for head in _DEEPER_HEADS
+        return any(_differ(shallow, self._tails(head)) for head in (*DEEPER_HEADS, *telling)) or any(
+            _differ(shallow_lost, self._lost(head)) for head in DEEPER_HEADS
         )
+
+    def _rounds_are_alike(self) -> bool:
+        pairs = [
+            (self._tails(few) + self._lost(few), self._tails(many) + self._lost(many)) for few, many in LONGER_HEADS
+        ]
+        return not any(_differ(few, many) for few, many in pairs)
 
     def _lost(self, head: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """What stands at the end of `head` until an assistant speaks, for answers and calls."""
@@ -293,76 +265,11 @@ class _Probe:
             "two_users": [user(), user(SENTINEL)],
             "system_later": [user(), assistant("x"), {"role": "system", "content": SENTINEL}, user()],
         }
-        takes = {name for name, messages in examples.items() if self._behind(messages) is not None}
-        shown = self._render([user()], tools=[_TOOL])
+        takes = {name for name, messages in examples.items() if self._after(messages) is not None}
+        shown = self._render([user()], tools=[PROBE_TOOL])
         return frozenset(takes | ({"tools"} if shown is not None and "lookup" in shown else set()))
-
-
-def user(text: str = HEAD_TEXT) -> dict[str, Any]:
-    """A user message."""
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, Any]:
-    """An assistant message of text."""
-    return {"role": "assistant", "content": text}
-
-
-def calling(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """An assistant message of one call."""
-    call = {"id": PROBE_CALL_ID, "type": "function", "function": {"name": "lookup", "arguments": dict(arguments)}}
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
-
-
-def tool_result(text: str) -> dict[str, Any]:
-    """A tool's answer."""
-    return {"role": "tool", "content": text, "tool_call_id": PROBE_CALL_ID, "name": "lookup"}
-
-
-_DEEPER_HEADS: tuple[list[dict[str, Any]], ...] = (
-    [user("a"), assistant("b"), user("c")],
-    [user("a"), assistant("b"), user("c"), assistant("d"), user("e")],
-    [user("a"), calling({"key": "b"}), tool_result("c"), assistant("d"), user("e")],
-    [user("a"), calling({"key": "b"}), tool_result("c")],
-    [user("a"), calling({"key": "b"}), tool_result("c"), calling({"key": "d"}), tool_result("e")],
-    [
-        user("a"),
-        calling({"key": "b"}),
-        tool_result("c"),
-        assistant("d"),
-        user("e"),
-        calling({"key": "f"}),
-        tool_result("g"),
-    ],
-)
 
 
 def _differ(left: Sequence[str | None], right: Sequence[str | None]) -> bool:
     """Whether two lists of tails differ where both heads were accepted."""
     return any(a != b for a, b in zip(left, right, strict=True) if a is not None and b is not None)
-
-
-def _without_close(text: str, stop_texts: Sequence[str]) -> str:
-    """A rendered last turn without the template's close: white space, one stop token, white space."""
-    bare = text.rstrip()
-    for stop in stop_texts:
-        if bare.endswith(stop):
-            return bare.removesuffix(stop)
-    return text
-
-
-def learn_parser(
-    render: Callable[[Sequence[Mapping[str, Any]], bool], str | None], stop_texts: Sequence[str]
-) -> TurnParser:
-    """The parser for sampled turns, chosen by what it recovers from the template's own renders.
-
-    Args:
-        render: (messages, add_generation_prompt) -> text, None where the template rejects them.
-        stop_texts: texts of the tokens that may close a turn.
-    """
-    renders = []
-    for message in PROBE_MESSAGES:
-        whole = render([user(), message], False)
-        if whole is not None:
-            renders.append(ProbeRender(message, _without_close(whole, stop_texts)))
-    return choose_parser(renders, render([user()], True) or "")

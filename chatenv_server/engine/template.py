@@ -7,20 +7,16 @@ nothing of tokens.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_server.engine.controls import strings_in
-from chatenv_server.engine.tracing import TracedText, is_traceable
+from chatenv_server.engine.template_language import configured
 
 RESERVED_NAMES = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception"}
@@ -52,8 +48,6 @@ class ChatTemplate:
         """Everything the template can write by itself, pieces joined by NUL."""
         self.tested_texts = _tested_texts(tree)
         """What the template looks for in texts, such as `/no_think`."""
-        self.is_traceable = is_traceable(tree)
-        """Whether a `TracedText` tells all that the template asks of it."""
         self.fingerprint = hashlib.sha256(source.encode()).hexdigest()
 
     def render(
@@ -83,6 +77,18 @@ class ChatTemplate:
             ) from error
 
 
+class FilledTemplate:
+    """A chat template and all that it sees beside the messages. Safe for threads."""
+
+    def __init__(self, template: ChatTemplate, variables: Mapping[str, Any]) -> None:
+        self._template = template
+        self._variables = variables
+
+    def render(self, messages: Sequence[Mapping[str, Any]], prompt: bool) -> str:
+        """The text of a conversation, with the generation prompt or without. Raises TemplateRejectedError."""
+        return self._template.render(messages, self._variables, add_generation_prompt=prompt)
+
+
 def normalise(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message as transformers 5 hands it to a template: no keys without a value, all names of reasoning filled in."""
     plain = {key: value for key, value in message.items() if value is not None}
@@ -98,46 +104,7 @@ def clock_at(unix_seconds: float) -> Callable[[str], str]:
     return moment.strftime
 
 
-class _Generation(Extension):
-    """`{% generation %}` marks what an assistant wrote, for masks; here it only renders its body."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as an instance-wide set
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # The encoder reads a text without calling its methods.
-    for text in strings_in(value):
-        if isinstance(text, TracedText):
-            text.spoil()
-    # Jinja's own filter escapes HTML, which would change what the model reads.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    return environment
-
-
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = configured(ImmutableSandboxedEnvironment)
 
 
 def _tested_texts(tree: nodes.Template) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chatenv_client.models import Origin, StopReason, Turn
@@ -41,7 +40,7 @@ class SampledSpan(NamedTuple):
 
 
 class TurnTable:
-    """An append-only table of turns."""
+    """A table of turns; each is written at a given place, over whatever lies from there on."""
 
     __slots__ = ("_model_versions", "_rewards", "_rows")
 
@@ -50,11 +49,9 @@ class TurnTable:
         self._rewards: dict[int, float] = {}
         self._model_versions: dict[int, str] = {}
 
-    def __len__(self) -> int:
-        return len(self._rows) // _COLUMNS
-
-    def __iter__(self) -> Iterator[Turn]:
-        return map(self._turn, range(len(self)))
+    def first(self, count: int) -> tuple[Turn, ...]:
+        """The first `count` turns."""
+        return tuple(map(self._turn, range(count)))
 
     def _row(self, index: int) -> tuple[Extent, int]:
         *extent, kind = self._rows[index * _COLUMNS : (index + 1) * _COLUMNS]
@@ -72,41 +69,49 @@ class TurnTable:
             has_logprobs=bool(kind & _HAS_LOGPROBS),
         )
 
-    def span_of(self, message: int) -> SampledSpan:
-        """The span of a sampled message, which may be several turns, each going on with the one before."""
-        indices = range(len(self))
+    def span_of(self, message: int, count: int) -> SampledSpan:
+        """The span of a sampled message: one or several of the first `count` turns, each going on with another."""
+        indices = range(count)
         found = bisect_left(indices, message, key=lambda index: self._rows[index * _COLUMNS + _FIRST_MESSAGE])
         rows = itertools.takewhile(lambda row: row[0].first_message == message, map(self._row, indices[found:]))
         (first, kind), *more = (row for row in rows if row[1] & _SAMPLED)
         last = more[-1][0] if more else first
         return SampledSpan(first.start, last.start + last.length, bool(kind & _PROMPTED))
 
-    def add_template(self, extent: Extent, reward: float | None) -> None:
-        """Add what the template wrote."""
+    def write_template(self, at: int, extent: Extent, reward: float | None) -> int:
+        """Write what the template wrote as turn number `at`; the number of turns there are then."""
+        self._write(at, (*extent, _TEMPLATE))
         if reward is not None:
-            self._rewards[len(self)] = reward
-        self._rows.extend((*extent, _TEMPLATE))
+            self._rewards[at] = reward
+        return at + 1
 
-    def add_sampled(
-        self, extent: Extent, stop_reason: StopReason, *, prompted: bool, has_logprobs: bool, model_version: str
-    ) -> None:
-        """Add a sampled span."""
+    def write_sampled(
+        self,
+        at: int,
+        extent: Extent,
+        stop_reason: StopReason,
+        *,
+        prompted: bool,
+        has_logprobs: bool,
+        model_version: str,
+    ) -> int:
+        """Write a sampled span as turn number `at`; the number of turns there are then."""
+        kind = _SAMPLED | _HAS_LOGPROBS * has_logprobs | _PROMPTED * prompted
+        kind |= _STOP_REASONS.index(stop_reason) << _STOP_REASON_SHIFT
+        self._write(at, (*extent, kind))
         if model_version:
             versions = self._model_versions
             # Most turns have the version of the turn before: one text for all of them.
             known = next(reversed(versions.values()), "")
-            versions[len(self)] = known if known == model_version else model_version
-        kind = _SAMPLED | _HAS_LOGPROBS * has_logprobs | _PROMPTED * prompted
-        kind |= _STOP_REASONS.index(stop_reason) << _STOP_REASON_SHIFT
-        self._rows.extend((*extent, kind))
+            versions[at] = known if known == model_version else model_version
+        return at + 1
 
-    def reward_last(self, reward: float) -> None:
-        """Book a reward on the last turn."""
-        self._rewards[len(self) - 1] = reward
+    def _write(self, at: int, row: tuple[int, ...]) -> None:
+        for written in range(at, len(self._rows) // _COLUMNS):  # a step that was taken back
+            self._rewards.pop(written, None)
+            self._model_versions.pop(written, None)
+        self._rows[at * _COLUMNS :] = array("i", row)
 
-    def truncate(self, count: int) -> None:
-        """Take back all but the first `count` turns."""
-        for index in range(count, len(self)):
-            self._rewards.pop(index, None)
-            self._model_versions.pop(index, None)
-        del self._rows[count * _COLUMNS :]
+    def reward(self, turn: int, reward: float) -> None:
+        """Book a reward on a turn."""
+        self._rewards[turn] = reward

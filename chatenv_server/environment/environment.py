@@ -245,7 +245,7 @@ class ChatEnvironment:
         episode = self._live()
         action = as_action(action)
         check_action(action, self.engine.token_id_limit)
-        mark, progress = episode.log.mark(), self._progress
+        head, progress = episode.log.head, self._progress
         try:
             change = self._append(episode.log, action)
             count = progress.step_count + 1
@@ -255,7 +255,7 @@ class ChatEnvironment:
                 observation = self._transformed(self._transform, observation)
                 self._progress = _Progress(count, observation.terminated, observation.truncated)
         except BaseException:
-            episode.log.take_back(mark)
+            episode.log.take_back(head)
             self._progress = progress
             raise
         if observation.reward is not None:

@@ -1,15 +1,18 @@
-"""Episodes on renderers that learn what a template writes, and on renderers that have never seen another exchange."""
+"""Episodes on renderers that reuse what a template wrote, and on renderers that render every time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from chatenv_client import ChatAction
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.chat_format import ChatFormat
-from chatenv_server.engine.renderer import TemplateRenderer
+from chatenv_server.engine.isolated_texts import Surroundings
+from chatenv_server.engine.reuse.reusing_tails import ReusingTails
+from chatenv_server.engine.reuse.tail_lesson import TailRecording
+from chatenv_server.engine.template import FilledTemplate
+from chatenv_server.engine.template_renderer import TemplateRenderer
 
 
 def format_of(engine: TokenEngine) -> ChatFormat:
@@ -17,11 +20,17 @@ def format_of(engine: TokenEngine) -> ChatFormat:
     return engine.chat_format
 
 
-def frames_of(env: ChatEnvironment) -> Any:
-    """What the episode's renderer has learnt, by shape."""
+def tails_of(env: ChatEnvironment) -> ReusingTails:
+    """What the episode's renderer has learnt of tails."""
     renderer = env._episode.log.renderer  # type: ignore[union-attr]
     assert isinstance(renderer, TemplateRenderer)
-    return renderer._frames._frames
+    assert isinstance(renderer._tails, ReusingTails)
+    return renderer._tails
+
+
+def recorded_tails(env: ChatEnvironment) -> list[tuple[TailRecording, Surroundings | None]]:
+    """All recordings of tails."""
+    return [one for known in tails_of(env)._recordings._known.values() for one in known.recordings]
 
 
 def sampled(engine: TokenEngine, answer: str) -> ChatAction:
@@ -30,16 +39,21 @@ def sampled(engine: TokenEngine, answer: str) -> ChatAction:
     return ChatAction(tokens=[*codec.encode(answer), codec.id_of("<|im_end|>") or min(engine.stop_ids)])
 
 
+def render_every_time(env: ChatEnvironment) -> None:
+    """Take everything away that makes the episode's renderer reuse what it wrote."""
+    log = env._episode.log  # type: ignore[union-attr]
+    log.renderer = TemplateRenderer(format_of(env.engine), log.options, fill=FilledTemplate, reuses_tails=False)
+
+
 def played(
     engine: TokenEngine, said: Sequence[tuple[str, str]], *, learning: bool
 ) -> tuple[ChatEnvironment, list[int]]:
-    """An episode, and its tokens; without learning every step meets a renderer that has never seen another."""
+    """An episode, and its tokens; without learning every tail is rendered."""
     env = ChatEnvironment(engine)
     env.reset(messages=[{"role": "user", "content": "Good morning."}])
+    if not learning:
+        render_every_time(env)
     for answer, question in said:
-        if not learning:
-            log = env._episode.log  # type: ignore[union-attr]
-            log.renderer = TemplateRenderer(format_of(engine), log.options)
         env.step(sampled(engine, answer))
         env.step({"role": "user", "content": question})
     return env, env.state.token_ids.tolist()

@@ -80,14 +80,14 @@ class Subject:
         """Every string that a message must not be able to smuggle in."""
         return [
             text
-            for _, text in sorted(self.chat_format.codec.added_tokens.items())
+            for _, text in sorted(self.chat_format.codec.added.texts.items())
             if self.chat_format.controls.occur_in(text)
         ]
 
     @functools.cached_property
     def control_ids(self) -> frozenset[int]:
         texts = set(self.control_texts)
-        return frozenset(i for i, text in self.chat_format.codec.added_tokens.items() if text in texts)
+        return frozenset(i for i, text in self.chat_format.codec.added.texts.items() if text in texts)
 
 
 def recorded_tokenizer(name: str) -> Any:

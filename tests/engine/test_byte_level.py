@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders
 
-from chatenv_server.engine.byte_level import byte_level_alphabet, ids_of_bytes, token_bytes
-from chatenv_server.tokenizer_files.byte_tokenizer import CONTROL_TOKENS, ByteTokenizer
+from chatenv_server.engine.byte_level import token_bytes
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.engine.small_tokenizers import byte_level
 from tests.engine.subjects import RECORDED, recorded_tokenizer
 
 BYTES = ByteTokenizer().backend_tokenizer
-_IDS = ids_of_bytes(BYTES)
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -46,40 +43,3 @@ def test_any_bytes_become_the_text_that_the_library_makes_of_them(ids: list[int]
     table = token_bytes(BYTES)
     assert table is not None
     assert table.decode(ids) == BYTES.decode(ids, skip_special_tokens=False)
-
-
-@given(st.text(max_size=60).filter(lambda text: not any(token in text for token in CONTROL_TOKENS)))
-def test_the_ids_of_bytes_are_what_the_library_encodes(text: str) -> None:
-    assert _IDS is not None
-    assert [int(_IDS[byte]) for byte in text.encode()] == BYTES.encode(text, add_special_tokens=False).ids
-
-
-def _with(**parts: Any) -> Tokenizer:
-    """A tokenizer that spells bytes, but for some parts."""
-    tokenizer: Tokenizer = byte_level().backend_tokenizer
-    for name, part in parts.items():
-        setattr(tokenizer, name, part)
-    return tokenizer
-
-
-def _model(**options: Any) -> models.BPE:
-    vocabulary = {character: byte for byte, character in enumerate(byte_level_alphabet())}
-    return models.BPE(vocab=vocabulary, merges=[], **options)
-
-
-@pytest.mark.parametrize(
-    "tokenizer",
-    [
-        _with(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)),
-        _with(pre_tokenizer=pre_tokenizers.Whitespace()),
-        _with(normalizer=normalizers.Lowercase()),
-        _with(model=_model(dropout=0.5)),
-        _with(model=_model(end_of_word_suffix="Ġ")),
-        Tokenizer(models.BPE(vocab={chr(0x4E00 + index): index for index in range(256)}, merges=[])),
-        Tokenizer(models.WordLevel(vocab={character: i for i, character in enumerate(byte_level_alphabet())})),
-    ],
-    ids=["prefix space", "other pieces", "normalizer", "dropout", "suffix", "other letters", "words"],
-)
-def test_a_tokenizer_that_does_more_than_spell_bytes_has_no_such_ids(tokenizer: Tokenizer) -> None:
-    assert ids_of_bytes(_with()) is not None
-    assert ids_of_bytes(tokenizer) is None

@@ -12,8 +12,8 @@ from tokenizers import AddedToken
 
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.isolated_texts import LONGEST_AHEAD, MOST_EXPECTED, IsolatedText, IsolatedTexts
-from tests.engine.learning import format_of, frames_of, played
+from chatenv_server.engine.isolated_texts import LONGEST_AHEAD, MOST_EXPECTED, IsolatedTexts, Surroundings
+from tests.engine.learning import format_of, played, recorded_tails
 from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, byte_level, sentencepiece_like
 from tests.engine.subjects import subject
 
@@ -31,6 +31,9 @@ ENCLOSED = {
     "a token that takes white space": byte_level(
         control=(*CHATML_TOKENS, AddedToken("<tab>", special=True, normalized=False, lstrip=True, rstrip=True))
     ),
+    "a control token that takes white space after it": byte_level(
+        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, rstrip=True))
+    ),
     "a token across the edge": byte_level(control=(*CHATML_TOKENS, "\na")),
     "a prefix space": sentencepiece_like(),
     "a prefix space by a normaliser": sentencepiece_like(metaspace=False),
@@ -38,8 +41,11 @@ ENCLOSED = {
 NOT_ENCLOSED = {
     "a longer token around a control token": byte_level(control=(*CHATML_TOKENS, "a<|im_end|>")),
     "a token that runs into a control token": byte_level(control=(*CHATML_TOKENS, "a<|im")),
-    "a control token that takes white space": byte_level(
-        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, rstrip=True))
+    "a control token that takes white space before it": byte_level(
+        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, lstrip=True))
+    ),
+    "a control token that is white space's neighbour's": byte_level(
+        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=True))
     ),
 }
 FRAGMENTS = ("a", " ", "\n", "\n\n", "<", ">", "stop", "<tab>", "é", "e\u0301", "a<|im", "_end|>", "x", "▁", "\t")
@@ -49,14 +55,13 @@ QUESTION = "How do you do today?"
 """Both long enough to be learnt from."""
 
 
-def enclosures(env: ChatEnvironment) -> list[IsolatedText]:
-    frames = [frame for known in frames_of(env).values() for frame in known]
-    return [frame.enclosure for frame in frames if frame.enclosure is not None]
+def surroundings(env: ChatEnvironment) -> list[Surroundings]:
+    return [around for _, around in recorded_tails(env) if around is not None]
 
 
 def asked(engine: TokenEngine, questions: Sequence[str], *, learning: bool = True) -> tuple[ChatEnvironment, list[int]]:
-    """An episode in which these questions are asked behind one that is learnt from, and its tokens."""
-    return played(engine, [(ANSWER, question) for question in (QUESTION, *questions)], learning=learning)
+    """An episode in which these questions are asked after two that are learnt from, and its tokens."""
+    return played(engine, [(ANSWER, question) for question in (QUESTION, QUESTION, *questions)], learning=learning)
 
 
 @pytest.mark.parametrize("tokenizer", [*ENCLOSED.values(), *NOT_ENCLOSED.values()], ids=[*ENCLOSED, *NOT_ENCLOSED])
@@ -73,12 +78,12 @@ def test_a_text_between_control_tokens_has_the_ids_that_it_has_in_the_whole(toke
 
 @pytest.mark.parametrize("tokenizer", ENCLOSED.values(), ids=ENCLOSED)
 def test_control_tokens_that_take_nothing_part_a_text_from_the_rest(tokenizer: Any) -> None:
-    assert enclosures(asked(TokenEngine.load(tokenizer), [])[0])
+    assert surroundings(asked(TokenEngine.load(tokenizer), [])[0])
 
 
 @pytest.mark.parametrize("tokenizer", NOT_ENCLOSED.values(), ids=NOT_ENCLOSED)
 def test_a_control_token_that_a_text_could_change_parts_nothing(tokenizer: Any) -> None:
-    assert not enclosures(asked(TokenEngine.load(tokenizer), [])[0])
+    assert not surroundings(asked(TokenEngine.load(tokenizer), [])[0])
 
 
 @pytest.mark.parametrize("name", ["bytes", "qwen2_5", "standin_kimi_k2", "standin_glm4_5", "phi3_5"])
@@ -95,8 +100,8 @@ def test_recorded_tokenizers_give_the_same_stream_with_and_without(name: str) ->
 # -- encoded ahead --------------------------------------------------------------------------------
 
 
-def enclosures_of(engine: TokenEngine) -> IsolatedTexts:
-    return format_of(engine).codec.enclosures
+def isolated_texts_of(engine: TokenEngine) -> IsolatedTexts:
+    return format_of(engine).codec.isolated_texts
 
 
 @given(st.lists(texts, min_size=2, max_size=6))
@@ -109,10 +114,10 @@ def test_texts_that_were_encoded_ahead_give_the_same_streams(questions: list[str
     assert together == [asked(engine, [question])[1] for question in questions]
 
 
-def test_an_encoding_is_taken_once_and_none_is_kept_behind_the_batch() -> None:
+def test_an_encoding_is_taken_once_and_none_is_kept_after_the_batch() -> None:
     engine = TokenEngine.load(byte_level(merges=NEWLINES))
     asked(engine, [])
-    ahead = enclosures_of(engine)._ahead
+    ahead = isolated_texts_of(engine)._ahead
     with engine.encoding_ahead([("user", "one more question"), ("user", "and another one"), ("critic", "never heard")]):
         assert len(ahead) == 2
         asked(engine, ["one more question"])
@@ -134,12 +139,12 @@ def test_what_would_gain_nothing_is_not_encoded_ahead(said: list[tuple[str, str]
     engine = TokenEngine.load(byte_level(merges=NEWLINES))
     asked(engine, [])
     with engine.encoding_ahead(said):
-        assert not enclosures_of(engine)._ahead
+        assert not isolated_texts_of(engine)._ahead
 
 
 def test_callers_cannot_have_texts_encoded_for_roles_without_end() -> None:
     engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    (enclosure,) = enclosures(asked(engine, [])[0])
+    (around,) = surroundings(asked(engine, [])[0])
     for number in range(2 * MOST_EXPECTED):
-        enclosures_of(engine).expect(f"role {number}", enclosure)
-    assert len(enclosures_of(engine)._expected) == MOST_EXPECTED
+        isolated_texts_of(engine).expect(f"role {number}", around)
+    assert len(isolated_texts_of(engine)._expected) == MOST_EXPECTED

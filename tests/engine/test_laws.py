@@ -28,9 +28,12 @@ from chatenv_client import (
     StopReason,
     channel_options,
 )
+from chatenv_client.tokens import Int32Array
 from chatenv_server import ChatEnvironment
-from chatenv_server.engine.frames import MOST_LESSONS
-from chatenv_server.engine.renderer import TemplateRenderer
+from chatenv_server.engine.codec import Codec, Encoded
+from chatenv_server.engine.isolated_texts import IsolatedTexts, Surroundings
+from chatenv_server.engine.reuse.recordings import MOST_LESSONS
+from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.running.process import start as start_server
 from chatenv_server.settings.settings import Settings
 from tests.engine.episodes import (
@@ -54,6 +57,7 @@ from tests.engine.episodes import (
     state_bytes,
     words,
 )
+from tests.engine.learning import render_every_time
 from tests.engine.subjects import EMBEDDED, NAMES, Subject, subject
 
 Law = Callable[..., None]
@@ -373,52 +377,76 @@ def test_08_control_token_strings_in_texts_never_become_control_tokens(
 
 
 class _Meter:
-    """Characters that an episode has had rendered and encoded."""
+    """Characters that are rendered and encoded while it runs."""
 
-    def __init__(self, env: ChatEnvironment) -> None:
-        self._renderer = env._episode.log.renderer  # type: ignore[union-attr]
-        self._read = (0, 0)
-        self.spent()
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._rendered = self._encoded = 0
+        render, encode, encode_in = ChatTemplate.render, Codec.encode_pieces, IsolatedTexts.encode_in
+
+        def counted_render(template: ChatTemplate, *arguments: Any, **options: Any) -> str:
+            text = render(template, *arguments, **options)
+            self._rendered += len(text)
+            return text
+
+        def counted_encode(codec: Codec, pieces: Any, *arguments: Any) -> Encoded:
+            self._encoded += sum(len(text) for text, _ in pieces)
+            return encode(codec, pieces, *arguments)
+
+        def counted_encode_in(isolated: IsolatedTexts, surroundings: Surroundings, text: str) -> Int32Array:
+            self._encoded += len(text)
+            return encode_in(isolated, surroundings, text)
+
+        patch.setattr(ChatTemplate, "render", counted_render)
+        patch.setattr(Codec, "encode_pieces", counted_encode)
+        patch.setattr(IsolatedTexts, "encode_in", counted_encode_in)
 
     def spent(self) -> tuple[int, int]:
         """(rendered, encoded) since last asked."""
-        assert isinstance(self._renderer, TemplateRenderer)
-        before, self._read = self._read, (self._renderer.rendered_characters, self._renderer.encoded_characters)
-        return self._read[0] - before[0], self._read[1] - before[1]
+        spent, self._rendered, self._encoded = (self._rendered, self._encoded), 0, 0
+        return spent
 
 
-def _costs(subject: Subject, opening: str, answer: str, question: str, turns: int) -> list[tuple[int, int]]:
+def _costs(
+    subject: Subject, opening: str, answer: str, question: str, turns: int, *, reuses: bool
+) -> list[tuple[int, int]]:
     """What each exchange costs of an episode in which the same is said again and again."""
-    _spend(subject, opening, answer, question, MOST_LESSONS + 1)  # until there is nothing more to learn
-    return _spend(subject, opening, answer, question, turns)
+    _spend(subject, opening, answer, question, MOST_LESSONS + 2, reuses=reuses)  # until there is no more to learn
+    return _spend(subject, opening, answer, question, turns, reuses=reuses)
 
 
-def _spend(subject: Subject, opening: str, answer: str, question: str, turns: int) -> list[tuple[int, int]]:
+def _spend(
+    subject: Subject, opening: str, answer: str, question: str, turns: int, *, reuses: bool
+) -> list[tuple[int, int]]:
     env = ChatEnvironment(subject.engine)
     env.reset(messages=[{"role": "user", "content": opening}], clock=CLOCK)
-    meter = _Meter(env)
+    if not reuses:
+        render_every_time(env)
     action = Span((answer,)).action(subject)
     costs = []
-    for _ in range(turns):
-        env.step(action)
-        env.step({"role": "user", "content": question})
-        costs.append(meter.spent())
+    with pytest.MonkeyPatch.context() as patch:
+        meter = _Meter(patch)
+        for _ in range(turns):
+            env.step(action)
+            env.step({"role": "user", "content": question})
+            costs.append(meter.spent())
     return costs
 
 
-@law(words, words, words)
+@law(words, words, words, st.booleans())
 def test_09_an_append_costs_the_same_whatever_came_before(
-    subject: Subject, opening: str, answer: str, question: str
+    subject: Subject, opening: str, answer: str, question: str, reuses: bool
 ) -> None:
-    costs = _costs(subject, opening, answer, question, 12)
-    far = _costs(subject, opening * 500, answer, question, 3)
+    costs = _costs(subject, opening, answer, question, 12, reuses=reuses)
+    far = _costs(subject, opening * 500, answer, question, 3, reuses=reuses)
     assert set(costs[1:]) == {costs[1]}
     assert far[1:] == costs[1:3]
 
 
+@pytest.mark.parametrize("reuses", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_09_an_append_costs_the_same_at_turn_10_and_at_turn_1000(name: str) -> None:
-    costs = _costs(subject(name), "Hello there", "General greetings to you", "Once more please", 1000)
+def test_09_an_append_costs_the_same_at_turn_10_and_at_turn_1000(name: str, reuses: bool) -> None:
+    turns = ("Hello there", "General greetings to you", "Once more please")
+    costs = _costs(subject(name), *turns, 1000, reuses=reuses)
     assert costs[9] == costs[999]
     assert sum(costs[9]) > 0
 

@@ -9,16 +9,16 @@ import pytest
 from chatenv_client.models import ControlTokenPolicy, HistoryPolicy
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import RenderOptions, TokenEngine
-from chatenv_server.engine.chat_format import ChatFormat
+from chatenv_server.engine.exact_path import ExactPath
 from chatenv_server.tokenizer_files.byte_tokenizer import CHAT_TEMPLATE, ByteTokenizer
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 DATED = "{{ strftime_now('%d %b %Y') }}\n" + CHAT_TEMPLATE
 
 
-def chat_format(template: str = CHAT_TEMPLATE) -> ChatFormat:
-    found = TokenEngine.load(ByteTokenizer(template)).chat_format
-    assert isinstance(found, ChatFormat)
+def exact_path(template: str = CHAT_TEMPLATE) -> ExactPath:
+    found = TokenEngine.load(ByteTokenizer(template))._path
+    assert isinstance(found, ExactPath)
     return found
 
 
@@ -35,14 +35,14 @@ def chat_format(template: str = CHAT_TEMPLATE) -> ChatFormat:
         (CHAT_TEMPLATE, {"control_token_policy": ControlTokenPolicy.ALLOW}, False),
     ],
 )
-def test_a_scene_is_shared_exactly_where_the_terms_make_no_difference(
+def test_a_renderer_is_shared_exactly_where_the_options_make_no_difference(
     template: str, options: dict[str, Any], shared: bool
 ) -> None:
-    one = chat_format(template)
+    one = exact_path(template)
     assert (one.renderer(RenderOptions()) is one.renderer(RenderOptions(**options))) == shared
 
 
-def test_the_clock_of_an_episode_stays_its_own_where_scenes_are_shared() -> None:
+def test_the_clock_of_an_episode_stays_its_own_where_renderers_are_shared() -> None:
     engine = TokenEngine.load(ByteTokenizer())
     first, second = ChatEnvironment(engine), ChatEnvironment(engine)
     first.reset(clock=1.0)
@@ -64,14 +64,14 @@ def test_a_dated_template_shows_each_episode_its_own_date() -> None:
 
 
 def test_what_callers_choose_is_kept_in_bounds() -> None:
-    one = chat_format()
+    one = exact_path()
     for number in range(200):
         one.renderer(RenderOptions(template_kwargs={"a": number}))
-        one.parser_for({"a": number})
+        one.chat_format.parser_for({"a": number})
     long = {"a": "x" * 100_000}
     one.renderer(RenderOptions(template_kwargs=long))
-    one.parser_for(long)
+    one.chat_format.parser_for(long)
     assert 0 < len(one._renderers) <= 64
-    assert 0 < len(one._parsers) <= 64
+    assert 0 < len(one.chat_format._parsers) <= 64
     assert not any("xxx" in key[0] for key in one._renderers)
-    assert not any("xxx" in key for key in one._parsers)
+    assert not any("xxx" in key for key in one.chat_format._parsers)

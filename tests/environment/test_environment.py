@@ -93,7 +93,7 @@ def test_torch_tensors_go_in_and_come_out_without_a_copy(env: ChatEnvironment) -
 def test_the_stream_ends_with_the_generation_prompt_when_it_is_the_models_turn(engine: TokenEngine) -> None:
     for asks in (True, False):
         observation = ChatEnvironment(engine, add_generation_prompt=asks).reset(messages=[QUESTION])
-        text = engine.chat_format.renderer(_options()).text_of(observation.token_ids)
+        text = engine.open(_options()).renderer.text_of(observation.token_ids)
         assert text.endswith("<|im_start|>assistant\n") is asks
         assert (observation.generation_prompt_length > 0) is asks
 

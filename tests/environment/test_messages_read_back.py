@@ -57,5 +57,5 @@ def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: objec
     for _ in range(3):
         env.step(ChatAction(tokens=[*b"yes", END]))
         env.step({"role": "user", "content": "more"})
-    held = env._episode.log._messages  # type: ignore[union-attr]
+    held = env._episode.log.head.messages  # type: ignore[union-attr]
     assert (None in held) == (transform is None)

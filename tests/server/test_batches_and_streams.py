@@ -175,9 +175,9 @@ def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alo
     together: list[int] = []
     encoded = IsolatedTexts._encode
 
-    def encode(enclosures: IsolatedTexts, texts: list[str]) -> list[list[int]]:
+    def encode(isolated: IsolatedTexts, texts: list[str]) -> list[list[int]]:
         together.append(len(texts))
-        return encoded(enclosures, texts)
+        return encoded(isolated, texts)
 
     monkeypatch.setattr(IsolatedTexts, "_encode", encode)
     with connected(serve(engine=engine)) as stub:
@@ -201,7 +201,7 @@ def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alo
 
 
 ANSWER = (*range(20), 259)
-"""Letters of some sort, and <|im_end|>, which stands behind the alphabet, two merges and <|im_start|>."""
+"""Letters of some sort, and <|im_end|>, which stands after the alphabet, two merges and <|im_start|>."""
 
 
 def sampled(name: str) -> pb.StepRequest:

@@ -1,12 +1,13 @@
 """The plain path: any object with `apply_chat_template` and `decode`, of which nothing else is known.
 
 Tails are found by comparing token ids: two renders that differ only in a dummy assistant message share everything
-behind it. Costs the tail, whatever the history. What is merged across a boundary cannot be seen here, so the server
+after it. Costs the tail, whatever the history. What is merged across a boundary cannot be seen here, so the server
 says `plain_path`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,10 +23,13 @@ _HEAD: Message = {"role": "user", "content": "a"}
 _DUMMIES = ("b", "c d")
 
 
-class PlainFormat:
+class PlainPath:
     """A tokenizer that is only known by `apply_chat_template` and `decode`."""
 
     exact = False
+    features = ("plain_path",)
+    turn_parser = "verbatim"
+    template_fingerprint = ""
 
     def __init__(self, tokenizer: Any, stop_ids: frozenset[int]) -> None:
         for name in ("apply_chat_template", "decode"):
@@ -35,9 +39,17 @@ class PlainFormat:
                 )
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
+        name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
+        self.tokenizer_fingerprint = hashlib.sha256(name.encode()).hexdigest()
+        """SHA-256 of the tokenizer's name: nothing else is known of it."""
+
+    @property
+    def control_tokens(self) -> tuple[tuple[int, str, bool], ...]:
+        """(id, text, whether it ends a sampled turn); only the stop tokens are known, without their texts."""
+        return tuple((token_id, "", True) for token_id in sorted(self.stop_ids))
 
     def renderer(self, options: RenderOptions) -> PlainRenderer:
-        """The chat format under one episode's options."""
+        """The path under one episode's options."""
         return PlainRenderer(self, options)
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
@@ -50,10 +62,10 @@ class PlainRenderer:
 
     reads_history = False
 
-    def __init__(self, chat_format: PlainFormat, options: RenderOptions) -> None:
+    def __init__(self, path: PlainPath, options: RenderOptions) -> None:
         self.options = options
-        self._tokenizer = chat_format.tokenizer
-        self._stop_ids = chat_format.stop_ids
+        self._tokenizer = path.tokenizer
+        self._stop_ids = path.stop_ids
 
     def _apply(self, messages: Sequence[Mapping[str, Any]], prompt: bool) -> Int32Array:
         tools = None if self.options.tools is None else list(self.options.tools)
@@ -95,21 +107,21 @@ class PlainRenderer:
         last: SampledTurn,
         messages: Sequence[Message],
         before: Int32Array,
-        watch: PendingRewrite | None,
+        pending: PendingRewrite | None,
     ) -> Tail:
-        """Everything behind the sampled turn: what two renders with different dummies for it have in common."""
+        """Everything after the sampled turn: what two renders with different dummies for it have in common."""
         if not messages:
             return EMPTY_TAIL
-        asked = self._behind_dummy(messages, self.options.add_generation_prompt)
-        unasked = self._behind_dummy(messages, False)
+        asked = self._after_dummy(messages, self.options.add_generation_prompt)
+        unasked = self._after_dummy(messages, False)
         taken, report = self._said(asked, last)
         tokens = asked[taken:]
         prompt = _prompt_length(asked, unasked)
-        closes = len(self._behind_dummy([], False)) - taken
+        closes = len(self._after_dummy([], False)) - taken
         starts = (max(0, min(closes, len(tokens) - prompt)),) * len(messages)
         return Tail(tokens, prompt, starts, (report,) if report is not None else ())
 
-    def _behind_dummy(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
+    def _after_dummy(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         first, second = (
             self._apply([_HEAD, {"role": "assistant", "content": text}, *messages], prompt) for text in _DUMMIES
         )
@@ -130,7 +142,7 @@ class PlainRenderer:
         if len(close) and int(close[0]) == last.stop_id:
             return 1, None
         found = [int(i) for i in np.flatnonzero(close == last.stop_id)[:1]]
-        if found and found[0] < len(self._behind_dummy([], False)):
+        if found and found[0] < len(self._after_dummy([], False)):
             return found[0] + 1, None
         return 0, FidelityReport(
             FidelityKind.NONCANONICAL_STOP,

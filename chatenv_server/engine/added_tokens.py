@@ -1,0 +1,67 @@
+"""The added tokens of one tokenizer: their texts, and what they do to the text beside them.
+
+Knows nothing of encoding, messages or templates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from tokenizers import AddedToken, Tokenizer
+
+
+class AddedTokens:
+    """What one tokenizer finds in a text before it looks at words. Immutable."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        found = tokenizer.get_added_tokens_decoder()
+        self.texts: Mapping[int, str] = {token_id: token.content for token_id, token in found.items()}
+        """Text of every added token by id, special or not."""
+        self.special_ids = frozenset(token_id for token_id, token in found.items() if token.special)
+        self.isolating_ids = frozenset(token_id for token_id, token in found.items() if _takes_nothing(token))
+        """Those that take nothing from the text beside them: it is encoded as if they parted two texts."""
+        self.pattern = any_of(self.texts.values())
+        """Matches any of them."""
+        self.longest = max(map(len, self.texts.values()), default=0)
+        """Characters of the longest."""
+        self.neutral_id = min(self.isolating_ids & self.special_ids, default=None)
+        """One that can stand for "something came before"; None where there is none."""
+        self.parting_ids = frozenset(token_id for token_id, token in found.items() if self._parts(token_id, token))
+        """Those that part two texts, if each text is encoded together with the token before it."""
+        self.parting_pattern = any_of(self.texts[token_id] for token_id in self.parting_ids)
+        """Matches any of the parting ones."""
+
+    def __contains__(self, token_id: object) -> bool:
+        return token_id in self.texts
+
+    def text_of(self, token_id: int | None) -> str:
+        """Text of an added token; empty for any other id, and for None."""
+        return "" if token_id is None else self.texts.get(token_id, "")
+
+    def cuts(self, text: str, position: int) -> int:
+        """The last position up to `position` that lies inside of no added token."""
+        for found in self.pattern.finditer(text, max(0, position - self.longest)):
+            if found.start() < position < found.end():
+                return found.start()
+        return position
+
+    def _parts(self, token_id: int, token: AddedToken) -> bool:
+        """Whether nothing before the token changes what comes after it, nor the reverse, whatever the texts are."""
+        own = token.content
+        if token.lstrip or token.single_word or token.normalized or own.isspace():
+            return False  # white space it may take from the text after it: that goes along with the token
+        starts = tuple(own[:length] for length in range(1, len(own) + 1))
+        others = (text for other, text in self.texts.items() if other != token_id)
+        # A token for a single word asks what stands beside it; after it, a word's letters would be an answer.
+        return not own[0].isalnum() and not any(own in other or other.endswith(starts) for other in others)
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that matches any of `texts`, the longest first."""
+    longest_first = sorted(set(texts), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def _takes_nothing(token: AddedToken) -> bool:
+    return not (token.lstrip or token.rstrip or token.single_word or token.normalized)

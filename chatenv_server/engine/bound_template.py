@@ -1,0 +1,111 @@
+"""A chat template under one episode's options: what it sees beside the messages, and messages in its own form.
+
+Knows nothing of tokens, tails or turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.models import ControlTokenPolicy, Message
+from chatenv_server.engine.chat_format import ChatFormat
+from chatenv_server.engine.conversation import RenderOptions
+from chatenv_server.engine.forms import PreparedMessage
+from chatenv_server.engine.probe_messages import PROBE_CALL_ID
+from chatenv_server.engine.template import ChatTemplate, clock_at
+
+
+class Filled(Protocol):
+    """A template that renders messages; all else that it sees is settled."""
+
+    def render(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
+        """The text of a conversation, with the generation prompt or without. Raises TemplateRejectedError."""
+
+
+Fill = Callable[[ChatTemplate, Mapping[str, Any]], Filled]
+"""Makes a filled template of a template and its variables."""
+
+
+class BoundTemplate:
+    """The template of a chat format with an episode's tools, arguments and clock. Safe for threads."""
+
+    def __init__(self, chat_format: ChatFormat, options: RenderOptions, fill: Fill) -> None:
+        self.chat_format = chat_format
+        self.options = options
+        self.profile = chat_format.profile
+        self.literal_text = chat_format.template.literal_text
+        """Everything the template can write by itself."""
+        self._fill = fill
+
+    # -- what the template sees -------------------------------------------------------------------
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        options = self.options
+        tools = None if options.tools is None else self._marked(list(options.tools), "tools")
+        return {
+            **self.chat_format.special_tokens,
+            "documents": None,
+            **self._marked(dict(options.template_kwargs), "chat_template_kwargs"),
+            "tools": tools,
+            "strftime_now": clock_at(options.clock_unix_seconds),
+        }
+
+    @cached_property
+    def _whole(self) -> Filled:
+        return self._fill(self.chat_format.template, self._variables)
+
+    @cached_property
+    def _local(self) -> Filled:
+        if self.profile.needs_tools or self._variables["tools"] is None:
+            return self._whole
+        return self._fill(self.chat_format.template, {**self._variables, "tools": None})
+
+    def render_opening(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
+        """The text of a whole conversation. Raises TemplateRejectedError."""
+        return self._whole.render(messages, prompt)
+
+    def render_local(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
+        """The text of a few turns, for what they end in: without the tools where no tail depends on them.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages.
+        """
+        return self._local.render(messages, prompt)
+
+    # -- messages in the template's form ----------------------------------------------------------
+
+    def formed(self, message: Mapping[str, Any]) -> PreparedMessage:
+        """A message in the template's form, its texts as they are."""
+        return self.profile.forms.apply(message)
+
+    def prepare(self, message: Mapping[str, Any], path: str = "messages") -> PreparedMessage:
+        """A message in the template's form, control-token strings in its texts marked.
+
+        Raises:
+            InvalidRequestError: it holds control-token strings and the policy is `reject`.
+        """
+        prepared: PreparedMessage = self._marked(self.formed(message), path)
+        return prepared
+
+    def prepare_own(self, message: Message | dict[str, Any]) -> PreparedMessage:
+        """A message of ours or on record in the template's form, its texts unmarked."""
+        if self.profile.needs_call_ids and message.get("tool_calls"):
+            calls = [{"id": PROBE_CALL_ID, **call} for call in message["tool_calls"]]
+            return self.formed({**message, "tool_calls": calls})
+        return self.formed(message)
+
+    def _marked(self, value: Any, path: str) -> Any:
+        policy, controls = self.options.control_token_policy, self.chat_format.controls
+        if policy is ControlTokenPolicy.ALLOW or not controls.occur_in(value):
+            return value
+        if policy is ControlTokenPolicy.REJECT:
+            raise InvalidRequestError(
+                "a text spells a control token of this tokenizer; remove it, or choose control_token_policy 'escape'",
+                reason="CONTROL_TOKEN_IN_TEXT",
+                field=path,
+            )
+        return controls.mark(value)

@@ -1,0 +1,104 @@
+"""The exact path: a chat template on a fast tokenizer, whose streams are exact or say why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any, Final
+
+from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.engine.chat_format import ChatFormat
+from chatenv_server.engine.conversation import RenderOptions
+from chatenv_server.engine.probe_messages import assistant, user
+from chatenv_server.engine.reuse.reusing_template import ReusingTemplate
+from chatenv_server.engine.template import clock_at
+from chatenv_server.engine.template_renderer import TemplateRenderer
+
+_MOST_KEPT: Final = 64
+"""Different options whose renderer is kept. Callers choose them, so there must be a bound."""
+_LONGEST_KEPT: Final = 32_768
+"""Characters, as JSON, of tools and template arguments that are kept; longer ones belong to their episode alone."""
+
+
+class ExactPath:
+    """One chat format for all episodes. Safe for threads."""
+
+    exact = True
+
+    def __init__(self, chat_format: ChatFormat) -> None:
+        self.chat_format = chat_format
+        self._renderers: dict[tuple[Any, ...], TemplateRenderer] = {}
+
+    def renderer(self, options: RenderOptions) -> TemplateRenderer:
+        """The chat format under one episode's options; the same again for the same options."""
+        clock = options.clock_unix_seconds if "strftime_now" in self.chat_format.template.variables else 0.0
+        policies = (options.add_generation_prompt, options.control_token_policy, clock)
+        # The order of keys counts, since templates write tools with `tojson`.
+        inputs = json.dumps([options.tools, options.template_kwargs])
+        key = (inputs, *policies)
+        renderer = self._renderers.get(key) or TemplateRenderer(self.chat_format, options)
+        if key not in self._renderers and len(inputs) <= _LONGEST_KEPT:
+            if len(self._renderers) >= _MOST_KEPT:
+                self._renderers.clear()
+            self._renderers[key] = renderer
+        return renderer
+
+    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
+        """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""
+        return self.chat_format.codec.isolated_texts.encoding_ahead(said)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a sampled turn."""
+        return self.chat_format.profile.stop_ids
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """What the template does, a word each: see docs/wire.md."""
+        profile = self.chat_format.profile
+        words = {
+            "needs_system": profile.needs_system,
+            "needs_tools": profile.needs_tools,
+            "needs_skeleton": profile.needs_skeleton,
+            "forgets": profile.forgets,
+            "reuses_renders": self._reuses_renders(),
+        }
+        return ("exact", *sorted(profile.takes), *(word for word, holds in words.items() if holds))
+
+    def _reuses_renders(self) -> bool:
+        """Whether a plain conversation needs no second render; see `ReusingTemplate`."""
+        variables: Mapping[str, Any] = {
+            **self.chat_format.special_tokens,
+            "tools": None,
+            "documents": None,
+            "strftime_now": clock_at(0.0),
+        }
+        messages = [self.chat_format.profile.forms.apply(message) for message in (user(), assistant("x"), user())]
+        try:
+            return ReusingTemplate(self.chat_format.template, variables).reuses(messages, True)
+        except TemplateRejectedError:
+            return False
+
+    @property
+    def turn_parser(self) -> str:
+        """Name of the parser for sampled turns."""
+        return self.chat_format.parser_for({}).name
+
+    @property
+    def control_tokens(self) -> tuple[tuple[int, str, bool], ...]:
+        """(id, text, whether it ends a sampled turn) of every control token, by id."""
+        added = self.chat_format.codec.added
+        control = added.special_ids | (self.stop_ids & added.texts.keys())
+        return tuple((token_id, added.texts[token_id], token_id in self.stop_ids) for token_id in sorted(control))
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """SHA-256 of all that decides how text is encoded."""
+        return self.chat_format.codec.fingerprint
+
+    @property
+    def template_fingerprint(self) -> str:
+        """SHA-256 of the chat template's text."""
+        return self.chat_format.template.fingerprint

@@ -1,0 +1,77 @@
+"""A recording: under which conditions a template writes what it wrote once, and what it writes then.
+
+Also how a message is taken apart into its shape, which has to be the same, and its texts, which need not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from chatenv_server.engine.reuse.traced_text import Condition, Texts
+
+_SETTLED_KEYS: Final = frozenset({"role", "type"})
+"""Texts under these keys belong to the shape: templates decide by them and seldom write them."""
+
+
+class Recording(NamedTuple):
+    """What a template wrote, and under which conditions it writes the same for other texts."""
+
+    conditions: tuple[Condition, ...]
+    text: Any
+    """A string, or an expression of one."""
+
+    def written_for(self, texts: Texts) -> str | None:
+        """What the template writes for other texts; None where it decides otherwise."""
+        if not are_met(self.conditions, texts):
+            return None
+        try:
+            return self.text if type(self.text) is str else str(self.text.of(texts))
+        except Exception:  # noqa: BLE001 - an expression that fails for these texts has no answer for them
+            return None
+
+
+def are_met(conditions: tuple[Condition, ...], texts: Texts) -> bool:
+    """Whether other texts meet all conditions. One that fails for them is not met."""
+    try:
+        for condition in conditions:
+            if not condition.is_met(texts):
+                return False
+    except Exception:  # noqa: BLE001 - the same
+        return False
+    return True
+
+
+def shape_of(message: Any, texts: list[str]) -> Any:
+    """What a message is beside its texts, to be compared; the texts are added to `texts`, in order."""
+    if type(message) is str:
+        texts.append(message)
+        return str
+    if isinstance(message, Mapping):
+        shape: list[Any] = []
+        for key, value in message.items():
+            if type(value) is not str:
+                shape.append((key, shape_of(value, texts)))
+            elif key in _SETTLED_KEYS:
+                shape.append((key, value))
+            else:
+                texts.append(value)
+                shape.append(key)
+        return tuple(shape)
+    if isinstance(message, (list, tuple)):
+        return (list, *[shape_of(item, texts) for item in message])
+    return type(message), message  # since 1 == True == 1.0
+
+
+def with_texts(message: Any, texts: Iterator[str]) -> Any:
+    """A copy of a message with other texts, in the order of `shape_of`."""
+    if type(message) is str:
+        return next(texts)
+    if isinstance(message, Mapping):
+        return {
+            key: value if type(value) is str and key in _SETTLED_KEYS else with_texts(value, texts)
+            for key, value in message.items()
+        }
+    if isinstance(message, (list, tuple)):
+        return [with_texts(item, texts) for item in message]
+    return message

@@ -1,0 +1,49 @@
+"""What is recorded of each shape, within bounds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+RecordingT = TypeVar("RecordingT")
+
+MOST_SHAPES: Final = 256
+"""Shapes that are kept; the one that was not asked for the longest goes first. Callers choose roles and keys, so there
+must be a bound."""
+MOST_LESSONS: Final = 8
+"""Renders of one shape that are recorded. A template that decides otherwise every time is left alone."""
+
+
+@dataclass(slots=True)
+class Known(Generic[RecordingT]):
+    """What is known of one shape."""
+
+    recordings: list[RecordingT] = field(default_factory=list)
+    meetings: int = 0
+    """How often it was met where no recording could be used."""
+
+    def learn(self, record: Callable[[], RecordingT | None]) -> None:
+        """Record, unless the shape is met for the first time, and most are never met again, or enough was tried."""
+        self.meetings += 1
+        if 1 < self.meetings <= MOST_LESSONS + 1:
+            recording = record()
+            if recording is not None:
+                self.recordings.append(recording)
+
+
+class Recordings(Generic[RecordingT]):
+    """What is known, by shape. Safe for threads: at worst something is recorded twice."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Any, Known[RecordingT]] = OrderedDict()
+
+    def of(self, shape: Any) -> Known[RecordingT]:
+        """What is known of a shape; empty for a new one."""
+        known = self._known.get(shape)
+        if known is None:
+            known = self._known[shape] = Known()
+            if len(self._known) > MOST_SHAPES:
+                self._known.popitem(last=False)
+        return known

@@ -1,0 +1,167 @@
+"""Learning from one tail what a template writes in all others like it.
+
+The tail is written once more, by another writer whose template is rendered with traced texts. So every condition that
+the template tests on the way is noted, in all the renders that the tail takes; and what it wrote shows which part of it
+is the message's own text.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from chatenv_client.errors import ChatEnvError
+from chatenv_client.models import FidelityKind, Message, MessageSnapshot
+from chatenv_server.engine.bound_template import Fill
+from chatenv_server.engine.conversation import SampledTurn, Tail
+from chatenv_server.engine.forms import PreparedMessage
+from chatenv_server.engine.reuse.recording import with_texts
+from chatenv_server.engine.reuse.recording_template import recording_template
+from chatenv_server.engine.reuse.traced_text import (
+    Applied,
+    Condition,
+    Expression,
+    Joined,
+    Texts,
+    Trace,
+    TracedText,
+    expression_of,
+)
+from chatenv_server.engine.tail_encoder import WrittenTail
+from chatenv_server.engine.tails import TailWriter
+from chatenv_server.engine.template import ChatTemplate
+
+WriteWith = Callable[[Fill], TailWriter]
+"""Makes a writer of tails on a template that is filled in another way."""
+
+_TOLD: Final = frozenset({FidelityKind.HISTORY_REWRITTEN, FidelityKind.NONCANONICAL_STOP})
+"""What may be reported of a turn whose tail is recorded: it does not depend on what the texts say."""
+
+
+class TailRecording(NamedTuple):
+    """What a template writes after a turn, around the text of a message."""
+
+    conditions: tuple[Condition, ...]
+    exact: bool
+    """Whether it writes the turn as the model saw and said it."""
+    said: Expression
+    """What it writes of head and turn, close included, where that is exact; all that it writes where it is not."""
+    asked: str
+    """The prompt that the turn was sampled after."""
+    taken: str
+    """What follows the turn's text in `said`: the close that the model said itself."""
+    before: str
+    """What it writes between the turn and the message's text."""
+    after: str
+    """What it writes after that text."""
+    close: str
+    """The close of the turn, as far as the model did not say it."""
+    tail: Tail
+    """The tail that it was learnt from: all but its tokens holds for others."""
+
+
+class _NotRecordedError(Exception):
+    """A render failed under tracing, so nothing is known of it."""
+
+
+class _RecordedTemplate:
+    """A filled template whose renders are traced; the engine reads what it gives like any other text."""
+
+    def __init__(self, template: ChatTemplate, variables: Mapping[str, Any], trace: Trace) -> None:
+        self._template = recording_template(template.source)
+        self._variables = variables
+        self._trace = trace
+
+    def render(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
+        written = self._template.render(self._trace, messages, self._variables, prompt)
+        if written is None:
+            raise _NotRecordedError
+        return written
+
+
+def learn(
+    write_with: WriteWith,
+    history: MessageSnapshot,
+    last: SampledTurn,
+    message: Message,
+    texts: Texts,
+    tail: Tail,
+) -> TailRecording | None:
+    """What the renders of a tail show of all others like it; None where they do not show enough.
+
+    Args:
+        write_with: makes the writer that is watched.
+        history: as the tail was written with.
+        last: the same.
+        message: the same.
+        texts: of the turn's message and of `message`, as `shape_of` gives them.
+        tail: what was written.
+    """
+    if tail.pending_rewrite is not None or any(report.kind not in _TOLD for report in tail.reports):
+        return None
+    trace = Trace(texts)
+    remaining = iter(trace.texts)
+    turn = last._replace(message=with_texts(last.message, remaining))
+    given = with_texts(message, remaining)
+    writer = write_with(lambda template, variables: _RecordedTemplate(template, variables, trace))
+    try:
+        written = writer.write(history, turn, [given], None)
+    except (_NotRecordedError, ChatEnvError):
+        return None
+    if not trace.is_complete or written.after_skeleton or written.cut is None:
+        return None
+    return _recording(trace, texts, given["content"], last, written, tail)
+
+
+def _recording(
+    trace: Trace, texts: Texts, content: TracedText, last: SampledTurn, written: WrittenTail, tail: Tail
+) -> TailRecording | None:
+    cut = written.cut
+    shown = _split(expression_of(cut.rendered), len(written.text), texts) if cut is not None else None
+    if cut is None or shown is None:
+        return None
+    said, parts = shown
+    expressions = [part for part in parts if type(part) is not str]
+    if len(expressions) != 1 or expressions[0].of(texts) != str.__str__(content):
+        return None
+    place = parts.index(expressions[0])
+    asked = str.__str__(cut.asked)
+    return TailRecording(
+        conditions=(*trace.conditions, *verbatim(expressions[0], content.expression)),
+        exact=cut.exact,
+        said=said if cut.exact else Joined((expression_of(cut.whole),)),
+        asked=asked,
+        taken=said.of(texts)[len(asked) + len(last.text) :],
+        before="".join(parts[:place]),
+        after="".join(parts[place + 1 :]),
+        close=written.close,
+        tail=tail,
+    )
+
+
+def verbatim(written: Expression, given: Expression) -> tuple[Condition, ...]:
+    """The condition that a text is written as it was given, where that needs one."""
+    return () if written == given else (Condition(Applied(operator.eq, (written, given)), True),)
+
+
+def _split(expression: Any, length: int, texts: Texts) -> tuple[Joined, list[Any]] | None:
+    """What comes before the last `length` characters of a text, and the parts of these.
+
+    None where the place lies inside an expression, or where a part is empty, since nothing tells on which side it is.
+    """
+    before = list(expression.parts) if type(expression) is Joined else [expression]
+    if "" in [part if type(part) is str else part.of(texts) for part in before]:
+        return None
+    after: list[Any] = []
+    while length and before:
+        part = before.pop()
+        size = len(part if type(part) is str else part.of(texts))
+        if size > length:
+            if type(part) is not str:
+                return None
+            before.append(part[: size - length])
+            part, size = part[size - length :], length
+        after.insert(0, part)
+        length -= size
+    return Joined(tuple(before)), after

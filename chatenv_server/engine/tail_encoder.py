@@ -1,0 +1,101 @@
+"""Rendered text to a tail of the stream: its tokens, where each message begins, how long the generation prompt is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.models import FidelityKind, FidelityReport
+from chatenv_client.tokens import Int32Array
+from chatenv_server.engine.bound_template import BoundTemplate
+from chatenv_server.engine.codec import Encoded
+from chatenv_server.engine.controls import has_marks, without_marks
+from chatenv_server.engine.conversation import PendingRewrite, Tail
+from chatenv_server.engine.cut import Cut
+from chatenv_server.engine.forms import PreparedMessage
+from chatenv_server.engine.heads import Heads
+from chatenv_server.engine.locate import Place
+
+_ANCHOR_TOKENS = 64
+"""End of the committed stream that a tail may be encoded after."""
+
+
+@dataclass
+class WrittenTail:
+    """What a template wrote from the end of what was sampled on, and what is known of it."""
+
+    text: str
+    prepared: Sequence[PreparedMessage]
+    """The messages, in the template's form."""
+    places: Sequence[Place]
+    """Where each of them stands in the text."""
+    close: str = ""
+    """What the template writes before the first message of all: the close of the turn."""
+    reports: Sequence[FidelityReport] = ()
+    """What is not exact about the turn before."""
+    faults: Sequence[FidelityReport] = ()
+    """What is not exact about the messages."""
+    pending_rewrite: PendingRewrite | None = None
+    cut: Cut | None = None
+    """Where the text was cut off a render; None for an opening, which is a render."""
+    after_skeleton: bool = False
+    """Whether all messages of the history were rendered before the text, in outline."""
+
+
+class TailEncoder:
+    """Encodes what one bound template writes. Safe for threads."""
+
+    def __init__(self, template: BoundTemplate, heads: Heads) -> None:
+        self._codec = template.chat_format.codec
+        self._controls = template.chat_format.controls
+        self._role_closes = template.profile.role_closes
+        self._asks = template.options.add_generation_prompt
+        self._heads = heads
+
+    def encode(self, text: str, before: Int32Array, marks: Sequence[int] = ()) -> Encoded:
+        """Ids of a render that goes on after the tokens `before`.
+
+        Raises:
+            InvalidRequestError: a marked control-token string cannot be encoded as text.
+        """
+        try:
+            return self._codec.encode_pieces(self._controls.split(text), before[-_ANCHOR_TOKENS:], marks)
+        except ValueError as error:
+            raise InvalidRequestError(
+                f"a text spells a control token and cannot be escaped: {error}; remove it from the message",
+                reason="CONTROL_TOKEN_IN_TEXT",
+                field="messages",
+            ) from error
+
+    def tail(self, written: WrittenTail, before: Int32Array) -> Tail:
+        """The tail of a render that goes on after the tokens `before`, of which only the end is read."""
+        text, prompt = written.text, self.prompt_at_end(written.text)
+        characters = self._message_starts(written)
+        if prompt:
+            characters.append(len(text) - len(prompt))
+        if has_marks(text):
+            characters = [len(without_marks(text[:character])) for character in characters]
+        encoded = self.encode(text, before, characters)
+        prompt_length = len(encoded.ids) - encoded.marks.pop() if prompt else 0
+        reports = [*written.reports, *([_boundary_merge(len(before))] if encoded.merged else []), *written.faults]
+        return Tail(encoded.ids, prompt_length, tuple(encoded.marks), tuple(reports), written.pending_rewrite)
+
+    def prompt_at_end(self, text: str) -> str:
+        """The generation prompt, where a text ends in it; else nothing."""
+        prompt = self._heads.generation_prompt if self._asks else ""
+        return prompt if text.endswith(prompt) else ""
+
+    def _message_starts(self, written: WrittenTail) -> list[int]:
+        """First character of each message's part: after the close of what stands before it."""
+        starts, passed, close = [], 0, written.close
+        for place, message in zip(written.places, written.prepared, strict=True):
+            starts.append(passed + len(self._codec.common_prefix(written.text[passed : place.start], close)))
+            passed = place.stop
+            close = self._role_closes.get(message.get("role", ""), "")
+        return starts
+
+
+def _boundary_merge(position: int) -> FidelityReport:
+    detail = "text would merge across the end of the sampled span"
+    return FidelityReport(FidelityKind.BOUNDARY_MERGE, detail, position)

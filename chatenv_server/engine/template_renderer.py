@@ -1,0 +1,88 @@
+"""The renderer of the exact path: a chat format under one episode's options, put together from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chatenv_client.models import ControlTokenPolicy, Message, MessageSnapshot
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
+from chatenv_server.engine.bound_template import BoundTemplate, Fill
+from chatenv_server.engine.chat_format import ChatFormat
+from chatenv_server.engine.conversation import PendingRewrite, ReadTurn, RenderOptions, SampledTurn, Tail
+from chatenv_server.engine.heads import Heads
+from chatenv_server.engine.reuse.reusing_tails import ReusingTails, Tails
+from chatenv_server.engine.reuse.reusing_template import ReusingTemplate
+from chatenv_server.engine.tail_encoder import TailEncoder
+from chatenv_server.engine.tails import TailWriter
+from chatenv_server.engine.turn_reader import TurnReader
+
+
+class TemplateRenderer:
+    """The exact path, shared by all episodes that have the same options. Safe for threads.
+
+    Args:
+        chat_format: the template and its tokenizer.
+        options: what stays the same for an episode.
+        fill: makes the template that renders, of a template and its variables. `FilledTemplate` renders every time;
+            the default reuses what earlier renders showed.
+        reuses_tails: whether tails are put together of what earlier ones showed. The tokens are the same either way.
+    """
+
+    def __init__(
+        self,
+        chat_format: ChatFormat,
+        options: RenderOptions,
+        fill: Fill = ReusingTemplate,
+        *,
+        reuses_tails: bool = True,
+    ) -> None:
+        self.reads_history = chat_format.profile.needs_skeleton
+        self._codec = chat_format.codec
+        self._escapes = options.control_token_policy is not ControlTokenPolicy.ALLOW
+
+        def write_with(fill: Fill) -> TailWriter:
+            template = BoundTemplate(chat_format, options, fill)
+            heads = Heads(template)
+            return TailWriter(template, heads, TailEncoder(template, heads), TurnReader(chat_format, options, heads))
+
+        self._writer = write_with(fill)
+        self._tails: Tails = ReusingTails(self._writer, write_with) if reuses_tails else self._writer
+
+    def opening(self, messages: Sequence[Message]) -> Tail:
+        """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages.
+        """
+        return self._writer.opening(messages)
+
+    def tail(
+        self,
+        history: MessageSnapshot,
+        last: SampledTurn,
+        messages: Sequence[Message],
+        before: Int32Array,
+        pending: PendingRewrite | None,
+    ) -> Tail:
+        """Everything after the sampled turn `last`; see `Renderer`.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages.
+        """
+        return self._tails.tail(history, last, messages, before, pending)
+
+    def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
+        """Decode and parse a sampled span after the prompt that ends in `before`. Never raises; the tokens stay."""
+        return self._writer.turns.read(ids, before, prompted=prompted)
+
+    def text_of(self, ids: Int32Array) -> str:
+        """The text of a whole stream, control tokens shown."""
+        return self._codec.decode(ids)
+
+    def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
+        """The full tokenization of a conversation. Costs time proportional to it."""
+        prepared = [self._writer.template.formed(message) for message in messages]
+        if self._escapes:
+            # A model may spell control tokens whatever the policy, which is about messages that are given.
+            prepared = self._writer.template.chat_format.controls.mark(prepared)
+        return self._writer.encoder.encode(self._writer.template.render_opening(prepared, prompt), EMPTY_TOKENS).ids

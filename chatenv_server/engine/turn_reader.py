@@ -1,0 +1,83 @@
+"""Sampled tokens to a message: what the model said, and what of the template's close it wrote itself."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from chatenv_client.errors import TemplateRejectedError
+from chatenv_client.models import Message
+from chatenv_client.tokens import Int32Array
+from chatenv_server.engine.chat_format import ChatFormat
+from chatenv_server.engine.conversation import ReadTurn, RenderOptions, SampledTurn
+from chatenv_server.engine.heads import Heads
+from chatenv_server.engine.parsing import TurnParser
+from chatenv_server.engine.probe_messages import SENTINEL, assistant
+
+
+class TurnReader:
+    """Reads the sampled turns of all episodes of one bound template. Safe for threads."""
+
+    def __init__(self, chat_format: ChatFormat, options: RenderOptions, heads: Heads) -> None:
+        self._format = chat_format
+        self._codec = chat_format.codec
+        self._stop_ids = chat_format.profile.stop_ids
+        self._options = options
+        self._heads = heads
+
+    def read(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
+        """Decode and parse a sampled span after the prompt that ends in `before`. Never raises."""
+        last = ids.item(-1) if len(ids) else None
+        stop_id = last if last in self._stop_ids else None
+        text, close = self._without_close(self._codec.decode_after(before, ids), stop_id)
+        # Where no prompt asked the model to speak, it writes the header of its turn itself.
+        said = text if prompted else text.removeprefix(self._header)
+        parsed = (self._parser if prompted else self._unprompted_parser).parse(said)
+        message: Message = parsed.as_message()  # type: ignore[assignment]
+        merges = self._codec.merges(before, ids)
+        return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges)
+
+    def was_prompted(self, last: SampledTurn) -> bool:
+        """Whether the header of the turn was the prompt's, not the model's own."""
+        return last.after_prompt and (last.prompted or not last.text.startswith(self._header))
+
+    def stop_text(self, stop_id: int | None) -> str:
+        """Text of a stop token; empty where a turn ended without one."""
+        return self._codec.added.text_of(stop_id)
+
+    @cached_property
+    def _parser(self) -> TurnParser:
+        return self._format.parser_for(self._options.template_kwargs)
+
+    @cached_property
+    def _unprompted_parser(self) -> TurnParser:
+        return self._parser.after("")
+
+    @cached_property
+    def _header(self) -> str:
+        """What a turn begins with, as far as it is nothing that is said."""
+        prompt = self._heads.generation_prompt
+        header = prompt.removesuffix(self._parser.opening)
+        try:
+            asked, written = self._heads.asked_and_answered(assistant(SENTINEL))
+        except TemplateRejectedError:
+            return header
+        return self._codec.common_prefix(header, written[len(asked) - len(prompt) :])
+
+    def _without_close(self, text: str, stop_id: int | None) -> tuple[str, str]:
+        """A turn's text in two: what it says, and what it holds of the template's close, through the stop token."""
+        if stop_id is None:
+            return text, ""
+        whole, stop_text = self._closes[stop_id]
+        close = whole if text.endswith(whole) else stop_text
+        return text.removesuffix(close), close
+
+    @cached_property
+    def _closes(self) -> dict[int, tuple[str, str]]:
+        """By stop token: the template's close through it, and its own text."""
+        closes = {}
+        close = self._format.profile.role_closes.get("assistant", "")
+        for stop_id in self._stop_ids:
+            stop_text = self.stop_text(stop_id)
+            before_stop = close.partition(stop_text)[0] if stop_text else ""
+            closes[stop_id] = (before_stop + stop_text, stop_text)
+        return closes
