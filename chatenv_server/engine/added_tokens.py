@@ -19,7 +19,8 @@ class AddedTokens:
         self.texts: Mapping[int, str] = {token_id: token.content for token_id, token in found.items()}
         """Text of every added token by id, special or not."""
         self.special_ids = frozenset(token_id for token_id, token in found.items() if token.special)
-        self.isolating_ids = frozenset(token_id for token_id, token in found.items() if _takes_nothing(token))
+        self._is_normalized = tokenizer.normalizer is not None
+        self.isolating_ids = frozenset(token_id for token_id, token in found.items() if self._takes_nothing(token))
         """Those that take nothing from the text beside them: it is encoded as if they parted two texts."""
         self.pattern = any_of(self.texts.values())
         """Matches any of them."""
@@ -46,10 +47,17 @@ class AddedTokens:
                 return found.start()
         return position
 
+    def _takes_nothing(self, token: AddedToken) -> bool:
+        return not (token.lstrip or token.rstrip or token.single_word or self._depends_on_normalizing(token))
+
+    def _depends_on_normalizing(self, token: AddedToken) -> bool:
+        """Whether it is looked for in a text only after that was normalized, which may have changed it."""
+        return token.normalized and self._is_normalized
+
     def _parts(self, token_id: int, token: AddedToken) -> bool:
         """Whether nothing before the token changes what comes after it, nor the reverse, whatever the texts are."""
         own = token.content
-        if token.lstrip or token.single_word or token.normalized or own.isspace():
+        if token.lstrip or token.single_word or self._depends_on_normalizing(token) or own.isspace():
             return False  # white space it may take from the text after it: that goes along with the token
         starts = tuple(own[:length] for length in range(1, len(own) + 1))
         others = (text for other, text in self.texts.items() if other != token_id)
@@ -61,7 +69,3 @@ def any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """A pattern that matches any of `texts`, the longest first."""
     longest_first = sorted(set(texts), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-
-def _takes_nothing(token: AddedToken) -> bool:
-    return not (token.lstrip or token.rstrip or token.single_word or token.normalized)

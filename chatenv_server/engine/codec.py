@@ -72,6 +72,7 @@ class Codec:
         self._writes_prefix_space = self._decode_run(self._encode_after_neutral("a")).startswith(" ")
         # Prompts end alike, in the generation prompt, and many turns begin alike.
         self._encode_context = lru_cache(maxsize=1024)(self.encode)
+        self._is_parted = lru_cache(maxsize=8192)(self._look_for_part)
         self._merges = lru_cache(maxsize=8192)(self._look_for_merge)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
         self.isolated_texts = IsolatedTexts(self._tokenizer, self.added)
@@ -182,13 +183,42 @@ class Codec:
         """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
         if len(before) == 0 or len(ids) == 0 or ids.item(0) in self.added:
             return False
-        return self._merges(before[-_CONTEXT_TOKENS:].tobytes(), ids[:_FIRST_TOKENS].tobytes())
+        context = tuple(self._from_last_control(before[-_CONTEXT_TOKENS:].tolist()))
+        # Many turns begin with the same token, and few with the same four.
+        return not self._is_parted(context, ids.item(0)) and self._merges(context, tuple(ids[:_FIRST_TOKENS].tolist()))
 
-    def _look_for_merge(self, before: bytes, first: bytes) -> bool:
-        prompt_end = np.frombuffer(before, dtype=np.int32)
-        context = self._neutral_text + self._decode_text_end(prompt_end)
-        text = context + self.decode_after(prompt_end, np.frombuffer(first, dtype=np.int32))
-        return self._boundary(self._tokenizer.encode(text, add_special_tokens=False), context)[1]
+    def _from_last_control(self, ids: list[int]) -> list[int]:
+        """Tokens from the last control token on: what stands before it decides nothing after it."""
+        for place in range(len(ids) - 1, 0, -1):
+            if ids[place] in self.added.texts:
+                return ids[place:]
+        return ids
+
+    def _look_for_part(self, before: tuple[int, ...], first: int) -> bool:
+        """Whether the tokenizer's first look parts `before` from what follows, whatever comes after the token `first`.
+
+        Pieces of text are made from left to right, and nothing merges across their edges. A token that is more than
+        white space settles where the piece before it ends.
+        """
+        splitter, normalizer = self._tokenizer.pre_tokenizer, self._tokenizer.normalizer
+        text, more = self._text_of(before), self._text_of((first,), after=before)
+        if splitter is None or not more.strip() or "\ufffd" in more:
+            return False
+        if normalizer is not None and normalizer.normalize_str(text + more) != text + more:
+            return False
+        alone, together = splitter.pre_tokenize_str(text), splitter.pre_tokenize_str(text + more)
+        return bool(alone) and together[: len(alone)] == alone
+
+    def _look_for_merge(self, before: tuple[int, ...], first: tuple[int, ...]) -> bool:
+        context = self._neutral_text + self._text_of(before)
+        encoding = self._tokenizer.encode(context + self._text_of(first, after=before), add_special_tokens=False)
+        alone = self._encode_context(context)
+        if encoding.ids[: len(alone)] == alone and not reaches_over(encoding, len(alone), len(context)):
+            return False  # nearly always, and cheaper to see than where the boundary lies
+        return self._boundary(encoding, context)[1]
+
+    def _text_of(self, ids: tuple[int, ...], after: tuple[int, ...] = ()) -> str:
+        return self.decode_after(np.array(after, dtype=np.int32), np.array(ids, dtype=np.int32))
 
     def _boundary(self, encoding: Encoding, context: str) -> tuple[int, bool]:
         """(Tokens that begin in `context`, whether what follows the context changes the context's own tokens)."""
@@ -200,13 +230,17 @@ class Codec:
 
     def decode(self, ids: Int32Array) -> str:
         """Text of token ids in the middle of a stream: no leading space is lost, control tokens are shown."""
+        found = ids.tolist()
         if not self._writes_prefix_space:
-            return self._decode_run(ids.tolist())
-        text = ""
-        for control, group in itertools.groupby(ids.tolist(), self.added.__contains__):
-            run = list(group)
-            part = "".join(map(self.added.text_of, run)) if control else self._decode_run(run)
-            text += part.removeprefix(" ") if text and not control else part
+            return self._decode_run(found)
+        text, start = "", 0
+        controls = [place for place, token_id in enumerate(found) if token_id in self.added.texts]
+        for place in (*controls, len(found)):
+            if place > start:
+                run = self._decode_run(found[start:place])
+                text += run.removeprefix(" ") if text else run
+            text += self.added.text_of(found[place]) if place < len(found) else ""
+            start = place + 1
         return text
 
     def decode_after(self, before: Int32Array, ids: Int32Array) -> str:
@@ -214,11 +248,6 @@ class Codec:
         text = self.decode(ids)
         artificial = self._writes_prefix_space and len(before) > 0 and before.item(-1) in self.added
         return text.removeprefix(" ") if artificial else text
-
-    def _decode_text_end(self, ids: Int32Array) -> str:
-        """The text of `ids` from the last control token on."""
-        control = [i for i, token_id in enumerate(ids.tolist()) if token_id in self.added]
-        return self.decode(ids[control[-1] :] if control else ids)
 
     def _decode_run(self, ids: list[int]) -> str:
         if self._token_bytes is not None and len(ids) < LONG:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -34,6 +35,10 @@ class ExactPath:
     def renderer(self, options: RenderOptions) -> TemplateRenderer:
         """The chat format under one episode's options; the same again for the same options."""
         clock = options.clock_unix_seconds if "strftime_now" in self.chat_format.template.variables else 0.0
+        # Nearly every episode has a clock of its own, but its tails may well be those of all others.
+        if clock and not self.chat_format.profile.needs_clock:
+            timeless = self.renderer(replace(options, clock_unix_seconds=0.0))
+            return TemplateRenderer(self.chat_format, options, tails_of=timeless)
         policies = (options.add_generation_prompt, options.control_token_policy, clock)
         # The order of keys counts, since templates write tools with `tojson`.
         inputs = json.dumps([options.tools, options.template_kwargs])

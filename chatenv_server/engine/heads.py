@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import ControlTokenPolicy, Message, MessageSnapshot
@@ -16,8 +16,9 @@ from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.forms import PreparedMessage, texts_of
 from chatenv_server.engine.probe_messages import user
 
-_ROUNDS_KEPT = 2
-"""Plain rounds in a row that a skeleton keeps where the probe saw that further ones change nothing."""
+_ALIKE: Final = ["user", "assistant"] * 3
+"""Who speaks in three plain rounds in a row. The last can be left out where the probe saw that it changes nothing."""
+_TEXTS: Final = {"role", "content", "reasoning_content"}
 
 
 class Heads:
@@ -76,13 +77,19 @@ class Heads:
 
     def skeleton(self, history: MessageSnapshot) -> list[PreparedMessage]:
         """The true roles and calls with one-letter texts: O(messages), whatever their length."""
-        system = self._system_of(history.first())
-        outlines: list[dict[str, Any]] = []
-        for message in history.since(len(system)):
-            outlines.append(self._outline(message, len(outlines)))
-            if self._profile.rounds_are_alike and _ends_in_plain_rounds(outlines, _ROUNDS_KEPT + 1):
-                del outlines[-2:]
-        return [*system, *map(self._template.formed, outlines)]
+        return [*self._system_of(history.first()), *map(self._template.formed, self.outlines(history))]
+
+    def outlines(self, history: MessageSnapshot) -> list[dict[str, Any]]:
+        """What a skeleton shows of all messages but the system message at the beginning."""
+        tested, alike = self._template.chat_format.template.tested_texts, self._profile.rounds_are_alike
+        kept: list[Message] = []
+        speakers: list[str] = []
+        for message in history.since(len(self._system_of(history.first()))):
+            kept.append(message)
+            speakers.append(_speaker_of(message, tested))
+            if alike and speakers[-len(_ALIKE) :] == _ALIKE:
+                del kept[-2:], speakers[-2:]
+        return [self._outline(message, index) for index, message in enumerate(kept)]
 
     def _outline(self, message: Message, index: int) -> dict[str, Any]:
         """A message with one letter for its texts, and what the template looks for in them."""
@@ -99,13 +106,12 @@ class Heads:
         return outline
 
 
-def _is_plain(outline: dict[str, Any], role: str) -> bool:
-    return outline["role"] == role and len(outline) == 2 and len(outline["content"] or "") == 1
-
-
-def _ends_in_plain_rounds(outlines: Sequence[dict[str, Any]], count: int) -> bool:
-    """Whether the last messages are `count` questions, each with its answer, all of plain text."""
-    last = outlines[-2 * count :]
-    return len(last) == 2 * count and all(
-        _is_plain(outline, ("user", "assistant")[place % 2]) for place, outline in enumerate(last)
-    )
+def _speaker_of(message: Message, tested: Sequence[str]) -> str:
+    """Who says a message that is nothing but texts; empty for any other, and where the template looks for something."""
+    text = message.get("content")
+    if type(text) is not str or not message.keys() <= _TEXTS:
+        return ""
+    for one in tested:
+        if one in text:
+            return ""
+    return message["role"]

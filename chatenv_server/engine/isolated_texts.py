@@ -57,6 +57,7 @@ class IsolatedTexts:
         self._added = added
         self._id_of = {added.texts[token_id]: token_id for token_id in added.parting_ids}
         self._encode_short = lru_cache(maxsize=_MOST_KEPT)(self._encode_one)
+        self._encode_short_marked = lru_cache(maxsize=_MOST_KEPT)(self._encode_marked)
         self._expected: dict[tuple[str, str, str], None] = {}
         """(Role, what stands before the text, what after it), in order."""
         self._ahead: dict[str, list[int]] = {}
@@ -95,15 +96,21 @@ class IsolatedTexts:
         whole = control + text
         inside = [mark for mark in marks if position < mark < position + len(text)]
         if inside:
-            encoding = encoding_of(self._tokenizer, whole)
-            for mark in inside:
-                places[mark] = len(ids) + token_at(encoding, mark - position + len(control)) - 1
-            ids += encoding.ids[1:]
+            start = len(control) - position
+            encode = self._encode_short_marked if len(whole) <= _LONGEST_KEPT else self._encode_marked
+            found, tokens = encode(whole, tuple(mark + start for mark in inside))
+            places.update(zip(inside, (len(ids) + token for token in tokens), strict=True))
+            ids += found
         elif len(whole) <= _LONGEST_KEPT:
             ids += self._encode_short(whole)
         else:
             ahead = self._ahead.pop(whole, None)
             ids += self._encode_one(whole) if ahead is None else ahead
+
+    def _encode_marked(self, whole: str, marks: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """Ids of a text, without the control token that it begins with, and the index of each marked character's."""
+        encoding = encoding_of(self._tokenizer, whole)
+        return encoding.ids[1:], [token_at(encoding, mark) - 1 for mark in marks]
 
     def _encode_one(self, whole: str) -> list[int]:
         return self._encode([whole])[0]

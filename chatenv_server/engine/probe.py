@@ -61,6 +61,7 @@ class _Probe:
             role_closes=self._role_closes(),
             needs_system=self._needs_system(),
             needs_tools=self._needs_tools(),
+            needs_clock=self._needs_clock(),
             needs_skeleton=self._needs_skeleton(),
             needs_call_ids=self._needs_call_ids(),
             rounds_are_alike=self._rounds_are_alike(),
@@ -206,6 +207,12 @@ class _Probe:
     def _needs_tools(self) -> bool:
         return "tools" in self._template.variables and _differ(
             self._tails([user()]), self._tails([user()], tools=[PROBE_TOOL])
+        )
+
+    def _needs_clock(self) -> bool:
+        other = clock_at(_PROBE_CLOCK / 2)  # another year, month, day, hour and minute
+        return "strftime_now" in self._template.variables and _differ(
+            self._tails([user()]), self._tails([user()], strftime_now=other)
         )
 
     def _needs_skeleton(self) -> bool:

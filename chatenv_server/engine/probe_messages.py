@@ -69,10 +69,11 @@ DEEPER_HEADS: tuple[list[dict[str, Any]], ...] = (
 )
 """Conversations that differ in what came before the last turn."""
 
-_ROUND = [user("a"), assistant("b")]
+_ROUNDS = ([user("a"), assistant("b")], [user("a"), assistant("")])
 _CALL_ROUND = [user("a"), calling({"key": "b"}), tool_result("c"), assistant("d")]
 LONGER_HEADS: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]]], ...] = tuple(
-    ([*before, *_ROUND, *_ROUND, *after], [*before, *(_ROUND * count), *after])
+    ([*before, *plain, *plain, *after], [*before, *(plain * count), *after])
+    for plain in _ROUNDS
     for count in (3, 4, 7)
     for before, after in (
         ([], [user("e")]),

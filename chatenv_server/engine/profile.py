@@ -25,6 +25,8 @@ class Profile:
     """Whether a tail depends on the system prompt."""
     needs_tools: bool
     """Whether a tail depends on the tools."""
+    needs_clock: bool
+    """Whether a tail depends on the time that the template sees."""
     needs_skeleton: bool
     """Whether a tail depends on what came before the last assistant turn."""
     needs_call_ids: bool

@@ -39,8 +39,8 @@ class WrittenTail:
     pending_rewrite: PendingRewrite | None = None
     cut: Cut | None = None
     """Where the text was cut off a render; None for an opening, which is a render."""
-    after_skeleton: bool = False
-    """Whether all messages of the history were rendered before the text, in outline."""
+    after_fallback: bool = False
+    """Whether the skeleton was rendered before the text although the constant head should have done."""
 
 
 class TailEncoder:

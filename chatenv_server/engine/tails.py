@@ -1,4 +1,4 @@
-"""The opening and the tails of an episode: everything that its chat template writes, each rendered and encoded once.
+"""The tails of an episode: everything that its chat template writes after a sampled turn, rendered and encoded once.
 
 A tail is found with one render and one cut (`cut.py`): a short head, the last sampled turn, the messages since; what
 stands after that turn is the tail.
@@ -10,87 +10,32 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_client.models import FidelityKind, FidelityReport, Message, MessageSnapshot
-from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
+from chatenv_client.models import Message, MessageSnapshot
+from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate
-from chatenv_server.engine.controls import without_marks
 from chatenv_server.engine.conversation import EMPTY_TAIL, PendingRewrite, SampledTurn, Tail
 from chatenv_server.engine.cut import Cut, cuts_after, rewritten, take_off_said
 from chatenv_server.engine.forms import PreparedMessage, texts_of
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.message_faults import message_reports
-from chatenv_server.engine.probe_messages import user
 from chatenv_server.engine.rewrites import RewriteFinder, report_of
 from chatenv_server.engine.tail_encoder import TailEncoder, WrittenTail
 from chatenv_server.engine.turn_reader import TurnReader
 
 
 class TailWriter:
-    """Writes openings and tails for all episodes of one bound template. Safe for threads."""
+    """Writes tails for all episodes of one bound template. Safe for threads."""
 
     def __init__(self, template: BoundTemplate, heads: Heads, encoder: TailEncoder, turns: TurnReader) -> None:
         self.template = template
         self._profile = template.profile
         self._options = template.options
         self._asks = template.options.add_generation_prompt
-        self._heads = heads
+        self.heads = heads
         self.encoder = encoder
         self.turns = turns
-        self._rewrites = RewriteFinder(template)
-
-    # -- the opening ------------------------------------------------------------------------------
-
-    def opening(self, messages: Sequence[Message]) -> Tail:
-        """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.
-
-        Raises:
-            TemplateRejectedError: the template rejects the messages.
-        """
-        if not messages:
-            return EMPTY_TAIL
-        prepared = [self.template.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
-        text = self._render_unless_waiting(prepared)
-        if text is None:
-            return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
-        places = locate(
-            text,
-            prepared,
-            lambda others: self.template.render_opening(others, self._asks),
-            self.template.literal_text,
-        )
-        reports = []
-        if _has_spoken(prepared):
-            reports = [*message_reports(prepared, places, 0, text), *self._option_reports(text)]
-        pending = self._rewrites.find(messages, 0, self._heads.constant(messages))
-        return self.encoder.tail(
-            WrittenTail(text, prepared, places, faults=reports, pending_rewrite=pending), EMPTY_TOKENS
-        )
-
-    def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:
-        """The opening's text; None where the template only waits for somebody to speak."""
-        try:
-            return self.template.render_opening(prepared, self._asks)
-        except TemplateRejectedError:
-            if _has_spoken(prepared):
-                raise
-            self.template.render_opening([*prepared, self.template.formed(user())], True)
-            return None
-
-    def _option_reports(self, text: str) -> list[FidelityReport]:
-        """What the template makes of the options: arguments that it never reads, tools that it leaves out."""
-        known = self.template.chat_format.template.variables | self.template.chat_format.special_tokens.keys()
-        reports = [
-            FidelityReport(FidelityKind.KWARG_UNUSED, f"the chat template never reads {name!r}")
-            for name in self._options.template_kwargs
-            if name not in known
-        ]
-        names = [tool.get("function", tool).get("name") for tool in self._options.tools or ()]
-        if any(isinstance(name, str) and name not in without_marks(text) for name in names):
-            reports.append(FidelityReport(FidelityKind.MESSAGE_DROPPED, "the chat template leaves out the tools"))
-        return reports
-
-    # -- tails ------------------------------------------------------------------------------------
+        self.rewrites = RewriteFinder(template)
 
     def tail(
         self,
@@ -124,13 +69,13 @@ class TailWriter:
         """
         prepared = [self.template.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
         said = self.template.prepare_own(last.message)
-        head = self._heads.constant(history.first())
-        cut, places, after_skeleton = self._cut(history, head, last, said, prepared)
+        head = self.heads.constant(history.first())
+        cut, places, after_fallback = self._cut(history, head, last, said, prepared)
         spoken = (place.start for place, message in zip(places, prepared, strict=True) if _stands_at(place, message))
         limit = next(spoken, len(cut.text))
         rest = take_off_said(cut, last, self.turns.stop_text(last.stop_id), limit, self._profile)
         reports = [*([] if cut.exact else [rewritten(last)]), *rest.reports]
-        if pending is not None and self._rewrites.has_come(pending, [said, *prepared], head):
+        if pending is not None and self.rewrites.has_come(pending, [said, *prepared], head):
             reports.append(report_of(pending))
         faults = message_reports(prepared, places, last.message_index + 1, rest.text)
         return WrittenTail(
@@ -140,9 +85,9 @@ class TailWriter:
             close=self._profile.role_closes.get("assistant", "").removeprefix(last.close),
             reports=reports,
             faults=faults,
-            pending_rewrite=self._rewrites.find([last.message, *messages], last.message_index, head),
+            pending_rewrite=self.rewrites.find([last.message, *messages], last.message_index, head),
             cut=cut,
-            after_skeleton=after_skeleton,
+            after_fallback=after_fallback,
         )
 
     def _cut(
@@ -155,16 +100,17 @@ class TailWriter:
     ) -> tuple[Cut, list[Place], bool]:
         """Cut after the constant head, or after the skeleton where the template looks further back than that.
 
-        The last value says whether it was the skeleton.
+        The last value says whether the constant head was tried before, in vain.
         """
         prompted = self.turns.was_prompted(last)
         if not self._profile.needs_skeleton:
             try:
-                return *self._cut_after(head, last, said, tail, self._heads.asked(head, prompted)), False
+                return *self._cut_after(head, last, said, tail, self.heads.asked(head, prompted)), False
             except TemplateRejectedError:
                 pass  # a template may take these messages only in their true place
-        skeleton = self._heads.skeleton(history)
-        return *self._cut_after(skeleton, last, said, tail, self.template.render_local(skeleton, prompted)), True
+        skeleton = self.heads.skeleton(history)
+        asked = self.template.render_local(skeleton, prompted)
+        return *self._cut_after(skeleton, last, said, tail, asked), not self._profile.needs_skeleton
 
     def _cut_after(
         self,
@@ -198,10 +144,6 @@ def _after_cut(
 ) -> str:
     """What stands after the same cut with another tail."""
     return render([*head, cut.turn, *tail])[cut.position :]
-
-
-def _has_spoken(messages: Sequence[PreparedMessage]) -> bool:
-    return any(message.get("role") not in ("system", "developer") for message in messages)
 
 
 def _stands_at(place: Place, message: PreparedMessage) -> bool:

@@ -10,6 +10,7 @@ from chatenv_server.engine.bound_template import BoundTemplate, Fill
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import PendingRewrite, ReadTurn, RenderOptions, SampledTurn, Tail
 from chatenv_server.engine.heads import Heads
+from chatenv_server.engine.openings import OpeningWriter
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails, Tails
 from chatenv_server.engine.reuse.reusing_template import ReusingTemplate
 from chatenv_server.engine.tail_encoder import TailEncoder
@@ -26,6 +27,7 @@ class TemplateRenderer:
         fill: makes the template that renders, of a template and its variables. `FilledTemplate` renders every time;
             the default reuses what earlier renders showed.
         reuses_tails: whether tails are put together of what earlier ones showed. The tokens are the same either way.
+        tails_of: a renderer whose options make the same tails, to share what it keeps.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class TemplateRenderer:
         fill: Fill = ReusingTemplate,
         *,
         reuses_tails: bool = True,
+        tails_of: TemplateRenderer | None = None,
     ) -> None:
         self.reads_history = chat_format.profile.needs_skeleton
         self._codec = chat_format.codec
@@ -45,8 +48,14 @@ class TemplateRenderer:
             heads = Heads(template)
             return TailWriter(template, heads, TailEncoder(template, heads), TurnReader(chat_format, options, heads))
 
-        self._writer = write_with(fill)
-        self._tails: Tails = ReusingTails(self._writer, write_with) if reuses_tails else self._writer
+        if tails_of is None:
+            self._writer = write_with(fill)
+            self._tails: Tails = ReusingTails(self._writer, write_with) if reuses_tails else self._writer
+            self._template = self._writer.template
+        else:
+            self._writer, self._tails = tails_of._writer, tails_of._tails
+            self._template = BoundTemplate(chat_format, options, fill)
+        self._openings = OpeningWriter(self._template, self._writer.heads, self._writer.encoder, self._writer.rewrites)
 
     def opening(self, messages: Sequence[Message]) -> Tail:
         """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.
@@ -54,7 +63,7 @@ class TemplateRenderer:
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
-        return self._writer.opening(messages)
+        return self._openings.opening(messages)
 
     def tail(
         self,
@@ -81,8 +90,8 @@ class TemplateRenderer:
 
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenization of a conversation. Costs time proportional to it."""
-        prepared = [self._writer.template.formed(message) for message in messages]
+        prepared = [self._template.formed(message) for message in messages]
         if self._escapes:
             # A model may spell control tokens whatever the policy, which is about messages that are given.
-            prepared = self._writer.template.chat_format.controls.mark(prepared)
-        return self._writer.encoder.encode(self._writer.template.render_opening(prepared, prompt), EMPTY_TOKENS).ids
+            prepared = self._template.chat_format.controls.mark(prepared)
+        return self._writer.encoder.encode(self._template.render_opening(prepared, prompt), EMPTY_TOKENS).ids

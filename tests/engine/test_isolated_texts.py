@@ -44,8 +44,8 @@ NOT_ENCLOSED = {
     "a control token that takes white space before it": byte_level(
         control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, lstrip=True))
     ),
-    "a control token that is white space's neighbour's": byte_level(
-        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=True))
+    "a control token that is looked for after normalizing": byte_level(
+        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=True)), nfc=True
     ),
 }
 FRAGMENTS = ("a", " ", "\n", "\n\n", "<", ">", "stop", "<tab>", "é", "e\u0301", "a<|im", "_end|>", "x", "▁", "\t")

@@ -9,10 +9,9 @@ tails.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
-from chatenv_client.models import Message, MessageSnapshot
+from chatenv_client.models import FidelityReport, Message, MessageSnapshot
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.conversation import PendingRewrite, SampledTurn, Tail
 from chatenv_server.engine.isolated_texts import Surroundings
@@ -90,7 +89,7 @@ class ReusingTails:
 
     def _exchange(self, history: MessageSnapshot, last: SampledTurn, messages: Sequence[Message]) -> Exchange | None:
         """The turn and the message after it, where both are nothing but texts and the turn has come to its end."""
-        if len(messages) != 1 or last.stop_id not in self._codec.added.parting_ids or self._profile.needs_skeleton:
+        if len(messages) != 1 or last.stop_id not in self._codec.added.parting_ids:
             return None
         given = messages[0].get("content")
         if not given or type(given) is not str or "tool_calls" in last.message or "tool_calls" in messages[0]:
@@ -102,8 +101,10 @@ class ReusingTails:
         shape: tuple[Any, ...] = (last.stop_id, last.close, prompted, said, shape_of(messages[0], texts))
         if self._spell_control_tokens(texts[count:]):
             return None
-        if self._profile.needs_system:
+        if self._profile.needs_system or self._profile.needs_skeleton:
             shape = (*shape, repr(history.first()))
+        if self._profile.needs_skeleton:
+            shape = (*shape, repr(self._writer.heads.outlines(history)))
         return Exchange(shape, texts, given)
 
     def _spell_control_tokens(self, texts: Sequence[str]) -> bool:
@@ -140,7 +141,7 @@ class ReusingTails:
         reports = recording.tail.reports
         if reports:
             reports = tuple(
-                replace(report, token_index=last.start, message_index=last.message_index) for report in reports
+                FidelityReport(report.kind, report.detail, last.start, last.message_index) for report in reports
             )
         if around is not None:
             return recording.tail._replace(tokens=self._codec.isolated_texts.encode_in(around, given), reports=reports)

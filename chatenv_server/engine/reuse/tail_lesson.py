@@ -109,7 +109,7 @@ def learn(
         written = writer.write(history, turn, [given], None)
     except (_NotRecordedError, ChatEnvError):
         return None
-    if not trace.is_complete or written.after_skeleton or written.cut is None:
+    if not trace.is_complete or written.after_fallback or written.cut is None:
         return None
     return _recording(trace, texts, given["content"], last, written, tail)
 
