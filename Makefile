@@ -83,8 +83,8 @@ fix-proto: $(DEV) ## let buf format the schema
 stubs: $(GENERATE)/.ready ## write the stubs from the schema
 	$(GENERATE)/bin/python tools/generate_stubs.py .
 
-docs: $(DEV) ## write the table of settings into the README
-	$(BIN)/python tools/write_settings.py
+docs: $(DEV) ## write the tables of settings and errors into the documents
+	$(BIN)/python tools/write_docs.py
 
 wheel: $(SERVE) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -61,6 +61,7 @@ from chatenv_client.models import (
     Turn,
     Verdict,
 )
+from chatenv_client.reasons import Reason
 from chatenv_client.vector import VectorChatEnv
 
 __all__ = [
@@ -96,6 +97,7 @@ __all__ = [
     "Origin",
     "PromptMismatchError",
     "ProtocolError",
+    "Reason",
     "Rendered",
     "ResetOptions",
     "ServerBusyError",

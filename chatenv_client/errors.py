@@ -31,19 +31,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from chatenv_client.reasons import Reason
+
 
 class ChatEnvError(Exception):
     """Base of everything chatenv raises on purpose."""
 
     code: str = "UNKNOWN"
     """Name of the gRPC status."""
-    default_reason: ClassVar[str] = "UNEXPECTED"
+    default_reason: ClassVar[Reason] = Reason.UNEXPECTED
 
     def __init__(
         self,
         message: str,
         *,
-        reason: str = "",
+        reason: Reason | str = "",
         field: str = "",
         details: Mapping[str, str] | None = None,
         code: str = "",
@@ -52,12 +54,12 @@ class ChatEnvError(Exception):
         self.code = code or type(self).code
         self.message = message
         """One sentence: what was wrong and what to do next."""
-        self.reason = reason or self.default_reason
-        """UPPER_SNAKE_CASE, for programs."""
+        self.reason: Reason | str = Reason.__members__.get(reason, reason) or self.default_reason
+        """For programs: a `Reason`, which equals its name; a plain text where a newer server gave one unknown here."""
         self.field = field
         """Path of the bad argument, such as `tokens[3]` or `messages[0].role`; empty where none is to blame."""
         self.details = dict(details or {})
-        """Figures behind the reason."""
+        """Figures of the reason, as text."""
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field and self.field not in self.message else self.message
@@ -76,20 +78,20 @@ class InvalidRequestError(ChatEnvError, ValueError):
     """The request is wrong; `field` names where."""
 
     code = "INVALID_ARGUMENT"
-    default_reason = "INVALID_REQUEST"
+    default_reason = Reason.INVALID_REQUEST
 
 
 class TemplateRejectedError(InvalidRequestError):
     """The chat template cannot render these messages; the message holds the template's own words."""
 
-    default_reason = "TEMPLATE_REJECTED"
+    default_reason = Reason.TEMPLATE_REJECTED
 
 
 class EpisodeNotFoundError(ChatEnvError, LookupError):
     """There is no such live episode."""
 
     code = "NOT_FOUND"
-    default_reason = "EPISODE_UNKNOWN"
+    default_reason = Reason.EPISODE_UNKNOWN
 
 
 class EpisodeUnknownError(EpisodeNotFoundError):
@@ -99,125 +101,125 @@ class EpisodeUnknownError(EpisodeNotFoundError):
 class EpisodeClosedError(EpisodeNotFoundError):
     """The episode was closed."""
 
-    default_reason = "EPISODE_CLOSED"
+    default_reason = Reason.EPISODE_CLOSED
 
 
 class EpisodeExpiredError(EpisodeNotFoundError):
     """The episode was idle for too long and was evicted."""
 
-    default_reason = "EPISODE_EXPIRED"
+    default_reason = Reason.EPISODE_EXPIRED
 
 
 class EpisodeDoneError(ChatEnvError):
     """The episode is over; reset it."""
 
     code = "FAILED_PRECONDITION"
-    default_reason = "EPISODE_DONE"
+    default_reason = Reason.EPISODE_DONE
 
 
 class HistoryRewrittenError(ChatEnvError):
     """The template would rewrite history and the episode's policy is `strict`."""
 
     code = "FAILED_PRECONDITION"
-    default_reason = "HISTORY_REWRITTEN"
+    default_reason = Reason.HISTORY_REWRITTEN
 
 
 class StepConflictError(ChatEnvError):
     """The step does not follow on what is on record; nothing changed."""
 
     code = "ABORTED"
-    default_reason = "STEP_CONFLICT"
+    default_reason = Reason.STEP_CONFLICT
 
 
 class StepIndexMismatchError(StepConflictError):
     """Stale or future step_index; `details` holds both numbers."""
 
-    default_reason = "STEP_INDEX_MISMATCH"
+    default_reason = Reason.STEP_INDEX_MISMATCH
 
 
 class PromptMismatchError(StepConflictError):
     """The tokens were sampled from another prompt than the one on record."""
 
-    default_reason = "PROMPT_MISMATCH"
+    default_reason = Reason.PROMPT_MISMATCH
 
 
 class CapacityError(ChatEnvError):
     """A limit of the server is reached. Never retried automatically."""
 
     code = "RESOURCE_EXHAUSTED"
-    default_reason = "CAPACITY"
+    default_reason = Reason.CAPACITY
 
 
 class EpisodeLimitError(CapacityError):
     """Too many live episodes."""
 
-    default_reason = "EPISODE_LIMIT"
+    default_reason = Reason.EPISODE_LIMIT
 
 
 class TokenLimitError(CapacityError):
     """Too many tokens in live episodes."""
 
-    default_reason = "TOKEN_LIMIT"
+    default_reason = Reason.TOKEN_LIMIT
 
 
 class ServerBusyError(CapacityError):
     """Too many calls at once."""
 
-    default_reason = "BUSY"
+    default_reason = Reason.BUSY
 
 
 class MessageTooLargeError(CapacityError):
     """A request or an answer is larger than the message limit."""
 
-    default_reason = "MESSAGE_TOO_LARGE"
+    default_reason = Reason.MESSAGE_TOO_LARGE
 
 
 class TransformError(ChatEnvError):
     """A transform raised; the episode is as it was."""
 
     code = "INTERNAL"
-    default_reason = "TRANSFORM_FAILED"
+    default_reason = Reason.TRANSFORM_FAILED
 
 
 class TransformTimeoutError(TransformError):
     """A transform overran its deadline; the episode is as it was."""
 
     code = "DEADLINE_EXCEEDED"
-    default_reason = "TRANSFORM_TIMEOUT"
+    default_reason = Reason.TRANSFORM_TIMEOUT
 
 
 class DeadlineError(ChatEnvError, TimeoutError):
     """The call took longer than its deadline. A Step may have applied or not; trying it again is safe."""
 
     code = "DEADLINE_EXCEEDED"
-    default_reason = "DEADLINE"
+    default_reason = Reason.DEADLINE
 
 
 class UnavailableError(ChatEnvError, ConnectionError):
     """No server answers, or it is shutting down."""
 
     code = "UNAVAILABLE"
-    default_reason = "UNAVAILABLE"
+    default_reason = Reason.UNAVAILABLE
 
 
 class AccessError(ChatEnvError):
     """The server does not let this caller in."""
 
     code = "UNAUTHENTICATED"
-    default_reason = "ACCESS"
+    default_reason = Reason.ACCESS
 
 
 class ProtocolError(ChatEnvError):
     """The server's answer does not fit the contract: client and server do not match."""
 
     code = "INTERNAL"
-    default_reason = "BAD_ANSWER"
+    default_reason = Reason.BAD_ANSWER
 
 
 class BatchError(ChatEnvError):
     """Some items of a round over many episodes failed; the others were applied. See `VectorChatEnv`."""
 
-    default_reason = "BATCH_ITEMS_FAILED"
+    default_reason = Reason.BATCH_ITEMS_FAILED
 
     def __init__(
         self,

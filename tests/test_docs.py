@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import chatenv_client
-from chatenv_client import ChatAction, ChatEnv, ChatEnvError, errors
+from chatenv_client import ChatAction, ChatEnv, ChatEnvError, Reason, errors
 
 pytest.importorskip("chatenv_server", reason="the server extra is not installed", exc_type=ImportError)
 
@@ -23,6 +23,7 @@ from chatenv_server.engine import TokenEngine
 from chatenv_server.running.process import start
 from chatenv_server.settings.settings import Settings, settings_table
 from chatenv_server.tokenizer_files.loading import load_tokenizer
+from tools.write_docs import meanings, up_to_date
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 README = CHECKOUT / "README.md"
@@ -55,10 +56,16 @@ def test_the_table_of_settings_is_as_it_is_in_the_code(document: str) -> None:
     assert settings_table() in text_of(document), "run `make docs`"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_table_that_is_made_from_the_code_is_as_the_code_has_it(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert up_to_date(text) == text, "run `make docs`"
+
+
 def errors_in_the_code() -> set[tuple[str, str, str]]:
     """(status, reason, exception) of everything that is raised."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ChatEnvError)]
-    found = {(kind.code, kind.default_reason, kind.__name__) for kind in kinds if kind is not ChatEnvError}
+    found = {(kind.code, kind.default_reason.value, kind.__name__) for kind in kinds if kind is not ChatEnvError}
     found -= {("NOT_FOUND", "EPISODE_UNKNOWN", "EpisodeNotFoundError")}  # a base, never raised itself
     invalid = {reason for reason in reasons_in_the_code() if reason != "INTERNAL"}
     return (
@@ -71,12 +78,12 @@ def errors_in_the_code() -> set[tuple[str, str, str]]:
 def reasons_in_the_code() -> Iterator[str]:
     """Every reason that is given where an exception is raised."""
     for package in (Path(chatenv_client.__file__).parent, Path(chatenv_server.__file__).parent):
-        for source in package.rglob("*.py"):
+        for source in set(package.rglob("*.py")) - {Path(errors.__file__)}:
             for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.keyword) and node.arg == "reason" and isinstance(node.value, ast.Constant):
                     yield str(node.value.value)
-                elif isinstance(node, ast.Constant) and re.fullmatch(r"BAD_(?!ANSWER)[A-Z_]+", str(node.value)):
-                    yield str(node.value)
+                elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Reason" and node.attr.isupper():
+                    yield node.attr
 
 
 def test_the_table_of_errors_names_every_error_and_no_other() -> None:
@@ -86,6 +93,12 @@ def test_the_table_of_errors_names_every_error_and_no_other() -> None:
         rows = re.findall(r"^\| `([A-Z_]+)` \| `(\w+)` \|", section, re.MULTILINE)
         documented |= {(status, reason, exception) for reason, exception in rows}
     assert documented == errors_in_the_code()
+
+
+def test_every_reason_says_what_happened_and_what_to_do() -> None:
+    said = meanings()
+    assert list(said) == list(Reason)
+    assert [reason for reason, text in said.items() if not re.fullmatch(r"[A-Z`].+[.] [A-Z`].+[.]", text)] == []
 
 
 def test_every_status_is_some_group_of_the_operators() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 from chatenv_client import models
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError, ProtocolError
+from chatenv_client.reasons import Reason
 
 EnumT = TypeVar("EnumT", bound=enum.Enum)
 
@@ -45,7 +46,7 @@ class EnumCodec(Generic[EnumT]):
         if number not in self._by_number:
             known = ", ".join(f"{number} ({member.value})" for number, member in self._by_number.items())
             what = f"{field} has no value {number}; there are {known}"
-            raise InvalidRequestError(what, reason="BAD_ENUM", field=field)
+            raise InvalidRequestError(what, reason=Reason.BAD_ENUM, field=field)
         return self._by_number[number]
 
     def answered(self, number: int) -> EnumT:

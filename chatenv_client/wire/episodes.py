@@ -10,6 +10,7 @@ import numpy as np
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import ProtocolError
 from chatenv_client.models import AuditReport, ChatState, Origin, Trajectory, Turn
+from chatenv_client.reasons import Reason
 from chatenv_client.tokens import (
     BoolArray,
     Float32Array,
@@ -42,7 +43,7 @@ def state_to_proto(state: ChatState) -> pb.GetStateResponse:
         max_steps=state.max_steps or 0,
         max_tokens=state.max_tokens or 0,
         seed=state.seed,
-        metadata_json=dump_json(state.metadata, "metadata", "BAD_METADATA") if state.metadata else "",
+        metadata_json=dump_json(state.metadata, "metadata", Reason.BAD_METADATA) if state.metadata else "",
         clock=None if state.clock_unix_seconds is None else timestamp(state.clock_unix_seconds),
     )
     pack_tokens(encoded, state.token_ids)
@@ -70,7 +71,7 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
         max_steps=encoded.max_steps or None,
         max_tokens=encoded.max_tokens or None,
         seed=encoded.seed if encoded.HasField("seed") else None,
-        metadata=load_object(encoded.metadata_json, "metadata", "BAD_METADATA"),
+        metadata=load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
         clock_unix_seconds=unix_seconds(encoded.clock) if encoded.HasField("clock") else None,
     )
 

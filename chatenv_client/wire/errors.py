@@ -48,7 +48,7 @@ _WITHOUT_REASON: Final[dict[str, tuple[type[ChatEnvError], str]]] = {
 
 def error_to_status(error: ChatEnvError) -> status_pb2.RpcStatus:
     """The status that says on the wire what an exception says in Python."""
-    info = status_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.details)
+    info = status_pb2.ErrorInfo(reason=str(error.reason), domain=DOMAIN, metadata=error.details)
     details = [Any(type_url=ERROR_INFO_URL, value=info.SerializeToString())]
     if error.field:
         bad = status_pb2.BadRequest()
@@ -84,7 +84,7 @@ def _kinds(base: type[ChatEnvError]) -> Iterator[type[ChatEnvError]]:
         yield from _kinds(kind)
 
 
-_BY_REASON: Final = {kind.default_reason: kind for kind in _kinds(ChatEnvError)}
+_BY_REASON: Final[dict[str, type[ChatEnvError]]] = {kind.default_reason: kind for kind in _kinds(ChatEnvError)}
 
 
 def _error_info(status: status_pb2.RpcStatus | None) -> status_pb2.ErrorInfo | None:

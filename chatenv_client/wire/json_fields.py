@@ -7,6 +7,7 @@ import math
 from typing import Any, Final
 
 from chatenv_client.errors import InvalidRequestError
+from chatenv_client.reasons import Reason
 
 MAX_JSON_DEPTH: Final = 64
 """Deeper values would overflow the stack of whoever renders or writes them."""
@@ -15,7 +16,7 @@ MAX_JSON_CHARACTERS: Final = 2**20
 """Of one field. As Python objects a text takes many times its size, and metadata goes along with every answer."""
 
 
-def dump_json(value: Any, field: str, reason: str) -> str:
+def dump_json(value: Any, field: str, reason: Reason) -> str:
     """JSON text of a value.
 
     Raises:
@@ -28,7 +29,7 @@ def dump_json(value: Any, field: str, reason: str) -> str:
         raise InvalidRequestError(f"{field} cannot be written as JSON: {error}", reason=reason, field=field) from error
 
 
-def load_json(text: str, field: str, reason: str) -> Any:
+def load_json(text: str, field: str, reason: Reason) -> Any:
     """The value of a JSON text.
 
     Raises:
@@ -44,7 +45,7 @@ def load_json(text: str, field: str, reason: str) -> Any:
     return value
 
 
-def load_object(text: str, field: str, reason: str) -> dict[str, Any]:
+def load_object(text: str, field: str, reason: Reason) -> dict[str, Any]:
     """The object of a JSON text; an empty text is an empty object.
 
     Raises:
@@ -56,7 +57,7 @@ def load_object(text: str, field: str, reason: str) -> dict[str, Any]:
     return value
 
 
-def load_objects(text: str, field: str, reason: str) -> list[dict[str, Any]]:
+def load_objects(text: str, field: str, reason: Reason) -> list[dict[str, Any]]:
     """The array of objects of a JSON text.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import Message, is_plain
+from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import dump_json, load_json, load_object
 
 _TEXT_KEYS: Final = ("reasoning_content", "tool_call_id", "name")
@@ -33,7 +34,7 @@ def write_message(encoded: pb.Message, message: Mapping[str, Any]) -> None:
         _write_message(encoded, message)
     except UnicodeEncodeError as error:
         what = "a message holds half of a surrogate pair, which is no Unicode text"
-        raise InvalidRequestError(what, reason="BAD_MESSAGE", field="messages") from error
+        raise InvalidRequestError(what, reason=Reason.BAD_MESSAGE, field="messages") from error
 
 
 def _write_message(encoded: pb.Message, message: Any) -> None:
@@ -42,14 +43,14 @@ def _write_message(encoded: pb.Message, message: Any) -> None:
         return
     if not isinstance(message, Mapping):
         what = f"a message is a mapping with `role` and `content`, not {type(message).__name__}; give a list of them"
-        raise InvalidRequestError(what, reason="BAD_MESSAGE", field="messages")
+        raise InvalidRequestError(what, reason=Reason.BAD_MESSAGE, field="messages")
     extra = {}
     for key, value in message.items():
         write = _WRITERS.get(key)
         if write is None or not write(encoded, value):
             extra[key] = value
     if extra:
-        encoded.extra_json = dump_json(extra, ", ".join(map(str, extra)), "BAD_MESSAGE")
+        encoded.extra_json = dump_json(extra, ", ".join(map(str, extra)), Reason.BAD_MESSAGE)
 
 
 def messages_from_proto(encoded: Iterable[pb.Message]) -> list[Message]:
@@ -87,14 +88,14 @@ def _read_content(encoded: pb.Message, message: dict[str, Any], field: str) -> N
 
 
 def _read_extra(text: str, message: dict[str, Any], field: str) -> None:
-    extra = load_object(text, field, "BAD_MESSAGE")
+    extra = load_object(text, field, Reason.BAD_MESSAGE)
     for key in extra.keys() & message.keys():
         raise _bad(f"{key!r} is given twice, in its own field and in extra_json", field)
     message.update(extra)
 
 
 def _tool_call_from_proto(encoded: pb.ToolCall, field: str) -> dict[str, Any]:
-    arguments = load_json(encoded.arguments_json or "{}", f"{field}.function.arguments", "BAD_MESSAGE")
+    arguments = load_json(encoded.arguments_json or "{}", f"{field}.function.arguments", Reason.BAD_MESSAGE)
     call: dict[str, Any] = {"id": encoded.id} if encoded.HasField("id") else {}
     call["type"] = encoded.type or "function"
     call["function"] = {"name": encoded.name, "arguments": arguments}
@@ -131,7 +132,7 @@ def _write_tool_calls(encoded: pb.Message, value: Any) -> bool:
         return False
     for call in value:
         function = call["function"]
-        arguments = dump_json(function["arguments"], "arguments", "BAD_MESSAGE")
+        arguments = dump_json(function["arguments"], "arguments", Reason.BAD_MESSAGE)
         encoded.tool_calls.add(id=call.get("id"), type=call["type"], name=function["name"], arguments_json=arguments)
     return True
 
@@ -153,7 +154,7 @@ def _fits_the_schema(call: Any) -> bool:
 
 
 def _bad(what: str, field: str) -> InvalidRequestError:
-    return InvalidRequestError(what, reason="BAD_MESSAGE", field=field)
+    return InvalidRequestError(what, reason=Reason.BAD_MESSAGE, field=field)
 
 
 _WRITERS: Final[Mapping[str, Callable[[pb.Message, Any], bool]]] = {

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError, TransformError
 from chatenv_client.models import ChatObservation, FidelityReport, Message, Rendered
+from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array, pack_tokens, unpack_tokens
 from chatenv_client.wire.enums import FIDELITY_KIND
 from chatenv_client.wire.json_fields import dump_json, load_object
@@ -74,7 +75,7 @@ def write_observation(
 
 def _dump_metadata(metadata: dict[str, Any]) -> str:
     try:
-        return dump_json(metadata, "metadata", "BAD_METADATA")
+        return dump_json(metadata, "metadata", Reason.BAD_METADATA)
     except InvalidRequestError as error:
         what = "a transform put something into the metadata that is not JSON; mend the transform"
         raise TransformError(what) from error
@@ -99,7 +100,7 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         reward=encoded.reward if encoded.HasField("reward") else None,
         terminated=encoded.terminated,
         truncated=encoded.truncated,
-        metadata=load_object(encoded.metadata_json, "metadata", "BAD_METADATA"),
+        metadata=load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
         fidelity=fidelity_from_proto(encoded.fidelity),
     )
 

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Message, ResetOptions
+from chatenv_client.reasons import Reason
 from chatenv_client.tokens import EMPTY_TOKENS, pack_logprobs, pack_tokens, unpack_logprobs, unpack_tokens
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
 from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
@@ -56,7 +57,9 @@ def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
     except InvalidRequestError:
         raise
     except ValueError as error:
-        raise InvalidRequestError(f"{key}: {error}", reason=_REASONS.get(key, ""), field=key) from error
+        raise InvalidRequestError(
+            f"{key}: {error}", reason=_REASONS.get(key, Reason.INVALID_REQUEST), field=key
+        ) from error
 
 
 def _plain_json(value: Any) -> Any:
@@ -68,16 +71,16 @@ _POLICIES: Final[Mapping[str, Any]] = {
     "control_token_policy": CONTROL_TOKEN_POLICY,
 }
 _REASONS: Final = {
-    "history_policy": "BAD_POLICY",
-    "control_token_policy": "BAD_POLICY",
-    "max_steps": "BAD_LIMIT",
-    "max_tokens": "BAD_LIMIT",
-    "clock": "BAD_CLOCK",
+    "history_policy": Reason.BAD_POLICY,
+    "control_token_policy": Reason.BAD_POLICY,
+    "max_steps": Reason.BAD_LIMIT,
+    "max_tokens": Reason.BAD_LIMIT,
+    "clock": Reason.BAD_CLOCK,
 }
 _JSON_REASONS: Final = {
-    "tools": "BAD_TOOLS",
-    "chat_template_kwargs": "BAD_TEMPLATE_KWARGS",
-    "metadata": "BAD_METADATA",
+    "tools": Reason.BAD_TOOLS,
+    "chat_template_kwargs": Reason.BAD_TEMPLATE_KWARGS,
+    "metadata": Reason.BAD_METADATA,
 }
 
 
@@ -99,7 +102,7 @@ def reset_from_proto(request: pb.ResetRequest) -> ResetOptions:
 def _json_options(request: pb.ResetRequest) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if request.tools_json:
-        options["tools"] = load_objects(request.tools_json, "tools", "BAD_TOOLS")
+        options["tools"] = load_objects(request.tools_json, "tools", Reason.BAD_TOOLS)
     for key in ("chat_template_kwargs", "metadata"):
         if text := getattr(request, f"{key}_json"):
             options[key] = load_object(text, key, _JSON_REASONS[key])
@@ -144,7 +147,7 @@ def step_to_proto(
         )
     except TypeError as error:
         what = "model_version and prompt_fingerprint of an action are texts"
-        raise InvalidRequestError(what, reason="BAD_ACTION") from error
+        raise InvalidRequestError(what, reason=Reason.BAD_ACTION) from error
     if action.stop_reason is not None:
         request.stop_reason = STOP_REASON.number(action.stop_reason)  # type: ignore[assignment]
     for message in action.messages:
@@ -166,7 +169,7 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
     for field in ("tokens", "prompt_fingerprint") if messages else ():
         if getattr(request, field):
             what = f"{field} belongs to sampled tokens and cannot stand beside messages; send two Steps"
-            raise InvalidRequestError(what, reason="BAD_ACTION", field=field)
+            raise InvalidRequestError(what, reason=Reason.BAD_ACTION, field=field)
     return ChatAction.of_checked(
         tokens=EMPTY_TOKENS if messages else unpack_tokens(request.tokens),
         logprobs=unpack_logprobs(request.logprobs) if request.logprobs else None,
@@ -206,7 +209,7 @@ def render_from_proto(request: pb.RenderMessageRequest) -> list[Message]:
 def _messages(request: Any) -> list[Message]:
     if len(request.messages) > MAX_MESSAGES:
         what = f"{len(request.messages)} messages in one request; send at most {MAX_MESSAGES}, then the rest"
-        raise InvalidRequestError(what, reason="TOO_MANY_MESSAGES", field="messages")
+        raise InvalidRequestError(what, reason=Reason.TOO_MANY_MESSAGES, field="messages")
     return messages_from_proto(request.messages)
 
 
@@ -233,5 +236,5 @@ def _read_clock(moment: Timestamp) -> float:
     low, high = _CLOCK_RANGE
     if not (low <= moment.seconds < high and 0 <= moment.nanos < 10**9):
         what = "clock must be a time within the years 1 to 9999"
-        raise InvalidRequestError(what, reason="BAD_CLOCK", field="clock")
+        raise InvalidRequestError(what, reason=Reason.BAD_CLOCK, field="clock")
     return unix_seconds(moment)

@@ -40,6 +40,7 @@ from chatenv_client.models import (
     loss_mask_of,
     own_message,
 )
+from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Float32Array
 from chatenv_server.engine import EpisodeLog, RenderOptions, TokenEngine, audit
 from chatenv_server.engine.log import Change
@@ -171,7 +172,7 @@ class ChatEnvironment:
         """
         template_kwargs = copy.deepcopy(dict(chat_template_kwargs or {}))
         check_template_kwargs(template_kwargs)
-        check_json(metadata or {}, "metadata", reason="BAD_METADATA")
+        check_json(metadata or {}, "metadata", reason=Reason.BAD_METADATA)
         options = RenderOptions(
             tools=copy.deepcopy(check_tools(tools)),
             template_kwargs=template_kwargs,
@@ -217,7 +218,7 @@ class ChatEnvironment:
                 return given  # a system message of the episode's own takes the place of the default
             raise InvalidRequestError(
                 "system_prompt and an opening message of the system role; give one of them",
-                reason="SYSTEM_PROMPT_TWICE",
+                reason=Reason.SYSTEM_PROMPT_TWICE,
                 field="system_prompt",
             )
         return [{"role": role, "content": prompt}, *given]
@@ -270,7 +271,7 @@ class ChatEnvironment:
 
     def _current(self) -> _Episode:
         if self._episode is None:
-            raise InvalidRequestError("there is no episode yet; call reset first", reason="NO_EPISODE")
+            raise InvalidRequestError("there is no episode yet; call reset first", reason=Reason.NO_EPISODE)
         return self._episode
 
     def _append(self, log: EpisodeLog, action: ChatAction) -> Change:
@@ -340,7 +341,7 @@ class ChatEnvironment:
         given: list[Message] = [dict(message) for message in messages]  # type: ignore[misc]
         check_messages(given)
         if not given:
-            raise InvalidRequestError("there is no message to render", reason="EMPTY_ACTION", field="messages")
+            raise InvalidRequestError("there is no message to render", reason=Reason.EMPTY_ACTION, field="messages")
         offset, tokens, reports = self._current().log.preview(given)
         return Rendered(offset, tokens, reports)
 
@@ -424,7 +425,7 @@ def _policy(kind: type[Any], value: Any, field: str) -> Any:
     except ValueError:
         choices = ", ".join(repr(choice.value) for choice in kind)
         raise InvalidRequestError(
-            f"{field} is one of {choices}, not {value!r}", reason="BAD_POLICY", field=field
+            f"{field} is one of {choices}, not {value!r}", reason=Reason.BAD_POLICY, field=field
         ) from None
 
 

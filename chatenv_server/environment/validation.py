@@ -10,6 +10,7 @@ import numpy as np
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Message, is_plain
+from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.template import RESERVED_NAMES
 
@@ -24,26 +25,26 @@ def check_action(action: ChatAction, token_id_limit: int) -> None:
         if action.logprobs is not None or action.stop_reason is not None or action.model_version:
             raise InvalidRequestError(
                 "logprobs, stop_reason and model_version belong to sampled tokens; leave them out with messages",
-                reason="BAD_ACTION",
+                reason=Reason.BAD_ACTION,
                 field="messages",
             )
         check_messages(action.messages)
         return
     if len(action.tokens) == 0:
         raise InvalidRequestError(
-            "the action is empty; send sampled tokens or messages", reason="EMPTY_ACTION", field="tokens"
+            "the action is empty; send sampled tokens or messages", reason=Reason.EMPTY_ACTION, field="tokens"
         )
     check_token_ids(action.tokens, token_id_limit)
     if action.logprobs is not None and len(action.logprobs) != len(action.tokens):
         raise InvalidRequestError(
             f"{len(action.logprobs)} logprobs for {len(action.tokens)} tokens; send one a token, or none",
-            reason="LOGPROBS_LENGTH",
+            reason=Reason.LOGPROBS_LENGTH,
             field="logprobs",
         )
     if len(action.model_version) > _LONGEST_MODEL_VERSION:
         raise InvalidRequestError(
             f"model_version is longer than {_LONGEST_MODEL_VERSION} characters",
-            reason="BAD_ACTION",
+            reason=Reason.BAD_ACTION,
             field="model_version",
         )
 
@@ -57,7 +58,7 @@ def check_token_ids(tokens: Int32Array, limit: int) -> None:
         raise InvalidRequestError(
             f"token id {int(tokens[index])} at position {index} is outside 0 to {limit - 1}; "
             "raise token_id_limit if the model's embedding is padded",
-            reason="TOKEN_OUT_OF_RANGE",
+            reason=Reason.TOKEN_OUT_OF_RANGE,
             field=f"tokens[{index}]",
         )
 
@@ -72,7 +73,7 @@ def check_role(role: Any, field: str) -> None:
     """Raise InvalidRequestError unless it is 1 to 64 printable characters."""
     if not isinstance(role, str) or not role.strip() or len(role) > _LONGEST_ROLE or not role.isprintable():
         raise InvalidRequestError(
-            f"a role is 1 to {_LONGEST_ROLE} printable characters, such as 'user'", reason="BAD_ROLE", field=field
+            f"a role is 1 to {_LONGEST_ROLE} printable characters, such as 'user'", reason=Reason.BAD_ROLE, field=field
         )
 
 
@@ -82,22 +83,24 @@ def _check_message(message: Any, field: str) -> None:
         check_text(message["content"], field)
         return
     if not isinstance(message, Mapping):
-        raise InvalidRequestError("a message is a mapping with `role` and `content`", reason="BAD_MESSAGE", field=field)
+        raise InvalidRequestError(
+            "a message is a mapping with `role` and `content`", reason=Reason.BAD_MESSAGE, field=field
+        )
     check_role(message.get("role"), f"{field}.role")
     content = message.get("content")
     if content is None and not message.get("tool_calls") and not message.get("reasoning_content"):
         raise InvalidRequestError(
             "the message has no content; an empty text is fine, none is not",
-            reason="CONTENT_MISSING",
+            reason=Reason.CONTENT_MISSING,
             field=f"{field}.content",
         )
     if content is not None and not isinstance(content, str) and not _is_parts(content):
         raise InvalidRequestError(
-            "content is a text or a list of text parts", reason="BAD_MESSAGE", field=f"{field}.content"
+            "content is a text or a list of text parts", reason=Reason.BAD_MESSAGE, field=f"{field}.content"
         )
     calls = message.get("tool_calls") or ()
     if not isinstance(calls, (list, tuple)):
-        raise InvalidRequestError("tool_calls are a list", reason="BAD_MESSAGE", field=f"{field}.tool_calls")
+        raise InvalidRequestError("tool_calls are a list", reason=Reason.BAD_MESSAGE, field=f"{field}.tool_calls")
     for index, call in enumerate(calls):
         _check_call(call, f"{field}.tool_calls[{index}]")
     check_json({key: value for key, value in message.items() if key != "role"}, field)
@@ -114,11 +117,11 @@ def _check_call(call: Any, field: str) -> None:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise InvalidRequestError(
-            "a tool call needs function.name", reason="BAD_MESSAGE", field=f"{field}.function.name"
+            "a tool call needs function.name", reason=Reason.BAD_MESSAGE, field=f"{field}.function.name"
         )
     if not isinstance(function.get("arguments", {}), (Mapping, str)):
         raise InvalidRequestError(
-            "arguments are an object or JSON text", reason="BAD_MESSAGE", field=f"{field}.function.arguments"
+            "arguments are an object or JSON text", reason=Reason.BAD_MESSAGE, field=f"{field}.function.arguments"
         )
 
 
@@ -131,8 +134,10 @@ def check_tools(tools: Any) -> tuple[Mapping[str, Any], ...] | None:
     if tools is None:
         return None
     if not isinstance(tools, (list, tuple)) or not all(_is_schema(tool) for tool in tools):
-        raise InvalidRequestError("tools are a list of JSON schemas, each an object", reason="BAD_TOOLS", field="tools")
-    check_json(tools, "tools", reason="BAD_TOOLS")
+        raise InvalidRequestError(
+            "tools are a list of JSON schemas, each an object", reason=Reason.BAD_TOOLS, field="tools"
+        )
+    check_json(tools, "tools", reason=Reason.BAD_TOOLS)
     return tuple(tools) or None
 
 
@@ -142,17 +147,17 @@ def _is_schema(tool: Any) -> bool:
 
 def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
     """Raise InvalidRequestError where template arguments are no JSON values or named like a template's own inputs."""
-    check_json(kwargs, "chat_template_kwargs", reason="BAD_TEMPLATE_KWARGS")
+    check_json(kwargs, "chat_template_kwargs", reason=Reason.BAD_TEMPLATE_KWARGS)
     for name in kwargs:
         if name in RESERVED_NAMES or not name.isidentifier():
             raise InvalidRequestError(
                 f"{name!r} is not a template argument of a caller's to set",
-                reason="BAD_TEMPLATE_KWARGS",
+                reason=Reason.BAD_TEMPLATE_KWARGS,
                 field="chat_template_kwargs",
             )
 
 
-def check_json(value: Any, field: str, *, reason: str = "BAD_MESSAGE", depth: int = 0) -> None:
+def check_json(value: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE, depth: int = 0) -> None:
     """Raise InvalidRequestError unless `value` is made of JSON's types, at most 64 levels deep, its texts Unicode."""
     if depth > _DEEPEST_JSON:
         raise InvalidRequestError(f"nested more than {_DEEPEST_JSON} levels deep", reason=reason, field=field)
@@ -169,7 +174,7 @@ def check_json(value: Any, field: str, *, reason: str = "BAD_MESSAGE", depth: in
         raise InvalidRequestError(f"a {type(value).__name__} is not a JSON value", reason=reason, field=field)
 
 
-def check_text(text: Any, field: str, *, reason: str = "BAD_MESSAGE") -> None:
+def check_text(text: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE) -> None:
     """Raise InvalidRequestError unless it is a text without halves of surrogate pairs, which nobody could encode."""
     if not isinstance(text, str):
         raise InvalidRequestError(f"a {type(text).__name__} is not a text", reason=reason, field=field)
@@ -189,7 +194,7 @@ def check_limit(value: int | None, field: str) -> int | None:
     """
     if value is not None and value < 1:
         raise InvalidRequestError(
-            f"{field} is at least 1, got {value}; leave it out for no limit", reason="BAD_LIMIT", field=field
+            f"{field} is at least 1, got {value}; leave it out for no limit", reason=Reason.BAD_LIMIT, field=field
         )
     return value
 
@@ -205,7 +210,7 @@ def check_clock(unix_seconds: float) -> float:
     except (OverflowError, ValueError):
         raise InvalidRequestError(
             f"clock is a time within the years 1 to 9999, in seconds since 1970, not {unix_seconds}",
-            reason="BAD_CLOCK",
+            reason=Reason.BAD_CLOCK,
             field="clock",
         ) from None
     return unix_seconds

@@ -27,6 +27,7 @@ from chatenv_client.errors import (
     TokenLimitError,
 )
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
+from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import LiveTokens
 from chatenv_server.episodes.episode import Caller, Episode
@@ -299,7 +300,7 @@ def _check_message_count(environment: ChatEnvironment, action: ChatAction) -> No
     if environment.message_count + len(action.messages) > MAX_MESSAGES:
         raise InvalidRequestError(
             f"the episode would hold more than {MAX_MESSAGES} messages; end it, and go on in another",
-            reason="TOO_MANY_MESSAGES",
+            reason=Reason.TOO_MANY_MESSAGES,
             field="messages",
         )
 
@@ -310,7 +311,7 @@ def _checked_id(episode_id: str | None) -> str:
     if not _EPISODE_ID.fullmatch(episode_id):
         raise InvalidRequestError(
             "episode_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : -",
-            reason="BAD_EPISODE_ID",
+            reason=Reason.BAD_EPISODE_ID,
             field="episode_id",
         )
     return episode_id

@@ -13,6 +13,7 @@ from typing import Final
 from chatenv_client import wire
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError, TransformError, UnexpectedStatusError
+from chatenv_client.reasons import Reason
 from chatenv_server.observing.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES: Final = 1024
@@ -64,7 +65,7 @@ def _unexpected() -> ChatEnvError:
     return UnexpectedStatusError(
         "the server failed at this call and nothing was changed; its log says where",
         code="INTERNAL",
-        reason="INTERNAL",
+        reason=Reason.INTERNAL,
     )
 
 

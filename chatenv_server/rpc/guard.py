@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from chatenv_client.errors import InvalidRequestError
+from chatenv_client.reasons import Reason
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.rpc.access import BearerToken
 from chatenv_server.rpc.failures import status_of
@@ -155,6 +156,6 @@ def _decoded(request: Any) -> Any:
     if isinstance(request, DecodeError):
         raise InvalidRequestError(
             "the request is not a protobuf message of this method; make it with the stubs of this version",
-            reason="MALFORMED_REQUEST",
+            reason=Reason.MALFORMED_REQUEST,
         ) from request
     return request

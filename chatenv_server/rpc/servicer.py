@@ -16,6 +16,7 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ServerInfo
+from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.episode import Caller
 from chatenv_server.episodes.store import EpisodeStore
@@ -179,7 +180,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         if not 1 <= len(items) <= self._max_batch_items:
             raise InvalidRequestError(
                 f"a batch holds 1 to {self._max_batch_items} items, and this one {len(items)}; send several",
-                reason="BATCH_SIZE",
+                reason=Reason.BATCH_SIZE,
                 field=field,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from chatenv_client import errors
 from chatenv_client._generated import status_pb2
 from chatenv_client.calls import error_from_rpc
 from chatenv_client.errors import ChatEnvError
+from chatenv_client.reasons import Reason
 from chatenv_client.wire import error_from_item, error_from_status, error_to_status, parse_status
 
 FAILURES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
@@ -85,6 +87,13 @@ def test_a_reason_of_a_newer_server_is_kept_and_named_by_its_code(code: str, kin
     error = error_from_status(code, "m", newer)
     assert type(error) is kind
     assert error.reason == "FROM_THE_FUTURE"
+
+
+def test_a_reason_is_its_own_text_wherever_it_is_written() -> None:
+    reason = ChatEnvError("m", reason="BUSY").reason
+    assert reason is Reason.BUSY
+    assert (reason, str(reason), f"{reason}", json.dumps(reason)) == ("BUSY", "BUSY", "BUSY", '"BUSY"')
+    assert [member.name for member in Reason] == [member.value for member in Reason]
 
 
 def test_details_of_another_service_are_not_taken_for_ours() -> None:

@@ -1,0 +1,130 @@
+"""Why calls fail, for programs. `make docs` writes the tables of docs/errors.md from this file."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Reason(str, enum.Enum):
+    """Why a call failed: `error.reason`. Each says what happened, then what to do. `Reason.BUSY == "BUSY"`."""
+
+    # The caller sent something wrong.
+
+    EMPTY_ACTION = "EMPTY_ACTION"
+    """The action holds neither tokens nor messages. Send one of them."""
+    BAD_ACTION = "BAD_ACTION"
+    """Tokens and messages came together; or logprobs, stop_reason, model_version or prompt_fingerprint came with
+    messages; or model_version is no text of at most 256 characters. Send two Steps, or leave out what does not fit."""
+    TOKEN_OUT_OF_RANGE = "TOKEN_OUT_OF_RANGE"
+    """A token id is negative, or not below the server's `token_id_limit`. Check that sampler and server have the same
+    tokenizer; raise `--token-id-limit` if the model's embedding is padded."""
+    LOGPROBS_LENGTH = "LOGPROBS_LENGTH"
+    """There are not as many logprobs as tokens. Send one per token, or none."""
+    BAD_ROLE = "BAD_ROLE"
+    """A role is empty, not printable, or longer than 64 characters. Give `user`, `assistant`, `tool` or the like."""
+    CONTENT_MISSING = "CONTENT_MISSING"
+    """A message has neither content nor tool calls nor reasoning. Give it content; an empty text is fine."""
+    BAD_MESSAGE = "BAD_MESSAGE"
+    """A message is malformed: its content is no text, a tool call has no name, arguments or extra keys are not JSON, or
+    the like. Mend the field that the error names."""
+    CONTROL_TOKEN_IN_TEXT = "CONTROL_TOKEN_IN_TEXT"
+    """A text spells a control token, and the episode's policy is `reject`. Remove it, or choose `escape`."""
+    TEMPLATE_REJECTED = "TEMPLATE_REJECTED"
+    """The chat template cannot render these messages; the error's message holds the template's own words. Give messages
+    that the template takes: many demand that users and assistants alternate, some take no system role or no tools."""
+    BAD_EPISODE_ID = "BAD_EPISODE_ID"
+    """An episode_id is not 1 to 128 characters of `[A-Za-z0-9._:-]`. Choose another, or none."""
+    SYSTEM_PROMPT_TWICE = "SYSTEM_PROMPT_TWICE"
+    """There is a system_prompt, and the opening begins with a system message. Give one of them."""
+    BAD_TOOLS = "BAD_TOOLS"
+    """The tools are not a list of JSON objects. Give JSON schemas."""
+    BAD_TEMPLATE_KWARGS = "BAD_TEMPLATE_KWARGS"
+    """Template arguments are not a JSON object, or one has the name of a template's own input. Rename or drop it."""
+    BAD_METADATA = "BAD_METADATA"
+    """The metadata is not a JSON object. Give one."""
+    BAD_LIMIT = "BAD_LIMIT"
+    """`max_steps` or `max_tokens` is below 1. Leave it out for the server's default."""
+    BAD_POLICY = "BAD_POLICY"
+    """There is no such policy. Give one of those that the message lists."""
+    BAD_ENUM = "BAD_ENUM"
+    """On the wire: an enum does not have this number. Give one of those that the message lists."""
+    BAD_CLOCK = "BAD_CLOCK"
+    """The clock is outside the years 1 to 9999. Give Unix seconds."""
+    TOO_MANY_MESSAGES = "TOO_MANY_MESSAGES"
+    """More than 4,096 messages are in one request, or more than 65,536 would be in an episode. Send the rest in further
+    Steps, or start another episode."""
+    BATCH_SIZE = "BATCH_SIZE"
+    """A batch has no items, or more than the server takes. Send several batches."""
+    NO_EPISODE = "NO_EPISODE"
+    """In-process: there was no reset yet. Call `reset`."""
+    MALFORMED_REQUEST = "MALFORMED_REQUEST"
+    """The bytes are no protobuf message of this method. Use the stubs of this version."""
+    INVALID_REQUEST = "INVALID_REQUEST"
+    """In the client: a value does not fit its field, such as a seed of more than 64 bits. Give another."""
+
+    # The episode is not there, or not in the state for this call.
+
+    EPISODE_UNKNOWN = "EPISODE_UNKNOWN"
+    """The server never knew the episode, was restarted since, or has ended too many others since. Reset, and throw the
+    rollout away."""
+    EPISODE_CLOSED = "EPISODE_CLOSED"
+    """The episode was closed. Reset."""
+    EPISODE_EXPIRED = "EPISODE_EXPIRED"
+    """Nobody used the episode for as long as `--idle-timeout`. Reset; raise `--idle-timeout` if sampling takes that
+    long."""
+    EPISODE_DONE = "EPISODE_DONE"
+    """The episode is over; `done` was true in the last answer. Read the trajectory, then reset."""
+    HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
+    """The template would write earlier turns differently, and the episode's policy is `strict`. Choose `append`, or
+    template arguments that keep history."""
+    STEP_INDEX_MISMATCH = "STEP_INDEX_MISMATCH"
+    """`step_index` is neither the next step nor a repetition of the last; `details` has `expected_step_index` and
+    `received_step_index`. Let one caller work on an episode; `resume(episode_id)` takes up what another left."""
+    PROMPT_MISMATCH = "PROMPT_MISMATCH"
+    """The tokens were sampled from another prompt than the one on record. Sample again from the tokens on record."""
+    STEP_CONFLICT = "STEP_CONFLICT"
+    """The Step does not follow on what is on record, and the server gave no reason that this client knows. Update the
+    client."""
+
+    # A limit is reached.
+
+    EPISODE_LIMIT = "EPISODE_LIMIT"
+    """As many episodes are live as the server allows. Close some, or raise `--max-episodes`."""
+    TOKEN_LIMIT = "TOKEN_LIMIT"
+    """Live episodes hold as many tokens as the server allows. Close some, or raise `--max-live-tokens`."""
+    BUSY = "BUSY"
+    """The server works on as many calls as it takes at once. Try again later, or raise `--max-concurrent-calls`."""
+    MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+    """A request or an answer is beyond the message limit; gRPC itself refuses it, so the wire carries no ErrorInfo.
+    Send less at once, or raise `max_message_bytes` on both sides."""
+    CAPACITY = "CAPACITY"
+    """A limit is reached, and the server gave no reason that this client knows. Update the client."""
+
+    # A transform or the server failed, or nobody answers.
+
+    TRANSFORM_FAILED = "TRANSFORM_FAILED"
+    """The transform raised, or returned what cannot be sent; the step was taken back. Mend the transform; the server's
+    log says where it raised."""
+    TRANSFORM_TIMEOUT = "TRANSFORM_TIMEOUT"
+    """The transform took longer than `--transform-timeout`; the step was taken back. Mend the transform, or raise the
+    limit."""
+    INTERNAL = "INTERNAL"
+    """The server failed. Its log says where; please report it."""
+    DEADLINE = "DEADLINE"
+    """The call took longer than its deadline, or waited that long for another call on its episode; a Step may have been
+    applied or not. Try the same Step again: if it was applied, its answer is given again."""
+    UNAVAILABLE = "UNAVAILABLE"
+    """No server answers, or it is loading or shutting down. Check that one runs at this address; try the same call
+    again."""
+    ACCESS = "ACCESS"
+    """The server asks for a bearer token, and the call has none or another. Give the client `token=`."""
+    BAD_ANSWER = "BAD_ANSWER"
+    """In the client: the answer does not fit what it holds. Use one client per episode and thread, call `resume`, or
+    update the older of the two sides."""
+    BATCH_ITEMS_FAILED = "BATCH_ITEMS_FAILED"
+    """In `VectorChatEnv`: some items of a round failed, the others were applied; `errors` holds each. Try the items
+    that failed again."""
+    UNEXPECTED = "UNEXPECTED"
+    """A status came that chatenv does not send on purpose, perhaps from a proxy. Read its message."""
+
+    __str__ = str.__str__  # the text alone, in messages and logs, on every Python
