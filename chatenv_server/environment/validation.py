@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from chatenv_client.models import ChatAction, Message, is_plain
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.template import RESERVED_NAMES
+
+PolicyT = TypeVar("PolicyT", bound=enum.Enum)
 
 _LONGEST_ROLE = 64
 _LONGEST_MODEL_VERSION = 256
@@ -126,13 +129,11 @@ def _check_call(call: Any, field: str) -> None:
 
 
 def check_tools(tools: Any) -> tuple[Mapping[str, Any], ...] | None:
-    """Tools as a tuple of schemas; None where none were given.
+    """Tools as a tuple of schemas; None where the list is empty.
 
     Raises:
         InvalidRequestError: they are not a list of JSON objects.
     """
-    if tools is None:
-        return None
     if not isinstance(tools, (list, tuple)) or not all(_is_schema(tool) for tool in tools):
         raise InvalidRequestError(
             "tools are a list of JSON schemas, each an object", reason=Reason.BAD_TOOLS, field="tools"
@@ -197,6 +198,21 @@ def check_limit(value: int | None, field: str) -> int | None:
             f"{field} is at least 1, got {value}; leave it out for no limit", reason=Reason.BAD_LIMIT, field=field
         )
     return value
+
+
+def check_policy(kind: type[PolicyT], value: Any, field: str) -> PolicyT:
+    """The policy of this name.
+
+    Raises:
+        InvalidRequestError: there is none.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(repr(choice.value) for choice in kind)
+        raise InvalidRequestError(
+            f"{field} is one of {choices}, not {value!r}", reason=Reason.BAD_POLICY, field=field
+        ) from None
 
 
 def check_clock(unix_seconds: float) -> float:

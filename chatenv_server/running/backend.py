@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chatenv_client._version import __version__
-from chatenv_client.models import Limits, ServerInfo, SpecialToken
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.models import Limits, ResetOptions, ServerInfo, SpecialToken
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.guard import TransformGuard
+from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.transforms import Transform, load_transform
 from chatenv_server.episodes.store import Budget, EpisodeStore
 from chatenv_server.observing.telemetry import Telemetry
@@ -29,7 +31,7 @@ class Backend:
         telemetry: told of what happens to episodes.
 
     Raises:
-        SettingError: the tokenizer, its template or the transform cannot be loaded.
+        SettingError: the tokenizer, its template or the transform cannot be loaded, or an option of episodes is wrong.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Backend:
         telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = settings
+        self._options = _check_options(settings)
         self._open_transform = open_transform or _find_transform(settings)
         self._engine = engine or _load_engine(settings)
         self._began = time.monotonic()
@@ -84,21 +87,19 @@ class Backend:
         )
 
     def _open_environment(self) -> ChatEnvironment:
-        settings = self._settings
         transform = None
         if self._open_transform is not None:
-            transform = TransformGuard(self._open_transform(), settings.transform_timeout)
-        return ChatEnvironment(
-            self._engine,
-            system_prompt=settings.system_prompt or None,
-            system_role=settings.system_role,
-            transform=transform,
-            add_generation_prompt=settings.add_generation_prompt,
-            history_policy=settings.history_policy,
-            control_token_policy=settings.control_token_policy,
-            max_steps=settings.max_steps or None,
-            max_tokens=settings.max_tokens or None,
-        )
+            transform = TransformGuard(self._open_transform(), self._settings.transform_timeout)
+        return ChatEnvironment(self._engine, transform=transform, **self._options)
+
+
+def _check_options(settings: Settings) -> ResetOptions:
+    options = settings.episode_options()
+    try:
+        EpisodeOptions().overridden_by(options)
+    except InvalidRequestError as error:
+        raise wrong_setting(error.field, f"is wrong: {error.message}") from error
+    return options
 
 
 def _find_transform(settings: Settings) -> Callable[[], Transform] | None:

@@ -10,11 +10,12 @@ import dataclasses
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from chatenv_client._version import __version__
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES
-from chatenv_client.models import ControlTokenPolicy, HistoryPolicy
+from chatenv_client.models import ControlTokenPolicy, HistoryPolicy, ResetOptions
+from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.settings import values
 from chatenv_server.tokenizer_files.loading import EMBEDDED
 
@@ -55,6 +56,8 @@ def _setting(
 class Settings:
     """Everything an operator decides. Frozen; checked as a whole when it is made.
 
+    The settings that are named as an option of `EpisodeOptions` are what a server's episodes start from.
+
     Raises:
         SettingError: settings contradict each other.
     """
@@ -75,20 +78,22 @@ class Settings:
     system_prompt: str = _setting(
         "", values.text, "system prompt of episodes that give none", environment="SYSTEM_PROMPT"
     )
-    system_role: str = _setting("system", values.text, "role of the system prompt")
+    system_role: str = _setting(EpisodeOptions.system_role, values.text, "role of the system prompt")
     transform: str = _setting(
         "", values.text, "reward and end of episodes: `module:attribute` or the name of an entry point"
     )
     add_generation_prompt: bool = _setting(
-        True, values.switch, "whether the stream ends with the generation prompt when it is the model's turn"
+        EpisodeOptions.add_generation_prompt,
+        values.switch,
+        "whether the stream ends with the generation prompt when it is the model's turn",
     )
     history_policy: str = _setting(
-        HistoryPolicy.APPEND.value,
+        EpisodeOptions.history_policy.value,
         values.choice(*(policy.value for policy in HistoryPolicy)),
         "when the template would rewrite history: `append` and report it, or `strict`: refuse the step",
     )
     control_token_policy: str = _setting(
-        ControlTokenPolicy.ESCAPE.value,
+        EpisodeOptions.control_token_policy.value,
         values.choice(*(policy.value for policy in ControlTokenPolicy)),
         "control-token strings in message text: `escape`, `reject` or `allow`",
     )
@@ -162,6 +167,12 @@ class Settings:
         if self.bearer_token and self.bearer_token_file:
             raise wrong_setting("bearer_token_file", "cannot stand beside bearer-token")
         self._refuse_open_plaintext()
+
+    def episode_options(self) -> ResetOptions:
+        """What a server's episodes start from. A 0 is no limit and an empty text no prompt, so both are left out."""
+        named = {field.name for field in dataclasses.fields(EpisodeOptions)} & _OPTIONS.keys()
+        given = {name: getattr(self, name) for name in named}
+        return cast("ResetOptions", {name: value for name, value in given.items() if value is False or value})
 
     def _refuse_open_plaintext(self) -> None:
         for address in self.listen:

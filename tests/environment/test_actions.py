@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -13,6 +14,7 @@ from chatenv_client.models import ResetOptions
 from chatenv_client.tokens import fingerprint_of
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
+from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 END = 257
@@ -182,9 +184,41 @@ def test_a_step_before_any_reset_is_refused(engine: TokenEngine) -> None:
 
 
 def test_reset_takes_the_same_keywords_in_process_and_over_the_wire() -> None:
-    in_process = set(inspect.signature(ChatEnvironment.reset).parameters) - {"self"}
-    assert in_process == set(ResetOptions.__annotations__)
+    assert {field.name for field in dataclasses.fields(EpisodeOptions)} == set(ResetOptions.__annotations__)
+    assert set(inspect.signature(ChatEnvironment.reset).parameters) - {"self"} == {"options"}
     assert set(inspect.signature(ChatEnv.reset).parameters) - {"self", "timeout_s"} == {"options"}
+
+
+def test_a_keyword_that_reset_does_not_have_is_a_type_error(engine: TokenEngine) -> None:
+    with pytest.raises(TypeError, match="no keyword 'sed'"):
+        ChatEnvironment(engine).reset(sed=7)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="no keyword 'max_step'"):
+        ChatEnvironment(engine, max_step=7)  # type: ignore[call-arg]
+
+
+def test_an_option_that_a_reset_leaves_out_is_the_environments(engine: TokenEngine) -> None:
+    env = ChatEnvironment(engine, max_steps=2, metadata={"task": "sum"}, add_generation_prompt=False)
+    assert env.reset(messages=[QUESTION]).generation_prompt_length == 0
+    assert (env.state.max_steps, env.state.metadata) == (2, {"task": "sum"})
+    env.reset(messages=[QUESTION], max_steps=3, metadata=None, add_generation_prompt=True)
+    assert (env.state.max_steps, env.state.metadata) == (3, {"task": "sum"})
+    assert env.state.generation_prompt_length > 0
+    env.reset(messages=[QUESTION])
+    assert env.state.max_steps == 2
+
+
+def test_an_episodes_options_are_its_own(engine: TokenEngine) -> None:
+    env = ChatEnvironment(engine)
+    opening, metadata = [dict(QUESTION)], {"task": ["sum"]}
+    env.reset(messages=opening, metadata=metadata)
+    opening[0]["content"] = "something else"
+    metadata["task"].append("changed")
+    assert (env.state.history_messages, env.state.metadata) == ([QUESTION], {"task": ["sum"]})
+
+
+def test_an_environment_refuses_a_wrong_option_at_once(engine: TokenEngine) -> None:
+    with pytest.raises(ValueError, match="one of 'append', 'strict'"):
+        ChatEnvironment(engine, history_policy="forget")
 
 
 def test_the_system_prompt_of_an_episode_takes_the_place_of_the_environments(engine: TokenEngine) -> None:

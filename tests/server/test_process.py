@@ -65,6 +65,7 @@ def test_settings_come_from_the_environment(launch: Launch, conformance_dir: Pat
     ("flags", "named"),
     [
         (["--max-steps", "-1"], "--max-steps"),
+        (["--system-role", "r" * 65], "--system-role"),
         (["--tokenizer", "/no/such/folder"], "--tokenizer"),
         (["--transform", "no_such_module:reward"], "--transform"),
         (["--chat-template", __file__ + "x"], "--chat-template"),

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from chatenv_client.models import HistoryPolicy
+from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.settings.settings import (
     SettingError,
     Settings,
@@ -191,6 +193,15 @@ def test_plain_text_for_this_machine_is_fine(address: str) -> None:
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], named: str) -> None:
     with pytest.raises(SettingError, match=named):
         Settings(**given)
+
+
+def test_episodes_start_from_the_settings_that_are_named_as_their_options() -> None:
+    assert EpisodeOptions().overridden_by(Settings().episode_options()) == EpisodeOptions()
+    settings = Settings(system_prompt="Be kind.", add_generation_prompt=False, history_policy="strict", max_steps=3)
+    expected = EpisodeOptions(
+        system_prompt="Be kind.", add_generation_prompt=False, history_policy=HistoryPolicy.STRICT, max_steps=3
+    )
+    assert EpisodeOptions().overridden_by(settings.episode_options()) == expected
 
 
 def test_a_secret_does_not_show_in_the_settings() -> None:

@@ -1,0 +1,148 @@
+"""What an episode is told at reset: every option with its default and its check.
+
+An environment holds the options that its episodes start from, a server takes those from the settings of the same names,
+and each reset overrides them. `chatenv_client.ResetOptions` says what each one means to a caller.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, cast
+
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.models import ControlTokenPolicy, HistoryPolicy, Message, ResetOptions, own_message
+from chatenv_client.reasons import Reason
+from chatenv_server.engine import RenderOptions
+from chatenv_server.environment.validation import (
+    check_clock,
+    check_json,
+    check_limit,
+    check_messages,
+    check_policy,
+    check_role,
+    check_template_kwargs,
+    check_text,
+    check_tools,
+)
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """The options of an episode, checked. The values are its own: nobody else can change them."""
+
+    episode_id: str = ""
+    """Empty: the environment chooses one."""
+    seed: int | None = None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    system_prompt: str = ""
+    """Empty: none."""
+    system_role: str = "system"
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int | None = None
+    max_tokens: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True
+    history_policy: HistoryPolicy = HistoryPolicy.APPEND
+    control_token_policy: ControlTokenPolicy = ControlTokenPolicy.ESCAPE
+    clock: float | None = None
+    """None: the time of the reset."""
+
+    def overridden_by(self, given: ResetOptions) -> EpisodeOptions:
+        """These options, with those given in their place. None, and an empty role, count as not given.
+
+        Raises:
+            InvalidRequestError: a value is wrong, or two contradict each other.
+            TypeError: there is no such option.
+        """
+        if unknown := sorted(given.keys() - vars(self).keys()):
+            raise TypeError(f"reset has no keyword {unknown[0]!r}")
+        asked = {name: value for name, value in given.items() if value is not None}
+        if not asked.get("system_role", True):
+            del asked["system_role"]
+        options = dataclasses.replace(self, **{name: _checked(name, value) for name, value in asked.items()})
+        if asked.get("system_prompt") and options._opens_with_system_message:
+            raise InvalidRequestError(
+                "system_prompt and an opening message of the system role; give one of them",
+                reason=Reason.SYSTEM_PROMPT_TWICE,
+                field="system_prompt",
+            )
+        return options
+
+    @property
+    def opening(self) -> Sequence[Message]:
+        """The first messages: the system prompt, unless `messages` begin with a system message, then `messages`."""
+        if not self.system_prompt or self._opens_with_system_message:
+            return self.messages
+        return [{"role": self.system_role, "content": self.system_prompt}, *self.messages]
+
+    @property
+    def _opens_with_system_message(self) -> bool:
+        return bool(self.messages) and self.messages[0].get("role") == self.system_role
+
+    def render_options(self) -> RenderOptions:
+        """What the token engine needs to know of them. Reads the clock if none was given."""
+        return RenderOptions(
+            tools=self.tools,
+            template_kwargs=self.chat_template_kwargs,
+            clock_unix_seconds=time.time() if self.clock is None else self.clock,
+            add_generation_prompt=self.add_generation_prompt,
+            history_policy=self.history_policy,
+            control_token_policy=self.control_token_policy,
+        )
+
+
+def _checked(name: str, value: Any) -> Any:
+    return _CHECKS[name](value) if name in _CHECKS else value
+
+
+def _own_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    own = tuple(own_message(message) for message in messages)
+    check_messages(own)
+    return own
+
+
+def _own_tools(tools: Any) -> tuple[Mapping[str, Any], ...] | None:
+    return copy.deepcopy(check_tools(tools))
+
+
+def _own_prompt(prompt: Any) -> str:
+    check_text(prompt, "system_prompt")
+    return cast("str", prompt)
+
+
+def _own_role(role: Any) -> str:
+    check_role(role, "system_role")
+    return cast("str", role)
+
+
+def _own_template_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    own = copy.deepcopy(dict(kwargs))
+    check_template_kwargs(own)
+    return own
+
+
+def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    check_json(metadata, "metadata", reason=Reason.BAD_METADATA)
+    return copy.deepcopy(dict(metadata))
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "messages": _own_messages,
+    "tools": _own_tools,
+    "system_prompt": _own_prompt,
+    "system_role": _own_role,
+    "chat_template_kwargs": _own_template_kwargs,
+    "max_steps": partial(check_limit, field="max_steps"),
+    "max_tokens": partial(check_limit, field="max_tokens"),
+    "metadata": _own_metadata,
+    "history_policy": partial(check_policy, HistoryPolicy, field="history_policy"),
+    "control_token_policy": partial(check_policy, ControlTokenPolicy, field="control_token_policy"),
+    "clock": check_clock,
+}
+"""Gives the episode's own copy of a value, or raises InvalidRequestError. Without a check it is taken as given."""

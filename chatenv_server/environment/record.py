@@ -1,0 +1,186 @@
+"""What is on record of one episode: its options, its log, how far it is; and what callers are shown of all that."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from chatenv_client.errors import PromptMismatchError
+from chatenv_client.models import (
+    ChatAction,
+    ChatObservation,
+    ChatState,
+    FidelityReport,
+    StopReason,
+    Trajectory,
+    Turn,
+    loss_mask_of,
+    own_message,
+)
+from chatenv_client.tokens import Float32Array
+from chatenv_server.engine import EpisodeLog
+from chatenv_server.engine.log import Change, Head
+from chatenv_server.environment.options import EpisodeOptions
+
+
+class Progress(NamedTuple):
+    """How far an episode is; replaced as a whole."""
+
+    step_count: int = 0
+    terminated: bool = False
+    truncated: bool = False
+
+
+class EpisodeRecord:
+    """One episode from its reset on. Not safe for threads."""
+
+    __slots__ = ("episode_id", "log", "options", "progress")
+
+    def __init__(self, options: EpisodeOptions, log: EpisodeLog) -> None:
+        self.episode_id = options.episode_id or uuid.uuid4().hex
+        self.options = options
+        self.log = log
+        self.progress = Progress()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the episode ended, by itself or cut off."""
+        return self.progress.terminated or self.progress.truncated
+
+    @property
+    def moment(self) -> tuple[Head, Progress]:
+        """Where the episode is now, for `take_back`."""
+        return self.log.head, self.progress
+
+    def take_back(self, moment: tuple[Head, Progress]) -> None:
+        """Forget everything since `moment`."""
+        head, self.progress = moment
+        self.log.take_back(head)
+
+    def open(self) -> Change:
+        """Append the opening messages. The episode is truncated if it is at a limit already.
+
+        Raises:
+            TemplateRejectedError: the template cannot render them.
+        """
+        change = self.log.append_messages(self.options.opening, step=0)
+        self.progress = Progress(truncated=self._is_at_limit(0))
+        return change
+
+    def append(self, action: ChatAction) -> Change:
+        """Append one turn as the next step. The episode is truncated if it is at a limit then.
+
+        Raises:
+            TemplateRejectedError, HistoryRewrittenError: see `EpisodeLog`.
+            PromptMismatchError: the action was sampled from another prompt.
+        """
+        step = self.progress.step_count + 1
+        change = self._append(action, step)
+        self.progress = Progress(step, truncated=self._is_at_limit(step))
+        return change
+
+    def _append(self, action: ChatAction, step: int) -> Change:
+        log = self.log
+        if action.messages:
+            return log.append_messages([own_message(message) for message in action.messages], step)
+        if action.prompt_fingerprint and action.prompt_fingerprint != log.fingerprint():
+            raise PromptMismatchError(
+                "these tokens were sampled from another prompt than the one on record; read the state and sample again",
+                details={
+                    "expected_fingerprint": log.fingerprint(),
+                    "received_fingerprint": action.prompt_fingerprint,
+                },
+            )
+        reason = None if action.stop_reason is None else StopReason(action.stop_reason)
+        return log.append_sampled(action.tokens, step, action.logprobs, reason, action.model_version)
+
+    def end_as(self, observation: ChatObservation) -> None:
+        """Take over from a transform whether the episode has ended."""
+        self.progress = self.progress._replace(terminated=observation.terminated, truncated=observation.truncated)
+
+    def _is_at_limit(self, step_count: int) -> bool:
+        max_steps, max_tokens = self.options.max_steps, self.options.max_tokens
+        at_last_step = max_steps is not None and step_count >= max_steps
+        return at_last_step or (max_tokens is not None and len(self.log) >= max_tokens)
+
+    # -- what callers are shown -------------------------------------------------------------------
+
+    def observation(
+        self, reports: tuple[FidelityReport, ...], *, held_tokens: int = 0, held_messages: int = 0
+    ) -> ChatObservation:
+        """The episode as it is now, after a step or reset that made these reports.
+
+        Args:
+            reports: what was not exact.
+            held_tokens: length of the stream's prefix that the caller of this step holds.
+            held_messages: number of leading messages that it holds.
+        """
+        log, progress, options = self.log, self.progress, self.options
+        return ChatObservation(
+            episode_id=self.episode_id,
+            step_count=progress.step_count,
+            stream=log.stream,
+            conversation=log.conversation,
+            terminated=progress.terminated,
+            truncated=progress.truncated,
+            metadata=copy.deepcopy(dict(options.metadata)) if options.metadata else {},
+            generation_prompt_length=log.generation_prompt_length,
+            fidelity=reports,
+            prompt_fingerprint=log.fingerprint(),
+            seed=options.seed,
+            held_tokens=held_tokens,
+            held_messages=held_messages,
+        )
+
+    def state(self) -> ChatState:
+        """The whole episode as it is now."""
+        log, progress, options = self.log, self.progress, self.options
+        return ChatState(
+            episode_id=self.episode_id,
+            step_count=progress.step_count,
+            history_messages=log.conversation.copy(),
+            message_spans=log.message_spans(),
+            token_ids=log.stream.token_ids,
+            turns=log.turns(),
+            fidelity=log.reports(),
+            generation_prompt_length=log.generation_prompt_length,
+            prompt_fingerprint=log.fingerprint(),
+            terminated=progress.terminated,
+            truncated=progress.truncated,
+            max_steps=options.max_steps,
+            max_tokens=options.max_tokens,
+            seed=options.seed,
+            metadata=copy.deepcopy(dict(options.metadata)),
+            clock_unix_seconds=log.options.clock_unix_seconds,
+        )
+
+    def trajectory(self) -> Trajectory:
+        """The episode as training wants it."""
+        log, progress = self.log, self.progress
+        tokens, turns = log.stream.token_ids, log.turns()
+        return Trajectory(
+            episode_id=self.episode_id,
+            tokens=tokens,
+            loss_mask=loss_mask_of(turns, len(tokens)),
+            logprobs=_spread(log.logprobs(), turns, len(tokens)),
+            turn=np.repeat(np.arange(len(turns), dtype=np.int32), [turn.length for turn in turns]),
+            turns=turns,
+            fidelity=log.reports(),
+            terminated=progress.terminated,
+            truncated=progress.truncated,
+        )
+
+
+def _spread(logprobs: Float32Array, turns: Sequence[Turn], length: int) -> Float32Array:
+    """(length,) float32: the logprobs at the tokens they belong to, NaN elsewhere."""
+    spread = np.full(length, np.nan, dtype=np.float32)
+    taken = 0
+    for turn in turns:
+        if turn.has_logprobs:
+            spread[turn.start : turn.stop] = logprobs[taken : taken + turn.length]
+            taken += turn.length
+    return spread
