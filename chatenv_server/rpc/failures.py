@@ -1,4 +1,4 @@
-"""Turns whatever a call raised into a status for the wire and one line in the log.
+"""Turns what a call raised into a status for the wire, and into one line in the log.
 
 Only exceptions of chatenv say anything to the caller. Of all others neither the type nor the text leaves the process,
 and the log, too, holds where they came from but not their text, which may quote a prompt.
@@ -19,21 +19,41 @@ from chatenv_server.observing.telemetry import Telemetry
 MAX_MESSAGE_BYTES: Final = 1024
 """Of a status. It travels three times, escaped or in base64, and peers refuse trailers beyond 8 KiB."""
 MAX_DETAIL_BYTES: Final = 128
-"""Of one figure behind a reason, and of the path of a field."""
+"""Of one figure in the details, and of the path of a field."""
+
+_UNEXPECTED: Final = UnexpectedStatusError(
+    "the server failed at this call and nothing was changed; its log says where",
+    code="INTERNAL",
+    reason=Reason.INTERNAL,
+)
 
 _LOG: Final = logging.getLogger(__name__)
 
 
-def status_of(failure: Exception, *, method: str, seconds: float, telemetry: Telemetry) -> status_pb2.RpcStatus:
-    """The status of a failed call, or of a failed item of a batch or stream; logs and counts the failure.
+def status_of(failure: Exception) -> status_pb2.RpcStatus:
+    """The status of a failed call, or of a failed item of a batch or stream. Long texts are cut off."""
+    error = _told(failure)
+    return wire.error_to_status(
+        ChatEnvError(
+            _clip(error.message, MAX_MESSAGE_BYTES),
+            reason=error.reason,
+            field=_clip(error.field, MAX_DETAIL_BYTES),
+            details={key: _clip(value, MAX_DETAIL_BYTES) for key, value in error.details.items()},
+            code=error.code,
+        )
+    )
+
+
+def log_and_count(failure: Exception, *, method: str, seconds: float, telemetry: Telemetry) -> None:
+    """Write a failure to the log, and tell the telemetry of it.
 
     Args:
         failure: what was raised.
         method: of the call, with or without its path.
-        seconds: how long the call took, for the log.
+        seconds: how long the call took.
         telemetry: counts it.
     """
-    error = failure if isinstance(failure, ChatEnvError) else _unexpected()
+    error = _told(failure)
     ours = error.code == "INTERNAL"
     name = method.rpartition("/")[2]
     telemetry.failed(name, error.reason)
@@ -50,23 +70,16 @@ def status_of(failure: Exception, *, method: str, seconds: float, telemetry: Tel
         },
     )
     _LOG.debug("call failed with this exception", exc_info=failure)
-    error.message = _clip(error.message, MAX_MESSAGE_BYTES)
-    error.field = _clip(error.field, MAX_DETAIL_BYTES)
-    error.details = {key: _clip(value, MAX_DETAIL_BYTES) for key, value in error.details.items()}
-    return wire.error_to_status(error)
+
+
+def _told(failure: Exception) -> ChatEnvError:
+    """What the caller is told of a failure: all of an exception of chatenv, and nothing of any other."""
+    return failure if isinstance(failure, ChatEnvError) else _UNEXPECTED
 
 
 def _clip(text: str, limit: int) -> str:
     encoded = text.encode(errors="replace")
     return text if len(encoded) <= limit else encoded[:limit].decode(errors="ignore") + "..."
-
-
-def _unexpected() -> ChatEnvError:
-    return UnexpectedStatusError(
-        "the server failed at this call and nothing was changed; its log says where",
-        code="INTERNAL",
-        reason=Reason.INTERNAL,
-    )
 
 
 def _origin(failure: Exception) -> dict[str, str]:

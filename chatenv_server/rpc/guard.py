@@ -13,7 +13,7 @@ from chatenv_client.errors import InvalidRequestError
 from chatenv_client.reasons import Reason
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.rpc.access import BearerToken
-from chatenv_server.rpc.failures import status_of
+from chatenv_server.rpc.failures import log_and_count, status_of
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.workers import UnaryWorkers, turn_away
 
@@ -135,7 +135,8 @@ class CallGuard(grpc.ServerInterceptor):
 
     def _abort(self, context: grpc.ServicerContext, method: str, failure: Exception, began: float) -> None:
         seconds = time.perf_counter() - began
-        status = status_of(failure, method=method, seconds=seconds, telemetry=self._telemetry)
+        log_and_count(failure, method=method, seconds=seconds, telemetry=self._telemetry)
+        status = status_of(failure)
         context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
         context.abort(_CODES[status.code], status.message)
 

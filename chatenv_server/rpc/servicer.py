@@ -21,7 +21,7 @@ from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.episode import Caller
 from chatenv_server.episodes.store import EpisodeStore
 from chatenv_server.observing.telemetry import Telemetry
-from chatenv_server.rpc.failures import status_of
+from chatenv_server.rpc.failures import log_and_count, status_of
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.streams import StepStream
@@ -138,12 +138,13 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     def _step(self, request: pb.StepRequest, response: pb.StepResponse, caller: Caller) -> None:
         action = wire.action_from_proto(request)
         step_index = request.step_index if request.HasField("step_index") else None
-        known_tokens, known_messages = request.known_tokens, request.known_messages
         observation = self._episodes.step(
             request.episode_id, action, digest=_digest(request), step_index=step_index, caller=caller
         )
         encoded = response.observation
-        wire.write_observation(encoded, observation, known_tokens=known_tokens, known_messages=known_messages)
+        wire.write_observation(
+            encoded, observation, known_tokens=request.known_tokens, known_messages=request.known_messages
+        )
         self._telemetry.answered(len(action.tokens), len(observation.stream) - encoded.tokens_offset)
 
     def _answer_each(
@@ -170,8 +171,9 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
             answer(item, result.response, caller)
         except Exception as error:  # noqa: BLE001 - an item's failure is its own
             seconds = time.perf_counter() - began
+            log_and_count(error, method=rpc, seconds=seconds, telemetry=self._telemetry)
             # One of the two: setting the error takes away what may have been written of the response.
-            result.error.CopyFrom(status_of(error, method=rpc, seconds=seconds, telemetry=self._telemetry))
+            result.error.CopyFrom(status_of(error))
 
     def _reading(self, request: Any, context: grpc.ServicerContext) -> AbstractContextManager[ChatEnvironment]:
         return self._episodes.reading(request.episode_id, caller=context)
@@ -205,11 +207,10 @@ class WatchedCaller:
 
 
 def _digest(request: pb.StepRequest) -> bytes:
-    """The same for two Steps exactly if they ask the same, whatever their callers hold already.
-
-    Takes out of the request what may differ, so it has to be read before.
-    """
+    """The same for two Steps exactly if they ask the same, whatever their callers hold already."""
+    asked = pb.StepRequest()
+    asked.CopyFrom(request)
     for field in ("known_tokens", "known_messages", "step_index"):
-        request.ClearField(field)
+        asked.ClearField(field)
     # Equal messages without maps have equal bytes, as long as the same process writes them.
-    return hashlib.blake2b(request.SerializeToString(), digest_size=16).digest()
+    return hashlib.blake2b(asked.SerializeToString(), digest_size=16).digest()

@@ -18,9 +18,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import channel_options
+from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatObservation
 from chatenv_client.wire import error_from_status, parse_status
+from chatenv_server.rpc.failures import MAX_MESSAGE_BYTES, status_of
 from chatenv_server.rpc.guard import MAX_OTHER_CALLS
+from chatenv_server.rpc.servicer import _digest
 from chatenv_server.running import healthcheck
 from chatenv_server.running.process import SERVICE, SPARE_WORKERS, RunningServer
 from tests.server.conftest import Serve
@@ -216,6 +219,21 @@ def test_an_error_of_our_own_making_tells_nothing_but_that_it_was_ours(
     assert refusal.value.code() is grpc.StatusCode.INTERNAL
     assert reason_of(refusal.value) == "INTERNAL"
     assert SECRET not in f"{refusal.value.details()}{refusal.value.trailing_metadata()}"
+
+
+def test_asking_for_a_status_logs_nothing_and_leaves_the_error_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    error = InvalidRequestError("m" * 5000, field="f" * 500, details={"longest": "d" * 500})
+    before = dict(vars(error))
+    with caplog.at_level(logging.DEBUG):
+        status = status_of(error)
+    assert (len(status.message), vars(error), caplog.records) == (MAX_MESSAGE_BYTES + 3, before, [])
+
+
+def test_asking_what_a_step_asks_leaves_the_request_as_it_was() -> None:
+    request, other = (a_step("e", step_index=3, known_tokens=known, known_messages=1) for known in (9, 0))
+    before = request.SerializeToString()
+    assert _digest(request) == _digest(other)
+    assert request.SerializeToString() == before
 
 
 def test_each_failed_call_is_one_line_without_its_prompt(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
