@@ -11,7 +11,6 @@ import re
 import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from chatenv_client.errors import (
 )
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
 from chatenv_client.reasons import Reason
+from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import LiveTokens
 from chatenv_server.episodes.episode import Caller, Episode
@@ -84,7 +84,7 @@ class EpisodeStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._episodes: dict[str, Episode] = {}
-        self._ends: OrderedDict[str, type[EpisodeNotFoundError]] = OrderedDict()
+        self._ends: BoundedCache[str, type[EpisodeNotFoundError]] = BoundedCache(REMEMBERED_ENDS)
         self._tokens = LiveTokens(budget.max_live_tokens)
 
     @property
@@ -222,7 +222,7 @@ class EpisodeStore:
         episode.end_turn()
 
     def _not_found(self, episode_id: str) -> EpisodeNotFoundError:
-        kind = self._ends.get(episode_id, EpisodeUnknownError)
+        kind = self._ends.get(episode_id) or EpisodeUnknownError
         return kind(f"{_NOT_FOUND[kind]}; call Reset to open one")
 
     def _find_or_add(self, episode_id: str) -> Episode:
@@ -282,18 +282,12 @@ class EpisodeStore:
         with self._lock:
             del self._episodes[episode.episode_id]
             if end is not EpisodeUnknownError:
-                self._remember(episode.episode_id, end)
+                self._ends.put(episode.episode_id, end)
         self._tokens.adjust(-episode.accounted_tokens)
         episode.finish(end)
         if end in _CAUSES:
             self._telemetry.episode_ended(_CAUSES[end])
         return True
-
-    def _remember(self, episode_id: str, end: type[EpisodeNotFoundError]) -> None:
-        self._ends[episode_id] = end
-        self._ends.move_to_end(episode_id)
-        if len(self._ends) > REMEMBERED_ENDS:
-            self._ends.popitem(last=False)
 
 
 def _check_message_count(environment: ChatEnvironment, action: ChatAction) -> None:

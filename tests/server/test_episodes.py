@@ -13,7 +13,8 @@ from chatenv_client import errors
 from chatenv_client.models import ChatAction, ChatObservation
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.episodes.store import REMEMBERED_ENDS, Budget, EpisodeStore
+from chatenv_server.episodes import store as episode_store
+from chatenv_server.episodes.store import Budget, EpisodeStore
 
 OpenStore = Callable[..., EpisodeStore]
 HELLO = ({"role": "user", "content": "Hello!"},)
@@ -260,10 +261,12 @@ def test_live_tokens_are_the_lengths_of_the_live_episodes(store: EpisodeStore) -
     assert store.live_tokens == 0
 
 
-def test_remembered_ends_are_bounded(open_store: OpenStore) -> None:
+def test_remembered_ends_are_bounded(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(episode_store, "REMEMBERED_ENDS", 3)
     store = open_store()
-    for number in range(REMEMBERED_ENDS + 1):
-        store._remember(f"e{number}", errors.EpisodeClosedError)
+    for number in range(4):
+        store.reset({"episode_id": f"e{number}"})
+        store.close(f"e{number}")
     with pytest.raises(errors.EpisodeUnknownError):
         step(store, "e0", 0)
     with pytest.raises(errors.EpisodeClosedError):
