@@ -60,7 +60,7 @@ def _serve(settings: Settings) -> int:
         asked_to_end.get()
         _LOG.info("draining", extra={"grace_s": settings.drain_grace})
     finally:
-        finished = server.stop(settings.drain_grace)
+        finished = server.stop()
     if finished:
         _LOG.info("stopped")
         return 0

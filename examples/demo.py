@@ -12,15 +12,13 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from chatenv_client import ChatAction, ChatEnv, ChatObservation, Origin, ServerInfo, Trajectory
-from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
-from chatenv_server.running.process import start
-from chatenv_server.settings.settings import Settings
+from chatenv_server import Settings, TokenEngine, serve
+from chatenv_server.engine import PLAIN_TEMPLATE
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer
 
 NUMBERS = (1, 2, 3, 4)
@@ -79,9 +77,12 @@ def main() -> None:
     except TokenizerError as error:
         parser.error(str(error))
 
-    with serving(TokenEngine.load(tokenizer)) as address, ChatEnv(address) as env:
+    # A server on a free port of this machine; `chatenv-server` is the same as a command.
+    settings, engine = Settings(listen=("127.0.0.1:0",), drain_grace=5), TokenEngine.load(tokenizer)
+    server = serve(settings, engine=engine, open_transform=lambda: guess_the_number)
+    with server, ChatEnv(server.target) as env:
         info = env.server_info()
-        print(f"server    on {address}, tokenizer {info.tokenizer_name!r} with {info.vocabulary_size:,} tokens")
+        print(f"server    on {server.target}, tokenizer {info.tokenizer_name!r} with {info.vocabulary_size:,} tokens")
         model = ScriptedModel(tokenizer, stop_id_of(tokenizer, info), options.seed)
         observations = list(play(env, model))
         trajectory = env.trajectory()
@@ -89,16 +90,6 @@ def main() -> None:
         print_summary(trajectory)
         print_comparison(tokenizer, observations)
     print("server    stopped")
-
-
-@contextmanager
-def serving(engine: TokenEngine) -> Iterator[str]:
-    """A server on a free port of this machine; `chatenv-server` is the same as a command."""
-    server = start(Settings(listen=("127.0.0.1:0",)), engine=engine, open_transform=lambda: guess_the_number)
-    try:
-        yield server.addresses[0]
-    finally:
-        server.stop(grace_s=5)
 
 
 def stop_id_of(tokenizer: Any, info: ServerInfo) -> int:

@@ -15,9 +15,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from chatenv_server.running.listeners import reachable
 from chatenv_server.settings.settings import SettingError, Settings, read_settings
-
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared with, not bound to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +60,7 @@ def _ask(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _channel(options: argparse.Namespace, settings: Settings) -> grpc.Channel:
-    address = _reachable(options.address or settings.listen[0])
+    address = reachable(options.address or settings.listen[0])
     if not options.tls_ca:
         return grpc.insecure_channel(address)
     credentials = grpc.ssl_channel_credentials(
@@ -69,11 +68,6 @@ def _channel(options: argparse.Namespace, settings: Settings) -> grpc.Channel:
     )
     names = [("grpc.ssl_target_name_override", options.tls_name)] if options.tls_name else []
     return grpc.secure_channel(address, credentials, options=names)
-
-
-def _reachable(address: str) -> str:
-    host, colon, port = address.rpartition(":")
-    return f"{_EVERYWHERE.get(host, host)}{colon}{port}"
 
 
 def _read(path: str | None) -> bytes | None:

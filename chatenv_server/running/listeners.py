@@ -10,10 +10,13 @@ import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import grpc
 
 from chatenv_server.settings.settings import Settings, wrong_setting
+
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared with, not bound to
 
 
 class BindError(Exception):
@@ -36,6 +39,12 @@ def bind(server: grpc.Server, settings: Settings) -> tuple[str, ...]:
         else:
             bound.append(_bind_tcp(server, address, credentials))
     return tuple(bound)
+
+
+def reachable(address: str) -> str:
+    """The address as a client on this machine names it."""
+    host, colon, port = address.rpartition(":")
+    return f"{_EVERYWHERE.get(host, host)}{colon}{port}"
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -27,8 +27,11 @@ from chatenv_server.rpc.reflection import reflected_schemas
 from chatenv_server.rpc.servicer import ChatEnvServicer
 from chatenv_server.rpc.workers import UnaryWorkers
 from chatenv_server.running.backend import Backend
-from chatenv_server.running.listeners import bind
+from chatenv_server.running.listeners import bind, reachable
 from chatenv_server.settings.settings import Settings, wrong_setting
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
 SPARE_WORKERS: Final = 16
@@ -46,7 +49,10 @@ def start(
     open_transform: Callable[[], Transform] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunningServer:
-    """Start a server in this process; returns when it serves.
+    """Start a server in this process; returns when it serves. Public as `chatenv_server.serve`.
+
+        with serve(Settings(listen=("127.0.0.1:0",))) as server, ChatEnv(server.target) as env:
+            ...
 
     Args:
         settings: the operator's.
@@ -69,7 +75,10 @@ def start(
 
 
 class RunningServer:
-    """A bound server. Until `serve` it answers health with NOT_SERVING and everything else with UNAVAILABLE."""
+    """A bound server. Until `serve` it answers health with NOT_SERVING and everything else with UNAVAILABLE.
+
+    As a context manager it stops at the end.
+    """
 
     def __init__(self, settings: Settings, *, has_transform: bool) -> None:
         self._stopping = threading.Event()
@@ -78,6 +87,7 @@ class RunningServer:
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._idle_timeout_s = settings.idle_timeout
+        self._drain_grace_s = settings.drain_grace
         self.observers = Observers(settings)
         self._servicer = ChatEnvServicer(self._gate, self._items, self.observers.telemetry, settings.max_batch_items)
         # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/performance.md.
@@ -93,17 +103,16 @@ class RunningServer:
         """Where it serves, with real ports."""
         self._server.start()
 
-    @property
-    def port(self) -> int:
-        """Port of the first TCP address.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises:
-            LookupError: there is none.
-        """
-        for address in self.addresses:
-            if not address.startswith("unix:"):
-                return int(address.rpartition(":")[2])
-        raise LookupError("the server listens on unix sockets only")
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def target(self) -> str:
+        """What a client on this machine connects to: the first address."""
+        return reachable(self.addresses[0])
 
     def serve(self, backend: Backend) -> None:
         """Let calls in."""
@@ -117,8 +126,13 @@ class RunningServer:
         if self._idle_timeout_s:
             threading.Thread(target=self._sweep, args=[backend], name="sweeper", daemon=True).start()
 
-    def stop(self, grace_s: float) -> bool:
-        """Let nobody in any more, let calls in flight finish for up to `grace_s` seconds; whether all did."""
+    def stop(self, grace_s: float | None = None) -> bool:
+        """Let nobody in any more, and let calls in flight finish; whether all did.
+
+        Args:
+            grace_s: seconds that they have; None: those of the settings.
+        """
+        grace_s = self._drain_grace_s if grace_s is None else grace_s
         until = time.monotonic() + grace_s
         self._stopping.set()
         self._health.enter_graceful_shutdown()

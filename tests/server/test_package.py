@@ -1,0 +1,40 @@
+"""What `import chatenv_server` offers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import chatenv_server
+from chatenv_client import ChatEnv
+from chatenv_server import Settings, serve
+
+
+def test_public_is_what_users_need_and_the_package_says_that_all_else_is_private() -> None:
+    public = {"ChatEnvironment", "Settings", "TokenEngine", "Transform", "compose", "serve"}
+    assert set(chatenv_server.__all__) == public
+    assert "Public is what `__all__` names; all else in this package is private" in (chatenv_server.__doc__ or "")
+
+
+def test_everything_that_is_exported_is_there() -> None:
+    assert all(getattr(chatenv_server, name) is not None for name in chatenv_server.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Server'"):
+        _ = chatenv_server.Server
+
+
+def test_importing_the_package_imports_nothing_that_only_servers_need() -> None:
+    heavy = ("chatenv_server.rpc", "chatenv_server.running", "chatenv_server.settings", "torch", "transformers")
+    program = f"import sys, chatenv_server; assert not [name for name in sys.modules if name.startswith({heavy})]"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "0.0.0.0:0", "unix://{}/chatenv.sock"])
+def test_a_server_serves_in_this_process_until_the_end_of_its_context(address: str, tmp_path: Any) -> None:
+    settings = Settings(listen=(address.format(tmp_path),), allow_plaintext=True)
+    with serve(settings) as server, ChatEnv(server.target) as env:
+        assert env.reset(messages=[{"role": "user", "content": "hi"}]).observation.step_count == 0
+    with pytest.raises((ConnectionError, TimeoutError)), ChatEnv(server.target, timeout_s=0.5) as env:
+        env.reset()
