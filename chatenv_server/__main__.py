@@ -16,9 +16,9 @@ from typing import Final
 from chatenv_client._version import __version__
 from chatenv_server.observing.logs import configure_logging
 from chatenv_server.running.backend import Backend
-from chatenv_server.running.listeners import BindError
 from chatenv_server.running.process import RunningServer
-from chatenv_server.settings.settings import SettingError, Settings, read_settings
+from chatenv_server.settings.errors import BindError, SettingError
+from chatenv_server.settings.settings import Settings, read_settings
 from chatenv_server.tokenizer_files.loading import torch_hidden
 
 EXIT_FAILED: Final = 1

@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class Episode:
-    """A live episode. Everything but its id is read and written by who has the turn."""
+    """A live episode. Everything but its id is read and written only by a thread that holds its lock."""
 
     episode_id: str
     last_used: float
@@ -47,11 +47,11 @@ class Episode:
     _answer: Answer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take_turn(self, caller: Caller | None) -> None:
-        """Have the episode to oneself until `end_turn`. Without a caller it waits for ever.
+    def acquire(self, caller: Caller | None) -> None:
+        """Wait for the lock and hold it until `release`. Without a caller it waits for ever.
 
         Raises:
-            DeadlineError: others had it until the caller's deadline, or the caller hung up while it waited.
+            DeadlineError: others held it until the caller's deadline, or the caller hung up while it waited.
         """
         # Asking how long the caller waits costs more than the lock, which is free nearly always.
         if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=_patience_s(caller)):
@@ -61,24 +61,24 @@ class Episode:
             )
         if caller is not None and not caller.is_active():
             self._lock.release()
-            raise DeadlineError("the caller hung up before its turn came, so the call was not begun")
+            raise DeadlineError("the caller hung up before its call could begin, so nothing was done")
 
-    def take_turn_if_free(self) -> bool:
-        """Have the episode to oneself until `end_turn` if nobody else has it; whether that is so."""
+    def try_acquire(self) -> bool:
+        """Hold the lock until `release` if nobody else holds it; whether it was free."""
         return self._lock.acquire(blocking=False)
 
-    def end_turn(self) -> None:
-        """Let others have the episode."""
+    def release(self) -> None:
+        """Give the lock back."""
         self._lock.release()
 
     @contextmanager
-    def turn(self, caller: Caller | None) -> Iterator[None]:
-        """A turn that is sure to end; see `take_turn`."""
-        self.take_turn(caller)
+    def locked(self, caller: Caller | None) -> Iterator[None]:
+        """Hold the lock for as long as the context lasts; raises as `acquire`."""
+        self.acquire(caller)
         try:
             yield
         finally:
-            self.end_turn()
+            self.release()
 
     def begin(self, environment: ChatEnvironment) -> None:
         """Go on with a new environment, which was just reset."""

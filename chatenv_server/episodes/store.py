@@ -109,7 +109,7 @@ class EpisodeStore:
         named: ResetOptions = {**options, "episode_id": episode_id}
         while True:
             episode = self._find_or_add(episode_id)
-            with episode.turn(caller):
+            with episode.locked(caller):
                 if episode.end is None:  # else it ended while we waited, and its id is free again
                     return self._start(episode, named)
 
@@ -139,7 +139,7 @@ class EpisodeStore:
             ChatEnvError: whatever the environment refuses.
         """
         # Not with `_use`: the work of a step is counted in microseconds, and a generator's frame takes one or two.
-        episode, environment = self._enter(episode_id, caller)
+        episode, environment = self._acquire(episode_id, caller)
         try:
             stored = episode.replayed(environment.step_count, step_index, digest)
             if stored is not None:
@@ -154,7 +154,7 @@ class EpisodeStore:
             self._tell_of(observation)
             return observation
         finally:
-            self._leave(episode)
+            self._release(episode)
 
     @contextmanager
     def reading(self, episode_id: str, *, caller: Caller | None = None) -> Iterator[ChatEnvironment]:
@@ -171,7 +171,7 @@ class EpisodeStore:
         episode = self._episodes.get(episode_id)
         if episode is None:
             return False
-        with episode.turn(caller):
+        with episode.locked(caller):
             return self._end(episode, EpisodeClosedError)
 
     def expire_idle(self) -> None:
@@ -179,11 +179,11 @@ class EpisodeStore:
         with self._lock:
             candidates = [episode for episode in self._episodes.values() if self._is_idle(episode)]
         for episode in candidates:
-            if episode.take_turn_if_free():
+            if episode.try_acquire():
                 try:
                     self._expire_if_idle(episode)
                 finally:
-                    episode.end_turn()
+                    episode.release()
 
     def _is_idle(self, episode: Episode) -> bool:
         timeout_s = self._budget.idle_timeout_s
@@ -195,31 +195,31 @@ class EpisodeStore:
 
     @contextmanager
     def _use(self, episode_id: str, caller: Caller | None) -> Iterator[tuple[Episode, ChatEnvironment]]:
-        episode, environment = self._enter(episode_id, caller)
+        episode, environment = self._acquire(episode_id, caller)
         try:
             yield episode, environment
         finally:
-            self._leave(episode)
+            self._release(episode)
 
-    def _enter(self, episode_id: str, caller: Caller | None) -> tuple[Episode, ChatEnvironment]:
-        """Take the turn of a live episode, until `_leave`."""
+    def _acquire(self, episode_id: str, caller: Caller | None) -> tuple[Episode, ChatEnvironment]:
+        """Hold the lock of a live episode, until `_release`."""
         episode = self._episodes.get(episode_id)
         if episode is None:
             raise self._not_found(episode_id)
-        episode.take_turn(caller)
+        episode.acquire(caller)
         try:
             self._expire_if_idle(episode)
         except BaseException:
-            episode.end_turn()
+            episode.release()
             raise
         if episode.environment is None:
-            episode.end_turn()
+            episode.release()
             raise self._not_found(episode_id)
         return episode, episode.environment
 
-    def _leave(self, episode: Episode) -> None:
+    def _release(self, episode: Episode) -> None:
         episode.last_used = self._clock()
-        episode.end_turn()
+        episode.release()
 
     def _not_found(self, episode_id: str) -> EpisodeNotFoundError:
         kind = self._ends.get(episode_id) or EpisodeUnknownError
@@ -276,7 +276,7 @@ class EpisodeStore:
         episode.accounted_tokens = length
 
     def _end(self, episode: Episode, end: type[EpisodeNotFoundError]) -> bool:
-        """Take an episode out; the caller has its turn. False: it was out already."""
+        """Take an episode out; the caller holds its lock. False: it was out already."""
         if episode.end is not None:
             return False
         with self._lock:

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from chatenv_server.observing.telemetry import Telemetry
-from chatenv_server.running.listeners import BindError
+from chatenv_server.settings.errors import BindError
 from chatenv_server.settings.settings import Settings, wrong_setting
 
 Around = Callable[[grpc.ServicerContext], AbstractContextManager[None]]

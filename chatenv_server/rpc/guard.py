@@ -15,7 +15,7 @@ from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.rpc.access import BearerToken
 from chatenv_server.rpc.failures import log_and_count, status_of
 from chatenv_server.rpc.gate import Gate
-from chatenv_server.rpc.workers import UnaryWorkers, turn_away
+from chatenv_server.rpc.workers import UnaryWorkers, refuse_busy
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
@@ -49,7 +49,7 @@ class CallGuard(grpc.ServerInterceptor):
         self._others = Gate(MAX_OTHER_CALLS)
         self._others.open()
         self._workers = workers
-        self._turned_away: dict[str, Any] = {}
+        self._when_full: dict[str, Any] = {}
         self._telemetry = telemetry
         self._token = token
         self._guarded: dict[str, Any] = {}
@@ -68,7 +68,7 @@ class CallGuard(grpc.ServerInterceptor):
                 return handler
             guarded = self._guarded[method] = self._guard(method, handler)
         is_full = self._workers is not None and self._workers.is_full
-        return self._turned_away.get(method, guarded) if is_full else guarded
+        return self._when_full.get(method, guarded) if is_full else guarded
 
     def _guard(self, method: str, handler: Any) -> Any:
         ours = method.startswith(_OURS)
@@ -83,7 +83,7 @@ class CallGuard(grpc.ServerInterceptor):
         if ours and self._workers is not None:
             # gRPC's name for the threads of one method. If it ever goes, the server's own threads take these calls.
             call.experimental_thread_pool = self._workers
-            self._turned_away[method] = grpc.unary_unary_rpc_method_handler(self._guarded_call(method, turn_away, None))
+            self._when_full[method] = grpc.unary_unary_rpc_method_handler(self._guarded_call(method, refuse_busy, None))
         return grpc.unary_unary_rpc_method_handler(
             call,
             _tolerant(handler.request_deserializer),

@@ -25,11 +25,10 @@ from chatenv_server.rpc.failures import log_and_count, status_of
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.streams import StepStream
-from chatenv_server.running.backend import Backend
 
 
 class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
-    """Serves episodes. `interceptors.CallGuard` stands before it and turns what it raises into statuses."""
+    """Serves episodes. `CallGuard` stands before it and makes statuses of what it raises."""
 
     _episodes: EpisodeStore
     _describe: Callable[[], ServerInfo]
@@ -41,11 +40,22 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._items = items
         self._max_batch_items = max_batch_items
 
-    def attach(self, backend: Backend) -> None:
-        """Give it what to serve; before the gate opens."""
-        self._episodes = backend.episodes
-        self._describe = backend.describe
-        self._encoding_ahead = backend.encoding_ahead
+    def attach(
+        self,
+        episodes: EpisodeStore,
+        describe: Callable[[], ServerInfo],
+        encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]],
+    ) -> None:
+        """Give it what to serve; before the gate opens.
+
+        Args:
+            episodes: the episodes.
+            describe: says what the server is.
+            encoding_ahead: see `TokenEngine`.
+        """
+        self._episodes = episodes
+        self._describe = describe
+        self._encoding_ahead = encoding_ahead
 
     def Reset(self, request: pb.ResetRequest, context: grpc.ServicerContext) -> pb.ResetResponse:
         """Start an episode, or start the named one anew."""

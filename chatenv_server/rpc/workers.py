@@ -100,8 +100,8 @@ def _run(future: Future[Any], call: Callable[[], Any]) -> None:
             future.set_exception(error)
 
 
-def turn_away(request: Any, context: Any) -> Any:  # noqa: ARG001 - the signature of a method
-    """Answers a call that found no room.
+def refuse_busy(request: Any, context: Any) -> Any:  # noqa: ARG001 - the signature of a method
+    """Answer a call that found no room.
 
     Raises:
         ServerBusyError: always.

@@ -16,7 +16,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chatenv_server.running.listeners import reachable
-from chatenv_server.settings.settings import SettingError, Settings, read_settings
+from chatenv_server.settings.errors import SettingError
+from chatenv_server.settings.settings import Settings, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

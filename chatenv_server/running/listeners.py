@@ -14,13 +14,10 @@ from typing import Final
 
 import grpc
 
+from chatenv_server.settings.errors import BindError
 from chatenv_server.settings.settings import Settings, wrong_setting
 
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared with, not bound to
-
-
-class BindError(Exception):
-    """An address cannot be served on; the message says why and what to do."""
 
 
 def bind(server: grpc.Server, settings: Settings) -> tuple[str, ...]:

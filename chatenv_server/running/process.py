@@ -117,7 +117,7 @@ class RunningServer:
     def serve(self, backend: Backend) -> None:
         """Let calls in."""
         episodes = backend.episodes
-        self._servicer.attach(backend)
+        self._servicer.attach(episodes, backend.describe, backend.encoding_ahead)
         self.observers.telemetry.watch(
             lambda: Levels(calls=self._gate.in_flight, episodes=episodes.live_episodes, tokens=episodes.live_tokens)
         )

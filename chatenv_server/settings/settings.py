@@ -17,13 +17,10 @@ from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES
 from chatenv_client.models import ControlTokenPolicy, HistoryPolicy, ResetOptions
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.settings import values
+from chatenv_server.settings.errors import SettingError
 from chatenv_server.tokenizer_files.loading import EMBEDDED
 
 ENVIRONMENT_PREFIX: Final = "CHATENV_"
-
-
-class SettingError(ValueError):
-    """A setting has a wrong value; the message names it."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from chatenv_server.commands import cli
 from chatenv_server.rpc.access import BearerToken
 from chatenv_server.running import healthcheck
 from chatenv_server.running.process import RunningServer
-from chatenv_server.settings.settings import SettingError
+from chatenv_server.settings.errors import SettingError
 from tests.server.conftest import Serve
 
 OPENSSL = shutil.which("openssl")

@@ -10,8 +10,8 @@ import pytest
 
 from chatenv_client.models import HistoryPolicy
 from chatenv_server.environment.options import EpisodeOptions
+from chatenv_server.settings.errors import SettingError
 from chatenv_server.settings.settings import (
-    SettingError,
     Settings,
     default_text,
     flag_of,
