@@ -101,13 +101,14 @@ $(SERVE): pyproject.toml chatenv_client/_version.py | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml chatenv_client/_version.py | $(BIN)/python
-	$(PIP) --editable '.[server,metrics,tracing,dev]'
+	$(PIP) 'pip>=25.1' # the first that installs dependency groups
+	$(PIP) --editable '.[server,metrics,tracing]' --group dev
 	@$(PIP) '$(TORCH)' || echo "No '$(TORCH)' for this Python: tests that need torch will skip (TORCH=... chooses another)."
 	@touch $(SERVE) $@
 
 $(BENCH): $(DEV)
-	$(PIP) --editable '.[server,metrics,tracing,dev,bench]'
-	@touch $(SERVE) $(DEV) $@
+	$(PIP) --group bench
+	@touch $@
 
 $(GENERATE)/.ready: Makefile
 	$(PYTHON) -m venv --clear $(GENERATE)

@@ -76,7 +76,7 @@ def _write(run: Run, folder: Path) -> None:
         write_plot(run, folder / "results.png")
         print(folder / "results.png")
     except ImportError:
-        print("skipped: the plot: matplotlib is not installed (pip install '.[bench]')")
+        print("skipped: the plot: matplotlib is not installed (`make bench` installs it)")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def peer(tokenizer: str) -> Iterator[Server]:
 def why_no_peer() -> str:
     """Why the peer cannot be measured; empty where it can."""
     is_there = importlib.util.find_spec("openenv") is not None
-    return "" if is_there else "peer: openenv is not installed (pip install '.[bench]')"
+    return "" if is_there else "peer: openenv is not installed (`make bench` installs it)"
 
 
 @contextmanager
