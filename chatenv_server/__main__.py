@@ -88,11 +88,11 @@ def _catch_signals() -> SimpleQueue[int]:
 
 
 def _tidy_memory() -> None:
-    """Give back what loading needed and serving does not: with Qwen2.5 a fifth of the whole."""
+    """Return the memory that loading needed and serving does not: with Qwen2.5 a fifth of the whole."""
     gc.collect()
     gc.freeze()
-    # A step leaves some twenty objects behind that live as long as their episode; looking for cycles among the youngest
-    # thousands of them finds none.
+    # A step makes some twenty objects that live as long as their episode. There are no cycles among the youngest
+    # thousands of them.
     gc.set_threshold(10_000)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -33,7 +33,7 @@ COMMANDS: Final = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.description = f"Hold a conversation with a server, a message a line. {EXIT_CODES}"
+    parser.description = f"Hold a conversation with a server, a message per line. {EXIT_CODES}"
     parser.epilog = f"In the conversation:\n\n{COMMANDS}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--role", default="user", help="role of the first message; default: user")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Talk until the end of input; the exit code. A call that failed counts only where nobody sits at the terminal."""
+    """Talk until the end of input; the exit code. A call that failed counts only where no person is at a terminal."""
 
     def work() -> int:
         with client_of(arguments) as env:
@@ -97,7 +97,7 @@ class _Conversation:
         }
 
     def prompt(self) -> str:
-        """What stands before the line that is typed."""
+        """The text before the line that is typed."""
         return f"{printable(self._role)}> "
 
     def open(self) -> None:
@@ -108,7 +108,7 @@ class _Conversation:
             self._show(self._env.resume(self._resumed).observation)
 
     def end(self) -> None:
-        """End the episode, unless it was another's."""
+        """End the episode, unless it was resumed."""
         if self._resumed is None:
             self._env.close()
 

@@ -33,14 +33,14 @@ def _plain(value: Any) -> Any:
 
 
 def print_line(text: str = "") -> None:
-    """Print a line at once, so that who reads a pipe sees it when it is said."""
+    """Print a line and flush it, so that the reader of a pipe sees it at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 @contextmanager
 def progress_line() -> Iterator[Callable[[str], None]]:
-    """Shows how far it is on one line of standard error, and wipes it at the end; nothing where nobody watches."""
+    """Shows progress on one line of standard error and wipes it at the end; does nothing if that is no terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -63,12 +63,12 @@ def print_fields(fields: Mapping[str, object]) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with control characters spelt out, for what others wrote could otherwise command the terminal."""
+    """The text with control characters spelt out: what others wrote must not command the terminal."""
     return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in text)
 
 
 def told_message(message: Mapping[str, Any]) -> str:
-    """A message on a line, or more where its text has more: role, content, and what else it has."""
+    """A message as text, on as many lines as its content has: role, content, and its other keys."""
     rest = {key: value for key, value in message.items() if key not in ("role", "content") and value}
     content = message.get("content")
     said = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False) if content else ""

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def state_lines(state: ChatState, *, with_tokens: bool) -> Iterator[str]:
-    """An episode for people: a line on the whole, each message, each report."""
+    """An episode for people: a line on the whole, a line per message and per report."""
     end = " terminated" * state.terminated + " truncated" * state.truncated or " live"
     yield f"{state.episode_id}  {state.step_count} steps, {len(state.token_ids)} tokens,{end}"
     sampled = set(_sampled_messages(state))
@@ -62,5 +62,5 @@ def _sampled_messages(state: ChatState) -> Iterator[int]:
 
 
 def told_report(report: Any) -> str:
-    """A fidelity report on a line."""
+    """A fidelity report as one line."""
     return printable(f"not exact: {report.kind.value}: {report.detail}")

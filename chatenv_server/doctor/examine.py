@@ -1,7 +1,7 @@
-"""Plays a scenario on the engine and holds every step against the full-history rendering.
+"""Plays a scenario on the engine and compares every step with the full-history rendering.
 
 A step passes if the stream is the full tokenisation, token for token; or if a report says why it is not, of a kind
-that explains the difference, and what was appended is literally what the template writes behind the turn.
+that explains the difference, and what was appended is literally what the template writes after the turn.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SAYS_INEXACT: Final = frozenset({FidelityKind.HISTORY_REWRITTEN, FidelityKind.B
 """Reports that say that the stream is not the full rendering; the others tell what happened."""
 _MOST_LOOKED_FOR: Final = 6
 _END_CHARACTERS: Final = 12
-"""How much of a turn's end has to stand before what was appended to it."""
+"""How much of a turn's end has to come right before what was appended to it."""
 
 
 class Verdict(enum.Enum):
@@ -195,7 +195,7 @@ class _Examiner:
         return turn.sampled, said
 
     def _ids(self, text: str) -> list[int]:
-        """What the model samples: the tokens of the text behind the end of the prompt that it sees."""
+        """What the model samples: the tokens of the text, encoded after the end of the prompt that it sees."""
         prompt = self._reference.decode(self._stream)
         specials = self._reference.specials_in(prompt)
         end = prompt[specials[-1].start() :] if specials else prompt
@@ -203,8 +203,8 @@ class _Examiner:
         if whole[: len(anchor)] == anchor:
             return whole[len(anchor) :]
         # The text would merge with the prompt, which a sampled token cannot.
-        newline, behind = self._reference.encode("\n"), self._reference.encode("\n" + text)
-        return behind[len(newline) :] if behind[: len(newline)] == newline else self._reference.encode(text)
+        newline, after = self._reference.encode("\n"), self._reference.encode("\n" + text)
+        return after[len(newline) :] if after[: len(newline)] == newline else self._reference.encode(text)
 
     # -- the checks -------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """What a chat template does, read off its renders, for a person who decides whether to train with it.
 
-What decides the token stream is the engine's own probe; this adds what that need not know.
+The engine's own probe finds out what decides the token stream; this adds what matters to a person alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TemplateFacts:
     closers: tuple[str, ...]
     """Control tokens that close an assistant turn whatever follows."""
     last_closers: tuple[str, ...]
-    """Control tokens behind an assistant turn that is the last message."""
+    """Control tokens after an assistant turn that is the last message."""
     takes: tuple[str, ...]
     """Roles and shapes of messages."""
     rejects: Mapping[str, str]
@@ -61,7 +61,7 @@ class TemplateFacts:
 
 
 def read_facts(chat_format: ChatFormat) -> TemplateFacts:
-    """Find out what the template does. Some 30 renders."""
+    """Find out what the template does, in a few dozen renders."""
     return _Reader(chat_format).read()
 
 
@@ -141,17 +141,12 @@ class _Reader:
         return ""
 
     def _default_system(self) -> str:
-        """What stands before the user's text without a system prompt, and not with one."""
+        """What the template writes before the user's text if there is no system prompt, and only then."""
         without = self._render(_PLAIN).partition(_USER)[0]
         given = self._render([{"role": "system", "content": _SYSTEM}, *_PLAIN]).partition(_USER)[0]
-        before, found, behind = given.partition(_SYSTEM)
-        if (
-            found
-            and len(without) > len(before) + len(behind)
-            and without.startswith(before)
-            and without.endswith(behind)
-        ):
-            return without[len(before) : len(without) - len(behind)].strip()
+        before, found, after = given.partition(_SYSTEM)
+        if found and len(without) > len(before) + len(after) and without.startswith(before) and without.endswith(after):
+            return without[len(before) : len(without) - len(after)].strip()
         markup = self._format.codec.added.texts.values()
         bare = re.sub("|".join(map(re.escape, sorted(markup, key=len, reverse=True))) or "(?!)", "", without).strip()
         return bare if len(bare.split()) > 2 else ""
@@ -173,7 +168,7 @@ class _Reader:
             (self._words_of_closers(), profile.last_closers != profile.closers and self._closes_differently()),
             ("writes an answer without reasoning differently once a user has spoken after it", self._differs_later()),
             ("writes the system prompt into the last user's turn", self._moves_system()),
-            ("does not write a turn behind its own generation prompt as it asked for it", self._leaves_the_prompt()),
+            ("does not begin a turn with the generation prompt that it wrote for it", self._leaves_the_prompt()),
         ]
 
     def _loses(self, message: Message, later: Sequence[Message]) -> bool:
@@ -230,7 +225,7 @@ def _calling(count: int, content: str = "") -> list[Message]:
 
 
 def _showing(role: str, text: str) -> list[Message]:
-    """A conversation in which `text` is a message of this role's, with a user behind an assistant's."""
+    """A conversation in which `text` is a message of this role's, with a user after an assistant."""
     if role == "tool":
         return [
             *_calling(1)[:-1],

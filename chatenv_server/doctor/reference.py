@@ -1,4 +1,4 @@
-"""What everything is held against: full-history `apply_chat_template`, of the tokenizer itself.
+"""What everything is compared with: full-history `apply_chat_template` of the tokenizer itself.
 
 Independent of the engine but for the form of messages (content as text or parts, arguments as object or JSON text),
 which apply_chat_template leaves to its caller.
@@ -26,7 +26,7 @@ class NotTakenError(Exception):
 
 
 def _as_transformers(tokenizer: Any) -> Any:
-    """The tokenizer, if it is one of transformers' or of its face alone; else one of theirs around its backend."""
+    """A tokenizer of transformers, or one without a backend, as it is; else one of transformers around its backend."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or hasattr(tokenizer, "added_tokens_decoder"):
         return tokenizer
@@ -91,7 +91,7 @@ class Reference:
                 add_generation_prompt=prompt,
                 **options,
             )
-        except Exception as error:  # a template raises whatever it likes
+        except Exception as error:  # a template may raise anything
             raise NotTakenError(str(error) or type(error).__name__) from error
 
     def encode(self, text: str) -> list[int]:
@@ -99,7 +99,7 @@ class Reference:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids, control tokens shown. A space that the tokenizer puts behind a control token is left out."""
+        """Text of ids, control tokens shown. A space that the tokenizer puts after a control token is left out."""
         text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
         return self._padded.sub(r"\1", text) if self._pads else text
 

@@ -28,7 +28,7 @@ class SampledText:
     stop: str
     """What the turn ends with, through the stop token; empty where nothing but a text follows the turn."""
     natural: bool
-    """Whether the template writes the turn behind its own generation prompt."""
+    """Whether the template writes the turn after its own generation prompt."""
 
     @property
     def text(self) -> str:
@@ -69,7 +69,7 @@ def sampled_text(
     Args:
         history: all messages before it.
         following: the messages that come next, for templates in which the next role's token ends a turn.
-        prompt: whether it is sampled behind a generation prompt.
+        prompt: whether it is sampled after a generation prompt.
 
     Raises:
         NotTakenError: the template rejects the conversation.
@@ -80,17 +80,17 @@ def sampled_text(
     shared = asked if natural else _shared_start(reference, asked, alone)
     opened = "" if natural else _end_of_thought(message, asked[len(shared) :], alone[len(shared) :])
     said = alone[len(shared) :]
-    behind = _behind_last_word(reference, [*history, message], tools)
-    if behind is None or not said.endswith(behind):
+    after = _after_last_word(reference, [*history, message], tools)
+    if after is None or not said.endswith(after):
         ends = reference.specials_in(said)
         return SampledText(opened + said[: ends[-1].end() if ends else len(said)], "", natural)
-    later = _behind_last_word(reference, [*history, message], tools, following, prompt=prompt) or ""
+    later = _after_last_word(reference, [*history, message], tools, following, prompt=prompt) or ""
     later = later.partition(str(following[0].get("content", "")).strip() or "\0")[0]
     # A token that opens turns ends none, for templates that write the generation prompt unasked.
     with_prompt, without = (reference.text(history, tools=tools, prompt=asks) for asks in (True, False))
     header = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
-    stop = _stop(reference, behind, later, without=header)
-    return SampledText(opened + said[: len(said) - len(behind)], stop, natural)
+    stop = _stop(reference, after, later, without=header)
+    return SampledText(opened + said[: len(said) - len(after)], stop, natural)
 
 
 def _shared_start(reference: Reference, left: str, right: str) -> str:
@@ -107,7 +107,7 @@ def _shared_start(reference: Reference, left: str, right: str) -> str:
 
 
 def _end_of_thought(message: Message, asked: str, written: str) -> str:
-    """What the model says first behind a prompt that opens a thought which the template does not write in history."""
+    """What the model says first after a prompt that opens a thought which the template does not write in history."""
     tag = _OPEN_TAG.search(asked)
     if tag is None:
         return ""
@@ -118,7 +118,7 @@ def _end_of_thought(message: Message, asked: str, written: str) -> str:
     return (f"{thought}\n" if thought else "") + closing + "\n\n"
 
 
-def _behind_last_word(
+def _after_last_word(
     reference: Reference,
     messages: Sequence[Message],
     tools: bool,
@@ -126,7 +126,7 @@ def _behind_last_word(
     *,
     prompt: bool = False,
 ) -> str | None:
-    """What the template writes behind the last word of the last message."""
+    """What the template writes after the last word of the last message."""
     for marked in _marked(messages[-1]):
         try:
             text = reference.text([*messages[:-1], marked, *following], tools=tools, prompt=prompt)
@@ -159,17 +159,17 @@ def _with_mark(arguments: Any) -> Any:
     return {**arguments, last: arguments[last] + _END_MARK}
 
 
-def _stop(reference: Reference, behind: str, later: str, *, without: str) -> str:
+def _stop(reference: Reference, after: str, later: str, *, without: str) -> str:
     """What a turn ends with, through its stop token.
 
-    That is the last special token that stands behind the turn whoever comes next; else the one behind a turn that is
-    the last; else the one that the next turn begins with.
+    That is the last special token that follows the turn whichever role comes next; else the one that follows the last
+    turn of a conversation; else the one that the next turn begins with.
     """
-    shared = _shared_start(reference, behind, later)
+    shared = _shared_start(reference, after, later)
     always = [found for found in reference.specials_in(shared) if found[0] not in without]
     if always:
         return shared[: always[-1].end()]
-    for text in (behind, later):
+    for text in (after, later):
         ends = [found for found in reference.specials_in(text) if found[0] not in without]
         if ends:
             return text[: ends[0].end()]

@@ -1,6 +1,6 @@
 """The conversations that the doctor plays: what every trainer's rollouts are made of, and what breaks them.
 
-Plain data. How a turn is sampled is `sampling`'s, what is checked is `examine`'s.
+Plain data: `sampling` derives what is sampled of it, `examine` plays it and checks every step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Ending(enum.Enum):
 
 @dataclass(frozen=True)
 class Round:
-    """A turn that the model samples, and the messages that are appended together behind it."""
+    """A turn that the model samples, and the messages that are appended together after it."""
 
     sampled: Message
     """What is sampled is what the template would have written for it."""

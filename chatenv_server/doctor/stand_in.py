@@ -129,7 +129,7 @@ def _tags(text: str) -> list[str]:
 
 
 def _end_of_turn(frame: str, special: set[str]) -> str:
-    """The special token behind the assistant's text at the end of a conversation, unless it opens the next turn."""
-    _, _, behind = frame.rpartition(_TEXT)
-    found = re.search("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)", behind)
+    """The special token after the assistant's text at the end of a conversation, unless it opens turns, too."""
+    _, _, after = frame.rpartition(_TEXT)
+    found = re.search("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)", after)
     return "" if found is None or found[0] in frame.split(_TEXT, maxsplit=1)[0] else found[0]

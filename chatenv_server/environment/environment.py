@@ -1,7 +1,7 @@
 """ChatEnvironment: one episode at a time, in-process; the server holds one for every episode id.
 
-Owns the order of things in a step: check, append, transform, and taking all of it back when something fails. The tokens
-are the engine's, ids and concurrency the server's.
+It decides the order of a step: check, append, transform. If any of them fails, it takes the whole step back. The engine
+owns the tokens; the server owns ids and concurrency.
 """
 
 from __future__ import annotations
@@ -81,10 +81,9 @@ class ChatEnvironment:
             TypeError: there is no such option.
         """
         asked = self._options.overridden_by(options)
-        # A transform may well read the messages at every step.
-        episode = EpisodeRecord(
-            asked, self.engine.open(asked.render_options(), keeps_texts=self._transform is not None)
-        )
+        # A transform may read the messages at every step, so for it their texts are kept.
+        log = self.engine.open(asked.render_options(), keeps_texts=self._transform is not None)
+        episode = EpisodeRecord(asked, log)
         opened = episode.open()
         self._episode = episode
         return episode.observation(opened.reports)

@@ -1,6 +1,6 @@
-"""Runs a transform for a server: within a deadline, and so that what it returns can be sent.
+"""Runs a transform for a server: within a deadline, and refusing a result that cannot be sent.
 
-Both are settled inside the step, which is taken back when the transform fails either.
+Both happen inside the step, so the environment takes the step back when the transform fails either.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from chatenv_server.environment.transforms import Transform
 
 
 class TransformGuard:
-    """One episode's transform behind a guard; itself a transform.
+    """The guarded transform of one episode; itself a transform.
 
-    A call that overran cannot be stopped. It goes on in its thread, and the episode's next call waits for it within
-    its own deadline, so that calls of one episode never overlap.
+    A call that overran cannot be stopped. It goes on in its thread, and the episode's next call first waits for it,
+    within a deadline of its own. So calls of one episode never overlap.
     """
 
     def __init__(self, transform: Transform, timeout_s: float) -> None:
@@ -50,10 +50,10 @@ class TransformGuard:
         def run() -> None:
             try:
                 future.set_result(self._transform(observation))
-            except BaseException as error:  # noqa: BLE001 - handed to who waits, whatever it is
+            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
                 future.set_exception(error)
 
-        # A daemon: a transform that hangs must not keep the server from ending.
+        # A daemon, because a transform that hangs must not keep the server from ending.
         threading.Thread(target=run, name="transform", daemon=True).start()
         return future
 
@@ -66,7 +66,7 @@ class TransformGuard:
 
 
 def _checked(result: Any) -> Any:
-    """What a transform returned; if it is no observation, the environment refuses it and says so."""
+    """What a transform returned. The environment refuses what is no observation."""
     return _sendable(result) if isinstance(result, ChatObservation) else result
 
 

@@ -1,4 +1,4 @@
-"""Transforms: what a task makes of an observation. They set the reward, end the episode, add metadata."""
+"""Transforms: how a task sets the reward of a step, ends the episode and adds metadata."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, cast
 from chatenv_client.models import ChatObservation
 
 Transform = Callable[[ChatObservation], ChatObservation]
-"""Maps the observation of a step to the observation that the caller gets. May change the one it is given and return
-it, or return another. Called once a step, never at reset. One that is shared by episodes must be safe for threads."""
+"""Maps the observation of a step to the observation that the caller gets. It may change the one it is given and return
+it, or return another. It is called once per step, never at reset. If episodes share it, it must be safe for threads."""
 
 ENTRY_POINT_GROUP = "chatenv.transforms"
 
@@ -32,8 +32,8 @@ def load_transform(name: str) -> Callable[[], Transform]:
     """Find a transform by `module:attribute` or by the name of an entry point of the group `chatenv.transforms`.
 
     Returns:
-        A function that gives the transform for a new episode: a class is instantiated for every episode, anything
-        else is shared.
+        A function that gives the transform of a new episode: of a class, a new instance for each episode; of anything
+        else, the same for all.
 
     Raises:
         ValueError: nothing goes by this name, or what does cannot be called.

@@ -40,7 +40,7 @@ def check_action(action: ChatAction, token_id_limit: int) -> None:
     check_token_ids(action.tokens, token_id_limit)
     if action.logprobs is not None and len(action.logprobs) != len(action.tokens):
         raise InvalidRequestError(
-            f"{len(action.logprobs)} logprobs for {len(action.tokens)} tokens; send one a token, or none",
+            f"{len(action.logprobs)} logprobs for {len(action.tokens)} tokens; send one per token, or none",
             reason=Reason.LOGPROBS_LENGTH,
             field="logprobs",
         )
@@ -147,12 +147,12 @@ def _is_schema(tool: Any) -> bool:
 
 
 def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
-    """Raise InvalidRequestError where template arguments are no JSON values or named like a template's own inputs."""
+    """Raise InvalidRequestError if an argument is no JSON value, or has the name of one of a template's own inputs."""
     check_json(kwargs, "chat_template_kwargs", reason=Reason.BAD_TEMPLATE_KWARGS)
     for name in kwargs:
         if name in RESERVED_NAMES or not name.isidentifier():
             raise InvalidRequestError(
-                f"{name!r} is not a template argument of a caller's to set",
+                f"{name!r} is not a template argument that a caller may set",
                 reason=Reason.BAD_TEMPLATE_KWARGS,
                 field="chat_template_kwargs",
             )
@@ -176,7 +176,7 @@ def check_json(value: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE, d
 
 
 def check_text(text: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE) -> None:
-    """Raise InvalidRequestError unless it is a text without halves of surrogate pairs, which nobody could encode."""
+    """Raise InvalidRequestError unless it is a text without halves of surrogate pairs, which cannot be encoded."""
     if not isinstance(text, str):
         raise InvalidRequestError(f"a {type(text).__name__} is not a text", reason=reason, field=field)
     try:
@@ -219,7 +219,7 @@ def check_clock(unix_seconds: float) -> float:
     """The moment as given.
 
     Raises:
-        InvalidRequestError: no calendar of templates has it.
+        InvalidRequestError: it is not within the years 1 to 9999, which is all that templates can write.
     """
     try:
         datetime.fromtimestamp(unix_seconds, tz=timezone.utc)

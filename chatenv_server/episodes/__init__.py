@@ -1,1 +1,1 @@
-"""The episodes of a server, by id and within a budget."""
+"""The episodes of a server: found by id, kept within a budget."""

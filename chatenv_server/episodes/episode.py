@@ -1,4 +1,4 @@
-"""One live episode of a server: its lock, its environment, and the last answer for a caller that did not get it."""
+"""One live episode of a server: its lock, its environment, and its last answer, in case that got lost on the way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chatenv_server.environment.environment import ChatEnvironment
 
 
 class Caller(Protocol):
-    """Who waits for a call; a `grpc.ServicerContext` is one."""
+    """The caller that waits for an answer; a `grpc.ServicerContext` is one."""
 
     def time_remaining(self) -> float | None:
         """Seconds until the call's deadline; None: it has none."""
@@ -24,10 +24,10 @@ class Caller(Protocol):
 
 
 class Answer(NamedTuple):
-    """What the last step was answered."""
+    """The answer to the last step."""
 
     digest: bytes
-    """Of the request."""
+    """Of the request that it answers."""
     observation: ChatObservation
 
 
@@ -43,7 +43,7 @@ class Episode:
     end: type[EpisodeNotFoundError] | None = None
     """How it ended; None while it is live."""
     accounted_tokens: int = 0
-    """What the count of live tokens holds of it."""
+    """Its tokens, as they were last counted among the live ones."""
     _answer: Answer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -92,7 +92,7 @@ class Episode:
         return observation
 
     def finish(self, end: type[EpisodeNotFoundError]) -> None:
-        """Let go of everything."""
+        """Note how it ended, and drop all that it holds."""
         self.end, self.environment, self._answer, self.accounted_tokens = end, None, None, 0
 
     def replayed(self, step_count: int, step_index: int | None, digest: bytes) -> ChatObservation | None:
@@ -116,5 +116,5 @@ class Episode:
 
 def _patience_s(caller: Caller | None) -> float:
     remaining_s = None if caller is None else caller.time_remaining()
-    # gRPC tells a call without a deadline by centuries that remain, which is more than a lock takes.
+    # Of a call without a deadline gRPC says that centuries remain, which is more than a lock takes.
     return -1 if remaining_s is None or remaining_s > threading.TIMEOUT_MAX else max(0.0, remaining_s)

@@ -1,7 +1,7 @@
-"""Episodes by id: opening, finding, ending them, within a budget. Knows nothing of gRPC or of templates.
+"""Episodes by id: opens, finds and ends them, within a budget. Knows nothing of gRPC or of templates.
 
-There are two kinds of lock, taken in this order: an episode's own, held while the episode works, and the
-store's, held for a few dictionary operations. So no episode ever waits for another's transform.
+There are two kinds of lock, taken in this order: that of an episode, held while a call works on it, and that of the
+store, held for a few dictionary operations. So no episode waits for the transform of another.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from chatenv_server.episodes.episode import Caller, Episode
 from chatenv_server.observing.telemetry import Telemetry
 
 MAX_MESSAGES: Final = 65_536
-"""Of one episode. Tokens alone would not bound its memory: a template may write nothing of a message."""
+"""Of one episode. A limit of tokens would not bound its memory, since a template may write nothing for a message."""
 
 REMEMBERED_ENDS: Final = 8192
 """Ended episodes whose end is remembered, so that NOT_FOUND tells closed and expired from unknown."""
@@ -66,8 +66,8 @@ class Budget:
 class EpisodeStore:
     """All live episodes of a server, in memory. Safe to use from many threads; calls on one episode are serialised.
 
-    A call waits for other calls on its episode as long as its `caller` does, and raises DeadlineError when that is
-    not long enough; then nothing was done.
+    A call waits for other calls on its episode until its `caller` has waited long enough; then it raises DeadlineError
+    and has done nothing. Without a caller it waits for ever.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class EpisodeStore:
         while True:
             episode = self._find_or_add(episode_id)
             with episode.locked(caller):
-                if episode.end is None:  # else it ended while we waited, and its id is free again
+                if episode.end is None:  # else it ended while this call waited, and its id is free again
                     return self._start(episode, named)
 
     def step(
@@ -129,7 +129,7 @@ class EpisodeStore:
             action: what to append.
             digest: the same for two requests exactly if they ask the same.
             step_index: step_count as the caller has seen it; None: no check.
-            caller: who waits; see the class.
+            caller: who waits for the answer.
 
         Raises:
             StepIndexMismatchError: neither the next step nor a repetition of the last.
@@ -138,7 +138,7 @@ class EpisodeStore:
             TokenLimitError: too many tokens.
             ChatEnvError: whatever the environment refuses.
         """
-        # Not with `_use`: the work of a step is counted in microseconds, and a generator's frame takes one or two.
+        # `_use` would do, but its generator takes a microsecond or two, and a whole step takes few.
         episode, environment = self._acquire(episode_id, caller)
         try:
             stored = episode.replayed(environment.step_count, step_index, digest)
@@ -151,7 +151,7 @@ class EpisodeStore:
                 observation = episode.step(environment, action, digest)
             finally:
                 self._account(episode, reserved=at_least)
-            self._tell_of(observation)
+            self._count_reports(observation)
             return observation
         finally:
             self._release(episode)
@@ -254,10 +254,10 @@ class EpisodeStore:
             raise
         episode.last_used = self._clock()
         self._telemetry.episode_started()
-        self._tell_of(observation)
+        self._count_reports(observation)
         return observation
 
-    def _tell_of(self, observation: ChatObservation) -> None:
+    def _count_reports(self, observation: ChatObservation) -> None:
         for report in observation.fidelity:
             self._telemetry.inexact(report.kind.value)
 
@@ -270,7 +270,7 @@ class EpisodeStore:
             self._tokens.reserve(tokens)
 
     def _account(self, episode: Episode, *, reserved: int) -> None:
-        """Count an episode's true length in the place of what was reserved for it."""
+        """Count the true length of an episode in place of the tokens that were reserved for it."""
         length = 0 if episode.environment is None else episode.environment.token_count
         self._tokens.adjust(length - episode.accounted_tokens - reserved)
         episode.accounted_tokens = length

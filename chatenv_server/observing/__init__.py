@@ -1,1 +1,1 @@
-"""What a server tells of its work: metrics, traces, logs."""
+"""What a server reports of its work: metrics, traces, logs."""

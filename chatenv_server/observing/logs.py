@@ -1,4 +1,4 @@
-"""The server's log on standard error: one line an event, for people or for machines."""
+"""The server's log on standard error: one line per event, for people or for machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def configure_logging(level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # At DEBUG other libraries tell more than anybody wants to know, contents among it.
+    # At DEBUG other libraries would log too much, the contents of calls among it.
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
     logging.getLogger("chatenv_server").setLevel(level.upper())
     # Python would print the line of code beside it, which tells an operator nothing.
@@ -40,7 +40,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The event with its time, level, logger and fields."""

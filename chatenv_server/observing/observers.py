@@ -19,7 +19,7 @@ Around = Callable[[grpc.ServicerContext], AbstractContextManager[None]]
 
 
 class Observers:
-    """Everything that watches one server. With the default settings there is nothing here that a call would meet.
+    """Everything that watches one server. With the default settings no call passes through any of it.
 
     Raises:
         SettingError: what a setting asks for is not installed.
@@ -29,7 +29,7 @@ class Observers:
     def __init__(self, settings: Settings) -> None:
         self.telemetry = Telemetry()
         self.interceptors: list[grpc.ServerInterceptor] = []
-        """To stand before all others."""
+        """They come before all other interceptors."""
         self.metrics_address = ""
         """Where Prometheus may read, with the real port; empty: nowhere."""
         self._opened = ExitStack()
@@ -103,7 +103,7 @@ def surrounded(handler: Any, around: Around) -> Any:
     if handler is None:
         return None
 
-    @wraps(handler.unary_unary)  # with the threads that it asks for
+    @wraps(handler.unary_unary)  # which also keeps the threads that the method asks for
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         with around(context):
             return handler.unary_unary(request, context)

@@ -1,4 +1,4 @@
-"""What a server tells of its work to whoever measures it. It knows nothing of how that is done."""
+"""What a server reports of its work. How that is measured, `metrics` knows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 
 class Telemetry:
-    """Told of what happens, from any thread, and does nothing. Who wants to know overrides it, and must not raise.
+    """Is told what happens, from any thread, and ignores it. A subclass overrides what it measures, and must not raise.
 
-    No episode's id is ever told: there are more of them than any store of metrics can bear.
+    It is never told the id of an episode: no store of metrics can bear that many labels.
     """
 
     def call_ended(self, method: str, code: str, waited_s: float, took_s: float) -> None:
@@ -37,7 +37,7 @@ class Telemetry:
         """A live episode is gone: `closed` or `expired`."""
 
     def watch(self, read: Callable[[], Levels]) -> None:
-        """`read` gives what can be measured at any time; called once, when the server has something to serve."""
+        """Is given, once, when the server begins to serve, a function that reads what the server holds now."""
 
 
 class Levels:

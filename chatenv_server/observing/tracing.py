@@ -1,6 +1,6 @@
-"""OpenTelemetry: one span a call, as a child of the caller's. Needs the extra `tracing`.
+"""OpenTelemetry: one span per call, as a child of the caller's. Needs the extra `tracing`.
 
-Where spans go is told by OpenTelemetry's own variables, `OTEL_EXPORTER_OTLP_ENDPOINT` among them.
+OpenTelemetry's own variables say where the spans go, `OTEL_EXPORTER_OTLP_ENDPOINT` among them.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The calls: who may make them, how many at once, what they do, and what a failure becomes."""
+"""The RPCs: who may call, how many at once, what each call does, and what becomes of a failure."""

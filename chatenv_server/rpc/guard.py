@@ -1,4 +1,4 @@
-"""Stands before every method: who may call, how many at once, and what becomes of a failure."""
+"""Guards every method: checks the token, takes a place at the gate, and makes a status of a failure."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _HEALTH: Final = "/grpc.health.v1.Health/"
 _OURS: Final = "/chatenv."
 
 MAX_OTHER_CALLS: Final = 8
-"""Calls at once to what is neither ours nor health, which is reflection. Idle streams of it would take every thread."""
+"""Calls at once to reflection, the one service that is neither ours nor health. Its idle streams could otherwise take
+every thread."""
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class CallGuard(grpc.ServerInterceptor):
-    """Guards the methods of a server: health is open to all, ours pass the gate, and everything else one of its own.
+    """Guards the methods of a server. Health is open to all, our methods pass the gate, all others a small gate apart.
 
     Args:
         gate: lets our calls in.
@@ -59,7 +60,7 @@ class CallGuard(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """The guarded method. gRPC calls this in its one polling thread, so it only looks up."""
+        """The guarded method. gRPC asks for it in its one polling thread, so each is made once and then looked up."""
         method = handler_call_details.method
         guarded = self._guarded.get(method)
         if guarded is None:
@@ -81,7 +82,7 @@ class CallGuard(grpc.ServerInterceptor):
             )
         call: Any = self._guarded_call(method, handler.unary_unary, gate)
         if ours and self._workers is not None:
-            # gRPC's name for the threads of one method. If it ever goes, the server's own threads take these calls.
+            # gRPC reads here which threads serve a method. If it ever stops to, the server's own take these calls.
             call.experimental_thread_pool = self._workers
             self._when_full[method] = grpc.unary_unary_rpc_method_handler(self._guarded_call(method, refuse_busy, None))
         return grpc.unary_unary_rpc_method_handler(
@@ -142,7 +143,7 @@ class CallGuard(grpc.ServerInterceptor):
 
 
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Bytes that are no message, as an error to raise later. From gRPC itself they would get INTERNAL."""
+    """A deserializer that returns its error, which the guarded call then raises. gRPC itself would answer INTERNAL."""
 
     def decode(encoded: bytes) -> Any:
         try:

@@ -10,9 +10,9 @@ ItemT = TypeVar("ItemT")
 
 
 class ItemRunner:
-    """Runs items in threads of its own. With 0 threads it runs nothing, and whoever has items works on them itself.
+    """Runs items in threads of its own. With 0 threads it runs nothing, and its users work on the items themselves.
 
-    Threads pay only where items wait, which a transform may do; the rest of a step is work that holds the interpreter.
+    Threads pay only where items wait, as a transform may; the rest of a step is work that holds the interpreter.
     """
 
     def __init__(self, threads: int) -> None:
@@ -24,14 +24,14 @@ class ItemRunner:
         return self._pool is not None
 
     def start(self, work: Callable[[], object]) -> None:
-        """Run `work`, which must not raise, in one of the threads, of which there must be some."""
+        """Run `work`, which must not raise, in one of the threads. There must be threads."""
         self._threads.submit(work)
 
     def each(self, work: Callable[[ItemT], object], items: Sequence[ItemT], episode_of: Callable[[ItemT], str]) -> None:
-        """Do `work`, which must not raise, on each item, in threads, of which there must be some, and wait for all."""
+        """Do `work`, which must not raise, on each item in the threads, and wait for all. There must be threads."""
         by_episode: dict[str, list[ItemT]] = {}
         for index, item in enumerate(items):
-            # Items that name no episode are each on their own.
+            # An item that names no episode waits for no other. No id of an episode begins with a space.
             by_episode.setdefault(episode_of(item) or f" {index}", []).append(item)
 
         def run(items: Sequence[ItemT]) -> None:

@@ -1,7 +1,7 @@
-"""The schemas that reflection tells: those of the services here, and of the details that their errors carry.
+"""The schemas that reflection serves: those of the services here, and of the details that their errors carry.
 
-Details travel under Google's names with the fields of our own messages. Told under those names too, they are shown by
-grpcurl as a reason and a field, in place of base64.
+The details have the types of google.rpc, which are written with messages of our own that have the same fields.
+Reflection serves their schemas under Google's names, so that grpcurl shows a reason and a field instead of base64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SERVED: Final[tuple[Any, ...]] = (chatenv_pb2, health_pb2, reflection_pb2)
 
 
 def reflected_schemas() -> DescriptorPool:
-    """A pool of its own, so that whatever else is imported here may bring Google's messages along."""
+    """The schemas in a pool of their own: another import may have put Google's messages into the default one."""
     pool = DescriptorPool()
     for module in _SERVED:
         _add(pool, module.DESCRIPTOR)

@@ -1,4 +1,4 @@
-"""The RPCs: each reads its request, asks the episodes, writes the answer. Failures are raised, or told per item."""
+"""The RPCs: each reads its request, asks the episodes, writes the answer. Failures are raised, or written per item."""
 # ruff: noqa: N802 - gRPC names the methods
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         except Exception as error:  # noqa: BLE001 - an item's failure is its own
             seconds = time.perf_counter() - began
             log_and_count(error, method=rpc, seconds=seconds, telemetry=self._telemetry)
-            # One of the two: setting the error takes away what may have been written of the response.
+            # A result holds one of the two: setting the error removes what may have been written of the response.
             result.error.CopyFrom(status_of(error))
 
     def _reading(self, request: Any, context: grpc.ServicerContext) -> AbstractContextManager[ChatEnvironment]:
@@ -198,7 +198,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
 
 class WatchedCaller:
-    """The caller of many steps in one call: not asked before each whether they still wait, for gRPC says when not."""
+    """The caller of many steps in one call. gRPC tells when it hangs up, so that no step has to ask."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._context = context

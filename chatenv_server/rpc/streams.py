@@ -1,8 +1,8 @@
-"""One StreamSteps call: reads requests, has them answered, gives the answers as they come.
+"""One StreamSteps call: reads requests, has them answered, and gives the answers as they come.
 
-Three parties work on it: a reader in a thread of its own, who answers, and gRPC's thread that sends. What they hold
-between them is bounded, so memory is flat when the caller does not read. Where no step waits for anything, gRPC's
-thread answers, too: handing a step to another thread would cost more than most steps.
+A thread of its own reads the requests, the threads of an `ItemRunner` answer them, and gRPC's thread sends the answers.
+Without a transform no step waits, and gRPC's thread answers, too: handing a step to another thread would cost more than
+the step. Requests and answers in flight are bounded, so memory stays flat when the caller does not read.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class StepStream:
         self._answer_bytes = 0
         """Of answers that gRPC has not taken."""
         self._waiting: dict[str, deque[Arrival]] = {}
-        """For each episode that is being worked on, the requests behind the one in work."""
+        """For each episode that is being worked on, the requests that come next."""
         self._parked: list[str] = []
         """Episodes whose next requests wait until answers are taken."""
         self._arrivals: SimpleQueue[Arrival | pb.StreamStepsResponse | Exception | None] = SimpleQueue()
-        """For gRPC's thread: answers, or requests for it to answer; None: no more requests come; an exception:
-        neither, and this is why."""
+        """For gRPC's thread: answers, or requests for it to answer. None: no more requests come. An exception: the
+        same, and this is why."""
         self._begun = 0
 
     def answers(self) -> Iterator[pb.StreamStepsResponse]:
@@ -103,8 +103,8 @@ class StepStream:
                 take(arrival)
             self._arrivals.put(None)
         except grpc.RpcError:
-            self._arrivals.put(None)  # the caller hung up, which is nobody's fault
-        except Exception as error:  # noqa: BLE001 - handed to who sends
+            self._arrivals.put(None)  # the caller hung up, which is no failure
+        except Exception as error:  # noqa: BLE001 - handed to the thread that sends
             self._arrivals.put(error)
 
     def _begin(self, size: int) -> bool:

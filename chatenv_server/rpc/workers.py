@@ -1,4 +1,4 @@
-"""The threads of unary calls where no transform waits: few, because they contend; more if they are stuck."""
+"""The threads that answer unary calls where no transform waits: few, because they contend; more if they are stuck."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ STUCK_S: Final = 0.02
 class UnaryWorkers(ThreadPoolExecutor):
     """A few threads, and one more whenever all of them are held up: by a long text, or a request that comes slowly.
 
-    An executor of its own making: gRPC takes none that is not a ThreadPoolExecutor, whose number of threads is fixed.
+    A subclass because gRPC takes nothing but a ThreadPoolExecutor. The threads of the base, whose number is fixed, are
+    never started.
 
     Args:
-        most_waiting: calls from which on it is full.
+        most_waiting: how many calls may wait until it is full.
     """
 
     def __init__(self, most_waiting: int) -> None:
@@ -82,7 +83,7 @@ class UnaryWorkers(ThreadPoolExecutor):
                 self._idle -= 1
                 self._taken += 1
             _run(*call)
-            del call  # or a waiting thread would hold on to the last request
+            del call  # else a waiting thread would hold on to the last request
 
     def _stay(self) -> bool:
         """Whether one more thread may wait for calls."""
@@ -96,7 +97,7 @@ def _run(future: Future[Any], call: Callable[[], Any]) -> None:
     if future.set_running_or_notify_cancel():
         try:
             future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - the future's to tell
+        except BaseException as error:  # noqa: BLE001 - the future hands it on
             future.set_exception(error)
 
 

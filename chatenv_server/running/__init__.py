@@ -1,1 +1,1 @@
-"""The process: what it serves, where it listens, how it starts and ends."""
+"""The server process: what it serves, where it listens, how it starts and ends."""

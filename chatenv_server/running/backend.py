@@ -49,7 +49,7 @@ class Backend:
         self._engine = engine or _load_engine(settings)
         self._began = time.monotonic()
         self.tokenizer_name = _public_name(engine.tokenizer_name if engine else settings.tokenizer)
-        """Without the way to its folder, which concerns nobody else."""
+        """Of a folder its own name, without the path, which is no concern of callers."""
         self.encoding_ahead = self._engine.encoding_ahead
         """`TokenEngine.encoding_ahead`, of the one engine."""
         self.episodes = EpisodeStore(

@@ -1,4 +1,4 @@
-"""Binds a server to its addresses, so that no second server can share one of them, and nobody can read along."""
+"""Binds a server to its addresses, with TLS where the settings have it, and so that no second server shares one."""
 
 from __future__ import annotations
 

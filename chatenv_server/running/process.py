@@ -178,7 +178,7 @@ def _make_server(settings: Settings, interceptors: list[grpc.ServerInterceptor])
             # By default gRPC refuses headers between 8 and 16 KiB now and then, by chance.
             ("grpc.max_metadata_size", MAX_HEADER_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_HEADER_BYTES),
-            # Clients ping this often; gRPC hangs up on who pings more often than this allows.
+            # Clients of ours ping half as often. gRPC hangs up on a client that pings more often than this.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
             ("grpc.keepalive_permit_without_calls", 1),
         ],

@@ -1,7 +1,7 @@
 """The embedded tokenizer: a token is a byte, so that a person can read the stream.
 
 Ids 0 to 255 are the bytes themselves; the ChatML control tokens follow. It needs no network and no
-transformers, and has the part of a Hugging Face fast tokenizer's face that the token engine reads.
+transformers, and has the part of a Hugging Face fast tokenizer's interface that the token engine reads.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CHAT_TEMPLATE: Final = r"""{%- macro text(content) %}
 
 
 class ByteTokenizer:
-    """A byte-level tokenizer with ChatML control tokens. Immutable, safe to share between threads."""
+    """A byte-level tokenizer with ChatML control tokens. Safe to share between threads."""
 
     def __init__(self, chat_template: str = CHAT_TEMPLATE) -> None:
         self.backend_tokenizer = _build_backend()

@@ -1,7 +1,7 @@
 """Reads a tokenizer's folder without transformers, where transformers would add nothing to what the files say.
 
-That saves a sidecar 17 MB and half a second. Wherever the files ask for more than is understood here, the answer is
-None and transformers is asked instead: a leaner tokenizer must never be another one.
+That saves a sidecar 17 MB and half a second. Where the files ask for more than is understood here, the answer is None,
+and transformers reads them: a lean tokenizer must never encode otherwise than the full one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FLAGS: Final = ("content", "single_word", "lstrip", "rstrip", "normalized", "sp
 
 @dataclass(frozen=True, eq=False)
 class LeanTokenizer:
-    """The part of a Hugging Face fast tokenizer's face that the token engine reads."""
+    """The part of a Hugging Face fast tokenizer's interface that the token engine reads."""
 
     backend_tokenizer: Tokenizer
     chat_template: str | dict[str, str] | None

@@ -1,6 +1,6 @@
 """Loads the one tokenizer of a process: the embedded one, a folder, or a Hugging Face name.
 
-The memory and the start of a sidecar count, so of transformers the leanest public way is taken:
+A sidecar has to be small and start fast, so this takes the leanest public way into transformers:
 `PreTrainedTokenizerFast` reads a `tokenizer.json` as it is, and `AutoTokenizer` knows the older formats.
 """
 
@@ -31,8 +31,8 @@ class TokenizerError(Exception):
 def load_tokenizer(name: str = EMBEDDED, *, lean: bool = False) -> Any:
     """Load `bytes` (the embedded tokenizer), a folder, or a Hugging Face name; a folder wins over a name.
 
-    With `lean` it is done without transformers where that gives the same; the result then has what the token engine
-    needs and not more.
+    With `lean` it is read without transformers where that gives the same; the result then has no more than the token
+    engine needs.
 
     Raises:
         TokenizerError: there is no such tokenizer, or transformers cannot read it.
