@@ -165,8 +165,8 @@ def test_every_feature_that_a_server_may_name_is_explained(conformance_dir: Path
 # Examples.
 
 
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)
+def python_blocks(document: str = "README.md") -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text_of(document), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,11 @@ def test_every_python_example_of_the_readme_runs(block: str, address: str, reque
     if "history_messages" in block:
         roles = [message["role"] for message in names["env"].state.history_messages]
         assert roles == ["system", "user", "assistant"]
+
+
+def test_the_server_of_the_page_for_operators_starts() -> None:
+    (block,) = python_blocks("docs/operations.md")
+    exec(compile(block, "operations.md", "exec"), {})
 
 
 def test_the_transform_of_the_readme_rewards_the_right_answer() -> None:
