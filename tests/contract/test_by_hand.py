@@ -29,7 +29,7 @@ def commands() -> str:
 
 
 def answers(text: str) -> list[Any]:
-    """The JSON values that stand one behind the other in `text`."""
+    """The JSON values that come one after the other in `text`."""
     decoder, found, position = json.JSONDecoder(), [], 0
     while position < len(text.rstrip()):
         value, position = decoder.raw_decode(text, position)

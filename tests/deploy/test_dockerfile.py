@@ -23,7 +23,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def final_stage() -> dict[str, list[str]]:
-    """The instructions behind the last FROM, by keyword."""
+    """The instructions after the last FROM, by keyword."""
     found: dict[str, list[str]] = {}
     for keyword, rest in instructions():
         if keyword == "FROM":

@@ -1,4 +1,4 @@
-"""A server holds the texts of old turns no longer. Whoever asks gets the messages as they were when they came."""
+"""A server does not keep the texts of old turns. A caller who asks gets the messages as they were when they came."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_whoever_asks_for_more_is_left_to_transformers(what: str, folder: Path) -> None:
+def test_files_that_ask_for_more_are_left_to_transformers(what: str, folder: Path) -> None:
     assert read_lean(folder) is not None
     CHANGES[what](folder)
     assert read_lean(folder) is None
