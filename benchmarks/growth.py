@@ -12,7 +12,8 @@ import grpc
 
 from benchmarks import servers
 from benchmarks.measure import Figure
-from benchmarks.work import Conversation, Subject, conversation
+from benchmarks.turns import Conversation
+from benchmarks.work import Subject, conversation
 from chatenv_client import channel_options
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.models import ChatAction

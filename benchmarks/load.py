@@ -16,7 +16,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from benchmarks.work import Conversation, LeastWork, Subject
+from benchmarks.turns import Conversation
+from benchmarks.work import LeastWork, Subject
 from chatenv_client import AsyncChatEnv, ChatAction, ChatEnv, VectorChatEnv, channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_server.environment.environment import ChatEnvironment

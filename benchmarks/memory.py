@@ -11,7 +11,8 @@ import grpc
 
 from benchmarks import servers
 from benchmarks.measure import Figure
-from benchmarks.work import Conversation, Subject, conversation
+from benchmarks.turns import Conversation
+from benchmarks.work import Subject, conversation
 from chatenv_client import ChatAction, VectorChatEnv, channel_options
 
 EPISODE_TOKENS = 2048

@@ -12,7 +12,7 @@ import numpy as np
 from openenv.core import EnvClient
 from openenv.core.client_types import StepResult
 
-from benchmarks.work import Conversation
+from benchmarks.turns import Conversation
 from chatenv_client.tokens import Int32Array
 
 

@@ -11,7 +11,8 @@ from functools import partial
 from benchmarks import load, servers
 from benchmarks.load import SERVICE, Load
 from benchmarks.measure import Contestant, Figure, interleave
-from benchmarks.work import Conversation, Exchange, Script, Subject, conversation, record
+from benchmarks.turns import Conversation
+from benchmarks.work import Exchange, Script, Subject, conversation, record
 from chatenv_client._generated import chatenv_pb2 as pb
 
 _ITEM_BYTES = 5

@@ -14,33 +14,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchmarks.turns import PLAIN, THINKING, Conversation, Speaker
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.models import ChatAction, Message
+from chatenv_client.models import ChatAction
 from chatenv_client.session import Session
-from chatenv_client.tokens import Int32Array
+from chatenv_server.doctor.reference import Reference
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
-_WORDS_TEXT = (
-    "the of and to in is was for that on as with by at from his it an were are which this be or had first has its not "
-    "their he but one have all also been who her they two more time no when into only other some new there many "
-    "between after about over where while through during before years world city most later made under since however "
-    "three known state part people used such became well being number against called several system because small "
-    "large within early water music house light river north point group could would another general public number "
-    "answer question reason value result function returns string list error python model learning reward policy "
-    "environment conversation token"
-)
-_WORDS = _WORDS_TEXT.split()
-
 CONFORMANCE = Path(
     os.environ.get("CHATENV_CONFORMANCE", Path(__file__).resolve().parents[2] / "shared" / "conformance")
 )
-USER_WORDS = 30
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,8 @@ class Subject:
     name: str
     setting: str
     """What `chatenv-server --tokenizer` takes."""
+    thinks: bool = False
+    """Whether the model's turns hold thoughts."""
 
     @property
     def tokenizer(self) -> Any:
@@ -63,12 +52,19 @@ class Subject:
 
 
 def subjects() -> tuple[list[Subject], list[str]]:
-    """The tokenizers at hand, and why others are not."""
-    qwen = CONFORMANCE / "tokenizers" / "qwen2_5"
-    found = [Subject("bytes", "bytes")]
-    if qwen.is_dir():
-        return [*found, Subject("qwen2.5", str(qwen))], []
-    return found, [f"qwen2.5: no tokenizer at {qwen} (CHATENV_CONFORMANCE names another folder)"]
+    """The tokenizers at hand, and why others are not: a thinking model's, another's, and the embedded one."""
+    folder = CONFORMANCE / "tokenizers"
+    recorded = [
+        Subject("qwen3.6", str(folder / "standin_qwen3_6"), thinks=True),
+        Subject("qwen2.5", str(folder / "qwen2_5")),
+    ]
+    found = [subject for subject in recorded if Path(subject.setting).is_dir()]
+    missing = [
+        f"{subject.name}: no tokenizer at {subject.setting} (CHATENV_CONFORMANCE names another folder)"
+        for subject in recorded
+        if subject not in found
+    ]
+    return [*found, Subject("bytes", "bytes")], missing
 
 
 @lru_cache
@@ -85,36 +81,14 @@ def _engine(setting: str) -> TokenEngine:
     return TokenEngine.load(_load(setting))
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """What is said in one episode."""
-
-    opening: Message
-    sampled: list[Int32Array]
-    """The model's turns, (n,) int32 each, the stop token included."""
-    replies: list[Message]
-    """The user's messages, one behind each turn."""
+@lru_cache
+def _speaker(subject: Subject) -> Speaker:
+    return Speaker(Reference(subject.tokenizer, subject.engine), THINKING if subject.thinks else PLAIN)
 
 
 def conversation(subject: Subject, turns: int, sampled_tokens: int, seed: int) -> Conversation:
     """A conversation of `turns` turns, `sampled_tokens` tokens each."""
-    rng = random.Random(seed)
-    backend, stop = subject.tokenizer.backend_tokenizer, subject.tokenizer.eos_token_id
-
-    def sample() -> Int32Array:
-        ids = backend.encode(_prose(rng, sampled_tokens), add_special_tokens=False).ids[: sampled_tokens - 1]
-        return np.array([*ids, stop], dtype=np.int32)
-
-    def say() -> Message:
-        return {"role": "user", "content": _prose(rng, USER_WORDS)}
-
-    return Conversation(say(), [sample() for _ in range(turns)], [say() for _ in range(turns)])
-
-
-def _prose(rng: random.Random, words: int) -> str:
-    """Sentences of common words, with a number now and then."""
-    said = [rng.choice(_WORDS) if rng.random() < 0.95 else str(rng.randrange(10_000)) for _ in range(words)]
-    return " ".join(said) + "."
+    return _speaker(subject).conversation(random.Random(seed), turns, sampled_tokens)
 
 
 class LeastWork:
