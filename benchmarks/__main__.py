@@ -7,14 +7,14 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks import bars, growth, memory, report, servers, throughput
+from benchmarks import bars, growth, memory, report, servers, templates, throughput
 from benchmarks.memory import Amount
 from benchmarks.plot import write_plot
 from benchmarks.report import Run
 from benchmarks.throughput import Scale
-from benchmarks.work import Subject, subjects
+from benchmarks.work import CONFORMANCE, Subject, subjects
 
-SECTIONS = ("throughput", "growth", "memory")
+SECTIONS = ("templates", "throughput", "growth", "memory")
 _BAR_TOKENS = 128
 
 
@@ -28,7 +28,9 @@ def main() -> None:
         run.skipped.append(reason)
     # One process makes all the load, so that callers never share an interpreter with what they call.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as load_process:
-        for subject in found:
+        if "templates" in arguments.only:
+            _measure_templates(arguments, run, load_process)
+        for subject in found[:1] if arguments.quick else found:
             _measure(subject, arguments, run, load_process)
     report.print_bars(run)
     _write(run, arguments.out)
@@ -42,6 +44,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", nargs="+", type=int, default=[16, 128, 1024], help="sampled tokens a turn")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder of results.json and .png")
     return parser
+
+
+def _measure_templates(arguments: argparse.Namespace, run: Run, load_process: Executor) -> None:
+    sources = templates.sources(quick=arguments.quick)
+    if not sources:
+        run.skipped.append(f"templates: none at {CONFORMANCE} (CHATENV_CONFORMANCE names another folder)")
+        return
+    report.print_templates_head()
+    scale = templates.Scale(rounds=1, episodes=1) if arguments.quick else templates.Scale(arguments.rounds)
+    for source in sources:
+        run.templates.append(templates.measure(source, scale, load_process))
+        report.print_template(run.templates[-1])
+    report.print_templates_sum(run.templates)
+    run.bars += bars.of_templates(run.templates)
 
 
 def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_process: Executor) -> None:

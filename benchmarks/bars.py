@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure, ratio
 from benchmarks.memory import EPISODE_TOKENS
+from benchmarks.templates import Measured
+from benchmarks.turns import PLAIN, WITH_TOOLS
+
+CHEAP = 0.8
+"""Of transformers' time: what a turn may take under two thirds of all templates."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,23 @@ def of_throughput(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
         bars.append(bar("BatchStep of 256 against the ceiling of work", "batch of 256", "ceiling of work", 0.6))
     if "peer" in figures:
         bars.append(bar("whole episodes, VectorChatEnv, against the peer", "VectorChatEnv", "peer", 15))
+    return bars
+
+
+def of_templates(measured: Sequence[Measured]) -> list[Bar]:
+    """Bars on a turn in-process, beside transformers' own work for it."""
+    bars = []
+    for kind in (PLAIN.name, WITH_TOOLS.name):
+        ratios = [one.ratio(kind) for one in measured if kind in one.kinds]
+        if not ratios:
+            continue
+        medians = [statistics.median(each) for each in ratios]
+        dearest = ratios[medians.index(max(medians))]
+        share = sum(median <= CHEAP for median in medians) / len(medians)
+        bars += [
+            Bar("templates", f"{kind}: the dearest of {len(ratios)}, by transformers", 1.0, "x", False, dearest),
+            Bar("templates", f"{kind}: share at most {CHEAP} of transformers", 0.667, "", True, [share]),
+        ]
     return bars
 
 

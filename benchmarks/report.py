@@ -7,16 +7,18 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.bars import Bar
+from benchmarks.bars import CHEAP, Bar
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure
+from benchmarks.templates import SHORTCUT, Measured
+from benchmarks.turns import KINDS
 
 _LIBRARIES = ("chatenv", "grpcio", "protobuf", "tokenizers", "transformers", "numpy", "openenv")
 
@@ -29,6 +31,7 @@ class Run:
     """By tokenizer and sampled tokens a turn."""
     growth: dict[str, Growth] = field(default_factory=dict)
     memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    templates: list[Measured] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
@@ -56,6 +59,37 @@ def print_memory(subject: str, figures: Mapping[str, Figure]) -> None:
     _print_figures({f"{figure.name}, {figure.unit}": figure for figure in figures.values()})
 
 
+def print_template(one: Measured) -> None:
+    """One row of the table of templates; under a head that `print_templates_head` prints."""
+    ratios = [f"{median(one.ratio(kind.name)):.2f}" if kind.name in one.kinds else "-" for kind in KINDS]
+    takes = "yes" if SHORTCUT in one.features else ""
+    print(f"  {one.name:<40}" + "".join(f"{text:>17}" for text in ratios) + f"{takes:>11}", flush=True)
+
+
+def print_templates_head() -> None:
+    """The head of the table of templates."""
+    print("\nTemplates: a turn in-process, by transformers' own work for it [ratio of processor time: median]")
+    print(f"  {'':<40}" + "".join(f"{kind.name:>17}" for kind in KINDS) + f"{'shortcut':>11}")
+
+
+def print_templates_sum(measured: Sequence[Measured]) -> None:
+    """What the table of templates comes to."""
+    for kind in KINDS:
+        medians = sorted(median(one.ratio(kind.name)) for one in measured if kind.name in one.kinds)
+        if medians:
+            counts = ", ".join(f"{sum(one <= limit for one in medians)} at most {limit}" for limit in (1.0, CHEAP))
+            middle, dearest = median(medians), medians[-1]
+            print(f"  {kind.name:<16} {len(medians)} templates: median {middle:.2f}, dearest {dearest:.2f}; {counts}")
+    noise = [one.noise(kind) for one in measured for kind in one.kinds]
+    if noise:
+        medians = sorted(map(median, noise))
+        rounds = sorted(value for each in noise for value in each)
+        print(f"  noise floor, transformers by itself: medians {medians[0]:.2f} to {medians[-1]:.2f}, ", end="")
+        print(f"nine in ten rounds {rounds[len(rounds) // 20]:.2f} to {rounds[-1 - len(rounds) // 20]:.2f}")
+    shortcuts = sum(SHORTCUT in one.features for one in measured)
+    print(f"  templates that take the shortcut: {shortcuts or 'not told'}")
+
+
 def _print_figures(figures: Mapping[str, Figure]) -> None:
     for name, figure in figures.items():
         low, high = figure.spread
@@ -69,9 +103,9 @@ def print_bars(run: Run) -> None:
         sign = ">=" if bar.is_floor else "<="
         verdict = "met" if bar.is_met else "NOT MET"
         wanted = f"{sign} {_number(bar.limit)} {bar.unit}"
-        print(f"  {bar.subject:<8} {bar.what:<56} {_number(bar.median):>9}  {wanted:<14} {verdict}")
+        print(f"  {bar.subject:<9} {bar.what:<56} {_number(bar.median):>9}  {wanted:<14} {verdict}")
         if bar.least_work:
-            print(f"  {'':<8} {'  the least work behind the same transport':<56} {_number(median(bar.least_work)):>9}")
+            print(f"  {'':<9} {'  the least work behind the same transport':<56} {_number(median(bar.least_work)):>9}")
     for reason in run.skipped:
         print(f"  skipped: {reason}")
     print(f"  load average of the machine before: {run.load_before[0]:.1f}, now: {os.getloadavg()[0]:.1f}")
@@ -91,10 +125,16 @@ def write_json(run: Run, file: Path) -> None:
         },
         "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
         "memory": {subject: _rounds(figures) for subject, figures in run.memory.items()},
+        "templates_microseconds_per_turn": [_of_template(one) for one in run.templates],
         "bars": [{**dataclasses.asdict(bar), "median": bar.median, "is_met": bar.is_met} for bar in run.bars],
         "skipped": run.skipped,
     }
     file.write_text(json.dumps(content, indent=1))
+
+
+def _of_template(one: Measured) -> dict[str, Any]:
+    kinds = {kind: _rounds(figures) for kind, figures in one.kinds.items()}
+    return {"name": one.name, "features": one.features, "kinds": kinds, "left_out": one.left_out}
 
 
 def _rounds(figures: Mapping[str, Figure]) -> dict[str, list[float]]:

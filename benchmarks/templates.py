@@ -1,0 +1,205 @@
+"""A turn's cost under every recorded chat template, in-process, beside what transformers itself does for the same turn.
+
+Ours: one Step of sampled tokens and one Step of the message that answers them, with all that a Step checks and keeps.
+Theirs: decode the sampled tokens, `apply_chat_template` of the three messages around them, and encode what the template
+writes after the sampled text. That is the least with which a trainer gets the same tokens from transformers.
+Times are the processor's, so that what else runs on the machine falls out.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Figure, interleave, ratio
+from benchmarks.turns import KINDS, Conversation, Kind, Speaker, Turn
+from benchmarks.work import CONFORMANCE
+from chatenv_client.errors import ChatEnvError
+from chatenv_client.models import ChatAction, Message, StopReason
+from chatenv_server.doctor.reference import NotTakenError, Reference
+from chatenv_server.doctor.scenarios import TOOLS
+from chatenv_server.doctor.stand_in import stand_in
+from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.tokenizer_files.loading import load_tokenizer
+
+OURS, THEIRS, THEIRS_AGAIN = "chatenv", "transformers", "transformers again"
+SAMPLED_TOKENS = 128
+SHORTCUT = "reuses_tails"
+"""The feature of templates whose tails the engine puts together from earlier ones, without a render."""
+_QUICK = ("mistral_7b_v0_3", "qwen2_5", "standin_qwen3_6", "gptoss.jinja", "llama3_1.jinja")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done in a round."""
+
+    rounds: int
+    episodes: int = 3
+    turns: int = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One tokenizer and template."""
+
+    name: str
+    features: tuple[str, ...]
+    kinds: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    """Microseconds a turn of each contestant, by kind of conversation."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Kinds of conversation that could not be measured, and why."""
+
+    def ratio(self, kind: str) -> list[float]:
+        """Our time by theirs, round by round."""
+        return ratio(self.kinds[kind][OURS], self.kinds[kind][THEIRS])
+
+    def noise(self, kind: str) -> list[float]:
+        """Their time by theirs: what the ratio of equals looks like."""
+        return ratio(self.kinds[kind][THEIRS_AGAIN], self.kinds[kind][THEIRS])
+
+
+def sources(*, quick: bool = False) -> list[Path]:
+    """Folders of tokenizers that bring their template, and templates without a tokenizer."""
+    found = [path for path in sorted(CONFORMANCE.glob("tokenizers/*")) if path.is_dir()]
+    found += sorted(CONFORMANCE.glob("templates/*.jinja"))
+    return [path for path in found if path.name in _QUICK] if quick else found
+
+
+def measure(source: Path, scale: Scale, run: Executor) -> Measured:
+    """Measure one, in the process that makes all load."""
+    return run.submit(_measure, source, scale).result()
+
+
+def _measure(source: Path, scale: Scale) -> Measured:
+    tokenizer = _tokenizer(source)
+    engine = TokenEngine.load(tokenizer)
+    measured = Measured(f"{source.parent.name}/{source.stem}", engine.features)
+    gc.collect()
+    gc.freeze()  # what is loaded by now is looked at by no collection below
+    for kind in KINDS:
+        if not kind.takes <= set(engine.features):
+            measured.left_out[kind.name] = f"takes no {', '.join(sorted(kind.takes - set(engine.features)))}"
+            continue
+        try:
+            measured.kinds[kind.name] = _Contest(tokenizer, engine, kind, scale).figures()
+        except (NotTakenError, ChatEnvError) as error:
+            measured.left_out[kind.name] = str(error)
+    gc.unfreeze()
+    return measured
+
+
+def _tokenizer(source: Path) -> Any:
+    if source.suffix == ".jinja":
+        return stand_in(source.read_text(encoding="utf-8"), load_tokenizer(str(CONFORMANCE / "tokenizers" / "gpt2")))
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
+    return tokenizer
+
+
+class _Contest:
+    """Ours and theirs at one kind of conversation. Every round has texts of its own, the same for all contestants."""
+
+    def __init__(self, tokenizer: Any, engine: TokenEngine, kind: Kind, scale: Scale) -> None:
+        speaker, rng = Speaker(Reference(tokenizer, engine), kind), random.Random(0)
+        self._scale, self._engine, self._tools = scale, engine, list(TOOLS) if kind.tools else None
+        self._theirs = _Theirs(tokenizer, engine, self._tools)
+        self._rounds = [
+            [speaker.conversation(rng, scale.turns, SAMPLED_TOKENS) for _ in range(scale.episodes)]
+            for _ in range(1 + scale.rounds)
+        ]
+
+    def figures(self) -> dict[str, Figure]:
+        """Microseconds a turn, after a round that is not counted."""
+        prepared = [self._theirs.prepared(said) for said in self._rounds]
+        contestants = {
+            OURS: self._by_round(self._our_seconds, self._rounds),
+            THEIRS: self._by_round(self._theirs.seconds, prepared),
+            THEIRS_AGAIN: self._by_round(self._theirs.seconds, prepared),
+        }
+        figures = interleave(contestants, 1 + self._scale.rounds, "us")
+        return {name: Figure(name, figure.unit, figure.rounds[1:]) for name, figure in figures.items()}
+
+    def _by_round(self, seconds: Callable[[Any], float], rounds: Sequence[Any]) -> Callable[[], float]:
+        turns = self._scale.episodes * self._scale.turns
+        values: Iterator[float] = (1e6 * seconds(work) / turns for work in rounds)
+
+        def next_round() -> float:
+            gc.collect()
+            return next(values)
+
+        return next_round
+
+    def _our_seconds(self, said: Sequence[Conversation]) -> float:
+        took = 0.0
+        for conversation in said:
+            environment = ChatEnvironment(self._engine)
+            environment.reset(messages=[conversation.opening], tools=self._tools)
+            began = time.process_time()
+            for turn in conversation.turns:
+                # Where a template closes no turn, only the sampler knows that the model stopped.
+                stop_reason = None if turn.has_stop else StopReason.STOP
+                environment.step(ChatAction(tokens=turn.ids, stop_reason=stop_reason))
+                environment.step(turn.reply)
+            took += time.process_time() - began
+        return took
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A turn as transformers is given it."""
+
+    turn: Turn
+    messages: list[Message]
+    """The opening, the sampled message as a parser would read it, and the one that answers it."""
+    tail_length: int
+    """Characters that the template writes after the sampled text."""
+
+
+class _Theirs:
+    """What transformers does for a turn. It is spared parsing calls and thoughts off the sampled text."""
+
+    def __init__(self, tokenizer: Any, engine: TokenEngine, tools: list[dict[str, Any]] | None) -> None:
+        self._tokenizer, self._tools = tokenizer, tools
+        self._form = engine.dialect.profile.forms.apply  # type: ignore[attr-defined]
+
+    def prepared(self, said: Sequence[Conversation]) -> list[_Prepared]:
+        """Messages in the form that the template takes, and where the tail begins: not on the clock."""
+        return [self._prepare(each.opening, turn) for each in said for turn in each.turns]
+
+    def _prepare(self, opening: Message, turn: Turn) -> _Prepared:
+        messages = [self._form(message) for message in (opening, turn.meant, turn.reply)]
+        try:
+            _, found, tail = self._render(messages).rpartition(_last_text(turn.meant))
+        except Exception as error:  # a template raises whatever it likes
+            raise NotTakenError(str(error)) from error
+        if not found:
+            raise NotTakenError("the template leaves out what is sampled")
+        return _Prepared(turn, messages, len(tail))
+
+    def seconds(self, work: Sequence[_Prepared]) -> float:
+        """Time of all turns."""
+        began = time.process_time()
+        for each in work:
+            self._tokenizer.decode(each.turn.ids)
+            whole = self._render(each.messages)
+            self._tokenizer.encode(whole[-each.tail_length :], add_special_tokens=False)
+        return time.process_time() - began
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        options = {"tokenize": False, "add_generation_prompt": True}
+        return str(self._tokenizer.apply_chat_template(messages, tools=self._tools, **options))
+
+
+def _last_text(message: Message) -> str:
+    """What a template writes last of a sampled message."""
+    calls = message.get("tool_calls")
+    return str(calls[-1]["function"]["arguments"]["city"] if calls else message["content"])  # type: ignore[index]
