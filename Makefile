@@ -47,7 +47,7 @@ test-container: $(DEV) ## build the image and run it, where a Docker engine answ
 soak: $(DEV) ## kill 64 clients at random for five minutes: nothing may be lost (ARGS='--clients 8 --seconds 30')
 	$(BIN)/python -m tests.server.soak $(ARGS)
 
-bench: $(BENCH) ## measure: a table, JSON and a plot
+bench: $(BENCH) ## measure: a table, JSON and a plot (ARGS='--only templates' for a part)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-quick: $(DEV) ## see in under a minute that the benchmark works

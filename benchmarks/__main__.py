@@ -7,15 +7,14 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks import bars, growth, memory, report, servers, templates, throughput
+from benchmarks import bars, growth, keeping_up, memory, report, servers, templates, throughput
 from benchmarks.memory import Amount
 from benchmarks.plot import write_plot
 from benchmarks.report import Run
 from benchmarks.throughput import Scale
 from benchmarks.work import CONFORMANCE, Subject, subjects
 
-SECTIONS = ("templates", "throughput", "growth", "memory")
-_BAR_TOKENS = 128
+SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory")
 
 
 def main() -> None:
@@ -25,6 +24,8 @@ def main() -> None:
     found, missing = subjects()
     run.skipped += missing
     if (reason := servers.why_no_peer()) and "throughput" in arguments.only:
+        run.skipped.append(reason)
+    if (reason := keeping_up.why_not_apart()) and "keeping-up" in arguments.only:
         run.skipped.append(reason)
     # One process makes all the load, so that callers never share an interpreter with what they call.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as load_process:
@@ -64,12 +65,16 @@ def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_pro
     quick, name = arguments.quick, subject.name
     if "throughput" in arguments.only:
         scale = Scale(rounds=1, turns=1, lone_turns=20) if quick else Scale(arguments.rounds, turns=8, lone_turns=100)
-        for tokens in [_BAR_TOKENS] if quick else arguments.tokens:
+        for tokens in [128] if quick else arguments.tokens:
             figures = throughput.measure(subject, tokens, scale, load_process)
             run.throughput.setdefault(name, {})[tokens] = figures
             report.print_throughput(name, tokens, figures)
-            if tokens == _BAR_TOKENS:
-                run.bars += bars.of_throughput(name, figures)
+            run.bars += bars.of_throughput(name, tokens, figures)
+    if "keeping-up" in arguments.only:
+        turns, rounds = (1, 1) if quick else (8, arguments.rounds)
+        run.keeping_up[name] = keeping_up.measure(subject, turns, rounds, load_process)
+        report.print_keeping_up(name, run.keeping_up[name])
+        run.bars += bars.of_keeping_up(name, run.keeping_up[name])
     if "growth" in arguments.only:
         turns, rounds = (100, 1) if quick else (1000, 5)
         run.growth[name] = growth.measure(subject, turns, rounds, load_process)

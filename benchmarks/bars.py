@@ -6,12 +6,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks import keeping_up
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure, ratio
 from benchmarks.memory import EPISODE_TOKENS
 from benchmarks.templates import Measured
 from benchmarks.turns import PLAIN, WITH_TOOLS
 
+_PEER = {128: 8, 1024: 12}
+"""By sampled tokens a turn: how many times the peer's Steps."""
 CHEAP = 0.8
 """Of transformers' time: what a turn may take under two thirds of all templates."""
 
@@ -41,8 +44,17 @@ class Bar:
         return self.median >= self.limit if self.is_floor else self.median <= self.limit
 
 
-def of_throughput(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
-    """Bars on Steps a second, at 128 tokens a turn."""
+def of_throughput(subject: str, sampled_tokens: int, figures: Mapping[str, Figure]) -> list[Bar]:
+    """Bars on Steps a second: all of them at 128 tokens a turn, the one on the peer at 1,024 as well."""
+    bars = _of_ways(subject, figures) if sampled_tokens == 128 else []
+    if "peer" in figures and sampled_tokens in _PEER:
+        what = f"whole episodes, {sampled_tokens} tokens, against the peer"
+        rounds = ratio(figures["VectorChatEnv"], figures["peer"])
+        bars.append(Bar(subject, what, _PEER[sampled_tokens], "x", True, rounds))
+    return bars
+
+
+def _of_ways(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
 
     def bar(what: str, of: str, to: str, limit: float, least: str = "") -> Bar:
         least_work = ratio(figures[least], figures[to]) if least else []
@@ -61,9 +73,24 @@ def of_throughput(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
     ]
     if "batch of 256" in figures:
         bars.append(bar("BatchStep of 256 against the ceiling of work", "batch of 256", "ceiling of work", 0.6))
-    if "peer" in figures:
-        bars.append(bar("whole episodes, VectorChatEnv, against the peer", "VectorChatEnv", "peer", 15))
     return bars
+
+
+def of_keeping_up(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
+    """Bars on VectorChatEnv beside recorded bytes."""
+    limits = {keeping_up.OWN: 0.85, keeping_up.SHARED: 0.75}
+    return [
+        Bar(
+            subject,
+            f"VectorChatEnv of {keeping_up.EPISODES} against BatchStep, {sharing}",
+            limit,
+            "x",
+            True,
+            ratio(figures[f"{keeping_up.VECTOR}, {sharing}"], figures[f"{keeping_up.RAW}, {sharing}"]),
+        )
+        for sharing, limit in limits.items()
+        if f"{keeping_up.RAW}, {sharing}" in figures
+    ]
 
 
 def of_templates(measured: Sequence[Measured]) -> list[Bar]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,16 +147,38 @@ async def _async_chat_env(target: str, said: Sequence[Conversation]) -> float:
 
 def vector_chat_env(target: str, said: Sequence[Conversation]) -> float:
     """Steps per second of VectorChatEnv, all episodes at once."""
+    with _vector(target, said) as env:
+        began = time.perf_counter()
+        _reset_all(env, said)
+        _step_all(env, said)
+        return _steps(said) / (time.perf_counter() - began)
+
+
+def vector_steps(target: str, said: Sequence[Conversation]) -> float:
+    """As `vector_chat_env`, but the clock starts after the resets, as it does for recorded calls."""
+    with _vector(target, said) as env:
+        _reset_all(env, said)
+        began = time.perf_counter()
+        _step_all(env, said)
+        return _steps(said) / (time.perf_counter() - began)
+
+
+@contextmanager
+def _vector(target: str, said: Sequence[Conversation]) -> Iterator[VectorChatEnv]:
     with grpc.insecure_channel(target, channel_options()) as channel:
         ChatEnv(channel).server_info()
         with VectorChatEnv(channel, len(said)) as env:
-            began = time.perf_counter()
-            env.reset([{"messages": [conversation.opening]} for conversation in said])
-            for turn in range(len(said[0].sampled)):
-                env.step([ChatAction(tokens=conversation.sampled[turn]) for conversation in said])
-                env.step([conversation.replies[turn] for conversation in said])
-            took = time.perf_counter() - began
-        return _steps(said) / took
+            yield env
+
+
+def _reset_all(env: VectorChatEnv, said: Sequence[Conversation]) -> None:
+    env.reset([{"messages": [conversation.opening]} for conversation in said])
+
+
+def _step_all(env: VectorChatEnv, said: Sequence[Conversation]) -> None:
+    for turn in range(len(said[0].turns)):
+        env.step([ChatAction(tokens=conversation.turns[turn].ids) for conversation in said])
+        env.step([conversation.turns[turn].reply for conversation in said])
 
 
 def peer(target: str, said: Sequence[Conversation]) -> float:
@@ -166,7 +189,7 @@ def peer(target: str, said: Sequence[Conversation]) -> float:
 
 
 def _steps(said: Sequence[Conversation]) -> int:
-    return sum(2 * len(conversation.sampled) for conversation in said)
+    return sum(2 * len(conversation.turns) for conversation in said)
 
 
 # Without gRPC.
@@ -178,11 +201,11 @@ def in_process(subject: Subject, said: Sequence[Conversation]) -> float:
     for environment, conversation in zip(environments, said, strict=True):
         environment.reset(messages=[conversation.opening])
     began = time.perf_counter()
-    for turn in range(len(said[0].sampled)):
+    for turn in range(len(said[0].turns)):
         for environment, conversation in zip(environments, said, strict=True):
-            environment.step(ChatAction(tokens=conversation.sampled[turn]))
+            environment.step(ChatAction(tokens=conversation.turns[turn].ids))
         for environment, conversation in zip(environments, said, strict=True):
-            environment.step(conversation.replies[turn])
+            environment.step(conversation.turns[turn].reply)
     return _steps(said) / (time.perf_counter() - began)
 
 
@@ -190,9 +213,9 @@ def ceiling(subject: Subject, said: Sequence[Conversation]) -> float:
     """Steps per second of the least work, in a plain loop."""
     work = LeastWork(subject)
     began = time.perf_counter()
-    for turn in range(len(said[0].sampled)):
+    for turn in range(len(said[0].turns)):
         for conversation in said:
-            work.read(conversation.sampled[turn].tolist())
+            work.read(conversation.turns[turn].ids.tolist())
         for conversation in said:
-            work.write(conversation.replies[turn])
+            work.write(conversation.turns[turn].reply)
     return _steps(said) / (time.perf_counter() - began)

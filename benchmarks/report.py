@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import keeping_up
 from benchmarks.bars import CHEAP, Bar
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure
@@ -29,6 +30,7 @@ class Run:
 
     throughput: dict[str, dict[int, dict[str, Figure]]] = field(default_factory=dict)
     """By tokenizer and sampled tokens a turn."""
+    keeping_up: dict[str, dict[str, Figure]] = field(default_factory=dict)
     growth: dict[str, Growth] = field(default_factory=dict)
     memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
     templates: list[Measured] = field(default_factory=list)
@@ -41,6 +43,12 @@ class Run:
 def print_throughput(subject: str, sampled_tokens: int, figures: Mapping[str, Figure]) -> None:
     """One block of the table."""
     print(f"\n{subject}, {sampled_tokens} sampled tokens a turn [steps/s: median (least to greatest)]")
+    _print_figures(figures)
+
+
+def print_keeping_up(subject: str, figures: Mapping[str, Figure]) -> None:
+    """One block of the table."""
+    print(f"\n{subject}, VectorChatEnv of {keeping_up.EPISODES} beside recorded bytes [steps/s]")
     _print_figures(figures)
 
 
@@ -123,6 +131,7 @@ def write_json(run: Run, file: Path) -> None:
             subject: {str(tokens): _rounds(figures) for tokens, figures in by_tokens.items()}
             for subject, by_tokens in run.throughput.items()
         },
+        "keeping_up_steps_per_second": {subject: _rounds(figures) for subject, figures in run.keeping_up.items()},
         "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
         "memory": {subject: _rounds(figures) for subject, figures in run.memory.items()},
         "templates_microseconds_per_turn": [_of_template(one) for one in run.templates],

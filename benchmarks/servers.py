@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,10 @@ class Server:
 
 
 @contextmanager
-def chatenv(tokenizer: str) -> Iterator[Server]:
-    """`chatenv-server` with its defaults."""
+def chatenv(tokenizer: str, cores: Collection[int] = ()) -> Iterator[Server]:
+    """`chatenv-server` with its defaults; on the given cores alone, if any are given."""
     arguments = ["-m", "chatenv_server", "--listen", "127.0.0.1:0", "--tokenizer", tokenizer, "--log-format", "json"]
-    with _process(arguments, "stderr") as (line, server_of):
+    with _process(arguments, "stderr", cores) as (line, server_of):
         yield server_of(json.loads(line)["addresses"])
 
 
@@ -65,11 +66,14 @@ def why_no_peer() -> str:
 
 
 @contextmanager
-def _process(arguments: list[str], says_so_on: str) -> Iterator[tuple[str, Callable[[str], Server]]]:
+def _process(
+    arguments: list[str], says_so_on: str, cores: Collection[int] = ()
+) -> Iterator[tuple[str, Callable[[str], Server]]]:
     """A process and its first line, and what makes a Server of its address."""
     began = time.perf_counter()
     pipes: dict[str, Any] = {says_so_on: subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, *arguments], cwd=CHECKOUT, text=True, **pipes)
+    with _held_to(cores):
+        process = subprocess.Popen([sys.executable, *arguments], cwd=CHECKOUT, text=True, **pipes)
     try:
         stream = getattr(process, says_so_on)
         line = stream.readline()
@@ -80,3 +84,17 @@ def _process(arguments: list[str], says_so_on: str) -> Iterator[tuple[str, Calla
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+@contextmanager
+def _held_to(cores: Collection[int]) -> Iterator[None]:
+    """Processes that are started meanwhile run on these cores alone. Linux only, where cores are given."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

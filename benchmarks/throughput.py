@@ -9,16 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks import load, servers
+from benchmarks.calls import Calls, batched, echoed, one_by_one, wrapped
 from benchmarks.load import SERVICE, Load
 from benchmarks.measure import Contestant, Figure, interleave
 from benchmarks.turns import Conversation
-from benchmarks.work import Exchange, Script, Subject, conversation, record
-from chatenv_client._generated import chatenv_pb2 as pb
-
-_ITEM_BYTES = 5
-"""Tags and lengths around an item of a batch."""
-_STREAM_BYTES = 48
-"""What StreamStepsResponse adds to a StepResponse: request id, episode id, step index."""
+from benchmarks.work import Subject, conversation, record
 
 
 @dataclass(frozen=True)
@@ -56,19 +51,19 @@ class Contest:
         entries: dict[str, Contestant] = {
             "ceiling of work": self._in_process(load.ceiling, many),
             "in-process": self._in_process(load.in_process, many),
-            "unary, 1 episode": self._bare(load.unary, "Step", _one_by_one([record(self._subject, self._long)])),
-            "unary": self._bare(load.unary, "Step", _one_by_one(self._scripts[: self._scale.episodes])),
-            "stream": self._bare(load.stream, "StreamSteps", _wrapped(self._scripts[: self._scale.episodes])),
+            "unary, 1 episode": self._bare(load.unary, "Step", one_by_one([record(self._subject, self._long)])),
+            "unary": self._bare(load.unary, "Step", one_by_one(self._scripts[: self._scale.episodes])),
+            "stream": self._bare(load.stream, "StreamSteps", wrapped(self._scripts[: self._scale.episodes])),
             "ChatEnv, 1 episode": self._client(load.chat_env, [self._long]),
             "AsyncChatEnv": self._client(load.async_chat_env, many),
             "VectorChatEnv": self._client(load.vector_chat_env, many),
         }
         for size in self._scale.batches:
-            entries[f"batch of {size}"] = self._bare(load.unary, "BatchStep", _batched(self._scripts[:size]))
+            entries[f"batch of {size}"] = self._bare(load.unary, "BatchStep", batched(self._scripts[:size]))
         if self._peer is not None:
             entries["peer"] = partial(self._ask, load.peer, self._peer, many)
         for name, generator, method in (("unary", load.unary, "Unary"), ("stream", load.stream, "Stream")):
-            calls = _one_by_one(self._scripts[: self._scale.episodes])
+            calls = one_by_one(self._scripts[: self._scale.episodes])
             entries[f"least work behind {name}"] = self._echo(generator, self._working, method, calls)
         return entries | self._floors()
 
@@ -77,21 +72,21 @@ class Contest:
         floors: dict[str, Contestant] = {}
         for kind, target in self._echoes.items():
             floors[f"floor unary, 1 episode, {kind}"] = self._echo(
-                load.unary, target, "Unary", _one_by_one([record(self._subject, self._long)])
+                load.unary, target, "Unary", one_by_one([record(self._subject, self._long)])
             )
-            floors[f"floor unary, {kind}"] = self._echo(load.unary, target, "Unary", _one_by_one(scripts))
-            floors[f"floor stream, {kind}"] = self._echo(load.stream, target, "Stream", _wrapped(scripts))
+            floors[f"floor unary, {kind}"] = self._echo(load.unary, target, "Unary", one_by_one(scripts))
+            floors[f"floor stream, {kind}"] = self._echo(load.stream, target, "Stream", wrapped(scripts))
             for size in self._scale.batches:
-                batched = _batched(self._scripts[:size])
-                floors[f"floor batch of {size}, {kind}"] = self._echo(load.unary, target, "Unary", batched)
+                calls = batched(self._scripts[:size])
+                floors[f"floor batch of {size}, {kind}"] = self._echo(load.unary, target, "Unary", calls)
         return floors
 
-    def _bare(self, generator: Callable[[Load], float], method: str, calls: _Calls) -> Contestant:
+    def _bare(self, generator: Callable[[Load], float], method: str, calls: Calls) -> Contestant:
         requests = [[exchange.request for exchange in episode] for episode in calls.episodes]
         return partial(self._ask, generator, Load(self._server, SERVICE + method, requests, calls.items, calls.resets))
 
-    def _echo(self, generator: Callable[[Load], float], target: str, method: str, calls: _Calls) -> Contestant:
-        requests = [[_echoed(exchange) for exchange in episode] for episode in calls.episodes]
+    def _echo(self, generator: Callable[[Load], float], target: str, method: str, calls: Calls) -> Contestant:
+        requests = [[echoed(exchange) for exchange in episode] for episode in calls.episodes]
         return partial(self._ask, generator, Load(target, "/echo/" + method, requests, calls.items, []))
 
     def _client(self, generator: Callable[[str, list[Conversation]], float], said: list[Conversation]) -> Contestant:
@@ -122,50 +117,3 @@ def _best_floors(figures: dict[str, Figure]) -> dict[str, Figure]:
         if kept not in best or figure.median > best[kept].median:
             best[kept] = Figure(kept, figure.unit, figure.rounds)
     return best
-
-
-@dataclass(frozen=True)
-class _Calls:
-    episodes: list[list[Exchange]]
-    items: int
-    resets: list[bytes]
-
-
-def _one_by_one(scripts: list[Script]) -> _Calls:
-    return _Calls([script.steps for script in scripts], _items(scripts), _resets(scripts))
-
-
-def _wrapped(scripts: list[Script]) -> _Calls:
-    episodes = [
-        [
-            Exchange(
-                pb.StreamStepsRequest(step=pb.StepRequest.FromString(step.request)).SerializeToString(),
-                step.answer_bytes + _STREAM_BYTES,
-            )
-            for step in script.steps
-        ]
-        for script in scripts
-    ]
-    return _Calls(episodes, _items(scripts), _resets(scripts))
-
-
-def _batched(scripts: list[Script]) -> _Calls:
-    calls = []
-    for turn in zip(*(script.steps for script in scripts), strict=True):
-        steps = [pb.StepRequest.FromString(step.request) for step in turn]
-        answer_bytes = sum(step.answer_bytes + _ITEM_BYTES for step in turn)
-        calls.append(Exchange(pb.BatchStepRequest(steps=steps).SerializeToString(), answer_bytes))
-    return _Calls([calls], _items(scripts), _resets(scripts))
-
-
-def _items(scripts: list[Script]) -> int:
-    return sum(len(script.steps) for script in scripts)
-
-
-def _resets(scripts: list[Script]) -> list[bytes]:
-    resets = [pb.ResetRequest.FromString(script.reset) for script in scripts]
-    return [pb.BatchResetRequest(resets=resets).SerializeToString()]
-
-
-def _echoed(exchange: Exchange) -> bytes:
-    return exchange.answer_bytes.to_bytes(4, "little") + exchange.request
