@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+from tests.conformance import CONFORMANCE, REQUIRED, do_without, why_missing
 
 settings.register_profile("default", max_examples=150, deadline=None)
 settings.register_profile("quick", max_examples=20, deadline=None)
@@ -16,10 +16,16 @@ settings.register_profile("deep", max_examples=10_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_configure() -> None:
+    """Refuse to run without the conformance data where it is required."""
+    reasons = [why_missing(CONFORMANCE / part) for part in ("tokenizers", "templates")]
+    if REQUIRED and any(reasons):
+        raise pytest.UsageError("\n".join(filter(None, reasons)))
+
+
 @pytest.fixture(scope="session")
 def conformance_dir() -> Path:
     """The folder of recorded tokenizers and templates; a test that asks for it skips where it is absent."""
-    folder = Path(os.environ.get("CHATENV_CONFORMANCE", CHECKOUT.parent / "shared" / "conformance"))
-    if not folder.is_dir():
-        pytest.skip(f"no conformance data at {folder} (CHATENV_CONFORMANCE names another folder)")
-    return folder
+    if reason := why_missing(CONFORMANCE):
+        do_without(reason)
+    return CONFORMANCE

@@ -23,6 +23,9 @@ from chatenv_server.engine import TokenEngine
 from chatenv_server.running.process import start
 from chatenv_server.settings.settings import Settings, settings_table
 from chatenv_server.tokenizer_files.loading import load_tokenizer
+from tests.conformance import CONFORMANCE
+from tests.engine.archetypes import ARCHETYPES
+from tests.engine.own_tokenizers import OWN
 from tools.write_docs import meanings, up_to_date
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -149,15 +152,21 @@ def test_the_readme_counts_the_conversations_of_the_doctor() -> None:
     assert f"it plays {len(SCENARIOS)} conversations" in text_of("README.md")
 
 
+def test_the_readme_counts_what_a_clean_clone_tests() -> None:
+    tested = f"{len(OWN)} small ones of our own and {len(ARCHETYPES)} chat templates of our own"
+    assert tested in text_of("README.md")
+
+
 def test_the_readme_shows_every_command_for_people() -> None:
     assert {command.NAME for command in cli._COMMANDS} <= set(re.findall(r"`\S*chatenv ([a-z]+)", text_of("README.md")))
 
 
-def test_every_feature_that_a_server_may_name_is_explained(conformance_dir: Path) -> None:
+def test_every_feature_that_a_server_may_name_is_explained() -> None:
     explained = set(re.findall(r"^\| `(\w+)` \|", text_of("docs/wire.md").split("\n## Features")[1], re.MULTILINE))
-    templates = [path.read_text(encoding="utf-8") for path in sorted(conformance_dir.rglob("*.jinja"))]
+    recorded = [path.read_text(encoding="utf-8") for path in sorted(CONFORMANCE.rglob("*.jinja"))]
     tokenizer = load_tokenizer("bytes")
-    named = {word for text in templates for word in TokenEngine.load(tokenizer, chat_template=text).features}
+    engines = [TokenEngine.load(tokenizer, chat_template=text) for text in (*ARCHETYPES.values(), *recorded)]
+    named = {word for engine in engines for word in engine.features}
     assert named <= explained
     assert explained - named <= {"plain_path"}
 

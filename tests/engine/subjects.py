@@ -1,23 +1,21 @@
-"""The tokenizers at hand: the embedded one always, the recorded ones where the conformance data is."""
+"""The tokenizers at hand: the embedded one and our own always, the recorded ones where the conformance data is."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pytest
 import transformers
 
 from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from tests.conformance import CONFORMANCE, do_without, why_missing
+from tests.engine.own_tokenizers import OWN
 
-CONFORMANCE = Path(os.environ.get("CHATENV_CONFORMANCE", Path(__file__).parents[2] / "../shared/conformance"))
 EMBEDDED = "bytes"
 RECORDED = (
     "tiny_bytes",
@@ -29,7 +27,7 @@ RECORDED = (
     "standin_glm4_5",
     "standin_kimi_k2",
 )
-NAMES = (EMBEDDED, *RECORDED)
+NAMES = (EMBEDDED, *OWN, *RECORDED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +91,8 @@ class Subject:
 def recorded_tokenizer(name: str) -> Any:
     """A recorded tokenizer as transformers loads it; skips where there is none."""
     folder = CONFORMANCE / "tokenizers" / name
-    if not folder.is_dir():
-        pytest.skip(f"no conformance data at {folder} (CHATENV_CONFORMANCE names another folder)")
+    if reason := why_missing(folder):
+        do_without(reason)
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
@@ -112,7 +110,7 @@ def subject(name: str) -> Subject:
     """The tokenizer of that name, probed once."""
     if name == EMBEDDED:
         return Subject(name, _embedded(), TokenEngine.load(ByteTokenizer()))
-    tokenizer = recorded_tokenizer(name)
+    tokenizer = OWN[name]() if name in OWN else recorded_tokenizer(name)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     return Subject(name, tokenizer, TokenEngine.load(tokenizer))

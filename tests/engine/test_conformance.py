@@ -14,15 +14,19 @@ from chatenv_server.doctor.examine import Examination, Verdict
 from chatenv_server.doctor.scenarios import SCENARIOS
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.tokenizer_files.loading import load_tokenizer
+from tests.conformance import CONFORMANCE, do_without, why_missing
 from tests.engine.archetypes import ARCHETYPES, UNUSUAL_TOKENS
-from tests.engine.subjects import CONFORMANCE, EMBEDDED
+from tests.engine.own_tokenizers import own_pieces
+from tests.engine.subjects import EMBEDDED
 
 TOKENIZERS = sorted(path.name for path in CONFORMANCE.glob("tokenizers/*") if path.is_dir())
 TEMPLATES = sorted(path.stem for path in CONFORMANCE.glob("templates/*.jinja"))
 NAMES = [scenario.name for scenario in SCENARIOS]
 
-VOCABULARIES = [EMBEDDED, "phi3_5"]
-"""The embedded one, and one that puts spaces of its own between tokens and text."""
+OWN_PIECES = "own_pieces"
+VOCABULARIES = [EMBEDDED, OWN_PIECES, "phi3_5"]
+"""The embedded one, and two that put spaces of their own between tokens and text: our own, and a recorded one."""
+WRITE_SPACES = (OWN_PIECES, "phi3_5", "mistral_7b_v0_3")
 if os.environ.get("HYPOTHESIS_PROFILE") == "deep":
     VOCABULARIES += ["gpt2", "mistral_7b_v0_3", "qwen2_5"]
 
@@ -34,8 +38,10 @@ scenarios = pytest.mark.parametrize("scenario", NAMES)
 def vocabulary(name: str) -> Any:
     if name == EMBEDDED:
         return None
-    if name not in TOKENIZERS:
-        pytest.skip(f"no conformance data at {CONFORMANCE} (CHATENV_CONFORMANCE names another folder)")
+    if name == OWN_PIECES:
+        return own_pieces(metaspace=False)
+    if reason := why_missing(CONFORMANCE / "tokenizers" / name):
+        do_without(reason)
     return load_tokenizer(str(CONFORMANCE / "tokenizers" / name))
 
 
@@ -52,7 +58,7 @@ def check_template(name: str) -> Checkup:
 
 @functools.cache
 def check_archetype(name: str, words: str = EMBEDDED) -> Checkup:
-    if "▁" in ARCHETYPES[name] and words in ("phi3_5", "mistral_7b_v0_3"):
+    if "▁" in ARCHETYPES[name] and words in WRITE_SPACES:
         pytest.skip("this vocabulary writes a space for the ▁ in the template's tokens")
     unusual = [text for text in UNUSUAL_TOKENS if text in ARCHETYPES[name]]
     return check(name, stand_in(ARCHETYPES[name], vocabulary(words), unusual))
