@@ -73,6 +73,7 @@ def assert_honest(one: Examination) -> None:
     assert one.steps > 0 or one.rejection
 
 
+@pytest.mark.law(5)
 @needs_data
 @scenarios
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -80,6 +81,7 @@ def test_every_step_on_a_recorded_tokenizer_is_exact_or_says_why_not(name: str, 
     assert_honest(the(check_tokenizer(name), scenario))
 
 
+@pytest.mark.law(5)
 @needs_data
 @scenarios
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -95,6 +97,7 @@ def test_texts_that_a_recorded_template_looks_for_change_nothing_unnoticed(name:
             assert_honest(one)
 
 
+@pytest.mark.law(5)
 @needs_data
 def test_nothing_is_reported_about_a_stream_that_is_exact() -> None:
     checkups = [*map(check_tokenizer, TOKENIZERS), *map(check_template, TEMPLATES)]
@@ -104,6 +107,7 @@ def test_nothing_is_reported_about_a_stream_that_is_exact() -> None:
     assert needless == []
 
 
+@pytest.mark.law(5)
 @scenarios
 @pytest.mark.parametrize("words", VOCABULARIES)
 @pytest.mark.parametrize("name", ARCHETYPES)

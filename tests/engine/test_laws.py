@@ -91,6 +91,7 @@ def law(*drawn: st.SearchStrategy[Any]) -> Callable[[Law], Law]:
 # -- 1, 2, 3: what was sampled stays, and everything is accounted for ----------------------------------
 
 
+@pytest.mark.law(1)
 @law(plans)
 def test_01_sampled_spans_stay_bit_identical_for_the_whole_life_of_the_episode(subject: Subject, plan: Plan) -> None:
     def check(env: ChatEnvironment, sampled: Sequence[Sampled]) -> None:
@@ -101,6 +102,7 @@ def test_01_sampled_spans_stay_bit_identical_for_the_whole_life_of_the_episode(s
     play(subject, plan, after_each=check)
 
 
+@pytest.mark.law(2)
 @law(plans)
 def test_02_a_commit_changes_the_stream_to_exactly_prompt_and_sampled(subject: Subject, plan: Plan) -> None:
     env = start(subject, plan)
@@ -115,6 +117,7 @@ def test_02_a_commit_changes_the_stream_to_exactly_prompt_and_sampled(subject: S
             assert stream == committed
 
 
+@pytest.mark.law(3)
 @law(plans)
 def test_03_mask_spans_and_logprobs_partition_the_stream(subject: Subject, plan: Plan) -> None:
     played = play(subject, plan)
@@ -160,6 +163,7 @@ def _sayable(subject: Subject, given_messages: Sequence[Mapping[str, Any]]) -> b
     return subject.sanitizes or not subject.chat_format.controls.occur_in(list(given_messages))
 
 
+@pytest.mark.law(4)
 @law(openings, st.sampled_from([None, [TOOL]]), st.booleans())
 def test_04_the_first_prompt_is_what_apply_chat_template_gives(
     subject: Subject, opening: Sequence[Message], tools: Any, prompt: bool
@@ -202,6 +206,7 @@ def _converse(subject: Subject, plan: Plan) -> Iterator[tuple[ChatEnvironment, l
             yield env, history, list(env.state.fidelity)
 
 
+@pytest.mark.law(5)
 @law(dialogues())
 def test_05_what_is_not_equal_to_the_full_rendering_carries_a_report(subject: Subject, plan: Plan) -> None:
     for env, history, reports in _converse(subject, plan):
@@ -209,6 +214,7 @@ def test_05_what_is_not_equal_to_the_full_rendering_carries_a_report(subject: Su
         assert reports or env.state.token_ids.tolist() == expected
 
 
+@pytest.mark.law(5)
 @law(dialogues(contents=words))
 def test_05_what_carries_a_report_is_not_equal_to_the_full_rendering(subject: Subject, plan: Plan) -> None:
     """The other side of the law, for plain words: a report is never the easy way out."""
@@ -260,6 +266,7 @@ def _read(env: ChatEnvironment) -> None:
             env.render([{"role": role, "content": "x"}, {"role": "user", "content": "y"}])
 
 
+@pytest.mark.law(6)
 @law(plans, st.lists(st.booleans(), min_size=1, max_size=5), st.integers(0, 3))
 def test_06_batching_and_reading_do_not_matter(
     subject: Subject, plan: Plan, joins: Sequence[bool], opening: int
@@ -304,6 +311,7 @@ _REFUSED: tuple[Any, ...] = (
 )
 
 
+@pytest.mark.law(7)
 @law(plans, st.lists(st.sampled_from(_REFUSED), max_size=3), spans, messages())
 def test_07_reading_and_refused_steps_change_nothing(
     subject: Subject, plan: Plan, refused: Sequence[Any], span: Span, message: Message
@@ -350,6 +358,7 @@ def _texts(subject: Subject, parts: Sequence[tuple[str, int, str]], spelt: bool)
     return " ".join(f"{a}{controls[i % len(controls)] if spelt else ''}{b}" for a, i, b in parts)
 
 
+@pytest.mark.law(8)
 @law(_smuggled, _smuggled, _smuggled, st.booleans())
 def test_08_control_token_strings_in_texts_never_become_control_tokens(
     subject: Subject, first: Any, second: Any, third: Any, with_tool: bool
@@ -432,6 +441,7 @@ def _spend(
     return costs
 
 
+@pytest.mark.law(9)
 @law(words, words, words, st.booleans())
 def test_09_an_append_costs_the_same_whatever_came_before(
     subject: Subject, opening: str, answer: str, question: str, reuses: bool
@@ -442,6 +452,7 @@ def test_09_an_append_costs_the_same_whatever_came_before(
     assert far[1:] == costs[1:3]
 
 
+@pytest.mark.law(9)
 @pytest.mark.parametrize("reuses", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_09_an_append_costs_the_same_at_turn_10_and_at_turn_1000(name: str, reuses: bool) -> None:
@@ -451,6 +462,7 @@ def test_09_an_append_costs_the_same_at_turn_10_and_at_turn_1000(name: str, reus
     assert sum(costs[9]) > 0
 
 
+@pytest.mark.law(10)
 @law(dialogues())
 def test_10_a_tail_is_what_the_template_writes_behind_the_true_history(subject: Subject, plan: Plan) -> None:
     for env, history, reports in _converse(subject, plan):
@@ -467,6 +479,7 @@ def test_10_a_tail_is_what_the_template_writes_behind_the_true_history(subject: 
 # -- 11, 12: how turns end, and what they say ----------------------------------------------------------
 
 
+@pytest.mark.law(11)
 @law(plans)
 def test_11_a_turn_that_ended_in_a_stop_token_is_not_closed_again(subject: Subject, plan: Plan) -> None:
     played = play(subject, plan)
@@ -481,6 +494,7 @@ def test_11_a_turn_that_ended_in_a_stop_token_is_not_closed_again(subject: Subje
             assert not (ends in subject.engine.stop_ids and goes_on in closers)
 
 
+@pytest.mark.law(11)
 @law(canonical_contents, words, st.sampled_from([StopReason.LENGTH, StopReason.ABORT, None]))
 def test_11_a_truncated_turn_gets_exactly_the_close_that_it_lacks(
     subject: Subject, content: str, question: str, reason: StopReason | None
@@ -505,6 +519,7 @@ def test_11_a_truncated_turn_gets_exactly_the_close_that_it_lacks(
     assert kinds.count(FidelityKind.TRUNCATED_TURN_CLOSED) == 1
 
 
+@pytest.mark.law(11)
 @law(words, spans, words, spans, words)
 def test_11_whatever_was_sampled_somebody_can_answer(
     subject: Subject, opening: str, first: Span, question: str, second: Span, last: str
@@ -517,6 +532,7 @@ def test_11_whatever_was_sampled_somebody_can_answer(
     assert last in subject.chat_format.codec.decode(env.state.token_ids)
 
 
+@pytest.mark.law(12)
 @law(dialogues())
 def test_12_what_is_read_from_a_canonical_turn_renders_to_the_same_text(subject: Subject, plan: Plan) -> None:
     tools = plan.options.get("tools")
@@ -538,6 +554,7 @@ def _with_ids(said: Message, meant: Mapping[str, Any]) -> Mapping[str, Any]:
 # -- 13, 14: elsewhere ---------------------------------------------------------------------------------
 
 
+@pytest.mark.law(13)
 @law(st.lists(plans, min_size=2, max_size=4))
 def test_13_interleaved_episodes_and_threads_do_not_change_any_stream(subject: Subject, several: list[Plan]) -> None:
     def alone(plan: Plan) -> bytes | None:
@@ -577,6 +594,7 @@ def channels() -> Iterator[Callable[[Subject], grpc.Channel]]:
         server.stop(0)
 
 
+@pytest.mark.law(14)
 @pytest.mark.parametrize("name", NAMES)
 def test_14_in_process_and_over_the_wire_give_the_same_streams(
     name: str, channels: Callable[[Subject], grpc.Channel]
