@@ -31,7 +31,7 @@ from chatenv_server.tokenizer_files.loading import load_tokenizer
 
 OURS, THEIRS, THEIRS_AGAIN = "chatenv", "transformers", "transformers again"
 SAMPLED_TOKENS = 128
-SHORTCUT = "reuses_tails"
+SHORTCUT = "reuses_renders"
 """The feature of templates whose tails the engine puts together from earlier ones, without a render."""
 _QUICK = ("mistral_7b_v0_3", "qwen2_5", "standin_qwen3_6", "gptoss.jinja", "llama3_1.jinja")
 
@@ -169,7 +169,7 @@ class _Theirs:
 
     def __init__(self, tokenizer: Any, engine: TokenEngine, tools: list[dict[str, Any]] | None) -> None:
         self._tokenizer, self._tools = tokenizer, tools
-        self._form = engine.dialect.profile.forms.apply  # type: ignore[attr-defined]
+        self._form: Any = engine.chat_format.profile.forms.apply if engine.chat_format else dict
 
     def prepared(self, said: Sequence[Conversation]) -> list[_Prepared]:
         """Messages in the form that the template takes, and where the tail begins: not on the clock."""
