@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -21,6 +21,16 @@ class BoundedCache(Generic[KeyT, ValueT]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __iter__(self) -> Iterator[KeyT]:
+        """The keys that values are kept for, the least recently used first."""
+        with self._lock:
+            return iter(list(self._values))
+
+    def values(self) -> list[ValueT]:
+        """The values that are kept, in the same order."""
+        with self._lock:
+            return list(self._values.values())
 
     def get(self, key: KeyT) -> ValueT | None:
         """The value of a key, which counts as used now; None where none is kept."""

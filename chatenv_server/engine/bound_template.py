@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ControlTokenPolicy, Message
+from chatenv_client.reasons import Reason
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.forms import PreparedMessage
@@ -105,7 +106,7 @@ class BoundTemplate:
         if policy is ControlTokenPolicy.REJECT:
             raise InvalidRequestError(
                 "a text spells a control token of this tokenizer; remove it, or choose control_token_policy 'escape'",
-                reason="CONTROL_TOKEN_IN_TEXT",
+                reason=Reason.CONTROL_TOKEN_IN_TEXT,
                 field=path,
             )
         return controls.mark(value)

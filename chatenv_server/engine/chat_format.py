@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.controls import ControlTokens
 from chatenv_server.engine.learn_parser import learn_parser
@@ -39,7 +40,7 @@ class ChatFormat:
         self.profile: Profile = probe(template, codec, special_tokens, stop_ids)
         self.controls = ControlTokens(self._control_texts(), codec.added.texts.values())
         self._parse_response = parse_response
-        self._parsers: dict[str, TurnParser] = {}
+        self._parsers: BoundedCache[str, TurnParser] = BoundedCache(_MOST_KEPT)
 
     def _control_texts(self) -> list[str]:
         """Special tokens, and added tokens that the template writes."""
@@ -54,9 +55,11 @@ class ChatFormat:
         """The parser for turns sampled under these template arguments."""
         # They may decide whether a thought is open already when sampling starts.
         key = json.dumps(template_kwargs, sort_keys=True, default=str)
-        parser = self._parsers.get(key) or self._learn_parser(template_kwargs)
-        if key not in self._parsers and len(self._parsers) < _MOST_KEPT and len(key) <= _LONGEST_KEPT:
-            self._parsers[key] = parser
+        parser = self._parsers.get(key)
+        if parser is None:
+            parser = self._learn_parser(template_kwargs)
+            if len(key) <= _LONGEST_KEPT:
+                self._parsers.put(key, parser)
         return parser
 
     def _learn_parser(self, template_kwargs: Mapping[str, Any]) -> TurnParser:

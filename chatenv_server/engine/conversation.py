@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from chatenv_client.models import ControlTokenPolicy, FidelityReport, HistoryPolicy, Message, StopReason
+from chatenv_client.models import (
+    ControlTokenPolicy,
+    FidelityReport,
+    HistoryPolicy,
+    Message,
+    MessageSnapshot,
+    StopReason,
+)
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 
 
@@ -63,6 +70,19 @@ class PendingRewrite(NamedTuple):
     message_index: int
     follower: str
     """Who speaks after it: `tool`, `user`, or nobody yet."""
+
+
+class TailPlace(NamedTuple):
+    """Where a tail goes on: the end of the committed stream, and what of the conversation before it may matter."""
+
+    history: MessageSnapshot
+    """All messages before `last`; read only where the template's tails depend on them."""
+    last: SampledTurn
+    """The turn at the end of the committed stream."""
+    before: Int32Array
+    """(n,) int32, the committed stream; only its end is read."""
+    pending: PendingRewrite | None = None
+    """An earlier message that later turns may make the template rewrite."""
 
 
 class Tail(NamedTuple):

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.probe_messages import assistant, user
@@ -30,7 +31,7 @@ class ExactPath:
 
     def __init__(self, chat_format: ChatFormat) -> None:
         self.chat_format = chat_format
-        self._renderers: dict[tuple[Any, ...], TemplateRenderer] = {}
+        self._renderers: BoundedCache[tuple[Any, ...], TemplateRenderer] = BoundedCache(_MOST_KEPT)
 
     def renderer(self, options: RenderOptions) -> TemplateRenderer:
         """The chat format under one episode's options; the same again for the same options."""
@@ -43,11 +44,11 @@ class ExactPath:
         # The order of keys counts, since templates write tools with `tojson`.
         inputs = json.dumps([options.tools, options.template_kwargs])
         key = (inputs, *policies)
-        renderer = self._renderers.get(key) or TemplateRenderer(self.chat_format, options)
-        if key not in self._renderers and len(inputs) <= _LONGEST_KEPT:
-            if len(self._renderers) >= _MOST_KEPT:
-                self._renderers.clear()
-            self._renderers[key] = renderer
+        renderer = self._renderers.get(key)
+        if renderer is None:
+            renderer = TemplateRenderer(self.chat_format, options)
+            if len(inputs) <= _LONGEST_KEPT:
+                self._renderers.put(key, renderer)
         return renderer
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:

@@ -34,6 +34,7 @@ from chatenv_server.engine.conversation import (
     RenderOptions,
     SampledTurn,
     Tail,
+    TailPlace,
 )
 from chatenv_server.engine.records import Records, Written
 from chatenv_server.engine.renderer import Renderer
@@ -200,7 +201,7 @@ class EpisodeLog:
         head = self._head
         pending = self._pending_messages()
         tail = self._render_tail([*pending, *messages])
-        self._refuse_rewriting(tail.reports)
+        _refuse_rewriting(self.options.history_policy, tail.reports)
         head.messages[head.message_count :] = messages
         count = head.message_count + len(messages)
         self._move_to(head._replace(tail=tail, message_count=count, tail_step=head.tail_step if pending else step))
@@ -224,17 +225,7 @@ class EpisodeLog:
             return self.renderer.opening(messages)
         history = MessageSnapshot(head.messages, head.last.message_index, self._read_back)
         pending = rewrites.to_check(head.pending_rewrite, head.last)
-        return self.renderer.tail(history, head.last, messages, self._committed, pending)
-
-    def _refuse_rewriting(self, reports: Sequence[FidelityReport]) -> None:
-        if self.options.history_policy is HistoryPolicy.APPEND:
-            return
-        for report in reports:
-            if report.kind is FidelityKind.HISTORY_REWRITTEN:
-                raise HistoryRewrittenError(
-                    f"history_policy is 'strict' and {report.detail}; "
-                    "choose 'append', or template arguments that keep history"
-                )
+        return self.renderer.tail(TailPlace(history, head.last, self._committed, pending), messages)
 
     # -- appending sampled tokens -----------------------------------------------------------------
 
@@ -264,9 +255,9 @@ class EpisodeLog:
             prompted, after_prompt = continued.prompted, continued.after_prompt
         read = self.renderer.read_turn(span, self._end_before(start), prompted=prompted)
         reports = _reading_reports(read, start, index)
-        if continued is None and not len(head.tail.tokens):
-            reports = (*self._unprompted_reports(index), *reports)
-        self._refuse_rewriting(reports)
+        if continued is None and not len(head.tail.tokens) and not self._pending_messages():
+            reports = (_unprompted(len(self), index), *reports)
+        _refuse_rewriting(self.options.history_policy, reports)
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
         last = SampledTurn(
             read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
@@ -289,12 +280,6 @@ class EpisodeLog:
         head = self._head
         cut_off = head.last is not None and head.last.stop_id is None
         return head.last if cut_off and head.message_count == head.tail_message else None
-
-    def _unprompted_reports(self, index: int) -> tuple[FidelityReport, ...]:
-        if self._pending_messages():
-            return ()
-        detail = "sampled without a prompt before it; the template would write one"
-        return (FidelityReport(FidelityKind.HISTORY_REWRITTEN, detail, len(self), index),)
 
     def _write_tail(self, starts_message: bool) -> Written:
         """Write the pending tail to the records, after what is committed."""
@@ -341,6 +326,22 @@ class EpisodeLog:
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
         elif self._head.written.turns:
             self._records.turns.reward(self._head.written.turns - 1, reward)
+
+
+def _refuse_rewriting(policy: HistoryPolicy, reports: Sequence[FidelityReport]) -> None:
+    if policy is HistoryPolicy.APPEND:
+        return
+    for report in reports:
+        if report.kind is FidelityKind.HISTORY_REWRITTEN:
+            raise HistoryRewrittenError(
+                f"history_policy is 'strict' and {report.detail}; "
+                "choose 'append', or template arguments that keep history"
+            )
+
+
+def _unprompted(position: int, message: int) -> FidelityReport:
+    detail = "sampled without a prompt before it; the template would write one"
+    return FidelityReport(FidelityKind.HISTORY_REWRITTEN, detail, position, message)
 
 
 def _reading_reports(read: ReadTurn, start: int, index: int) -> tuple[FidelityReport, ...]:

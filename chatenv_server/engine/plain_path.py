@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_client.models import FidelityKind, FidelityReport, Message, MessageSnapshot, StopReason
+from chatenv_client.models import FidelityKind, FidelityReport, Message, StopReason
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, as_token_ids
-from chatenv_server.engine.conversation import EMPTY_TAIL, PendingRewrite, ReadTurn, RenderOptions, SampledTurn, Tail
+from chatenv_server.engine.conversation import EMPTY_TAIL, ReadTurn, RenderOptions, SampledTurn, Tail, TailPlace
 
 _HEAD: Message = {"role": "user", "content": "a"}
 _DUMMIES = ("b", "c d")
@@ -101,20 +101,13 @@ class PlainRenderer:
                 starts.append(starts[-1])
         return tuple(starts)
 
-    def tail(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        messages: Sequence[Message],
-        before: Int32Array,
-        pending: PendingRewrite | None,
-    ) -> Tail:
+    def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """Everything after the sampled turn: what two renders with different dummies for it have in common."""
         if not messages:
             return EMPTY_TAIL
         asked = self._after_dummy(messages, self.options.add_generation_prompt)
         unasked = self._after_dummy(messages, False)
-        taken, report = self._said(asked, last)
+        taken, report = self._said(asked, place.last)
         tokens = asked[taken:]
         prompt = _prompt_length(asked, unasked)
         closes = len(self._after_dummy([], False)) - taken

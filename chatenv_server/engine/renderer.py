@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from chatenv_client.models import Message, MessageSnapshot
+from chatenv_client.models import Message
 from chatenv_client.tokens import Int32Array
-from chatenv_server.engine.conversation import PendingRewrite, ReadTurn, RenderOptions, SampledTurn, Tail
+from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Tail, TailPlace
 
 
 class Renderer(Protocol):
@@ -24,23 +24,8 @@ class Renderer(Protocol):
     def opening(self, messages: Sequence[Message]) -> Tail:
         """Everything up to the first sampled token. Raises TemplateRejectedError."""
 
-    def tail(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        messages: Sequence[Message],
-        before: Int32Array,
-        pending: PendingRewrite | None,
-    ) -> Tail:
-        """Everything after the sampled turn `last` for the messages that follow it. Raises TemplateRejectedError.
-
-        Args:
-            history: all messages before `last`; read only where the template's tails depend on them.
-            last: the turn at the end of the committed stream.
-            messages: what was said since.
-            before: (n,) int32, the committed stream; only its end is read.
-            pending: an earlier message that later turns may make the template rewrite.
-        """
+    def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
+        """Everything after the last sampled turn for the messages that follow it. Raises TemplateRejectedError."""
 
     def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises.

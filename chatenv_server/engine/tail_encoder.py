@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import FidelityKind, FidelityReport
+from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.codec import Encoded
@@ -64,7 +65,7 @@ class TailEncoder:
         except ValueError as error:
             raise InvalidRequestError(
                 f"a text spells a control token and cannot be escaped: {error}; remove it from the message",
-                reason="CONTROL_TOKEN_IN_TEXT",
+                reason=Reason.CONTROL_TOKEN_IN_TEXT,
                 field="messages",
             ) from error
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_client.models import Message, MessageSnapshot
-from chatenv_client.tokens import Int32Array
+from chatenv_client.models import Message
 from chatenv_server.engine.bound_template import BoundTemplate
-from chatenv_server.engine.conversation import EMPTY_TAIL, PendingRewrite, SampledTurn, Tail
+from chatenv_server.engine.conversation import EMPTY_TAIL, SampledTurn, Tail, TailPlace
 from chatenv_server.engine.cut import Cut, cuts_after, rewritten, take_off_said
 from chatenv_server.engine.forms import PreparedMessage, texts_of
 from chatenv_server.engine.heads import Heads
@@ -37,51 +36,38 @@ class TailWriter:
         self.turns = turns
         self.rewrites = RewriteFinder(template)
 
-    def tail(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        messages: Sequence[Message],
-        before: Int32Array,
-        pending: PendingRewrite | None,
-    ) -> Tail:
-        """What the template writes after the sampled turn `last` for the messages that follow it; see `Renderer`.
+    def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
+        """What the template writes after the last sampled turn for the messages that follow it.
 
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
         if not messages:
             return EMPTY_TAIL
-        written = self.write(history, last, messages, pending)
-        return self.encoder.tail(written, before)
+        return self.encoder.tail(self.write(place, messages), place.before)
 
-    def write(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        messages: Sequence[Message],
-        pending: PendingRewrite | None,
-    ) -> WrittenTail:
+    def write(self, place: TailPlace, messages: Sequence[Message]) -> WrittenTail:
         """The text of a tail, not yet encoded; arguments as in `tail`.
 
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
         prepared = [self.template.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        last = place.last
         said = self.template.prepare_own(last.message)
-        head = self.heads.constant(history.first())
-        cut, places, after_fallback = self._cut(history, head, last, said, prepared)
-        spoken = (place.start for place, message in zip(places, prepared, strict=True) if _stands_at(place, message))
+        head = self.heads.constant(place.history.first())
+        cut, places, after_fallback = self._cut(place, head, said, prepared)
+        spoken = (one.start for one, message in zip(places, prepared, strict=True) if _stands_at(one, message))
         limit = next(spoken, len(cut.text))
         rest = take_off_said(cut, last, self.turns.stop_text(last.stop_id), limit, self._profile)
         reports = [*([] if cut.exact else [rewritten(last)]), *rest.reports]
-        if pending is not None and self.rewrites.has_come(pending, [said, *prepared], head):
-            reports.append(report_of(pending))
+        if place.pending is not None and self.rewrites.has_come(place.pending, [said, *prepared], head):
+            reports.append(report_of(place.pending))
         faults = message_reports(prepared, places, last.message_index + 1, rest.text)
         return WrittenTail(
             rest.text,
             prepared,
-            [place.moved(len(rest.taken)) for place in places],
+            [one.moved(len(rest.taken)) for one in places],
             close=self._profile.role_closes.get("assistant", "").removeprefix(last.close),
             reports=reports,
             faults=faults,
@@ -92,9 +78,8 @@ class TailWriter:
 
     def _cut(
         self,
-        history: MessageSnapshot,
+        place: TailPlace,
         head: Sequence[PreparedMessage],
-        last: SampledTurn,
         said: PreparedMessage,
         tail: Sequence[PreparedMessage],
     ) -> tuple[Cut, list[Place], bool]:
@@ -102,13 +87,13 @@ class TailWriter:
 
         The last value says whether the constant head was tried before, in vain.
         """
-        prompted = self.turns.was_prompted(last)
+        last, prompted = place.last, self.turns.was_prompted(place.last)
         if not self._profile.needs_skeleton:
             try:
                 return *self._cut_after(head, last, said, tail, self.heads.asked(head, prompted)), False
             except TemplateRejectedError:
                 pass  # a template may take these messages only in their true place
-        skeleton = self.heads.skeleton(history)
+        skeleton = self.heads.skeleton(place.history)
         asked = self.template.render_local(skeleton, prompted)
         return *self._cut_after(skeleton, last, said, tail, asked), not self._profile.needs_skeleton
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatenv_client.models import ControlTokenPolicy, Message, MessageSnapshot
+from chatenv_client.models import ControlTokenPolicy, Message
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate, Fill
 from chatenv_server.engine.chat_format import ChatFormat
-from chatenv_server.engine.conversation import PendingRewrite, ReadTurn, RenderOptions, SampledTurn, Tail
+from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Tail, TailPlace
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.openings import OpeningWriter
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails, Tails
@@ -65,20 +65,13 @@ class TemplateRenderer:
         """
         return self._openings.opening(messages)
 
-    def tail(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        messages: Sequence[Message],
-        before: Int32Array,
-        pending: PendingRewrite | None,
-    ) -> Tail:
-        """Everything after the sampled turn `last`; see `Renderer`.
+    def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
+        """Everything after the last sampled turn for the messages that follow it.
 
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
-        return self._tails.tail(history, last, messages, before, pending)
+        return self._tails.tail(place, messages)
 
     def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises; the tokens stay."""

@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from chatenv_client._version import __version__
-from chatenv_server.observing.observers import code_of, is_ours, surrounded
+from chatenv_server.observing.calls import code_of, is_ours, surrounded
 
 _OUR_FAULT: Final = frozenset(
     {

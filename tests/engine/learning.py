@@ -30,7 +30,7 @@ def tails_of(env: ChatEnvironment) -> ReusingTails:
 
 def recorded_tails(env: ChatEnvironment) -> list[tuple[TailRecording, Surroundings | None]]:
     """All recordings of tails."""
-    return [one for known in tails_of(env)._recordings._known.values() for one in known.recordings]
+    return [one for known in tails_of(env)._recordings.all() for one in known.recordings]
 
 
 def sampled(engine: TokenEngine, answer: str) -> ChatAction:

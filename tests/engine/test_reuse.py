@@ -223,7 +223,7 @@ def test_a_template_that_decides_otherwise_every_time_is_left_alone() -> None:
     reusing = ReusingTemplate(ChatTemplate(template_writing(content)), {})
     for number in range(3 * MOST_LESSONS):
         reusing.render([user("a" * number)], True)
-    (known,) = reusing._recordings._known.values()
+    (known,) = reusing._recordings.all()
     assert len(known.recordings) == MOST_LESSONS
 
 

@@ -20,7 +20,7 @@ import pytest
 from chatenv_client import ChatAction, ChatEnv, ChatEnvError, ServerBusyError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-from chatenv_server.observing.observers import CallTimer
+from chatenv_server.observing.calls import CallTimer
 from chatenv_server.running.process import RunningServer
 from chatenv_server.settings.errors import BindError, SettingError
 from chatenv_server.settings.settings import Settings

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
+from chatenv_server.bounded_cache import BoundedCache
+
 RecordingT = TypeVar("RecordingT")
 
 MOST_SHAPES: Final = 256
-"""Shapes that are kept; the one that was not asked for the longest goes first. Callers choose roles and keys, so there
-must be a bound."""
+"""Shapes that are kept. Callers choose roles and keys, so there must be a bound."""
 MOST_LESSONS: Final = 8
 """Renders of one shape that are recorded. A template that decides otherwise every time is left alone."""
 
@@ -37,13 +37,16 @@ class Recordings(Generic[RecordingT]):
     """What is known, by shape. Safe for threads: at worst something is recorded twice."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Any, Known[RecordingT]] = OrderedDict()
+        self._known: BoundedCache[Any, Known[RecordingT]] = BoundedCache(MOST_SHAPES)
 
     def of(self, shape: Any) -> Known[RecordingT]:
         """What is known of a shape; empty for a new one."""
         known = self._known.get(shape)
         if known is None:
-            known = self._known[shape] = Known()
-            if len(self._known) > MOST_SHAPES:
-                self._known.popitem(last=False)
+            known = Known()
+            self._known.put(shape, known)
         return known
+
+    def all(self) -> list[Known[RecordingT]]:
+        """What is known of every shape that is kept."""
+        return self._known.values()

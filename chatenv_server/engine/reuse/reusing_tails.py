@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from chatenv_client.models import FidelityReport, Message, MessageSnapshot
-from chatenv_client.tokens import Int32Array
-from chatenv_server.engine.conversation import PendingRewrite, SampledTurn, Tail
+from chatenv_client.models import FidelityReport, Message
+from chatenv_server.engine.conversation import Tail, TailPlace
 from chatenv_server.engine.isolated_texts import Surroundings
 from chatenv_server.engine.locate import Place
 from chatenv_server.engine.reuse.recording import are_met, shape_of
@@ -26,14 +25,7 @@ from chatenv_server.engine.tails import TailWriter
 class Tails(Protocol):
     """Writes the tails of episodes, as `TailWriter` does."""
 
-    def tail(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        messages: Sequence[Message],
-        before: Int32Array,
-        pending: PendingRewrite | None,
-    ) -> Tail:
+    def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """See `Renderer`."""
 
 
@@ -63,33 +55,27 @@ class ReusingTails:
         self._codec = writer.template.chat_format.codec
         self._recordings: Recordings[tuple[TailRecording, Surroundings | None]] = Recordings()
 
-    def tail(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        messages: Sequence[Message],
-        before: Int32Array,
-        pending: PendingRewrite | None,
-    ) -> Tail:
-        """What the template writes after the sampled turn `last` for the messages that follow it; see `Renderer`.
+    def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
+        """What the template writes after the last sampled turn for the messages that follow it.
 
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
-        exchange = self._exchange(history, last, messages) if pending is None else None
+        exchange = self._exchange(place, messages)
         if exchange is None:
-            return self._writer.tail(history, last, messages, before, pending)
+            return self._writer.tail(place, messages)
         known = self._recordings.of(exchange.shape)
         for recording, surroundings in known.recordings:
-            if _fits(recording, exchange.texts, last.text):
-                return self._tail_of(recording, surroundings, exchange.given, last, before)
-        tail = self._writer.tail(history, last, messages, before, None)
-        known.learn(lambda: self._record(history, last, messages[0], exchange, before, tail))
+            if _fits(recording, exchange.texts, place.last.text):
+                return self._tail_of(recording, surroundings, exchange.given, place)
+        tail = self._writer.tail(place, messages)
+        known.learn(lambda: self._record(place, messages[0], exchange, tail))
         return tail
 
-    def _exchange(self, history: MessageSnapshot, last: SampledTurn, messages: Sequence[Message]) -> Exchange | None:
+    def _exchange(self, place: TailPlace, messages: Sequence[Message]) -> Exchange | None:
         """The turn and the message after it, where both are nothing but texts and the turn has come to its end."""
-        if len(messages) != 1 or last.stop_id not in self._codec.added.parting_ids:
+        last, added = place.last, self._codec.added
+        if len(messages) != 1 or place.pending is not None or last.stop_id not in added.parting_ids:
             return None
         given = messages[0].get("content")
         if not given or type(given) is not str or "tool_calls" in last.message or "tool_calls" in messages[0]:
@@ -102,9 +88,9 @@ class ReusingTails:
         if self._spell_control_tokens(texts[count:]):
             return None
         if self._profile.needs_system or self._profile.needs_skeleton:
-            shape = (*shape, repr(history.first()))
+            shape = (*shape, repr(place.history.first()))
         if self._profile.needs_skeleton:
-            shape = (*shape, repr(self._writer.heads.outlines(history)))
+            shape = (*shape, repr(self._writer.heads.outlines(place.history)))
         return Exchange(shape, texts, given)
 
     def _spell_control_tokens(self, texts: Sequence[str]) -> bool:
@@ -112,43 +98,35 @@ class ReusingTails:
         return any(map(self._controls.occur_in_text, texts))
 
     def _record(
-        self,
-        history: MessageSnapshot,
-        last: SampledTurn,
-        message: Message,
-        exchange: Exchange,
-        before: Int32Array,
-        tail: Tail,
+        self, place: TailPlace, message: Message, exchange: Exchange, tail: Tail
     ) -> tuple[TailRecording, Surroundings | None] | None:
         """A recording that gives the tail it was learnt from; None where there is none."""
-        recording = learn(self._write_with, history, last, message, exchange.texts, tail)
-        if recording is None or last.stop_id is None:
+        recording, stop_id = learn(self._write_with, place, message, exchange.texts, tail), place.last.stop_id
+        if recording is None or stop_id is None:
             return None
-        around = self._codec.isolated_texts.surroundings(last.stop_id, recording.before, recording.after)
+        around = self._codec.isolated_texts.surroundings(stop_id, recording.before, recording.after)
         if around is not None and not _tells_all(around, tail):
             around = None
-        alike = self._tail_of(recording, around, exchange.given, last, before)
+        alike = self._tail_of(recording, around, exchange.given, place)
         if alike.tokens.tolist() != tail.tokens.tolist() or alike[1:] != tail[1:]:
             return None
         if around is not None:
             self._codec.isolated_texts.expect(message["role"], around)
         return recording, around
 
-    def _tail_of(
-        self, recording: TailRecording, around: Surroundings | None, given: str, last: SampledTurn, before: Int32Array
-    ) -> Tail:
+    def _tail_of(self, recording: TailRecording, around: Surroundings | None, given: str, place: TailPlace) -> Tail:
         """The recorded tail with another message in it, after another turn."""
-        reports = recording.tail.reports
+        reports, last = recording.tail.reports, place.last
         if reports:
             reports = tuple(
                 FidelityReport(report.kind, report.detail, last.start, last.message_index) for report in reports
             )
         if around is not None:
             return recording.tail._replace(tokens=self._codec.isolated_texts.encode_in(around, given), reports=reports)
-        place = Place(len(recording.before), len(recording.before) + len(given))
-        text = recording.before + given + recording.after
+        start, text = len(recording.before), recording.before + given + recording.after
+        places = (Place(start, start + len(given)),)
         return self._writer.encoder.tail(
-            WrittenTail(text, ({},), (place,), close=recording.close, reports=reports), before
+            WrittenTail(text, ({},), places, close=recording.close, reports=reports), place.before
         )
 
 

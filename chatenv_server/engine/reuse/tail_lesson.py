@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import FidelityKind, Message, MessageSnapshot
+from chatenv_client.models import FidelityKind, Message
 from chatenv_server.engine.bound_template import Fill
-from chatenv_server.engine.conversation import SampledTurn, Tail
+from chatenv_server.engine.conversation import SampledTurn, Tail, TailPlace
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.reuse.recording import with_texts
 from chatenv_server.engine.reuse.recording_template import recording_template
@@ -80,21 +80,13 @@ class _RecordedTemplate:
         return written
 
 
-def learn(
-    write_with: WriteWith,
-    history: MessageSnapshot,
-    last: SampledTurn,
-    message: Message,
-    texts: Texts,
-    tail: Tail,
-) -> TailRecording | None:
+def learn(write_with: WriteWith, place: TailPlace, message: Message, texts: Texts, tail: Tail) -> TailRecording | None:
     """What the renders of a tail show of all others like it; None where they do not show enough.
 
     Args:
         write_with: makes the writer that is watched.
-        history: as the tail was written with.
-        last: the same.
-        message: the same.
+        place: where the tail goes on.
+        message: the one message that it was written for.
         texts: of the turn's message and of `message`, as `shape_of` gives them.
         tail: what was written.
     """
@@ -102,16 +94,16 @@ def learn(
         return None
     trace = Trace(texts)
     remaining = iter(trace.texts)
-    turn = last._replace(message=with_texts(last.message, remaining))
+    turn = place.last._replace(message=with_texts(place.last.message, remaining))
     given = with_texts(message, remaining)
     writer = write_with(lambda template, variables: _RecordedTemplate(template, variables, trace))
     try:
-        written = writer.write(history, turn, [given], None)
+        written = writer.write(place._replace(last=turn), [given])
     except (_NotRecordedError, ChatEnvError):
         return None
     if not trace.is_complete or written.after_fallback or written.cut is None:
         return None
-    return _recording(trace, texts, given["content"], last, written, tail)
+    return _recording(trace, texts, given["content"], place.last, written, tail)
 
 
 def _recording(
