@@ -53,6 +53,7 @@ class _Probe:
         closers = self._closers(generation_prompt)
         last_closers = self._control_tokens_in(self._after([user(), assistant(SENTINEL)], prompt=False) or "")
         stops = stop_ids | self._ids([*closers, *last_closers, *self._turn_ends(generation_prompt)])
+        needs_skeleton = self._needs_skeleton()
         return Profile(
             forms=self._forms,
             closers=closers,
@@ -62,9 +63,9 @@ class _Probe:
             needs_system=self._needs_system(),
             needs_tools=self._needs_tools(),
             needs_clock=self._needs_clock(),
-            needs_skeleton=self._needs_skeleton(),
+            needs_skeleton=needs_skeleton,
             needs_call_ids=self._needs_call_ids(),
-            rounds_are_alike=self._rounds_are_alike(),
+            rounds_are_alike=needs_skeleton and self._rounds_are_alike(),
             forgets=self._forgets(),
             forgets_late=self._rewrites([user(), {**assistant("x"), "reasoning_content": "Zq7xR1"}, user(SENTINEL)]),
             takes=self._takes(),

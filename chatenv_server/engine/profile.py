@@ -32,7 +32,8 @@ class Profile:
     needs_call_ids: bool
     """Whether the template insists on an id for every tool call."""
     rounds_are_alike: bool
-    """Whether of many questions and answers of plain text in a row, each after the second changes no tail."""
+    """Whether further questions and answers of plain text change no tail after two in a row. False where no skeleton is
+    needed: nobody asks."""
     forgets: bool
     """Whether the template writes an assistant turn differently once later turns have come."""
     forgets_late: bool

@@ -122,7 +122,7 @@ def _recording(
     return TailRecording(
         conditions=(*trace.conditions, *verbatim(expressions[0], content.expression)),
         exact=cut.exact,
-        said=said if cut.exact else Joined((expression_of(cut.whole),)),
+        said=said if cut.exact else expression_of(cut.whole),
         asked=asked,
         taken=said.of(texts)[len(asked) + len(last.text) :],
         before="".join(parts[:place]),

@@ -241,7 +241,7 @@ def joined(texts: Iterable[str]) -> str:
     trace = trace_of(given)
     if trace is None or not trace.is_open:
         return whole
-    return TracedText.made(whole, trace, Joined(tuple(parts)))
+    return TracedText.made(whole, trace, parts[0] if len(parts) == 1 else Joined(tuple(parts)))
 
 
 def expression_of(value: Any) -> Any:
