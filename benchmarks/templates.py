@@ -41,7 +41,7 @@ class Scale:
     """How much is done in a round."""
 
     rounds: int
-    episodes: int = 3
+    episodes: int = 12
     turns: int = 8
 
 

@@ -113,10 +113,10 @@ class GrowingArray:
         self._readable = grown.view()
         self._readable.flags.writeable = False
 
-    def write(self, start: int, values: npt.NDArray[Any]) -> None:
-        """Write values of the array's type from `start` on, at or before its end. Views that reach beyond are void."""
+    def write(self, start: int, *more: npt.NDArray[Any]) -> None:
+        """Write arrays of the array's type from `start` on, at or before its end. Views that reach beyond are void."""
         self._length = start
-        self.extend(values)
+        self.extend(*more)
 
     def view(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """A read-only view of what was appended, without a copy."""

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +18,13 @@ from tokenizers import Encoding, Tokenizer
 
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
+from chatenv_server.engine.boundaries import Boundaries
 from chatenv_server.engine.byte_level import token_bytes
 from chatenv_server.engine.encodings import LONG, decoded, encoding_of, reaches_over, token_at
 from chatenv_server.engine.isolated_texts import IsolatedTexts
 
 _CONTEXT_TOKENS = 8
 """Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
-
-_FIRST_TOKENS = 4
-"""Sampled tokens read after a prompt, to see whether they would merge with its end."""
 
 
 class Encoded(NamedTuple):
@@ -70,10 +68,7 @@ class Codec:
         self._neutral_text = self.added.text_of(self.added.neutral_id)
         # Some tokenizers put a space of their own before text after a control token.
         self._writes_prefix_space = self._decode_run(self._encode_after_neutral("a")).startswith(" ")
-        # Prompts end alike, in the generation prompt, and many turns begin alike.
-        self._encode_context = lru_cache(maxsize=1024)(self.encode)
-        self._is_parted = lru_cache(maxsize=8192)(self._look_for_part)
-        self._merges = lru_cache(maxsize=8192)(self._look_for_merge)
+        self._boundaries = Boundaries(self._tokenizer, self.added, self._neutral_text, self._text_after)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
         self.isolated_texts = IsolatedTexts(self._tokenizer, self.added)
 
@@ -155,7 +150,7 @@ class Codec:
     def _encode_after_text(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
         context = self._neutral_text + self.decode(before[-_CONTEXT_TOKENS:])
         encoding = encoding_of(self._tokenizer, context + text)
-        dropped, merged = self._boundary(encoding, context)
+        dropped, merged = self._boundaries.edge(encoding, context)
         if not merged:
             return _Piece(0, encoding, len(context), dropped), False
         if dropped and encoding.ids[dropped - 1] in self.added:
@@ -177,83 +172,43 @@ class Codec:
             return []
         return self._tokenizer.encode(self._neutral_text + text, add_special_tokens=False).ids[1:]
 
-    # -- boundaries -------------------------------------------------------------------------------
-
     def merges(self, before: Int32Array, ids: Int32Array) -> bool:
         """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
-        if len(before) == 0 or len(ids) == 0 or ids.item(0) in self.added:
-            return False
-        context = tuple(self._from_last_control(before[-_CONTEXT_TOKENS:].tolist()))
-        # Many turns begin with the same token, and few with the same four.
-        return not self._is_parted(context, ids.item(0)) and self._merges(context, tuple(ids[:_FIRST_TOKENS].tolist()))
-
-    def _from_last_control(self, ids: list[int]) -> list[int]:
-        """Tokens from the last control token on: what stands before it decides nothing after it."""
-        for place in range(len(ids) - 1, 0, -1):
-            if ids[place] in self.added.texts:
-                return ids[place:]
-        return ids
-
-    def _look_for_part(self, before: tuple[int, ...], first: int) -> bool:
-        """Whether the tokenizer's first look parts `before` from what follows, whatever comes after the token `first`.
-
-        Pieces of text are made from left to right, and nothing merges across their edges. A token that is more than
-        white space settles where the piece before it ends.
-        """
-        splitter, normalizer = self._tokenizer.pre_tokenizer, self._tokenizer.normalizer
-        text, more = self._text_of(before), self._text_of((first,), after=before)
-        if splitter is None or not more.strip() or "\ufffd" in more:
-            return False
-        if normalizer is not None and normalizer.normalize_str(text + more) != text + more:
-            return False
-        alone, together = splitter.pre_tokenize_str(text), splitter.pre_tokenize_str(text + more)
-        return bool(alone) and together[: len(alone)] == alone
-
-    def _look_for_merge(self, before: tuple[int, ...], first: tuple[int, ...]) -> bool:
-        context = self._neutral_text + self._text_of(before)
-        encoding = self._tokenizer.encode(context + self._text_of(first, after=before), add_special_tokens=False)
-        alone = self._encode_context(context)
-        if encoding.ids[: len(alone)] == alone and not reaches_over(encoding, len(alone), len(context)):
-            return False  # nearly always, and cheaper to see than where the boundary lies
-        return self._boundary(encoding, context)[1]
-
-    def _text_of(self, ids: tuple[int, ...], after: tuple[int, ...] = ()) -> str:
-        return self.decode_after(np.array(after, dtype=np.int32), np.array(ids, dtype=np.int32))
-
-    def _boundary(self, encoding: Encoding, context: str) -> tuple[int, bool]:
-        """(Tokens that begin in `context`, whether what follows the context changes the context's own tokens)."""
-        count = token_at(encoding, len(context))
-        over = reaches_over(encoding, count, len(context))
-        return count, over or self._encode_context(context) != encoding.ids[:count]
+        return self._boundaries.merges(before, ids)
 
     # -- decoding ---------------------------------------------------------------------------------
 
     def decode(self, ids: Int32Array) -> str:
         """Text of token ids in the middle of a stream: no leading space is lost, control tokens are shown."""
-        found = ids.tolist()
-        if not self._writes_prefix_space:
-            return self._decode_run(found)
-        text, start = "", 0
-        controls = [place for place, token_id in enumerate(found) if token_id in self.added.texts]
-        for place in (*controls, len(found)):
-            if place > start:
-                run = self._decode_run(found[start:place])
-                text += run.removeprefix(" ") if text else run
-            text += self.added.text_of(found[place]) if place < len(found) else ""
-            start = place + 1
-        return text
+        return self._decode(ids.tolist())
 
     def decode_after(self, before: Int32Array, ids: Int32Array) -> str:
         """Text of token ids that follow the tokens `before`."""
-        text = self.decode(ids)
-        artificial = self._writes_prefix_space and len(before) > 0 and before.item(-1) in self.added
+        return self._text_after(ids.tolist(), before[-1:].tolist())
+
+    def _text_after(self, ids: Sequence[int], before: Sequence[int]) -> str:
+        text = self._decode(ids)
+        artificial = self._writes_prefix_space and len(before) > 0 and before[-1] in self.added
         return text.removeprefix(" ") if artificial else text
 
-    def _decode_run(self, ids: list[int]) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
+        if not self._writes_prefix_space:
+            return self._decode_run(ids)
+        text, start = "", 0
+        controls = [place for place, token_id in enumerate(ids) if token_id in self.added.texts]
+        for place in (*controls, len(ids)):
+            if place > start:
+                run = self._decode_run(ids[start:place])
+                text += run.removeprefix(" ") if text else run
+            text += self.added.text_of(ids[place]) if place < len(ids) else ""
+            start = place + 1
+        return text
+
+    def _decode_run(self, ids: Sequence[int]) -> str:
         if self._token_bytes is not None and len(ids) < LONG:
             return self._token_bytes.decode(ids)
         if self.added.neutral_id is None:
-            return decoded(self._tokenizer, ids)
+            return decoded(self._tokenizer, [*ids])
         return decoded(self._tokenizer, [self.added.neutral_id, *ids])[len(self._neutral_text) :]
 
 

@@ -33,14 +33,14 @@ class Heads:
 
     def constant(self, opening: Sequence[Message]) -> list[PreparedMessage]:
         """The constant head, after the conversation's own system message where tails depend on it."""
-        system = self._system_of(opening) if self._profile.needs_system else []
+        system = self.system_of(opening) if self._profile.needs_system else []
         return [*system, self._user]
 
     @cached_property
     def _user(self) -> PreparedMessage:
         return self._template.formed(user())
 
-    def _system_of(self, opening: Sequence[Message]) -> list[PreparedMessage]:
+    def system_of(self, opening: Sequence[Message]) -> list[PreparedMessage]:
         """The system message that a conversation begins with, if it does."""
         return [
             self._template.prepare(message) for message in opening[:1] if message["role"] in ("system", "developer")
@@ -77,19 +77,32 @@ class Heads:
 
     def skeleton(self, history: MessageSnapshot) -> list[PreparedMessage]:
         """The true roles and calls with one-letter texts: O(messages), whatever their length."""
-        return [*self._system_of(history.first()), *map(self._template.formed, self.outlines(history))]
+        return [*self.system_of(history.first()), *map(self._template.formed, self.outlines(history))]
 
     def outlines(self, history: MessageSnapshot) -> list[dict[str, Any]]:
         """What a skeleton shows of all messages but the system message at the beginning."""
+        kept, _ = self._kept(history)
+        return [self._outline(message, index) for index, message in enumerate(kept)]
+
+    def shape(self, history: MessageSnapshot) -> tuple[Any, ...]:
+        """What two histories have in common whose skeletons are the same; cheaper than the skeletons."""
+        kept, speakers = self._kept(history)
+        return tuple(
+            (speaker, bool(message["content"])) if speaker else repr(self._outline(message, index))
+            for index, (message, speaker) in enumerate(zip(kept, speakers, strict=True))
+        )
+
+    def _kept(self, history: MessageSnapshot) -> tuple[list[Message], list[str]]:
+        """The messages that a skeleton shows, and of those that say nothing telling, who speaks."""
         tested, alike = self._template.chat_format.template.tested_texts, self._profile.rounds_are_alike
         kept: list[Message] = []
         speakers: list[str] = []
-        for message in history.since(len(self._system_of(history.first()))):
+        for message in history.since(len(self.system_of(history.first()))):
             kept.append(message)
             speakers.append(_speaker_of(message, tested))
             if alike and speakers[-len(_ALIKE) :] == _ALIKE:
                 del kept[-2:], speakers[-2:]
-        return [self._outline(message, index) for index, message in enumerate(kept)]
+        return kept, speakers
 
     def _outline(self, message: Message, index: int) -> dict[str, Any]:
         """A message with one letter for its texts, and what the template looks for in them."""

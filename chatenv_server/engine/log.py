@@ -36,7 +36,7 @@ from chatenv_server.engine.conversation import (
     Tail,
     TailPlace,
 )
-from chatenv_server.engine.records import Records, Written
+from chatenv_server.engine.records import Records, TemplatePart, Written
 from chatenv_server.engine.renderer import Renderer
 from chatenv_server.engine.turn_table import Extent
 
@@ -262,9 +262,16 @@ class EpisodeLog:
         last = SampledTurn(
             read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
         )
-        written = self._write_tail(starts_message=continued is None)
-        extent = Extent(len(self), len(tokens), step, index, int(continued is None))
-        written = self._records.write_sampled(written, extent, tokens, last, logprobs, model_version, reports)
+        written = self._records.write(
+            head.written,
+            self._template_part(starts_message=continued is None),
+            Extent(len(self), len(tokens), step, index, int(continued is None)),
+            tokens,
+            last,
+            logprobs=logprobs,
+            model_version=model_version,
+            reports=reports,
+        )
         self._commit(tokens, last, written)
         return Change(reports, written.tokens, index)
 
@@ -281,15 +288,13 @@ class EpisodeLog:
         cut_off = head.last is not None and head.last.stop_id is None
         return head.last if cut_off and head.message_count == head.tail_message else None
 
-    def _write_tail(self, starts_message: bool) -> Written:
-        """Write the pending tail to the records, after what is committed."""
+    def _template_part(self, starts_message: bool) -> TemplatePart:
+        """The pending tail, as it is recorded before a span that begins a message of its own, or goes on with one."""
         head, tail = self._head, self._head.tail
         starts = [head.written.tokens + start for start in tail.message_starts]
         if starts_message:
             starts.append(len(self) - tail.generation_prompt_length)
-        return self._records.write_template(
-            head.written, self._tail_extent(), tail.tokens, starts, head.tail_reward, tail.reports
-        )
+        return TemplatePart(self._tail_extent(), tail.tokens, starts, head.tail_reward, tail.reports)
 
     def _commit(self, tokens: Int32Array, last: SampledTurn, written: Written) -> None:
         """Stand after a span whose tail and tokens are written."""

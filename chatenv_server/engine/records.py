@@ -24,6 +24,19 @@ class Written(NamedTuple):
     reports: int = 0
 
 
+class TemplatePart(NamedTuple):
+    """What the template wrote before a sampled span."""
+
+    extent: Extent | None
+    """What it covers; None where it is nothing."""
+    tokens: Int32Array
+    """(n,) int32."""
+    starts: Sequence[int]
+    """First token, in the stream, of each message that begins here, the sampled one included."""
+    reward: float | None
+    reports: Sequence[FidelityReport]
+
+
 class Records:
     """The columns of one log. Each is written at a given place, over whatever lies from there on."""
 
@@ -38,52 +51,52 @@ class Records:
         """First token of each message."""
         self.reports: list[FidelityReport] = []
 
-    def write_template(
+    def write(
         self,
         at: Written,
-        extent: Extent | None,
-        tokens: Int32Array,
-        starts: Sequence[int],
-        reward: float | None,
-        reports: Sequence[FidelityReport],
-    ) -> Written:
-        """Write what the template wrote; `extent` is None where that is nothing."""
-        turns = at.turns if extent is None else self.turns.write_template(at.turns, extent, reward)
-        if starts:
-            self.starts[at.starts :] = array("i", starts)
-        if reports:
-            self.reports[at.reports :] = reports
-        self.tokens.write(at.tokens, tokens)
-        return Written(at.tokens + len(tokens), at.logprobs, turns, at.starts + len(starts), at.reports + len(reports))
-
-    def write_sampled(
-        self,
-        at: Written,
-        extent: Extent,
+        template: TemplatePart,
+        sampled: Extent,
         tokens: Int32Array,
         turn: SampledTurn,
+        *,
         logprobs: Float32Array | None,
         model_version: str,
         reports: Sequence[FidelityReport],
     ) -> Written:
-        """Write a sampled span."""
+        """Write a sampled span and what the template wrote before it.
+
+        Args:
+            at: where.
+            template: what the template wrote.
+            sampled: what the span covers.
+            tokens: (n,) int32, the span.
+            turn: the turn that the span belongs to.
+            logprobs: (n,) float32, if there are any.
+            model_version: of the weights that sampled; may be empty.
+            reports: on the span.
+        """
+        turns = at.turns
+        if template.extent is not None:
+            turns = self.turns.write_template(turns, template.extent, template.reward)
         turns = self.turns.write_sampled(
-            at.turns,
-            extent,
+            turns,
+            sampled,
             turn.stop_reason,
             prompted=turn.prompted,
             has_logprobs=logprobs is not None,
             model_version=model_version,
         )
+        self.tokens.write(at.tokens, template.tokens, tokens)
+        if template.starts:
+            self.starts[at.starts :] = array("i", template.starts)
+        if reports or template.reports:
+            self.reports[at.reports :] = (*template.reports, *reports)
         if logprobs is not None:
             self.logprobs.write(at.logprobs, logprobs)
-        if reports:
-            self.reports[at.reports :] = reports
-        self.tokens.write(at.tokens, tokens)
         return Written(
-            at.tokens + len(tokens),
+            at.tokens + len(template.tokens) + len(tokens),
             at.logprobs + (0 if logprobs is None else len(logprobs)),
             turns,
-            at.starts,
-            at.reports + len(reports),
+            at.starts + len(template.starts),
+            at.reports + len(template.reports) + len(reports),
         )

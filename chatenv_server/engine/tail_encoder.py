@@ -72,7 +72,7 @@ class TailEncoder:
     def tail(self, written: WrittenTail, before: Int32Array) -> Tail:
         """The tail of a render that goes on after the tokens `before`, of which only the end is read."""
         text, prompt = written.text, self.prompt_at_end(written.text)
-        characters = self._message_starts(written)
+        characters = self.message_starts(written)
         if prompt:
             characters.append(len(text) - len(prompt))
         if has_marks(text):
@@ -87,7 +87,7 @@ class TailEncoder:
         prompt = self._heads.generation_prompt if self._asks else ""
         return prompt if text.endswith(prompt) else ""
 
-    def _message_starts(self, written: WrittenTail) -> list[int]:
+    def message_starts(self, written: WrittenTail) -> list[int]:
         """First character of each message's part: after the close of what stands before it."""
         starts, passed, close = [], 0, written.close
         for place, message in zip(written.places, written.prepared, strict=True):

@@ -14,11 +14,9 @@ from typing import Any, NamedTuple, Protocol
 from chatenv_client.models import FidelityReport, Message
 from chatenv_server.engine.conversation import Tail, TailPlace
 from chatenv_server.engine.isolated_texts import Surroundings
-from chatenv_server.engine.locate import Place
 from chatenv_server.engine.reuse.recording import are_met, shape_of
 from chatenv_server.engine.reuse.recordings import Recordings
 from chatenv_server.engine.reuse.tail_lesson import TailRecording, WriteWith, learn
-from chatenv_server.engine.tail_encoder import WrittenTail
 from chatenv_server.engine.tails import TailWriter
 
 
@@ -88,9 +86,9 @@ class ReusingTails:
         if self._spell_control_tokens(texts[count:]):
             return None
         if self._profile.needs_system or self._profile.needs_skeleton:
-            shape = (*shape, repr(place.history.first()))
+            shape = (*shape, repr(self._writer.heads.system_of(place.history.first())))
         if self._profile.needs_skeleton:
-            shape = (*shape, repr(self._writer.heads.outlines(place.history)))
+            shape = (*shape, self._writer.heads.shape(place.history))
         return Exchange(shape, texts, given)
 
     def _spell_control_tokens(self, texts: Sequence[str]) -> bool:
@@ -122,12 +120,13 @@ class ReusingTails:
                 FidelityReport(report.kind, report.detail, last.start, last.message_index) for report in reports
             )
         if around is not None:
-            return recording.tail._replace(tokens=self._codec.isolated_texts.encode_in(around, given), reports=reports)
-        start, text = len(recording.before), recording.before + given + recording.after
-        places = (Place(start, start + len(given)),)
-        return self._writer.encoder.tail(
-            WrittenTail(text, ({},), places, close=recording.close, reports=reports), place.before
-        )
+            ids = self._codec.isolated_texts.encode_in(around, given)
+            return Tail(ids, recording.tail.generation_prompt_length, recording.tail.message_starts, reports)
+        text = recording.before + given + recording.after
+        marks = (recording.start, len(text) - recording.prompt)
+        encoded = self._codec.encode_pieces([(text, False)], place.before[-1:], marks)
+        start, prompt = encoded.marks
+        return Tail(encoded.ids, len(encoded.ids) - prompt, (start,), reports)
 
 
 def _fits(recording: TailRecording, texts: Sequence[str], said: str) -> bool:

@@ -55,10 +55,12 @@ class TailRecording(NamedTuple):
     """What it writes between the turn and the message's text."""
     after: str
     """What it writes after that text."""
-    close: str
-    """The close of the turn, as far as the model did not say it."""
     tail: Tail
     """The tail that it was learnt from: all but its tokens holds for others."""
+    start: int = 0
+    """Character of `before` where the message's part begins."""
+    prompt: int = 0
+    """Characters of the generation prompt that `after` ends in."""
 
 
 class _NotRecordedError(Exception):
@@ -103,7 +105,10 @@ def learn(write_with: WriteWith, place: TailPlace, message: Message, texts: Text
         return None
     if not trace.is_complete or written.after_fallback or written.cut is None:
         return None
-    return _recording(trace, texts, given["content"], place.last, written, tail)
+    (start,) = writer.encoder.message_starts(written)
+    prompt = len(writer.encoder.prompt_at_end(written.text))
+    unplaced = _recording(trace, texts, given["content"], place.last, written, tail)
+    return None if unplaced is None else unplaced._replace(start=start, prompt=prompt)
 
 
 def _recording(
@@ -127,7 +132,6 @@ def _recording(
         taken=said.of(texts)[len(asked) + len(last.text) :],
         before="".join(parts[:place]),
         after="".join(parts[place + 1 :]),
-        close=written.close,
         tail=tail,
     )
 

@@ -1,0 +1,101 @@
+"""Whether a text would be encoded otherwise in one piece with what stands before it.
+
+Asked of every sampled span, about the end of its prompt. Two things keep that cheap. What stands before the last
+control token of a prompt decides nothing, and after it prompts are alike. And most tokenizers first cut a text into
+pieces, from left to right, across whose edges nothing merges: there the first sampled token settles the answer, if it is
+more than white space, and many turns begin with the same token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final
+
+from tokenizers import Encoding, Tokenizer
+
+from chatenv_client.tokens import Int32Array
+from chatenv_server.engine.added_tokens import AddedTokens
+from chatenv_server.engine.encodings import encoding_of, reaches_over, token_at
+
+_CONTEXT_TOKENS: Final = 8
+"""Tokens of a prompt's end that are looked at."""
+_FIRST_TOKENS: Final = 4
+"""Sampled tokens that are looked at where the first one settles nothing."""
+_MOST_KEPT: Final = 8192
+"""Answers that are kept."""
+_UNREADABLE: Final = "\ufffd"
+
+TextOf = Callable[[Sequence[int], Sequence[int]], str]
+"""Text of token ids, given those before them."""
+
+
+class Boundaries:
+    """The edges of texts under one tokenizer. Safe for threads."""
+
+    def __init__(self, tokenizer: Tokenizer, added: AddedTokens, neutral_text: str, text_of: TextOf) -> None:
+        self._tokenizer = tokenizer
+        self._added = added
+        self._neutral_text = neutral_text
+        self._text_of = text_of
+        cutter = tokenizer.pre_tokenizer
+        self._cuts_pieces = cutter is not None and len(cutter.pre_tokenize_str("a\nb")) > 1
+        # Prompts end alike, in the generation prompt, and many turns begin alike.
+        self._encode_context = lru_cache(maxsize=1024)(self._encode)
+        self._pieces_of = lru_cache(maxsize=1024)(self._cut)
+        self._is_settled = lru_cache(maxsize=_MOST_KEPT)(self._settle)
+        self._merges = lru_cache(maxsize=_MOST_KEPT)(self._look)
+
+    def merges(self, before: Int32Array, ids: Int32Array) -> bool:
+        """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
+        if len(before) == 0 or len(ids) == 0 or ids.item(0) in self._added.texts:
+            return False
+        context = tuple(self._from_last_control(before[-_CONTEXT_TOKENS:].tolist()))
+        settled = self._is_settled(context, ids.item(0)) if self._cuts_pieces else None
+        return self._merges(context, tuple(ids[:_FIRST_TOKENS].tolist())) if settled is None else settled
+
+    def edge(self, encoding: Encoding, context: str) -> tuple[int, bool]:
+        """Where `context` ends in an encoding of it and more.
+
+        Returns:
+            The number of tokens that begin in the context, and whether what follows changes the context's own tokens.
+        """
+        alone = self._encode_context(context)
+        if encoding.ids[: len(alone)] == alone and not reaches_over(encoding, len(alone), len(context)):
+            return len(alone), False  # nearly always, and cheaper to see than where the edge lies
+        count = token_at(encoding, len(context))
+        return count, reaches_over(encoding, count, len(context)) or alone != encoding.ids[:count]
+
+    def _from_last_control(self, ids: list[int]) -> list[int]:
+        for place in range(len(ids) - 1, 0, -1):
+            if ids[place] in self._added.texts:
+                return ids[place:]
+        return ids
+
+    def _settle(self, before: tuple[int, ...], first: int) -> bool | None:
+        """Whether `before` merges with whatever begins with the token `first`; None where more has to be seen."""
+        text, more = self._text_of(before, ()), self._text_of((first,), before)
+        if not more.strip() or _UNREADABLE in more or not self._is_normal(text + more):
+            return None
+        alone, together = self._pieces_of(text), self._cut(text + more)
+        if together[: len(alone)] == alone:
+            return False
+        if not any(start == len(text) for _, (start, _) in together):
+            return None  # one piece reaches over the edge, and may go on
+        return self._look(before, (first,))
+
+    def _look(self, before: tuple[int, ...], first: tuple[int, ...]) -> bool:
+        context = self._neutral_text + self._text_of(before, ())
+        encoding = encoding_of(self._tokenizer, context + self._text_of(first, before))
+        return self.edge(encoding, context)[1]
+
+    def _is_normal(self, text: str) -> bool:
+        normalizer = self._tokenizer.normalizer
+        return normalizer is None or normalizer.normalize_str(text) == text
+
+    def _cut(self, text: str) -> list[tuple[str, tuple[int, int]]]:
+        cutter = self._tokenizer.pre_tokenizer
+        return [] if cutter is None else cutter.pre_tokenize_str(text)
+
+    def _encode(self, text: str) -> list[int]:
+        return encoding_of(self._tokenizer, text).ids
