@@ -2,8 +2,8 @@
 
 Asked of every sampled span, about the end of its prompt. Two things keep that cheap. What stands before the last
 control token of a prompt decides nothing, and after it prompts are alike. And most tokenizers first cut a text into
-pieces, from left to right, across whose edges nothing merges: there the first sampled token settles the answer, if it is
-more than white space, and many turns begin with the same token.
+pieces, from left to right, across whose edges nothing merges: there the first sampled token settles the answer, if it
+is more than white space, and many turns begin with the same token.
 """
 
 from __future__ import annotations
