@@ -243,7 +243,7 @@ def _private_copy(backend: Tokenizer) -> Tokenizer:
 
 
 def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    # The parts are shared by reference. Left behind: the added vocabulary, truncation, padding, and the
+    # The parts are shared by reference. Left out: the added vocabulary, truncation, padding, and the
     # post-processor, which would trim offsets.
     bare = Tokenizer(tokenizer.model)
     for part in ("normalizer", "pre_tokenizer", "decoder"):

@@ -162,7 +162,7 @@ class TokenEngine:
         return self._path.encoding_ahead(said)
 
     def open(self, options: RenderOptions, *, keeps_texts: bool = True) -> EpisodeLog:
-        """A new episode's log; see there."""
+        """A new episode's log; see `EpisodeLog`."""
         path = self._path if options.tools is None else self._tools_path
         return EpisodeLog(path.renderer(options), options, keeps_texts=keeps_texts)
 

@@ -136,7 +136,7 @@ def _compare(text: str, frame: str, messages: Sequence[Mapping[str, Any]]) -> li
 
 
 def _skip(text: str, position: int, gap: str) -> int:
-    """Behind `gap` in the text; where the two differ, behind the first later place where the gap's end stands."""
+    """After `gap` in the text; where the two differ, after the first later place where the gap's end stands."""
     if text.startswith(gap, position):
         return position + len(gap)
     found = text.find(gap[-12:], position)

@@ -23,7 +23,6 @@ from chatenv_client.models import (
     Origin,
     StopReason,
     Turn,
-    is_plain,
 )
 from chatenv_client.tokens import Fingerprint, Float32Array, Int32Array, TokenSnapshot
 from chatenv_server.engine import rewrites
@@ -322,7 +321,7 @@ class EpisodeLog:
 
     def _let_go_of(self, turn: SampledTurn | None) -> None:
         """Hold a turn's text no longer, now that nothing is rendered from it any more."""
-        if turn is not None and not self._keeps_texts and is_plain(turn.message):
+        if turn is not None and not self._keeps_texts and "tool_calls" not in turn.message:
             self._head.messages[turn.message_index] = None
 
     def add_reward(self, reward: float) -> None:

@@ -137,19 +137,19 @@ class _Probe:
         return with_prompt[len(self._codec.common_prefix(with_prompt, without)) :]
 
     def _closers(self, generation_prompt: str) -> tuple[str, ...]:
-        """The control token that follows an assistant's text whoever speaks next, unless it opens a turn."""
+        """The control token that follows an assistant's text, no matter who speaks next, unless it opens a turn."""
         tails: Sequence[list[dict[str, Any]]]
         for tails in ([], [user()]), ([user()], [{"role": "system", "content": HEAD_TEXT}]):
             found = [self._control_tokens_in(self._after([user(), assistant(SENTINEL), *tail]) or "") for tail in tails]
             firsts = {tokens[:1] for tokens in found}
-            # Where the last turn of all is closed in a way of its own, a close is told by the header behind it.
+            # Where the last turn of all is closed in a way of its own, a close is told by the header after it.
             if len(firsts) == 1 and (not tails[0] or all(len(tokens) > 1 for tokens in found)):
                 closer = "".join(firsts.pop())
                 return (closer,) if closer and closer not in generation_prompt else ()
         return ()
 
     def _turn_ends(self, generation_prompt: str) -> list[str]:
-        """Special tokens at which a model may stop: behind text, and behind a call."""
+        """Special tokens at which a model may stop: after text, and after a call."""
         text = self._after([user(), assistant(SENTINEL), user()]) or ""
         call = self._after([user(), calling({"key": SENTINEL})], prompt=False) or ""
         result = (self._after([user(), calling({"key": SENTINEL}), tool_result(HEAD_TEXT)]) or "").removeprefix(call)

@@ -50,12 +50,13 @@ def test_messages_read_back_are_those_that_were_kept(steps: list[list[int] | str
     assert frugal.audit() == keeping.audit()
 
 
+@pytest.mark.parametrize("said", [b"yes", b"<think>\nhm\n</think>\n\nyes"], ids=["text", "thought"])
 @pytest.mark.parametrize("transform", [None, kept])
-def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: object) -> None:
+def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: object, said: bytes) -> None:
     env = ChatEnvironment(engine, transform=transform)  # type: ignore[arg-type]
     env.reset(messages=[{"role": "user", "content": "hi"}])
     for _ in range(3):
-        env.step(ChatAction(tokens=[*b"yes", END]))
+        env.step(ChatAction(tokens=[*said, END]))
         env.step({"role": "user", "content": "more"})
     held = env._episode.log.head.messages  # type: ignore[union-attr]
     assert (None in held) == (transform is None)

@@ -40,7 +40,7 @@ class Notation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A notation whose calls stand behind an opener, and before a closer if it has one."""
+    """A notation whose calls stand after an opener, and before a closer if it has one."""
 
     name: str
     opener: str

@@ -44,7 +44,7 @@ NOTATIONS: tuple[Notation, ...] = (
 def choose_parser(renders: Sequence[ProbeRender], generation_prompt: str = "") -> TurnParser:
     """The parser that recovers the messages of `renders` best; `verbatim` for calls if none recovers any.
 
-    The texts and `generation_prompt` must begin at the same place: all behind the generation prompt (which is
+    The texts and `generation_prompt` must begin at the same place: all after the generation prompt (which is
     empty then), or anywhere before it, the beginning of the whole render included. The turn is what follows
     their common beginning, so a generation prompt that opens a thought, or writes an empty one, is understood
     as the template means it. A text ends before what closes the turn.

@@ -27,7 +27,7 @@ class GptOssParser:
     name: str = "gpt_oss"
 
     def after(self, opening: str) -> GptOssParser:
-        """This parser behind a generation prompt that ends in `opening`."""
+        """This parser after a generation prompt that ends in `opening`."""
         return replace(self, opening=opening)
 
     def parse(self, text: str) -> ParsedTurn:

@@ -58,11 +58,11 @@ class Layout:
 
     thought: Thought | None
     contents: Mapping[tuple[bool, bool], Around]
-    """What stands around the content, by (behind a thought, before calls)."""
+    """What stands around the content, by (after a thought, before calls)."""
     gaps: Mapping[bool, str]
-    """What stands before the calls of a turn without content, by behind a thought or not."""
+    """What stands before the calls of a turn without content, by after a thought or not."""
     end_of_calls: str
-    """What stands behind the last call."""
+    """What stands after the last call."""
 
     def split(self, turn: str) -> Split:
         """Take the thought off a turn; one that is never closed reaches to the end."""
@@ -78,15 +78,15 @@ class Layout:
             return Split(reasoning, "")
         return Split(strip_end(reasoning, thought.closer.removesuffix(closing_tag)), rest)
 
-    def content(self, text: str, *, behind_thought: bool) -> str:
+    def content(self, text: str, *, after_thought: bool) -> str:
         """The content of a turn without calls."""
-        return self._around(behind_thought, before_calls=False).strip(text)
+        return self._around(after_thought, before_calls=False).strip(text)
 
-    def content_before_calls(self, text: str, *, behind_thought: bool) -> str:
+    def content_before_calls(self, text: str, *, after_thought: bool) -> str:
         """The content of a turn, from the text before its first call."""
-        if text == self.gaps.get(behind_thought, self.gaps.get(False, "")):
+        if text == self.gaps.get(after_thought, self.gaps.get(False, "")):
             return ""
-        around = self._around(behind_thought, before_calls=True)
+        around = self._around(after_thought, before_calls=True)
         # Where nothing would be left, what separates content from calls was itself meant as the content.
         return around.strip(text) or strip_start(text, around.before)
 
@@ -107,11 +107,11 @@ class Layout:
         leads = [around.before for (thought, _), around in self.contents.items() if not thought]
         return leads + [gap for thought, gap in self.gaps.items() if not thought]
 
-    def _around(self, behind_thought: bool, before_calls: bool) -> Around:
-        known = self.contents.get((behind_thought, before_calls))
+    def _around(self, after_thought: bool, before_calls: bool) -> Around:
+        known = self.contents.get((after_thought, before_calls))
         if known is not None:
             return known
-        before = self.contents.get((behind_thought, False), Around()).before
+        before = self.contents.get((after_thought, False), Around()).before
         after = self.contents.get((False, before_calls), Around()).after
         return Around(before, after)
 
@@ -133,13 +133,13 @@ def learn_layout(renders: Iterable[ProbeRender], notation: Notation, opening: st
     """
     looks = ((render, _look(render, notation)) for render in renders)
     seen = [one for render, one in looks if one.calls == bool(render.message.get("tool_calls"))]
-    behind = [one for one in seen if one.opener is not None]
+    after = [one for one in seen if one.opener is not None]
     thought = _opened_by(opening)
     closer = ""
-    if behind:
-        closer = shared_start([one.content.before if one.content else one.gap for one in behind]).rstrip()
+    if after:
+        closer = shared_start([one.content.before if one.content else one.gap for one in after]).rstrip()
         # A thought that ends in whitespace alone cannot be told from what follows it.
-        thought = Thought(behind[0].opener or "", closer) if closer else None
+        thought = Thought(after[0].opener or "", closer) if closer else None
     contents: dict[tuple[bool, bool], Around] = {}
     gaps: dict[bool, str] = {}
     for one in seen:

@@ -25,24 +25,24 @@ class LayoutParser:
         return self.notation.name
 
     def after(self, opening: str) -> LayoutParser:
-        """This parser behind a generation prompt that ends in `opening`; one that means nothing here is left aside."""
+        """This parser after a generation prompt that ends in `opening`; one that means nothing here is left aside."""
         return replace(self, opening=opening if self.layout.knows(opening) else "")
 
     def parse(self, text: str) -> ParsedTurn:
-        """Read one turn; never raises. Text behind or between calls is content, as text before them is."""
+        """Read one turn; never raises. Text after or between calls is content, as text before them is."""
         split = self.layout.split(self.opening + text)
         thinks = split.reasoning is not None
         spans = self.notation.spans(split.rest)
         if not spans:
-            return ParsedTurn(self.layout.content(split.rest, behind_thought=thinks), split.reasoning)
+            return ParsedTurn(self.layout.content(split.rest, after_thought=thinks), split.reasoning)
         calls = [span for span in spans if span.calls]
         problems = [span.problem for span in spans if span.problem]
         if not calls:
-            content = self.layout.content(split.rest, behind_thought=thinks)
+            content = self.layout.content(split.rest, after_thought=thinks)
         else:
             before = split.rest[: calls[0].start]
-            content = self.layout.content_before_calls(before, behind_thought=thinks)
-            content += self._behind_calls(split.rest, calls)
+            content = self.layout.content_before_calls(before, after_thought=thinks)
+            content += self._after_calls(split.rest, calls)
         return ParsedTurn(
             content=content,
             reasoning_content=split.reasoning,
@@ -50,7 +50,7 @@ class LayoutParser:
             problems=tuple(problems),
         )
 
-    def _behind_calls(self, text: str, calls: Sequence[Span]) -> str:
+    def _after_calls(self, text: str, calls: Sequence[Span]) -> str:
         starts = [span.start for span in calls[1:]] + [len(text)]
         pieces = [text[span.end : start] for span, start in zip(calls, starts, strict=True)]
         if pieces[-1] == self.layout.end_of_calls:

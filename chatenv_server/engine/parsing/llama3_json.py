@@ -1,4 +1,4 @@
-"""Llama 3: a turn that is one JSON object and nothing else, sometimes behind a tag.
+"""Llama 3: a turn that is one JSON object and nothing else, sometimes after a tag.
 
 `{"name": …, "parameters": {…}}`; an object without parameters is an answer in JSON, not a call.
 """

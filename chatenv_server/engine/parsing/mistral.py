@@ -1,4 +1,4 @@
-"""Mistral: a JSON list behind `[TOOL_CALLS]`, or, in the newer form, a name and `[ARGS]` for each call."""
+"""Mistral: a JSON list after `[TOOL_CALLS]`, or, in the newer form, a name and `[ARGS]` for each call."""
 
 from __future__ import annotations
 
