@@ -1,0 +1,45 @@
+"""What callers of chatenv hold in their hands: messages, actions, observations, states, trajectories.
+
+Plain data, the same in-process and over the wire. Shapes: T is the length of an episode's token stream.
+"""
+
+from __future__ import annotations
+
+from chatenv_client.models.action import Action, ChatAction, StopReason, as_action
+from chatenv_client.models.episode import ChatState
+from chatenv_client.models.fidelity import AuditReport, FidelityKind, FidelityReport, Verdict
+from chatenv_client.models.messages import Message, MessageSnapshot, ToolCall, is_plain, own_message
+from chatenv_client.models.observation import ChatObservation, Rendered, StepResult
+from chatenv_client.models.reset_options import ControlTokenPolicy, HistoryPolicy, ResetOptions
+from chatenv_client.models.server_info import Limits, ServerInfo, SpecialToken
+from chatenv_client.models.trajectory import Origin, Trajectory, Turn, loss_mask_of
+
+__all__ = [
+    "Action",
+    "AuditReport",
+    "ChatAction",
+    "ChatObservation",
+    "ChatState",
+    "ControlTokenPolicy",
+    "FidelityKind",
+    "FidelityReport",
+    "HistoryPolicy",
+    "Limits",
+    "Message",
+    "MessageSnapshot",
+    "Origin",
+    "Rendered",
+    "ResetOptions",
+    "ServerInfo",
+    "SpecialToken",
+    "StepResult",
+    "StopReason",
+    "ToolCall",
+    "Trajectory",
+    "Turn",
+    "Verdict",
+    "as_action",
+    "is_plain",
+    "loss_mask_of",
+    "own_message",
+]

@@ -1,0 +1,98 @@
+"""What a caller does in one step: `ChatAction`, and the other types that `step` takes.
+
+An action converts and checks its values when it is made. It says nothing of what the template will add.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chatenv_client.models.messages import Message
+from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array, as_logprobs, as_token_ids
+
+
+class StopReason(enum.Enum):
+    """Why sampling of a turn stopped."""
+
+    STOP = "stop"
+    """The model ended its turn, by a stop token or a stop string."""
+    LENGTH = "length"
+    """The sampler's length limit cut the turn off."""
+    ABORT = "abort"
+    """The sampler gave up."""
+
+
+@dataclass(eq=False, slots=True)
+class ChatAction:
+    """What a caller does in one step: the tokens that a model sampled, or messages to append.
+
+    `tokens` takes a torch tensor, a numpy array or a list, of any shape with one row. With `messages`, the
+    tokens are only what those messages would add (see `message_to_action`) and the messages are what counts.
+    """
+
+    tokens: Any = None
+    """(n,) int32 after construction."""
+    logprobs: Any = None
+    """(n,) float32 after construction, or None: natural-log probability of each sampled token."""
+    stop_reason: StopReason | str | None = None
+    """`stop`, `length` or `abort`; None: `stop` if the span ends in a stop token, else `length`."""
+    model_version: str = ""
+    """Version of the weights that sampled."""
+    messages: tuple[Message, ...] = ()
+    """Messages to append, recorded as given."""
+    prompt_fingerprint: str = ""
+    """Fingerprint of the prompt the tokens were sampled from. Empty: no check; the client fills it in."""
+
+    def __post_init__(self) -> None:
+        self.tokens = EMPTY_TOKENS if self.tokens is None else as_token_ids(self.tokens)
+        if self.logprobs is not None:
+            self.logprobs = as_logprobs(self.logprobs)
+        if self.stop_reason is not None:
+            self.stop_reason = StopReason(self.stop_reason)
+        self.messages = tuple(self.messages)
+
+    @classmethod
+    def of_checked(
+        cls,
+        *,
+        tokens: Int32Array,
+        logprobs: Float32Array | None = None,
+        stop_reason: StopReason | None = None,
+        model_version: str = "",
+        messages: tuple[Message, ...] = (),
+        prompt_fingerprint: str = "",
+    ) -> ChatAction:
+        """An action of values that have their final types and are nobody else's; they are neither read nor copied."""
+        action = cls.__new__(cls)
+        action.tokens = tokens
+        action.logprobs = logprobs
+        action.stop_reason = stop_reason
+        action.model_version = model_version
+        action.messages = messages
+        action.prompt_fingerprint = prompt_fingerprint
+        return action
+
+
+Action = ChatAction | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""What `step` takes: an action, a message, or a list of messages."""
+
+
+def as_action(action: Any) -> ChatAction:
+    """Make an action of what `step` was given.
+
+    Raises:
+        TypeError: it is neither an action, a message nor a list of messages.
+    """
+    if isinstance(action, ChatAction):
+        return action
+    if isinstance(action, Mapping):
+        return ChatAction(messages=(action,))  # type: ignore[arg-type]
+    if isinstance(action, (list, tuple)) and all(isinstance(item, Mapping) for item in action):
+        return ChatAction(messages=tuple(action))
+    raise TypeError(
+        f"step takes a ChatAction, a message or a list of messages, not {type(action).__name__}; "
+        "wrap sampled token ids as ChatAction(tokens=...)"
+    )

@@ -1,0 +1,58 @@
+"""A whole episode at one moment: what `state` reads.
+
+Its turns are those of `trajectory.py`; spans and tensors of single messages are derived here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from chatenv_client.models.fidelity import FidelityReport
+from chatenv_client.models.messages import Message
+from chatenv_client.models.tensors import as_tensor
+from chatenv_client.models.trajectory import Turn, loss_mask_of
+from chatenv_client.tokens import BoolArray, Int32Array
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class ChatState:
+    """A whole episode at one moment."""
+
+    episode_id: str
+    step_count: int
+    history_messages: list[Message]
+    message_spans: tuple[tuple[int, int], ...]
+    """(start, stop) of each message's part of the stream. They cover it but for the generation prompt."""
+    token_ids: Int32Array
+    """(T,) int32, the generation prompt included."""
+    turns: tuple[Turn, ...]
+    fidelity: tuple[FidelityReport, ...]
+    generation_prompt_length: int = 0
+    prompt_fingerprint: str = ""
+    terminated: bool = False
+    truncated: bool = False
+    max_steps: int | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    clock_unix_seconds: float | None = None
+    """The time that the template sees."""
+
+    @property
+    def history_token_ids(self) -> list[Int32Array]:
+        """One int32 array a message."""
+        return [self.token_ids[start:stop] for start, stop in self.message_spans]
+
+    @property
+    def history_tokens(self) -> list[torch.Tensor]:
+        """One int32 torch tensor a message. Imports torch on first use."""
+        return [as_tensor(ids) for ids in self.history_token_ids]
+
+    @property
+    def loss_mask(self) -> BoolArray:
+        """(T,) bool, true exactly on sampled tokens."""
+        return loss_mask_of(self.turns, len(self.token_ids))

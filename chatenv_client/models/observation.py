@@ -1,0 +1,101 @@
+"""What an episode shows after a reset or a step, and what messages would add to it.
+
+An observation is a view: it copies tokens and messages only when they are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chatenv_client.models.fidelity import FidelityReport
+from chatenv_client.models.messages import EMPTY_CONVERSATION, Message, MessageSnapshot
+from chatenv_client.models.tensors import as_tensor
+from chatenv_client.tokens import EMPTY_SNAPSHOT, Int32Array, TokenSnapshot, fingerprint_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(eq=False, slots=True)
+class ChatObservation:
+    """What an episode shows after a reset or a step.
+
+    Reading `messages`, `token_ids` or `tokens` costs time proportional to the episode; not reading them costs
+    nothing.
+    """
+
+    episode_id: str = ""
+    step_count: int = 0
+    stream: TokenSnapshot = EMPTY_SNAPSHOT
+    """The token stream, not yet copied."""
+    conversation: MessageSnapshot = EMPTY_CONVERSATION
+    """The messages, not yet copied."""
+    reward: float | None = None
+    """Reward of this step; None: no transform gave one."""
+    terminated: bool = False
+    """The task itself ended the episode."""
+    truncated: bool = False
+    """A limit or a transform cut the episode off."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    generation_prompt_length: int = 0
+    """How many trailing tokens are the generation prompt; 0 when it is not the model's turn."""
+    fidelity: tuple[FidelityReport, ...] = ()
+    """What was not exact about this step; empty: everything was."""
+    prompt_fingerprint: str = ""
+    """BLAKE2b-128 of the stream; empty: computed when `fingerprint()` is asked for."""
+    seed: int | None = None
+    """As given at reset, for transforms that draw."""
+    held_tokens: int = 0
+    """Length of the stream's prefix that a caller holds who saw the step before and sent this one."""
+    held_messages: int = 0
+    """Number of leading messages that such a caller holds."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode is over, by itself or cut off."""
+        return self.terminated or self.truncated
+
+    @done.setter
+    def done(self, value: bool) -> None:
+        self.terminated = value
+        self.truncated = self.truncated and value
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages, as a list of the caller's own."""
+        return self.conversation.copy()
+
+    @property
+    def token_ids(self) -> Int32Array:
+        """(T,) int32: the stream the model reads next, as a writable array."""
+        return self.stream.token_ids
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """(T,) int32 torch tensor on `token_ids`, without a copy. Imports torch on first use."""
+        return as_tensor(self.token_ids)
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits: BLAKE2b-128 of `token_ids` as little-endian int32 bytes."""
+        return self.prompt_fingerprint or fingerprint_of(self.token_ids)
+
+
+class StepResult(NamedTuple):
+    """A client's answer to reset and step."""
+
+    observation: ChatObservation
+    reward: float | None
+    done: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """What messages would add to an episode if they were appended now."""
+
+    tokens_offset: int
+    """From this offset on the stream would be `tokens`."""
+    tokens: Int32Array
+    """(n,) int32, the generation prompt included where it would stand."""
+    fidelity: tuple[FidelityReport, ...] = ()
+    """What would not be exact."""

@@ -1,0 +1,60 @@
+"""The keywords of `reset`, and the enums of the two policies among them.
+
+Only their types: the server checks the values and fills in the defaults.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+
+class HistoryPolicy(enum.Enum):
+    """What to do when the chat template would write earlier turns differently from what the model saw."""
+
+    APPEND = "append"
+    """Keep the stream append-only and report it."""
+    STRICT = "strict"
+    """Refuse the step."""
+
+
+class ControlTokenPolicy(enum.Enum):
+    """What to do with control-token strings, such as `<|im_end|>`, inside message text."""
+
+    ESCAPE = "escape"
+    """Encode them as ordinary text and report it."""
+    REJECT = "reject"
+    """Refuse the message."""
+    ALLOW = "allow"
+    """Let them become control tokens, as plain Hugging Face code does."""
+
+
+class ResetOptions(TypedDict, total=False):
+    """Keywords of `reset`, the same everywhere. What is left out, or None, is the default."""
+
+    episode_id: str | None
+    """1 to 128 characters of `[A-Za-z0-9._:-]`. Left out: one is chosen. One that is live is started anew."""
+    seed: int | None
+    """Handed to the transform."""
+    messages: Sequence[Mapping[str, Any]]
+    """Opening messages."""
+    tools: Sequence[Mapping[str, Any]] | None
+    """JSON schemas of tools, handed to the template."""
+    system_prompt: str | None
+    """Put before the opening messages; the empty string: none."""
+    system_role: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    """Keyword arguments for the template, such as `{"enable_thinking": False}`."""
+    max_steps: int | None
+    """Steps after which the episode is truncated, at least 1."""
+    max_tokens: int | None
+    """Stream length from which on the episode is truncated, at least 1."""
+    metadata: Mapping[str, Any] | None
+    """A JSON object kept with the episode and shown to transforms."""
+    add_generation_prompt: bool | None
+    """Whether the stream ends with the generation prompt when it is the model's turn."""
+    history_policy: HistoryPolicy | str | None
+    control_token_policy: ControlTokenPolicy | str | None
+    clock: float | None
+    """The time that templates see, in Unix seconds, fixed for the whole episode."""

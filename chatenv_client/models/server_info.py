@@ -1,0 +1,61 @@
+"""What `server_info` reads: version, tokenizer, control tokens, limits and load of a server.
+
+Nothing here belongs to an episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialToken:
+    """A control token of the server's tokenizer."""
+
+    id: int
+    text: str
+    stops: bool
+    """Whether a sampled turn that ends in it counts as stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server allows; None means no limit."""
+
+    max_episodes: int | None = None
+    """Live episodes."""
+    max_live_tokens: int | None = None
+    """Tokens over all live episodes."""
+    max_steps: int | None = None
+    """Default truncation of an episode, in steps."""
+    max_tokens: int | None = None
+    """Default truncation of an episode, in tokens."""
+    max_message_bytes: int | None = None
+    """One message on the wire, either way."""
+    max_batch_items: int | None = None
+    idle_timeout_seconds: float | None = None
+    """Time without a call after which an episode expires."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server is."""
+
+    version: str
+    tokenizer_name: str
+    tokenizer_fingerprint: str
+    """SHA-256; two servers with the same one encode the same."""
+    chat_template_fingerprint: str
+    """SHA-256 of the chat template's text."""
+    vocabulary_size: int
+    token_id_limit: int
+    """Ids from here on are refused."""
+    special_tokens: tuple[SpecialToken, ...]
+    features: tuple[str, ...]
+    """What the template does, one word each."""
+    turn_parser: str
+    """The parser for sampled turns; `verbatim` when the family is unknown."""
+    limits: Limits
+    uptime_seconds: float
+    live_episodes: int
+    live_tokens: int
