@@ -53,13 +53,8 @@ class ChatObservation:
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over, by itself or cut off."""
+        """Whether the episode is over: `terminated` or `truncated`. To end it, a transform sets one of the two."""
         return self.terminated or self.truncated
-
-    @done.setter
-    def done(self, value: bool) -> None:
-        self.terminated = value
-        self.truncated = self.truncated and value
 
     @property
     def messages(self) -> list[Message]:

@@ -12,7 +12,8 @@ from chatenv_client.models import ChatObservation
 
 Transform = Callable[[ChatObservation], ChatObservation]
 """Maps the observation of a step to the observation that the caller gets. It may change the one it is given and return
-it, or return another. It is called once per step, never at reset. If episodes share it, it must be safe for threads."""
+it, or return another. It ends the episode by setting `terminated` (the task is over) or `truncated` (cut off). It is
+called once per step, never at reset. If episodes share it, it must be safe for threads."""
 
 ENTRY_POINT_GROUP = "chatenv.transforms"
 
