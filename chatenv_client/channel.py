@@ -82,20 +82,6 @@ def open_channel(
     return grpc.secure_channel(target, tls.credentials(), options)
 
 
-def channel_to(
-    target: str | grpc.Channel, tls: Tls | None, max_message_bytes: int, *, affinity: bool = False
-) -> grpc.Channel:
-    """The channel that a client was given, or one to the address that it was given.
-
-    Raises:
-        ValueError: the target is a URL of another kind, or an option was given along with a ready channel.
-    """
-    if isinstance(target, str):
-        return open_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
-    refuse_options_of_ready_channel(tls, max_message_bytes)
-    return target
-
-
 def open_async_channel(
     target: str,
     *,

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-from chatenv_client.calls import DEFAULT_TIMEOUT_S, Call, CallDefaults, ResultT, error_from_rpc
-from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_to
+from chatenv_client._connection import Connection, yielding_to
+from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
+from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.docker import ContainerOptions, ServerContainer
-from chatenv_client.errors import ChatEnvError
-from chatenv_client.fork import ProcessGuard
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -70,15 +67,9 @@ class ChatEnv:
         Raises:
             ValueError: the target is no gRPC target, no header can carry the token, or an option is the channel's.
         """
-        self._defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
-        self._channel = channel_to(target, tls, max_message_bytes, affinity=affinity)
-        self._owned = ExitStack()
-        if isinstance(target, str):
-            self._owned.callback(self._channel.close)
-        self._stub = ChatEnvServiceStub(self._channel)
+        defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
+        self._connection = Connection(target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
         self._session = Session()
-        self._closed = False
-        self._guard = ProcessGuard()
 
     @classmethod
     def from_docker_image(
@@ -113,7 +104,7 @@ class ChatEnv:
         except BaseException:
             server.remove()
             raise
-        client._owned.callback(server.remove)
+        client._connection.at_close.callback(server.remove)
         return client
 
     @property
@@ -128,8 +119,8 @@ class ChatEnv:
             ChatEnvError: see `chatenv_client.errors`.
         """
         if (call := self._session.close(unless=options.get("episode_id"))) is not None:
-            self._make(call, timeout_s)
-        return self._make(self._session.reset(options), timeout_s)
+            self._connection.make(call, timeout_s)
+        return self._connection.make(self._session.reset(options), timeout_s)
 
     def step(self, action: Action, *, timeout_s: float | None = None) -> StepResult:
         """Append what a model sampled, a message, or a list of messages.
@@ -143,7 +134,7 @@ class ChatEnv:
             TypeError: it is neither an action, a message nor a list of messages.
             ChatEnvError: see `chatenv_client.errors`.
         """
-        return self._make(self._session.step(action), timeout_s)
+        return self._connection.make(self._session.step(action), timeout_s)
 
     def resume(self, episode_id: str, *, timeout_s: float | None = None) -> StepResult:
         """Take up an episode as another client left it. The one that this client had before stays live.
@@ -153,7 +144,7 @@ class ChatEnv:
         Raises:
             EpisodeNotFoundError: there is none of that id.
         """
-        return self._make(self._session.resume(episode_id), timeout_s)
+        return self._connection.make(self._session.resume(episode_id), timeout_s)
 
     def message_to_action(
         self, message: Mapping[str, Any], tokenizer: Any = None, *, timeout_s: float | None = None
@@ -168,23 +159,23 @@ class ChatEnv:
         """
         if tokenizer is not None:
             return action_from_message(message, tokenizer)
-        return self._make(self._session.render(message), timeout_s)
+        return self._connection.make(self._session.render(message), timeout_s)
 
     def state(self, *, timeout_s: float | None = None) -> ChatState:
         """The whole episode, read from the server."""
-        return self._make(self._session.state(), timeout_s)
+        return self._connection.make(self._session.state(), timeout_s)
 
     def trajectory(self, *, timeout_s: float | None = None) -> Trajectory:
         """The whole episode as training wants it: tokens, loss mask, logprobs, turns."""
-        return self._make(self._session.trajectory(), timeout_s)
+        return self._connection.make(self._session.trajectory(), timeout_s)
 
     def audit(self, *, timeout_s: float | None = None) -> AuditReport:
         """Compare the stream with a full rendering of the conversation. Costs time proportional to it."""
-        return self._make(self._session.audit(), timeout_s)
+        return self._connection.make(self._session.audit(), timeout_s)
 
     def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """What the server is. Needs no episode."""
-        return self._make(self._session.server_info(), timeout_s)
+        return self._connection.make(self._session.server_info(), timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """End the episode, and close the channel if it was opened here. Closing twice is fine.
@@ -192,14 +183,11 @@ class ChatEnv:
         Raises:
             ChatEnvError: the server could not be told; this client is closed all the same.
         """
-        if self._closed:
+        if self._connection.is_closed:
             return
-        try:
+        with self._connection.closing():
             if (call := self._session.close()) is not None:
-                self._make(call, timeout_s)
-        finally:
-            self._closed = True
-            self._owned.close()
+                self._connection.make(call, timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -207,21 +195,5 @@ class ChatEnv:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
+        with yielding_to(error):
             self.close()
-        except ChatEnvError:
-            # What went wrong inside the block matters more than that nobody could be told of its end.
-            if error is None:
-                raise
-
-    def _make(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
-        if self._closed:
-            raise RuntimeError("this client is closed; open another one")
-        self._guard.check()
-        try:
-            response = getattr(self._stub, call.method)(
-                call.request, **self._defaults.keywords(call.request, timeout_s)
-            )
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
-        return call.receive(response)

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from chatenv_client import wire
+from chatenv_client._connection import Connection, yielding_to
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.batch import Part, Round
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
-from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_to
+from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.fork import ProcessGuard
 from chatenv_client.models import Action, Limits, ResetOptions, StepResult, Trajectory
 from chatenv_client.vector_session import VectorSession
 
@@ -73,13 +72,10 @@ class VectorChatEnv:
         """
         self._session = VectorSession(n, autoreset=autoreset)
         defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
-        self._defaults = defaults.sticking_to(uuid.uuid4().hex) if affinity else defaults
-        self._owns_channel = isinstance(target, str)
-        self._channel = channel_to(target, tls, max_message_bytes, affinity=affinity)
-        self._stub = ChatEnvServiceStub(self._channel)
+        if affinity:
+            defaults = defaults.sticking_to(uuid.uuid4().hex)
+        self._connection = Connection(target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
         self._limits: Limits | None = None
-        self._closed = False
-        self._guard = ProcessGuard()
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -150,14 +146,10 @@ class VectorChatEnv:
         Raises:
             ChatEnvError: the server could not be told of all; this client is closed all the same.
         """
-        if self._closed:
+        if self._connection.is_closed:
             return
-        try:
+        with self._connection.closing():
             self._make(self._session.close(), timeout_s).check()
-        finally:
-            self._closed = True
-            if self._owns_channel:
-                self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,17 +157,11 @@ class VectorChatEnv:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
+        with yielding_to(error):
             self.close()
-        except ChatEnvError:
-            # What went wrong inside the block matters more than that nobody could be told of its end.
-            if error is None:
-                raise
 
     def _make(self, round_: Round[ResultT], timeout_s: float | None) -> Round[ResultT]:
-        if self._closed:
-            raise RuntimeError("this client is closed; open another one")
-        self._guard.check()
+        self._connection.check()
         if round_.is_empty:
             return round_
         in_flight: deque[tuple[Part[ResultT], Any]] = deque()
@@ -192,7 +178,7 @@ class VectorChatEnv:
 
     def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
         """Make a call; gRPC's future of its answer."""
-        return getattr(self._stub, method).future(request, **self._defaults.keywords(request, timeout_s))
+        return self._connection.future(method, request, timeout_s)
 
     def _finish(self, part: Part[ResultT], call: Any, timeout_s: float | None) -> None:
         try:

@@ -65,7 +65,7 @@ def test_a_ready_channel_stays_open_and_one_of_the_clients_own_is_closed(target:
     own = ChatEnv(target)
     own.reset()
     own.close()
-    send_bytes: Any = own._channel.unary_unary("/any")
+    send_bytes: Any = own._connection.channel.unary_unary("/any")
     with pytest.raises(ValueError, match="closed channel"):
         send_bytes(b"")
 

@@ -1,0 +1,159 @@
+"""The connection that a client holds: its channel, the checks before each call, and its end.
+
+`ChatEnv` and `VectorChatEnv` hold a `Connection`, `AsyncChatEnv` holds an `AsyncConnection`. The two differ in how a
+channel is opened, a call is awaited and a channel is closed. Neither knows anything of episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from chatenv_client.calls import Call, CallDefaults, ResultT, error_from_rpc
+from chatenv_client.channel import Tls, open_async_channel, open_channel, refuse_options_of_ready_channel
+from chatenv_client.errors import ChatEnvError
+from chatenv_client.fork import ProcessGuard
+
+ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
+
+
+class BaseConnection(Generic[ChannelT]):
+    """What both kinds of connections share."""
+
+    def __init__(self, channel: ChannelT, defaults: CallDefaults) -> None:
+        self.channel: ChannelT = channel
+        self.is_closed = False
+        self._stub: Any = ChatEnvServiceStub(channel)
+        self._defaults = defaults
+        self._guard = ProcessGuard()
+
+    def check(self) -> None:
+        """Let calls through where they can work.
+
+        Raises:
+            RuntimeError: the client is closed, or this process was forked from one that has used gRPC.
+        """
+        if self.is_closed:
+            raise RuntimeError("this client is closed; open another one")
+        self._guard.check()
+
+    def _begin(self, call: Call[Any], timeout_s: float | None) -> Any:
+        """Make a call; gRPC's answer, or what is to be awaited for it."""
+        self.check()
+        return getattr(self._stub, call.method)(call.request, **self._defaults.keywords(call.request, timeout_s))
+
+
+class Connection(BaseConnection[grpc.Channel]):
+    """A connection whose calls block."""
+
+    def __init__(
+        self,
+        target: str | grpc.Channel,
+        defaults: CallDefaults,
+        *,
+        tls: Tls | None,
+        max_message_bytes: int,
+        affinity: bool,
+    ) -> None:
+        """Open a channel, which is closed at the end, or take the one that was given, which is left open.
+
+        Raises:
+            ValueError: the target is a URL of another kind, or an option was given along with a ready channel.
+        """
+        self.at_close = ExitStack()
+        """What is done when the connection is closed, the last first."""
+        if isinstance(target, str):
+            channel = open_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
+            self.at_close.callback(channel.close)
+        else:
+            refuse_options_of_ready_channel(tls, max_message_bytes)
+            channel = target
+        super().__init__(channel, defaults)
+
+    def make(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
+        """Make a call and wait for its answer.
+
+        Raises:
+            RuntimeError: see `check`.
+            ChatEnvError: the call failed.
+        """
+        try:
+            response = self._begin(call, timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        return call.receive(response)
+
+    def future(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        """Make a call without waiting; gRPC's future of its answer. The caller has to `check` before."""
+        return getattr(self._stub, method).future(request, **self._defaults.keywords(request, timeout_s))
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """A block that tells the server of the end. After it the connection is closed, also where the block failed."""
+        try:
+            yield
+        finally:
+            self.is_closed = True
+            self.at_close.close()
+
+
+class AsyncConnection(BaseConnection[grpc.aio.Channel]):
+    """A connection whose calls are awaited. To be made inside the event loop."""
+
+    def __init__(
+        self,
+        target: str | grpc.aio.Channel,
+        defaults: CallDefaults,
+        *,
+        tls: Tls | None,
+        max_message_bytes: int,
+        affinity: bool,
+    ) -> None:
+        """As for `Connection`."""
+        self._at_close = AsyncExitStack()
+        if isinstance(target, str):
+            channel = open_async_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
+            self._at_close.push_async_callback(channel.close)
+        else:
+            refuse_options_of_ready_channel(tls, max_message_bytes)
+            channel = target
+        super().__init__(channel, defaults)
+
+    async def make(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
+        """As for `Connection`."""
+        try:
+            response = await self._begin(call, timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from error
+        return call.receive(response)
+
+    @asynccontextmanager
+    async def closing(self) -> AsyncIterator[None]:
+        """As for `Connection`."""
+        try:
+            yield
+        finally:
+            self.is_closed = True
+            await self._at_close.aclose()
+
+
+def yielding_to(error: BaseException | None) -> AbstractContextManager[None]:
+    """A context for the close at the end of a caller's `with` block, which raised `error`, or None.
+
+    A failed close is raised only where the block raised nothing: what went wrong inside it matters more than that the
+    server could not be told of its end.
+    """
+    return nullcontext() if error is None else suppress(ChatEnvError)
