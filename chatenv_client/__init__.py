@@ -1,7 +1,8 @@
 """The client of chatenv: chat environments for reinforcement learning of language models.
 
-Light enough to live in any trainer: needs grpcio, protobuf and numpy. torch is imported when somebody first
-asks for a tensor.
+Light enough to live in any trainer: needs grpcio, protobuf and numpy. torch is imported when a tensor is first read.
+
+Public is what `__all__` names; all else in this package is private, and may change with any version.
 """
 
 from __future__ import annotations
