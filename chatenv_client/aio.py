@@ -1,4 +1,4 @@
-"""AsyncChatEnv: the client for asyncio. The same face as ChatEnv, awaited; only the transport is another."""
+"""AsyncChatEnv: the client for asyncio. It has the methods of `ChatEnv`, to be awaited, and the same `Session`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class AsyncChatEnv:
-    """One episode on a chatenv server, for asyncio. See `ChatEnv`; what is said there holds here.
+    """One episode on a chatenv server, for asyncio. The methods of `ChatEnv` and its rule for processes hold here, too.
 
         async with AsyncChatEnv("localhost:50051") as env:
             result = await env.reset(seed=7)

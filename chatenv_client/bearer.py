@@ -1,4 +1,4 @@
-"""The bearer token: what both sides hold of one that can travel in a header."""
+"""The bearer token: client and server check here that a header can carry it."""
 
 from __future__ import annotations
 

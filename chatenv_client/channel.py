@@ -19,7 +19,7 @@ DEFAULT_MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """Largest message either way, the same on both sides: 16 million tokens. gRPC's own default is 4 MiB."""
 
 KEEPALIVE_TIME_MS: Final = 30_000
-"""Pause between pings while a call is in flight. A server has to allow it, or it hangs up on who pings."""
+"""Pause between pings while a call is in flight. A server that does not allow it closes the connection."""
 
 _KEEPALIVE_TIMEOUT_MS: Final = 10_000
 
@@ -43,10 +43,10 @@ _FOREIGN_SCHEMES: Final = ("http://", "https://", "grpc://", "grpcs://", "tcp://
 
 @dataclass(frozen=True)
 class Tls:
-    """Certificates for a channel, each as PEM bytes. `Tls()` trusts the roots that gRPC brings along."""
+    """Certificates for a channel, each as PEM bytes. `Tls()` trusts the root certificates that come with gRPC."""
 
     root_certificates: bytes | None = None
-    """Whom to trust as a server."""
+    """Of the authorities that may sign a server's certificate."""
     private_key: bytes | None = field(default=None, repr=False)
     """Of this client, for servers that ask who calls (mTLS)."""
     certificate_chain: bytes | None = None
@@ -70,7 +70,7 @@ def open_channel(
         target: `host:port`, `unix:///path`, `dns:///name:port` or `ipv4:host:port,host:port`.
         tls: certificates; None is plain text.
         max_message_bytes: largest message either way; to be the same on the server.
-        affinity: whether the calls of an episode stick to one of the servers behind the target.
+        affinity: whether the calls of an episode stick to one of the servers that the target names.
 
     Raises:
         ValueError: the target is a URL of another kind.
@@ -98,7 +98,7 @@ def open_async_channel(
 
 
 def refuse_options_of_ready_channel(tls: Tls | None, max_message_bytes: int) -> None:
-    """Say that a ready channel cannot be changed.
+    """Refuse options that only the opening of a channel can take.
 
     Raises:
         ValueError: one of the options was given.
@@ -126,7 +126,7 @@ def channel_options(
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-        # An environment is a neighbour; a cluster's web proxy would only break the way to it.
+        # A server is near its clients; the web proxy of a cluster would only break the connection.
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config", _service_config(affinity)),
         # A request beyond the buffer, 256 KiB by default, is silently not retried.

@@ -1,4 +1,4 @@
-"""ChatEnv: the synchronous client. It makes the calls that its session builds; all else is the session's."""
+"""ChatEnv: the synchronous client. Its `Session` builds the calls and reads the answers; its connection makes them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ChatEnv:
             max_message_bytes: largest message either way, as on the server. Not with a ready channel.
             tls: certificates; None is plain text. Not with a ready channel.
             token: bearer token that goes along with every call. Without TLS it can be read on the way.
-            affinity: whether the calls of an episode stick to one of several servers behind the target, by a hash of
+            affinity: whether the calls of an episode stick to one of the servers that the target names, by a hash of
                 its id. A ready channel needs it in its `channel_options`, too.
 
         Raises:
@@ -137,7 +137,7 @@ class ChatEnv:
         return self._connection.make(self._session.step(action), timeout_s)
 
     def resume(self, episode_id: str, *, timeout_s: float | None = None) -> StepResult:
-        """Take up an episode as another client left it. The one that this client had before stays live.
+        """Continue an episode as another client left it. The one that this client had before stays live.
 
         The result is that of the episode's last step, without its metadata and fidelity reports.
 

@@ -1,4 +1,4 @@
-"""Starts a server in a container of its own, and removes the container whatever happens. Needs `chatenv[docker]`."""
+"""Starts a server in a container of its own, and removes the container in the end. Needs `chatenv[docker]`."""
 
 from __future__ import annotations
 
@@ -72,15 +72,15 @@ class ServerContainer:
         network_mode: str | None = None,
         token: str | None = None,
     ) -> None:
-        """Start it, and return once it serves. An image that is not here is pulled.
+        """Start a container, and return once its server serves. An image that is not on this machine is pulled.
 
         Args:
             image: name of the image.
-            env: see `ContainerOptions`, as for all but `token`.
-            port: see there.
-            start_timeout_s: see there.
-            tokenizer: see there.
-            network_mode: see there.
+            env: see `ContainerOptions`.
+            port: see `ContainerOptions`.
+            start_timeout_s: see `ContainerOptions`.
+            tokenizer: see `ContainerOptions`.
+            network_mode: see `ContainerOptions`.
             token: bearer token that calls will have to carry.
 
         Raises:
@@ -149,7 +149,7 @@ def _environment(
     if tokenizer is not None:
         is_folder = Path(tokenizer).is_dir()
         environment["TOKENIZER_NAME"] = _TOKENIZER_FOLDER if is_folder else tokenizer
-        # An image is offline unless told otherwise, and here is somebody who names what may have to be downloaded.
+        # Images are offline by default, but a tokenizer that is named may have to be downloaded.
         environment["HF_HUB_OFFLINE"] = "1" if is_folder else "0"
     return {**environment, **(given or {})}
 
@@ -203,7 +203,7 @@ def _answers(address: str, timeout_s: float) -> bool:
 def _remove(container: Container, process: int) -> None:
     from docker.errors import NotFound
 
-    if os.getpid() != process:  # a fork of the process that started it, and that still needs it
+    if os.getpid() != process:  # this is a fork, and the process that started the container still needs it
         return
     with contextlib.suppress(NotFound):
         container.remove(force=True, v=True)

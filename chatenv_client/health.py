@@ -1,4 +1,4 @@
-"""Asks a server for its health, as grpc.health.v1 has it, without a package for two messages of one field each."""
+"""Asks a server for its health, as grpc.health.v1 defines it, without a further package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizes a message at the caller, to see what it would add; the server decides what it does add."""
+"""Tokenizes a message in the caller's process, as a preview. The server decides what the message adds."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Reason(str, enum.Enum):
     CAPACITY = "CAPACITY"
     """A limit is reached, and the server gave no reason that this client knows. Update the client."""
 
-    # A transform or the server failed, or nobody answers.
+    # A transform or the server failed, or no server answers.
 
     TRANSFORM_FAILED = "TRANSFORM_FAILED"
     """The transform raised, or returned what cannot be sent; the step was taken back. Mend the transform; the server's

@@ -88,7 +88,7 @@ class GrowingArray:
     def __init__(self, dtype: npt.DTypeLike = np.int32) -> None:
         self._array: npt.NDArray[Any] = np.empty(0, dtype=dtype)
         self._readable = self._array
-        """The same memory, read-only, as its views are then, too."""
+        """The same memory, read-only, so that its views are read-only, too."""
         self._length = 0
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class GrowingArray:
         self._readable.flags.writeable = False
 
     def write(self, start: int, *more: npt.NDArray[Any]) -> None:
-        """Write arrays of the array's type from `start` on, at or before its end. Views that reach beyond are void."""
+        """Write arrays of its type from `start` on, at or before its end. Views beyond `start` are no longer valid."""
         self._length = start
         self.extend(*more)
 
@@ -123,14 +123,14 @@ class GrowingArray:
         return self._readable[start : self._length if stop is None else min(stop, self._length)]
 
     def truncate(self, length: int) -> None:
-        """Take back what was appended behind `length`. Views that reach beyond it are void."""
+        """Take back what was appended after `length` values. Views that reach beyond it are no longer valid."""
         self._length = min(self._length, length)
 
 
 class TokenSnapshot:
     """A token stream at one moment: a frozen prefix, shared with later snapshots, and a tail of its own.
 
-    Costs no copy until somebody asks for the whole stream.
+    Nothing is copied until the whole stream is read.
 
     Args:
         committed: (C,) int32, read-only view of the frozen prefix.
@@ -156,9 +156,9 @@ class TokenSnapshot:
 
     def since(self, offset: int) -> Int32Array:
         """(T - offset,) int32, the stream from `offset` to its end; costs only what it returns."""
-        behind = offset - len(self.committed)
-        if behind >= 0:
-            return self.tail[behind:]
+        tail_offset = offset - len(self.committed)
+        if tail_offset >= 0:
+            return self.tail[tail_offset:]
         committed = self.committed[offset:]
         return committed if len(self.tail) == 0 else np.concatenate([committed, self.tail])
 

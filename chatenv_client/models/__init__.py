@@ -1,4 +1,4 @@
-"""What callers of chatenv hold in their hands: messages, actions, observations, states, trajectories.
+"""What callers of chatenv give and get: messages, actions, observations, states, trajectories.
 
 Plain data, the same in-process and over the wire. Shapes: T is the length of an episode's token stream.
 """

@@ -29,8 +29,8 @@ class StopReason(enum.Enum):
 class ChatAction:
     """What a caller does in one step: the tokens that a model sampled, or messages to append.
 
-    `tokens` takes a torch tensor, a numpy array or a list, of any shape with one row. With `messages`, the
-    tokens are only what those messages would add (see `message_to_action`) and the messages are what counts.
+    `tokens` takes a torch tensor, a numpy array or a list, of any shape with one row. With `messages`,
+    only the messages count: the tokens are a preview of what they add (see `message_to_action`).
     """
 
     tokens: Any = None
@@ -65,7 +65,7 @@ class ChatAction:
         messages: tuple[Message, ...] = (),
         prompt_fingerprint: str = "",
     ) -> ChatAction:
-        """An action of values that have their final types and are nobody else's; they are neither read nor copied."""
+        """An action of values that have their final types and no other owner; they are neither checked nor copied."""
         action = cls.__new__(cls)
         action.tokens = tokens
         action.logprobs = logprobs

@@ -68,10 +68,10 @@ class MessageSnapshot:
     """A conversation at one moment. Shares the list with later snapshots; copies when it is read."""
 
     messages: Sequence[Message | None] = ()
-    """None stands for a message that is read off the token stream when somebody asks for it."""
+    """None stands for a message that `read` decodes from the token stream when it is needed."""
     length: int = 0
     read: Callable[[int], Message] = _nothing_to_read
-    """Reads the message of an index, where the list has None."""
+    """Gives the message of an index at which the list has None."""
 
     def _at(self, index: int) -> Message:
         message = self.messages[index]

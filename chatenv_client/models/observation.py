@@ -41,15 +41,15 @@ class ChatObservation:
     generation_prompt_length: int = 0
     """How many trailing tokens are the generation prompt; 0 when it is not the model's turn."""
     fidelity: tuple[FidelityReport, ...] = ()
-    """What was not exact about this step; empty: everything was."""
+    """What was not exact about this step; empty: all was exact."""
     prompt_fingerprint: str = ""
     """BLAKE2b-128 of the stream; empty: computed when `fingerprint()` is asked for."""
     seed: int | None = None
     """As given at reset, for transforms that draw."""
     held_tokens: int = 0
-    """Length of the stream's prefix that a caller holds who saw the step before and sent this one."""
+    """Number of leading tokens that a caller holds already, if it saw the step before and sent this one."""
     held_messages: int = 0
-    """Number of leading messages that such a caller holds."""
+    """Number of leading messages that this caller holds already."""
 
     @property
     def done(self) -> bool:

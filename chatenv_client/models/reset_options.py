@@ -34,7 +34,7 @@ class ResetOptions(TypedDict, total=False):
     """Keywords of `reset`, the same everywhere. What is left out, or None, is the default."""
 
     episode_id: str | None
-    """1 to 128 characters of `[A-Za-z0-9._:-]`. Left out: one is chosen. One that is live is started anew."""
+    """1 to 128 characters of `[A-Za-z0-9._:-]`. Left out: one is chosen. A live episode of this id is started anew."""
     seed: int | None
     """Handed to the transform."""
     messages: Sequence[Mapping[str, Any]]

@@ -39,17 +39,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server is."""
+    """What a server says of itself."""
 
     version: str
     tokenizer_name: str
     tokenizer_fingerprint: str
-    """SHA-256; two servers with the same one encode the same."""
+    """SHA-256; servers with the same fingerprint encode alike."""
     chat_template_fingerprint: str
     """SHA-256 of the chat template's text."""
     vocabulary_size: int
     token_id_limit: int
-    """Ids from here on are refused."""
+    """Token ids from this one on are refused."""
     special_tokens: tuple[SpecialToken, ...]
     features: tuple[str, ...]
     """What the template does, one word each."""

@@ -37,7 +37,7 @@ class Turn:
     """The step that appended it; 0 for the opening."""
     first_message: int
     message_count: int
-    """Messages it added; 0 where a sampled turn went on with the message before."""
+    """Messages it added; 0 where a sampled turn continued the message before it."""
     stop_reason: StopReason | None = None
     model_version: str = ""
     reward: float | None = None
@@ -45,7 +45,7 @@ class Turn:
 
     @property
     def stop(self) -> int:
-        """First token behind the turn."""
+        """First token after the turn."""
         return self.start + self.length
 
 
