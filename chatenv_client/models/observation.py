@@ -53,8 +53,12 @@ class ChatObservation:
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over: `terminated` or `truncated`. To end it, a transform sets one of the two."""
+        """Whether the episode is over: `terminated` or `truncated`. Setting it sets `terminated`, and nothing else."""
         return self.terminated or self.truncated
+
+    @done.setter
+    def done(self, value: bool) -> None:
+        self.terminated = value
 
     @property
     def messages(self) -> list[Message]:

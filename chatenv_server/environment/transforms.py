@@ -11,9 +11,12 @@ from typing import Any, cast
 from chatenv_client.models import ChatObservation
 
 Transform = Callable[[ChatObservation], ChatObservation]
-"""Maps the observation of a step to the observation that the caller gets. It may change the one it is given and return
-it, or return another. It ends the episode by setting `terminated` (the task is over) or `truncated` (cut off). It is
-called once per step, never at reset. If episodes share it, it must be safe for threads."""
+"""Called with the observation that a step made; returns the one that the caller gets.
+
+It may change the one it is given and return it, or return another. It ends the episode by setting `terminated`, or
+`done`, which is the same: the task is over; or `truncated`: cut off. It is called once per step, never at reset. If
+episodes share it, it must be safe for threads.
+"""
 
 ENTRY_POINT_GROUP = "chatenv.transforms"
 

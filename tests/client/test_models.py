@@ -14,6 +14,8 @@ def test_an_episode_is_done_when_it_is_terminated_or_truncated(terminated: bool,
     assert ChatObservation(terminated=terminated, truncated=truncated).done is (terminated or truncated)
 
 
-def test_done_cannot_be_set_for_it_does_not_say_which_of_the_two_is_meant() -> None:
-    with pytest.raises(AttributeError, match="done"):
-        setattr(ChatObservation(), "done", True)  # noqa: B010 - mypy knows that this is refused
+@pytest.mark.parametrize(("truncated", "value"), list(itertools.product([False, True], repeat=2)))
+def test_setting_done_says_that_the_task_itself_is_over_and_nothing_of_limits(truncated: bool, value: bool) -> None:
+    observation = ChatObservation(truncated=truncated)
+    observation.done = value
+    assert (observation.terminated, observation.truncated) == (value, truncated)

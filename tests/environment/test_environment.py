@@ -167,7 +167,7 @@ def test_transforms_set_reward_end_and_metadata_and_compose(engine: TokenEngine)
         return observation
 
     def end(observation: ChatObservation) -> ChatObservation:
-        observation.terminated = True
+        observation.done = True
         observation.metadata["seed"] = observation.seed
         return observation
 
