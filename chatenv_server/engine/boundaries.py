@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
+from unicodedata import combining
 
 from tokenizers import Encoding, Tokenizer
 
@@ -74,8 +75,17 @@ class Boundaries:
 
     def _settle(self, before: tuple[int, ...], first: int) -> bool | None:
         """Whether `before` merges with whatever begins with the token `first`; None where more has to be seen."""
-        text, more = self._text_of(before, ()), self._text_of((first,), before)
-        if not more.strip() or _UNREADABLE in more or not self._is_normal(text + more):
+        if before[0] in self._added.texts:
+            # The token is found before anything is cut: the pieces begin after it.
+            if before[0] not in self._added.isolating_ids:
+                return None
+            text = self._text_of(before[1:], before[:1])
+        else:
+            text = self._text_of(before, ())
+        more = self._text_of((first,), before)
+        if not more.strip() or _UNREADABLE in more or combining(more[0]):
+            return None
+        if not self._is_normal(text) or not self._is_normal(text + more):
             return None
         alone, together = self._pieces_of(text), self._cut(text + more)
         if together[: len(alone)] == alone:

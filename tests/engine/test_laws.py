@@ -577,6 +577,50 @@ def test_13_interleaved_episodes_and_threads_do_not_change_any_stream(subject: S
     assert [None if env is None else state_bytes(env) for env in envs] == serial
 
 
+def _merges(subject: Subject, prompt: Sequence[int], span: Sequence[int]) -> bool:
+    """Whether the prompt's end is encoded otherwise together with the span's beginning, asked of the tokenizer."""
+    codec = subject.chat_format.codec
+    controls = [place for place, token in enumerate(prompt) if token in codec.added]
+    end = np.array(prompt[controls[-1] if controls else 0 :], dtype=np.int32)
+    neutral = codec.added.text_of(codec.added.neutral_id)
+    alone = neutral + codec.decode(end)
+    together = alone + codec.decode_after(end, np.array(span[:4], dtype=np.int32))
+    ids, places = subject.encode(alone), subject.tokenizer.backend_tokenizer.encode(together, add_special_tokens=False)
+    return bool(places.ids[: len(ids)] != ids or (ids and places.offsets[len(ids) - 1][1] > len(alone)))
+
+
+EDGES = (
+    "<|im_end|>",
+    ".",
+    "=",
+    "'",
+    "\n",
+    " ",
+    "it",
+    "'s",
+    "a",
+    "b",
+    "1",
+    "\u0301\u0338",
+    "e",
+    "</think>",
+    "!!",
+    ".\n",
+)
+_edges = st.lists(st.sampled_from(EDGES), min_size=1, max_size=3).map("".join)
+
+
+@law(_edges, _edges, st.lists(st.integers(0, 250), max_size=2))
+def test_merges_are_what_the_tokenizer_says_of_the_whole(
+    subject: Subject, before: str, more: str, others: list[int]
+) -> None:
+    for prompt, span in ((before, more), ("<|im_end|>.", "it's"), ("<|im_end|>=", "\u0301\u0338"), (before, "it")):
+        ids, sampled = subject.encode(prompt)[-8:], [*subject.encode(span), *others]
+        if ids and sampled and sampled[0] not in subject.chat_format.codec.added:
+            found = subject.chat_format.codec.merges(np.array(ids, np.int32), np.array(sampled, np.int32))
+            assert found == _merges(subject, ids, sampled), (ids, sampled)
+
+
 @pytest.fixture(scope="module")
 def channels() -> Iterator[Callable[[Subject], grpc.Channel]]:
     """A channel to a real server on a tokenizer, one server each."""
