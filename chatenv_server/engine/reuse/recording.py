@@ -59,8 +59,8 @@ def shape_of(message: Any, texts: list[str]) -> Any:
                 shape.append(key)
         return tuple(shape)
     if isinstance(message, (list, tuple)):
-        return (list, *[shape_of(item, texts) for item in message])
-    return type(message), message  # since 1 == True == 1.0
+        return (type(message), *[shape_of(item, texts) for item in message])
+    return type(message), repr(message)  # since 1 == True == 1.0 and 0.0 == -0.0
 
 
 def with_texts(message: Any, texts: Iterator[str]) -> Any:
@@ -73,5 +73,5 @@ def with_texts(message: Any, texts: Iterator[str]) -> Any:
             for key, value in message.items()
         }
     if isinstance(message, (list, tuple)):
-        return [with_texts(item, texts) for item in message]
+        return type(message)([with_texts(item, texts) for item in message])
     return message
