@@ -86,6 +86,16 @@ TELLING = {
     ),
     "its lines": "{% for line in message.content.split('\\n') %}{{ loop.index }}{{ line }}{% endfor %}",
     "the last message": "{% if messages[-1].content.startswith('/') %}C{% endif %}{{ message.content }}",
+    "put into another text by a filter": "{{ 'he said NN twice' | replace('NN', message.content) }}",
+    "taken off another text by a filter": "{{ 'yes no maybe' | trim(message.content) }}{{ message.content }}",
+    "joined as they come": "{{ '-'.join(messages | map(attribute='content')) }}",
+    "joined as values of a mapping": "{{ '-'.join({'said': message.content}.values()) }}",
+    "lengths compared": "{% if message.content | length > messages[0].content | length %}L{% endif %}",
+    "as much as another is long": "{{ 'x' ~ message.content[:messages[0].content | length] }}",
+    "a length that is a number": (
+        "{% if message.content | length is number and message.content | length is integer"
+        " and message.content == 'yes no' %}N{% endif %}{{ message.content }}"
+    ),
     "a kind of sequence": (
         "{% if message.content is string and message.content is sequence and message.content is iterable %}S{% endif %}"
         "{{ message.content }}"
@@ -94,6 +104,11 @@ TELLING = {
 UNSEEN = {
     "formatted by a filter": "{{ '%s' | format(message.content) }}",
     "formatted by a method": "{{ 'he said {}'.format(message.content) }}",
+    "formatted by its own method": "{{ message.content.format('x') }}",
+    "written in a list": "{{ [message.content] }}",
+    "written in a mapping": "{{ {'said': message.content} | string }}",
+    "written in what a mapping holds": "{{ 'all: ' ~ {'said': message.content}.items() }}",
+    "a length that is the same": "{{ message.content | length is sameas 6 }}{{ message.content }}",
     "escaped": "{{ message.content | e }}",
     "marked as safe": "{{ message.content | safe }}",
     "letter by letter": "{% for letter in message.content %}{{ letter }}{% endfor %}",
@@ -422,6 +437,41 @@ def test_without_the_types_of_what_is_no_text_a_render_would_be_wrong(monkeypatc
     assert written() == "Truea"
     monkeypatch.setattr(reusing_template, "shape_of", _shapeless)
     assert written() == "1a"
+
+
+def test_two_lengths_are_compared_as_they_are_now() -> None:
+    longer = "{% if loop.last and message.content | length > messages[0].content | length %}L{% endif %}"
+    reusing = ReusingTemplate(ChatTemplate(template_writing(longer)), {})
+    for _ in range(3):
+        assert "L" in reusing.render([user("aaa"), user("aaaaa")], False)
+    assert "L" not in reusing.render([user("aaaa"), user("aaaa")], False)
+
+
+def test_a_length_is_a_number() -> None:
+    asked = "{% if message.content | length is KIND and message.content == 'x' %}N{% endif %}"
+    for kind in ("number", "integer"):
+        reusing = ReusingTemplate(ChatTemplate(template_writing(asked.replace("KIND", kind))), {})
+        for _ in range(3):
+            assert "N" not in reusing.render([user("a")], False)
+        assert "N" in reusing.render([user("x")], False)
+
+
+def test_a_text_that_is_a_format_stays_in_the_sandbox() -> None:
+    template = ChatTemplate("{% for message in messages %}{{ message.content.format('x') }}{% endfor %}")
+    reusing, rendering = ReusingTemplate(template, {}), FilledTemplate(template, {})
+    for _ in range(3):
+        assert reusing.render([user("it is {}")], False) == "it is x"
+    asked = [user("it is {0.__class__}")]
+    assert _outcome(reusing, asked, False) == _outcome(rendering, asked, False)
+
+
+@pytest.mark.parametrize(("first", "other"), [(0.0, -0.0), (1, 1.0), (1, True), ([1], (1,)), (None, "None")])
+def test_what_is_no_text_is_told_apart_by_how_it_is_written(first: Any, other: Any) -> None:
+    template = ChatTemplate("{% for message in messages %}{{ message.n }}{{ message.content }}{% endfor %}")
+    reusing = ReusingTemplate(template, {})
+    for _ in range(3):
+        reusing.render([{"n": first, "content": "a"}], False)
+    assert reusing.render([{"n": other, "content": "a"}], False) == f"{other}a"
 
 
 TRIMMED, AS_IT_IS = PASSING["trimmed"], PASSING["as it is"]

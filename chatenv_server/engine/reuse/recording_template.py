@@ -7,8 +7,9 @@ is either known to be seen, or replaced here by one that is, or spoils the trace
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, ItemsView, KeysView, Mapping, Sequence, ValuesView
 from functools import lru_cache, partial, wraps
+from types import GeneratorType
 from typing import Any, Final
 
 from jinja2 import nodes
@@ -32,15 +33,17 @@ MOST_TEMPLATES: Final = 64
 """Templates that are kept compiled. A server has one or two."""
 _SEEN_FILTERS: Final = frozenset(
     {"capitalize", "d", "default", "dictsort", "first", "items", "last", "list", "lower", "map"}
-    | {"reject", "rejectattr", "replace", "select", "selectattr", "string", "trim", "upper"}
+    | {"reject", "rejectattr", "select", "selectattr", "string", "upper"}
 )
 """They ask a text through its methods, or not at all."""
 _SEEN_TESTS: Final = frozenset(
     {"!=", "<", "<=", "==", ">", ">=", "boolean", "defined", "eq", "equalto", "false", "float", "ge", "greaterthan"}
-    | {"gt", "integer", "le", "lessthan", "lt", "mapping", "ne", "none", "number", "string", "true", "undefined"}
+    | {"gt", "le", "lessthan", "lt", "mapping", "ne", "none", "string", "true", "undefined"}
 )
 _JINJAS_OWN: Final = frozenset({"_loop_vars", "_block_vars"})
 """Arguments that Jinja adds to every call."""
+_RUN_THROUGH_ONCE: Final = (GeneratorType, ItemsView, KeysView, ValuesView)
+"""Values that hide the texts that they hold until somebody takes them out."""
 _SEEN_CALLS: Final = frozenset({dict, Namespace})
 _SEEN_OWNERS: Final = (TracedText, list, dict, Namespace)
 """Types whose methods ask a text through its own."""
@@ -78,10 +81,11 @@ class RecordingEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.filters = {name: _filter(name, function) for name, function in self.filters.items()}
-        self.filters |= {"count": _length, "join": _join, "length": _length}
+        self.filters |= {"count": _length, "join": _join, "length": _length, "replace": _replace, "trim": _trim}
         plain: dict[str, Any] = dict(self.tests)
         self.tests = {name: _test(name, function) for name, function in plain.items()}
         self.tests |= {name: _text_or(plain[name]) for name in ("iterable", "sequence")}
+        self.tests |= {name: _length_or(plain[name]) for name in ("integer", "number")}
         self.tests["in"] = self.holds
 
     def holds(self, needle: Any, haystack: Any) -> bool:
@@ -97,6 +101,7 @@ class RecordingEnvironment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
         """A call in a template."""
+        args = tuple([*value] if isinstance(value, _RUN_THROUGH_ONCE) else value for value in args)
         given = {name: value for name, value in kwargs.items() if name not in _JINJAS_OWN}
         trace = trace_of((args, given))
         value = super().call(context, called, *args, **kwargs)
@@ -116,6 +121,14 @@ class RecordingEnvironment(ImmutableSandboxedEnvironment):
         if trace is None or isinstance(left, TracedText):
             return value
         return trace.result(self.binop_table[operation], (left, right), value)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """The sandbox's own way to format, which reads the text unseen."""
+        owner = getattr(value, "__self__", None)
+        if isinstance(owner, TracedText) and value.__name__ in ("format", "format_map"):
+            owner.trace.spoil()
+            value = getattr(str.__str__(owner), value.__name__)
+        return super().wrap_str_format(value)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """A subscript in a template."""
@@ -174,8 +187,26 @@ def _text_or(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, TracedText) or test(value)
 
 
+def _length_or(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, TracedLength) or test(value)
+
+
 def _length(value: Any) -> Any:
     return TracedLength(value) if isinstance(value, TracedText) and value.trace.is_open else len(value)
+
+
+def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> Any:
+    return _followed(str.replace, str(text), str(old), str(new), -1 if count is None else count)
+
+
+def _trim(text: Any, characters: str | None = None) -> Any:
+    return _followed(str.strip, str(text), characters)
+
+
+def _followed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The value of a method of texts, whichever of its arguments is traced."""
+    value, trace = function(*arguments), trace_of(arguments)
+    return value if trace is None else trace.result(function, arguments, value)
 
 
 def _join(items: Any, separator: str = "", attribute: Any = None) -> str:

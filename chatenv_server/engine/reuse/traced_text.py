@@ -171,6 +171,11 @@ class TracedText(str):
         self.trace.spoil()
         return str.__hash__(self)
 
+    def __repr__(self) -> str:
+        # A list or mapping that is written puts its items' texts together unseen.
+        self.trace.spoil()
+        return str.__repr__(self)
+
     def __iter__(self) -> Iterator[str]:
         # Only a first element wanted counts: to ask whether a text can be iterated makes an iterator and drops it.
         self.trace.spoil()
@@ -188,6 +193,11 @@ class TracedLength:
     def __init__(self, text: TracedText) -> None:
         self._of = text
 
+    @property
+    def trace(self) -> Trace:
+        """The text's."""
+        return self._of.trace
+
     def __index__(self) -> int:
         return len(self._of)
 
@@ -195,6 +205,8 @@ class TracedLength:
 
     def __str__(self) -> str:
         return str(int(self))
+
+    __repr__ = __str__
 
     def __hash__(self) -> int:
         return hash(int(self))
@@ -245,9 +257,16 @@ def joined(texts: Iterable[str]) -> str:
 
 
 def expression_of(value: Any) -> Any:
-    """The expression of a traced text, or of what holds some; any other value as it is."""
+    """The expression of a traced text, or of what holds some; any other value as it is.
+
+    A length becomes a number, and that a condition: kept as it is, it would be that of the old text for ever.
+    """
     if isinstance(value, TracedText):
         return value.expression
+    if isinstance(value, TracedLength):
+        return int(value)
+    if isinstance(value, slice):
+        return slice(*map(expression_of, (value.start, value.stop, value.step)))
     if trace_of(value) is None:
         return value
     if isinstance(value, Mapping):
@@ -256,8 +275,8 @@ def expression_of(value: Any) -> Any:
 
 
 def trace_of(value: Any) -> Trace | None:
-    """The trace of a text, or of the first traced text that a list or mapping holds; None where there is none."""
-    if isinstance(value, TracedText):
+    """The trace of a text or length, or of the first that a list or mapping holds; None where there is none."""
+    if isinstance(value, (TracedText, TracedLength)):
         return value.trace
     if isinstance(value, Mapping):
         value = tuple(value.values())
@@ -284,6 +303,7 @@ def _traced(name: str) -> Callable[..., Any]:
             return value
         return self.trace.result(plain, (self, *arguments), value)
 
+    method.__name__ = name
     return method
 
 
