@@ -28,6 +28,7 @@ class AddedTokens:
         """Characters of the longest."""
         self.neutral_id = min(self.isolating_ids & self.special_ids, default=None)
         """One that can stand for "something came before"; None where there is none."""
+        self._found_first = tuple(token.content for token in found.values() if not token.normalized)
         self.parting_ids = frozenset(token_id for token_id, token in found.items() if self._parts(token_id, token))
         """Those that part two texts, if each text is encoded together with the token before it."""
         self.parting_pattern = any_of(self.texts[token_id] for token_id in self.parting_ids)
@@ -57,12 +58,20 @@ class AddedTokens:
     def _parts(self, token_id: int, token: AddedToken) -> bool:
         """Whether nothing before the token changes what comes after it, nor the reverse, whatever the texts are."""
         own = token.content
-        if token.lstrip or token.single_word or self._depends_on_normalizing(token) or own.isspace():
+        if token.lstrip or token.single_word or self._depends_on_normalizing(token) or own != own.strip():
             return False  # white space it may take from the text after it: that goes along with the token
+        if token.normalized and self._is_cut_up(own):
+            return False
         starts = tuple(own[:length] for length in range(1, len(own) + 1))
         others = (text for other, text in self.texts.items() if other != token_id)
         # A token for a single word asks what stands beside it; after it, a word's letters would be an answer.
-        return not own[0].isalnum() and not any(own in other or other.endswith(starts) for other in others)
+        is_word = own[0].isalnum() or own[0] == "_"
+        return not is_word and not any(own in other or other.endswith(starts) for other in others)
+
+    def _is_cut_up(self, own: str) -> bool:
+        """Whether a token that is looked for among the first, in all of a text, may take a part of this one."""
+        ends = tuple(own[place:] for place in range(len(own)))
+        return any(other in own or other.startswith(ends) for other in self._found_first)
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:

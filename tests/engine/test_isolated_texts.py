@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.isolated_texts import LONGEST_AHEAD, MOST_EXPECTED, IsolatedTexts, Surroundings
 from tests.engine.learning import format_of, played, recorded_tails
 from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, byte_level, sentencepiece_like
@@ -43,6 +44,12 @@ NOT_ENCLOSED = {
     "a token that runs into a control token": byte_level(control=(*CHATML_TOKENS, "a<|im")),
     "a control token that takes white space before it": byte_level(
         control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, lstrip=True))
+    ),
+    "a control token that another one cuts up": byte_level(
+        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=True), "_st")
+    ),
+    "a control token that another one runs out of": byte_level(
+        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=True), "t|>\n")
     ),
     "a control token that is looked for after normalizing": byte_level(
         control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=True)), nfc=True
@@ -84,6 +91,57 @@ def test_control_tokens_that_take_nothing_part_a_text_from_the_rest(tokenizer: A
 @pytest.mark.parametrize("tokenizer", NOT_ENCLOSED.values(), ids=NOT_ENCLOSED)
 def test_a_control_token_that_a_text_could_change_parts_nothing(tokenizer: Any) -> None:
     assert not surroundings(asked(TokenEngine.load(tokenizer), [])[0])
+
+
+def _added(*tokens: AddedToken | str) -> AddedTokens:
+    return AddedTokens(byte_level(control=("<|im_end|>", *tokens)).backend_tokenizer)
+
+
+@pytest.mark.parametrize("text", ["_end", "\n<|end|>", "<|end|>\n", "\n", "a"])
+def test_a_token_that_others_may_ask_for_or_take_parts_nothing(text: str) -> None:
+    for other in (
+        AddedToken("<tab>", normalized=False, rstrip=True, lstrip=True),
+        AddedToken("stop", normalized=False, single_word=True),
+    ):
+        added = _added(AddedToken(text, special=True, normalized=False), other)
+        assert {added.texts[token_id] for token_id in added.parting_ids} == {"<|im_end|>"}
+
+
+PARTED = (
+    *("<|im_end|>", "<a>", "<a", "a>", "<>", "<<a>>", " ", "\n", "  ", "stop", "ab", "\u00e9", "<\u00e9>", "|", "<|"),
+    *("<|im_end|>\n", "\n<|im_end|>", "a<|im", "_", "<_", "1", "\t", "end|>", "[INST]"),
+)
+_tokens = st.lists(
+    st.builds(
+        lambda text, special, normalized, lstrip, rstrip, single_word: AddedToken(
+            text, special=special, normalized=normalized, lstrip=lstrip, rstrip=rstrip, single_word=single_word
+        ),
+        st.sampled_from(PARTED),
+        st.booleans(),
+        *[st.sampled_from([False, False, True])] * 4,
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda token: token.content,
+)
+_parted = st.lists(st.sampled_from((*PARTED, "b", "hello", "e\u0301", "'s", " a")), min_size=1, max_size=6).map("".join)
+
+
+@given(_tokens, st.lists(st.tuples(_parted, _parted), min_size=3, max_size=8))
+def test_whatever_tokens_are_added_the_parts_are_those_of_the_whole(
+    control: list[AddedToken], said: list[tuple[str, str]]
+) -> None:
+    backend = byte_level(control=(), merges=NEWLINES, eos="a").backend_tokenizer
+    for token in control:
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+    added = AddedTokens(backend)
+    isolated = IsolatedTexts(backend, added)
+    for last in added.parting_ids:
+        for before, text in said:
+            whole = backend.encode(before + added.texts[last] + text, add_special_tokens=False).ids
+            parted = isolated.encode(last, text)
+            assert parted is not None
+            assert whole[len(whole) - len(parted.ids) - 1 :] == [last, *parted.ids]
 
 
 @pytest.mark.parametrize("name", ["bytes", "qwen2_5", "standin_kimi_k2", "standin_glm4_5", "phi3_5"])
