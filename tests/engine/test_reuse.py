@@ -21,7 +21,7 @@ from chatenv_server.engine.reuse.recording_template import RecordingEnvironment,
 from chatenv_server.engine.reuse.recordings import MOST_LESSONS, MOST_SHAPES
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails
 from chatenv_server.engine.reuse.reusing_template import MOST_MESSAGES, ReusingTemplate
-from chatenv_server.engine.reuse.traced_text import Trace, TracedLength, TracedText
+from chatenv_server.engine.reuse.traced_text import MOST_CONDITIONS, Trace, TracedLength, TracedText
 from chatenv_server.engine.template import ChatTemplate, FilledTemplate
 from tests.engine.learning import format_of, played, recorded_tails, sampled, tails_of
 
@@ -231,6 +231,34 @@ def test_callers_cannot_make_a_template_record_without_end() -> None:
         reusing.render(long, True)
     assert len(reusing._recordings._known) == MOST_SHAPES
     assert not any(len(shape) > 2 for shape in reusing._recordings._known)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"k" * 1000: 1}, {"type": "t" * 1000}, {str(number): number for number in range(1000)}, [[*range(1000)]]],
+    ids=["a long key", "a long type", "many keys", "many items"],
+)
+def test_what_callers_send_is_not_kept_in_shapes_at_any_length(odd: Any) -> None:
+    reusing = ReusingTemplate(ChatTemplate(template_writing(PASSING["as it is"])), {})
+    for _ in range(4):
+        assert "Good" in reusing.render([{**user("Good morning."), "extra": odd}], True)
+    assert all(len(repr(shape)) < 500 for shape in reusing._recordings._known)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{% for line in message.content.split('\\n') %}{{ line }}{% endfor %}",
+        "{% for line in message.content.split('\\n') %}{% if 'x' in line %}X{% endif %}{% endfor %}",
+        "{% for number in range(1000) %}{% if message.content.startswith('a', number) %}A{% endif %}{% endfor %}",
+        "{% for number in range(1000) %}{{ number }}{{ message.content }}{% endfor %}",
+    ],
+)
+def test_a_template_that_loops_over_a_text_is_recorded_for_short_ones_alone(content: str) -> None:
+    template, trace = ChatTemplate(template_writing(content)), Trace(["a\n" * 1000])
+    recording_template(template.source).render(trace, [user(trace.texts[0])], {}, False)
+    assert not trace.is_complete
+    assert len(trace.conditions) <= MOST_CONDITIONS + 1
 
 
 def test_a_template_that_decides_otherwise_every_time_is_left_alone() -> None:

@@ -14,6 +14,12 @@ _SETTLED_KEYS: Final = frozenset({"role", "type"})
 """Texts under these keys belong to the shape: templates decide by them and seldom write them."""
 
 
+_LONGEST_SETTLED: Final = 64
+"""Characters of such a text, and of a key: shapes are kept, and callers choose what is in them."""
+_MOST_ITEMS: Final = 64
+"""Items of a mapping or list in a shape that is kept."""
+
+
 class Recording(NamedTuple):
     """What a template wrote, and under which conditions it writes the same for other texts."""
 
@@ -47,20 +53,32 @@ def shape_of(message: Any, texts: list[str]) -> Any:
     if type(message) is str:
         texts.append(message)
         return str
+    if isinstance(message, (Mapping, list, tuple)) and len(message) > _MOST_ITEMS:
+        return object()  # like no other
     if isinstance(message, Mapping):
-        shape: list[Any] = []
-        for key, value in message.items():
-            if type(value) is not str:
-                shape.append((key, shape_of(value, texts)))
-            elif key in _SETTLED_KEYS:
-                shape.append((key, value))
-            else:
-                texts.append(value)
-                shape.append(key)
-        return tuple(shape)
+        return _shape_of_mapping(message, texts)
     if isinstance(message, (list, tuple)):
         return (type(message), *[shape_of(item, texts) for item in message])
     return type(message), repr(message)  # since 1 == True == 1.0 and 0.0 == -0.0
+
+
+def _shape_of_mapping(message: Mapping[Any, Any], texts: list[str]) -> Any:
+    shape: list[Any] = []
+    for key, value in message.items():
+        if type(key) is not str or len(key) > _LONGEST_SETTLED:
+            return object()
+        if type(value) is not str:
+            shape.append((key, shape_of(value, texts)))
+        elif _is_settled(key, value):
+            shape.append((key, value))
+        else:
+            texts.append(value)
+            shape.append(key)
+    return tuple(shape)
+
+
+def _is_settled(key: str, text: str) -> bool:
+    return key in _SETTLED_KEYS and len(text) <= _LONGEST_SETTLED
 
 
 def with_texts(message: Any, texts: Iterator[str]) -> Any:
@@ -69,7 +87,7 @@ def with_texts(message: Any, texts: Iterator[str]) -> Any:
         return next(texts)
     if isinstance(message, Mapping):
         return {
-            key: value if type(value) is str and key in _SETTLED_KEYS else with_texts(value, texts)
+            key: value if type(value) is str and _is_settled(key, value) else with_texts(value, texts)
             for key, value in message.items()
         }
     if isinstance(message, (list, tuple)):

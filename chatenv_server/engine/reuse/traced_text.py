@@ -18,6 +18,12 @@ Texts = Sequence[str]
 """The texts that a trace began with, in order, or others in their place."""
 
 
+MOST_CONDITIONS: Final = 512
+"""Conditions of a trace, and parts of a text. Whoever sends a text decides how often a template loops over it."""
+MOST_PIECES: Final = 16
+"""Texts that one is taken apart into: for each of them it is taken apart anew."""
+
+
 class Input(NamedTuple):
     """One of the texts themselves."""
 
@@ -106,7 +112,7 @@ class Trace:
     @property
     def is_open(self) -> bool:
         """Whether what is done with the texts counts now."""
-        return self._is_open
+        return self._is_open and self.is_complete
 
     def spoil(self) -> None:
         """Note that something was done with the texts that cannot be done with others unseen."""
@@ -116,12 +122,15 @@ class Trace:
     def note(self, expression: Expression, answer: Any) -> None:
         """Note an answer that may decide something."""
         condition = Condition(expression, answer)
-        if condition not in self.conditions:
-            self.conditions.append(condition)
+        if condition in self.conditions:
+            return
+        self.conditions.append(condition)
+        if len(self.conditions) > MOST_CONDITIONS:
+            self.spoil()
 
     def result(self, function: Callable[..., Any], arguments: tuple[Any, ...], value: Any) -> Any:
         """The value that a function gave for arguments, some of them traced: traced where it is text, else noted."""
-        if not self._is_open or value is NotImplemented:
+        if not self.is_open or value is NotImplemented:
             return value
         expression = Applied(function, tuple(map(expression_of, arguments)))
         if isinstance(value, str):
@@ -129,7 +138,11 @@ class Trace:
         if value is None or isinstance(value, (bool, int)):
             self.note(expression, value)
             return value
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        if (
+            isinstance(value, (list, tuple))
+            and len(value) <= MOST_PIECES
+            and all(isinstance(item, str) for item in value)
+        ):
             self.note(Applied(len, (expression,)), len(value))
             return type(value)(
                 TracedText.made(item, self, Applied(operator.getitem, (expression, place)))
@@ -242,6 +255,9 @@ def joined(texts: Iterable[str]) -> str:
     """Texts one after another, as `"".join` puts them together; traced where one of them is."""
     parts: list[Any] = []
     given = list(texts)
+    trace = trace_of(given)
+    if trace is None or not trace.is_open:
+        return "".join([str.__str__(text) for text in given])
     for text in given:
         expression = expression_of(text)
         for part in expression.parts if type(expression) is Joined else (expression,):
@@ -250,9 +266,8 @@ def joined(texts: Iterable[str]) -> str:
             elif part != "":
                 parts.append(part)
     whole = "".join([str.__str__(text) for text in given])
-    trace = trace_of(given)
-    if trace is None or not trace.is_open:
-        return whole
+    if len(parts) > MOST_CONDITIONS:
+        trace.spoil()
     return TracedText.made(whole, trace, parts[0] if len(parts) == 1 else Joined(tuple(parts)))
 
 
