@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -319,6 +320,16 @@ def test_callers_cannot_make_a_renderer_learn_without_end() -> None:
         env.step(sampled(engine, "General greetings"))
         env.step({"role": f"role {number}", "content": "How do you do?"})
     assert len(tails_of(env)._recordings._known) == MOST_SHAPES
+
+
+def test_no_recording_keeps_the_texts_that_it_was_learnt_from() -> None:
+    told = "How do you do? " * 100
+    env, _ = played(engine_for(PASSING["as it is"]), [("General greetings", told)] * 3, learning=True)
+    (recording,) = [one for one, _ in recorded_tails(env)]
+    assert len(repr(recording)) < len(told)
+    assert not len(recording.tail.tokens)
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Trace) and told in one.texts]
 
 
 def test_what_is_learnt_is_not_used_for_a_text_that_answers_otherwise() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.models import FidelityKind, Message
+from chatenv_client.tokens import EMPTY_TOKENS
 from chatenv_server.engine.bound_template import Fill
 from chatenv_server.engine.conversation import SampledTurn, Tail, TailPlace
 from chatenv_server.engine.forms import PreparedMessage
@@ -56,7 +57,7 @@ class TailRecording(NamedTuple):
     after: str
     """What it writes after that text."""
     tail: Tail
-    """The tail that it was learnt from: all but its tokens holds for others."""
+    """The tail that it was learnt from, without its tokens: the rest holds for others."""
     start: int = 0
     """Character of `before` where the message's part begins."""
     prompt: int = 0
@@ -132,7 +133,7 @@ def _recording(
         taken=said.of(texts)[len(asked) + len(last.text) :],
         before="".join(parts[:place]),
         after="".join(parts[place + 1 :]),
-        tail=tail,
+        tail=tail._replace(tokens=EMPTY_TOKENS),
     )
 
 
