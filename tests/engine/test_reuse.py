@@ -332,6 +332,18 @@ def test_no_recording_keeps_the_texts_that_it_was_learnt_from() -> None:
     assert not [one for one in gc.get_objects() if isinstance(one, Trace) and told in one.texts]
 
 
+def test_no_shape_keeps_a_system_prompt() -> None:
+    told = "You are brief and kind. " * 100
+    with_prompt = "{% if messages[0].role == 'system' %}{{ '(as told)' }}{% endif %}"
+    env = ChatEnvironment(engine_for(with_prompt + PASSING["as it is"]), system_prompt=told)
+    env.reset(messages=[user("Good morning.")])
+    for _ in range(3):
+        env.step(sampled(env.engine, "General greetings"))
+        env.step(user("How do you do?"))
+    assert recorded_tails(env)
+    assert all(told not in repr(shape) for shape in tails_of(env)._recordings._known)
+
+
 def test_what_is_learnt_is_not_used_for_a_text_that_answers_otherwise() -> None:
     engine = engine_for(PASSING["after a look for a thought"])
     played(engine, [("General greetings", "How do you do?")] * 2, learning=True)

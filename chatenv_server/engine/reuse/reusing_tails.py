@@ -8,6 +8,7 @@ tails.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -86,9 +87,9 @@ class ReusingTails:
         if self._spell_control_tokens(texts[count:]):
             return None
         if self._profile.needs_system or self._profile.needs_skeleton:
-            shape = (*shape, repr(self._writer.heads.system_of(place.history.first())))
+            shape = (*shape, _digest(self._writer.heads.system_of(place.history.first())))
         if self._profile.needs_skeleton:
-            shape = (*shape, self._writer.heads.shape(place.history))
+            shape = (*shape, _digest(self._writer.heads.shape(place.history)))
         return Exchange(shape, texts, given)
 
     def _spell_control_tokens(self, texts: Sequence[str]) -> bool:
@@ -127,6 +128,11 @@ class ReusingTails:
         encoded = self._codec.encode_pieces([(text, False)], place.before[-1:], marks)
         start, prompt = encoded.marks
         return Tail(encoded.ids, len(encoded.ids) - prompt, (start,), reports)
+
+
+def _digest(value: Any) -> bytes:
+    """What stands for a value in a shape, which is kept: system prompts and calls may be long."""
+    return hashlib.sha256(repr(value).encode("utf-8", "surrogatepass")).digest()
 
 
 def _fits(recording: TailRecording, texts: Sequence[str], said: str) -> bool:
