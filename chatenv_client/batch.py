@@ -6,10 +6,9 @@ input or output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
+from functools import partial
 from typing import Any, Final, Generic
 
 from chatenv_client import wire
@@ -18,17 +17,25 @@ from chatenv_client.calls import Call, ResultT
 from chatenv_client.errors import BatchError, ChatEnvError, MessageTooLargeError
 from chatenv_client.models import Limits
 
-PART_ITEMS: Final = 32
-"""Items that travel together: few enough that the server works on one part while the caller packs and unpacks another,
-and enough that a call costs little an item (docs/performance.md)."""
+EDGE_ITEMS: Final = 32
+"""Items of the first and the last part of a round."""
+MIDDLE_ITEMS: Final = 128
+"""Items of the other parts, at most."""
 
-_ITEM_OVERHEAD_BYTES: Final = 8
-"""Tag and length of an item within its batch, at most."""
-_NO_LIMIT: Final = 2**31
 
-_BATCHES: Final[dict[str, tuple[str, Callable[[list[Any]], Any]]]] = {
-    "Step": ("BatchStep", lambda steps: pb.BatchStepRequest(steps=steps)),
-    "Reset": ("BatchReset", lambda resets: pb.BatchResetRequest(resets=resets)),
+@dataclass(frozen=True)
+class _Batch:
+    """An RPC that makes many calls of one method."""
+
+    method: str
+    request: type[Any]
+    field: str
+    """Of the request, where the items are."""
+
+
+_BATCHES: Final = {
+    "Step": _Batch("BatchStep", pb.BatchStepRequest, "steps"),
+    "Reset": _Batch("BatchReset", pb.BatchResetRequest, "resets"),
 }
 
 
@@ -38,45 +45,78 @@ class Round(Generic[ResultT]):
     def __init__(self, size: int) -> None:
         self.results: list[ResultT | None] = [None] * size
         """By index of the episode; None where nothing was asked or no answer came."""
-        self._asked: list[tuple[str, int, Callable[[], Call[ResultT]]]] = []
-        """(Method, index of the episode, what builds the call)."""
+        self._asked: dict[str, dict[int, Call[ResultT]]] = {}
+        """By method, then by index of the episode."""
+        self._planned: tuple[Sequence[int], Callable[[int, pb.StepRequest], Call[ResultT]]] | None = None
         self._errors: dict[int, ChatEnvError] = {}
         self._lost_calls: list[ChatEnvError] = []
         self._answered = 0
 
     def ask(self, index: int, build: Callable[[], Call[ResultT] | None]) -> None:
         """Add the call that `build` makes for an episode, if it makes one. What it refuses is that item's error."""
-        call = self._built(index, build)
-        if call is not None:
-            self.plan(index, call.method, lambda: call)
-
-    def plan(self, index: int, method: str, build: Callable[[], Call[ResultT]]) -> None:
-        """Add a call of `method` that is built when its part is: while the server works on the parts before it."""
-        self._asked.append((method, index, build))
-
-    def _built(self, index: int, build: Callable[[], Call[ResultT] | None]) -> Call[ResultT] | None:
         try:
-            return build()
+            call = build()
         except ChatEnvError as error:
             self._errors[index] = error
-            return None
+            return
+        if call is not None:
+            self._asked.setdefault(call.method, {})[index] = call
+
+    def plan(self, indices: Sequence[int], build: Callable[[int, pb.StepRequest], Call[ResultT]]) -> None:
+        """Add a Step for each of several episodes, built when its part is: while the server works on parts before it.
+
+        Args:
+            indices: of the episodes, in order.
+            build: makes the call of an episode, its request in the empty message that it is given.
+        """
+        self._planned = indices, build
 
     @property
     def is_empty(self) -> bool:
         """Whether there is no call to make."""
-        return not self._asked
+        return not (self._asked or self._planned)
 
     def parts(self, limits: Limits) -> Iterator[Part[ResultT]]:
         """The calls to make, divided as a server's limits ask for.
 
         An item that is too large by itself travels alone, to get an error of its own.
         """
-        for method, asked in groupby(sorted(self._asked, key=itemgetter(0, 1)), itemgetter(0)):
-            built = ((index, self._built(index, build)) for _, index, build in asked)
-            calls = ((index, call) for index, call in built if call is not None)
-            max_items = min(PART_ITEMS, limits.max_batch_items or PART_ITEMS) if method in _BATCHES else 1
-            for items in _divided(calls, max_items, limits.max_message_bytes or _NO_LIMIT):
-                yield Part(self, items)
+        for method, calls in self._asked.items():
+            if method in _BATCHES:
+                yield from self._batches(method, list(calls), partial(_copied, calls), limits)
+            else:
+                for index, call in calls.items():
+                    yield Part(self, method, call.request, {index: call.receive})
+        if self._planned:
+            yield from self._batches("Step", *self._planned, limits)
+
+    def _batches(
+        self,
+        method: str,
+        indices: Sequence[int],
+        build: Callable[[int, Any], Call[ResultT]],
+        limits: Limits,
+    ) -> Iterator[Part[ResultT]]:
+        start = 0
+        for size in _sizes(len(indices), limits.max_batch_items):
+            part = self._batch(_BATCHES[method], indices[start : start + size], build)
+            start += size
+            yield from part.fitting(limits.max_message_bytes)
+
+    def _batch(
+        self, batch: _Batch, indices: Sequence[int], build: Callable[[int, Any], Call[ResultT]]
+    ) -> Part[ResultT]:
+        """A part for some episodes; what cannot be built is that item's error."""
+        request = batch.request()
+        items = getattr(request, batch.field)
+        receivers = {}
+        for index in indices:
+            try:
+                receivers[index] = build(index, items.add()).receive
+            except ChatEnvError as error:  # noqa: PERF203 - one item may be refused while the others are not
+                self._errors[index] = error
+                del items[-1]
+        return Part(self, batch.method, request, receivers, batch)
 
     def check(self) -> None:
         """Raise what went wrong, if anything did.
@@ -95,11 +135,11 @@ class Round(Generic[ResultT]):
         what = f"{len(self._errors)} of {len(self.results)} items failed; the first, number {index}: {first}"
         return BatchError(what, results=self.results, errors=self._errors, code=first.code)
 
-    def succeed(self, index: int, call: Call[ResultT], response: Any) -> None:
+    def succeed(self, index: int, receive: Callable[[Any], ResultT], response: Any) -> None:
         """Take in the answer to an item."""
         self._answered += 1
         try:
-            self.results[index] = call.receive(response)
+            self.results[index] = receive(response)
         except ChatEnvError as error:
             self._errors[index] = error
 
@@ -114,60 +154,68 @@ class Round(Generic[ResultT]):
         self._errors.update(dict.fromkeys(indices, error))
 
 
-def _divided(
-    calls: Iterable[tuple[int, Call[ResultT]]], max_items: int, max_bytes: int
-) -> Iterator[list[tuple[int, Call[ResultT]]]]:
-    """Calls in groups, each given out as soon as it is full, before the next call is asked for."""
-    group: list[tuple[int, Call[ResultT]]] = []
-    room = max_bytes
-    for item in calls:
-        size = item[1].request.ByteSize() + _ITEM_OVERHEAD_BYTES
-        if group and size > room:
-            yield group
-            group, room = [], max_bytes
-        group.append(item)
-        room -= size
-        if len(group) == max_items:
-            yield group
-            group, room = [], max_bytes
-    if group:
-        yield group
+def _copied(calls: Mapping[int, Call[ResultT]], index: int, request: Any) -> Call[ResultT]:
+    return calls[index].copied_to(request)
 
 
-@dataclass(frozen=True)
+def _sizes(items: int, most: int | None) -> Iterator[int]:
+    """How many items go into each part: few at both ends, where one side waits for the other, more between."""
+    edge, middle = (size if most is None else min(size, most) for size in (EDGE_ITEMS, MIDDLE_ITEMS))
+    first = min(edge, items)
+    last = min(edge, items - first)
+    between = items - first - last
+    parts = -(-between // middle)
+    yield first
+    for part in range(parts):
+        yield between // parts + (part < between % parts)
+    if last:
+        yield last
+
+
+@dataclass(slots=True)
 class Part(Generic[ResultT]):
     """Items of a round that travel in one call."""
 
     round: Round[ResultT]
-    items: list[tuple[int, Call[ResultT]]]
-    """(index of the episode, call), all of one method."""
+    method: str
+    """Name of the RPC."""
+    request: Any
+    """The protobuf request."""
+    items: dict[int, Callable[[Any], ResultT]]
+    """What takes in the answer of an item, by index of the episode, in the order of the request."""
+    batch: _Batch | None = None
 
-    @property
-    def method(self) -> str:
-        """Name of the RPC."""
-        single = self.items[0][1].method
-        return _BATCHES[single][0] if self._is_batch else single
+    def fitting(self, max_bytes: int | None) -> Iterator[Part[ResultT]]:
+        """The part, or as many as it takes so that none is larger than a request may be, but for lone items."""
+        if not self.items:
+            return
+        if max_bytes is not None and len(self.items) > 1 and self.request.ByteSize() > max_bytes:
+            for half in self._halves():
+                yield from half.fitting(max_bytes)
+        else:
+            yield self
 
-    @property
-    def request(self) -> Any:
-        """The protobuf request."""
-        _, first = self.items[0]
-        return _BATCHES[first.method][1]([call.request for _, call in self.items]) if self._is_batch else first.request
-
-    @property
-    def _is_batch(self) -> bool:
-        return self.items[0][1].method in _BATCHES
+    def _halves(self) -> list[Part[ResultT]]:
+        batch, receivers = self.batch, list(self.items.items())
+        if batch is None:
+            return [self]
+        items, middle = getattr(self.request, batch.field), len(receivers) // 2
+        return [
+            Part(self.round, self.method, batch.request(**{batch.field: items[half]}), dict(receivers[half]), batch)
+            for half in (slice(middle), slice(middle, None))
+        ]
 
     def receive(self, response: Any) -> None:
         """Take in the answer, each item its own."""
-        if not self._is_batch:
-            self.round.succeed(*self.items[0], response)
+        if self.batch is None:
+            ((index, receive),) = self.items.items()
+            self.round.succeed(index, receive, response)
             return
-        for (index, call), result in zip(self.items, response.results, strict=True):
+        for (index, receive), result in zip(self.items.items(), response.results, strict=True):
             if result.HasField("error"):
                 self.round.refuse(index, wire.error_from_item(result.error))
             else:
-                self.round.succeed(index, call, result.response)
+                self.round.succeed(index, receive, result.response)
 
     def fail(self, error: ChatEnvError) -> list[Part[ResultT]]:
         """Take in that the call failed; the parts to make in its place.
@@ -175,8 +223,7 @@ class Part(Generic[ResultT]):
         Where the request or the answer was too large these are its halves. Items that were applied, and whose answers
         did not fit together, are answered again: a Reset names its episode, and a Step its index.
         """
-        middle = len(self.items) // 2
-        if isinstance(error, MessageTooLargeError) and middle:
-            return [Part(self.round, self.items[:middle]), Part(self.round, self.items[middle:])]
-        self.round.lose([index for index, _ in self.items], error)
+        if isinstance(error, MessageTooLargeError) and len(self.items) > 1:
+            return self._halves()
+        self.round.lose(list(self.items), error)
         return []

@@ -21,7 +21,7 @@ DEFAULT_TIMEOUT_S: Final = 60.0
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call(Generic[ResultT]):
     """A unary call that is to be made."""
 
@@ -31,6 +31,11 @@ class Call(Generic[ResultT]):
     """The protobuf request."""
     receive: Callable[[Any], ResultT]
     """Turns the protobuf answer into the result. Whoever asked for the call changes only in here."""
+
+    def copied_to(self, request: Any) -> Call[ResultT]:
+        """The call, after its request is copied into an empty message."""
+        request.CopyFrom(self.request)
+        return self
 
 
 class CallKeywords(TypedDict):

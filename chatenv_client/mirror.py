@@ -70,20 +70,26 @@ class Mirror:
         Raises:
             ProtocolError: the answer does not follow on what is held.
         """
-        self._check_order(delta, len(given))
+        observation, tokens, messages = delta
+        self._check_order(observation, len(given))
         newly_frozen = (self._tail, sampled) if len(sampled) else ()
-        tail = self._next_tail(delta, newly_frozen)
+        tail = self._next_tail(observation.held_tokens, tokens, newly_frozen)
         fingerprint = self._frozen_fingerprint.extended(*newly_frozen) if newly_frozen else self._frozen_fingerprint
         prompt_fingerprint = fingerprint.with_tail(tail)
-        self._check_fingerprint(prompt_fingerprint, delta.prompt_fingerprint)
+        self._check_fingerprint(prompt_fingerprint, observation.prompt_fingerprint)
 
-        self._frozen.extend(*newly_frozen)
-        self._frozen_fingerprint = fingerprint
+        if newly_frozen:
+            self._frozen.extend(*newly_frozen)
+            self._frozen_fingerprint = fingerprint
         self._tail = tail
-        self._extend_messages(delta, given)
-        self.step_count = delta.step_count
+        self._extend_messages(observation.held_messages, messages, given)
+        self.step_count = observation.step_count
         self.prompt_fingerprint = prompt_fingerprint
-        return self._observation(delta)
+
+        observation.stream = TokenSnapshot(self._frozen.view(), tail)
+        observation.conversation = MessageSnapshot(self._messages, len(self._messages))
+        observation.seed = self._seed
+        return observation
 
     def observation(self, state: ChatState) -> ChatObservation:
         """What the last step of an episode showed, as far as its state tells."""
@@ -91,8 +97,8 @@ class Mirror:
         return ChatObservation(
             episode_id=self.episode_id,
             step_count=self.step_count,
-            stream=self._stream(),
-            conversation=self._conversation(),
+            stream=TokenSnapshot(self._frozen.view(), self._tail),
+            conversation=MessageSnapshot(self._messages, len(self._messages)),
             reward=last[-1].reward if last else None,
             terminated=state.terminated,
             truncated=state.truncated,
@@ -101,58 +107,34 @@ class Mirror:
             seed=self._seed,
         )
 
-    def _observation(self, delta: ObservationDelta) -> ChatObservation:
-        return ChatObservation(
-            episode_id=self.episode_id,
-            step_count=self.step_count,
-            stream=self._stream(),
-            conversation=self._conversation(),
-            reward=delta.reward,
-            terminated=delta.terminated,
-            truncated=delta.truncated,
-            metadata=delta.metadata,
-            generation_prompt_length=delta.generation_prompt_length,
-            fidelity=delta.fidelity,
-            prompt_fingerprint=self.prompt_fingerprint,
-            seed=self._seed,
-            held_tokens=delta.tokens_offset,
-            held_messages=delta.messages_offset,
-        )
-
-    def _stream(self) -> TokenSnapshot:
-        return TokenSnapshot(self._frozen.view(), self._tail)
-
-    def _conversation(self) -> MessageSnapshot:
-        return MessageSnapshot(self._messages, len(self._messages))
-
-    def _check_order(self, delta: ObservationDelta, given: int) -> None:
-        if (delta.episode_id, delta.step_count) != (self.episode_id, self.step_count + 1):
+    def _check_order(self, answered: ChatObservation, given: int) -> None:
+        if answered.step_count != self.step_count + 1 or answered.episode_id != self.episode_id:
             raise ProtocolError(
-                f"the answer is step {delta.step_count} of episode {delta.episode_id!r}, not step "
+                f"the answer is step {answered.step_count} of episode {answered.episode_id!r}, not step "
                 f"{self.step_count + 1} of {self.episode_id!r}; use one client per episode and thread"
             )
-        if delta.messages_offset > self.message_count + given:
-            raise ProtocolError(f"messages before {delta.messages_offset} are missing; call resume()")
+        if answered.held_messages > len(self._messages) + given:
+            raise ProtocolError(f"messages before {answered.held_messages} are missing; call resume()")
 
-    def _next_tail(self, delta: ObservationDelta, newly_frozen: tuple[Int32Array, ...]) -> Int32Array:
-        """(n,) int32, what stands behind the frozen part once `newly_frozen` has joined it."""
+    def _next_tail(self, offset: int, tokens: Int32Array, newly_frozen: tuple[Int32Array, ...]) -> Int32Array:
+        """(n,) int32, what follows the frozen part once `newly_frozen` has joined it: `tokens`, from `offset` on."""
         frozen_length = len(self._frozen) + sum(map(len, newly_frozen))
         held_tail = EMPTY_TOKENS if newly_frozen else self._tail
-        kept = delta.tokens_offset - frozen_length
+        kept = offset - frozen_length
         if kept > len(held_tail):
-            raise ProtocolError(f"tokens before {delta.tokens_offset} are missing; call resume()")
-        if kept <= 0:
-            # A server may repeat frozen tokens; that they are the same is what the fingerprint proves.
-            return delta.tokens[-kept:]
-        return np.concatenate([held_tail[:kept], delta.tokens])
+            raise ProtocolError(f"tokens before {offset} are missing; call resume()")
+        if kept > 0:
+            return np.concatenate([held_tail[:kept], tokens])
+        # A server may repeat frozen tokens; that they are the same is what the fingerprint proves.
+        return tokens[-kept:] if kept else tokens
 
-    def _extend_messages(self, delta: ObservationDelta, given: tuple[Message, ...]) -> None:
-        if delta.messages_offset < self.message_count:
+    def _extend_messages(self, offset: int, messages: list[Message], given: tuple[Message, ...]) -> None:
+        if offset < len(self._messages):
             # Observations of earlier steps go on with the list as it was.
-            self._messages = self._messages[: delta.messages_offset]
-        else:
-            self._messages += given[: delta.messages_offset - self.message_count]
-        self._messages += delta.messages
+            self._messages = self._messages[:offset]
+        elif given:
+            self._messages += given[: offset - len(self._messages)]
+        self._messages += messages
 
     def _check_fingerprint(self, held: str, answered: str) -> None:
         if held != answered:

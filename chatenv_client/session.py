@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from chatenv_client import wire
@@ -28,7 +29,7 @@ from chatenv_client.models import (
     as_action,
     own_message,
 )
-from chatenv_client.tokens import EMPTY_TOKENS
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 
 
 class Session:
@@ -59,8 +60,12 @@ class Session:
 
         return Call("Reset", request, receive)
 
-    def step(self, action: Action) -> Call[StepResult]:
+    def step(self, action: Action, request: pb.StepRequest | None = None) -> Call[StepResult]:
         """Append one turn, on the condition that the server's episode is where this one is.
+
+        Args:
+            action: what to append.
+            request: an empty message that becomes the call's request; None: a new one.
 
         Raises:
             TypeError: it is neither an action, a message nor a list of messages.
@@ -69,22 +74,20 @@ class Session:
         mirror = self._live()
         action = as_action(action)
         if action.messages:
-            sampled, given = EMPTY_TOKENS, tuple(map(own_message, action.messages))
+            sampled, given, prompt = EMPTY_TOKENS, tuple(map(own_message, action.messages)), ""
         else:
-            sampled, given = action.tokens, ()
-        request = wire.step_to_proto(
+            sampled, given, prompt = action.tokens, (), mirror.prompt_fingerprint
+        request = pb.StepRequest() if request is None else request
+        wire.write_step(
+            request,
             action,
             episode_id=mirror.episode_id,
-            prompt_fingerprint="" if action.messages else mirror.prompt_fingerprint,
+            prompt_fingerprint=prompt,
             step_index=mirror.step_count,
             known_tokens=mirror.token_count + len(sampled),
             known_messages=mirror.message_count + len(given),
         )
-
-        def receive(response: pb.StepResponse) -> StepResult:
-            return _result(mirror.absorb(wire.observation_from_proto(response.observation), sampled, given))
-
-        return Call("Step", request, receive)
+        return Call("Step", request, partial(_take_step, mirror, sampled, given))
 
     def resume(self, episode_id: str) -> Call[StepResult]:
         """Take up an episode that is live on the server."""
@@ -139,5 +142,11 @@ class Session:
         return self._mirror
 
 
+def _take_step(
+    mirror: Mirror, sampled: Int32Array, given: tuple[Message, ...], response: pb.StepResponse
+) -> StepResult:
+    return _result(mirror.absorb(wire.observation_from_proto(response.observation), sampled, given))
+
+
 def _result(observation: ChatObservation) -> StepResult:
-    return StepResult(observation, observation.reward, observation.done)
+    return StepResult(observation, observation.reward, observation.terminated or observation.truncated)

@@ -55,9 +55,9 @@ class VectorSession:
         wanted = [None if action is None else as_action(action) for action in actions]
         due = {index for index, result in enumerate(self._all_shown()) if self._autoreset and result.done}
         stepping: Round[StepResult] = self._round()
-        for index, (session, action) in enumerate(zip(self.sessions, wanted, strict=True)):
-            if action is not None and index not in due:
-                stepping.plan(index, "Step", partial(session.step, action))
+        acting = {index: action for index, action in enumerate(wanted) if action is not None and index not in due}
+        if acting:
+            stepping.plan(list(acting), lambda index, request: self.sessions[index].step(acting[index], request))
         return self._restart(sorted(due), stepping), stepping
 
     def show(self, played: Round[StepResult]) -> list[StepResult]:

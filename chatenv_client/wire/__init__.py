@@ -35,7 +35,7 @@ from chatenv_client.wire.requests import (
     render_to_proto,
     reset_from_proto,
     reset_to_proto,
-    step_to_proto,
+    write_step,
 )
 from chatenv_client.wire.server_info import info_from_proto, info_to_proto
 
@@ -65,10 +65,10 @@ __all__ = [
     "reset_to_proto",
     "state_from_proto",
     "state_to_proto",
-    "step_to_proto",
     "trajectory_from_proto",
     "trajectory_to_proto",
     "turn_to_proto",
     "turns_from_proto",
     "write_observation",
+    "write_step",
 ]

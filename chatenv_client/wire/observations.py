@@ -21,22 +21,12 @@ from chatenv_client.wire.messages import messages_from_proto, write_message
 class ObservationDelta(NamedTuple):
     """What an answer adds to what its caller holds."""
 
-    episode_id: str
-    step_count: int
-    tokens_offset: int
-    """From this offset on, the stream is `tokens`."""
+    observation: ChatObservation
+    """All that the answer says, but for stream and conversation: these go on from `held_tokens` and `held_messages`."""
     tokens: Int32Array
-    """(n,) int32."""
-    messages_offset: int
-    """From this index on, the conversation is `messages`."""
+    """(n,) int32, the stream from `held_tokens` on."""
     messages: list[Message]
-    generation_prompt_length: int
-    prompt_fingerprint: str
-    reward: float | None
-    terminated: bool
-    truncated: bool
-    metadata: dict[str, Any]
-    fidelity: tuple[FidelityReport, ...]
+    """The conversation from `held_messages` on."""
 
 
 def write_observation(
@@ -88,20 +78,22 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         ProtocolError: a report is of an unknown kind.
         InvalidRequestError: a message or the metadata is malformed.
     """
-    return ObservationDelta(
+    metadata, fidelity, messages = encoded.metadata_json, encoded.fidelity, encoded.messages
+    observation = ChatObservation(
         episode_id=encoded.episode_id,
         step_count=encoded.step_count,
-        tokens_offset=encoded.tokens_offset,
-        tokens=unpack_tokens(encoded.tokens),
-        messages_offset=encoded.messages_offset,
-        messages=messages_from_proto(encoded.messages),
-        generation_prompt_length=encoded.generation_prompt_length,
-        prompt_fingerprint=encoded.prompt_fingerprint,
         reward=encoded.reward if encoded.HasField("reward") else None,
         terminated=encoded.terminated,
         truncated=encoded.truncated,
-        metadata=load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
-        fidelity=fidelity_from_proto(encoded.fidelity),
+        metadata=load_object(metadata, "metadata", Reason.BAD_METADATA) if metadata else {},
+        generation_prompt_length=encoded.generation_prompt_length,
+        fidelity=fidelity_from_proto(fidelity) if fidelity else (),
+        prompt_fingerprint=encoded.prompt_fingerprint,
+        held_tokens=encoded.tokens_offset,
+        held_messages=encoded.messages_offset,
+    )
+    return ObservationDelta(
+        observation, unpack_tokens(encoded.tokens), messages_from_proto(messages) if messages else []
     )
 
 

@@ -114,7 +114,8 @@ def _policies(request: pb.ResetRequest) -> dict[str, Any]:
     return {key: policy for key, policy in asked.items() if policy is not None}
 
 
-def step_to_proto(
+def write_step(
+    request: pb.StepRequest,
     action: ChatAction,
     *,
     episode_id: str,
@@ -122,10 +123,11 @@ def step_to_proto(
     step_index: int | None = None,
     known_tokens: int = 0,
     known_messages: int = 0,
-) -> pb.StepRequest:
-    """A Step with the messages of an action, or with its tokens when it has none.
+) -> None:
+    """Write a Step with the messages of an action, or with its tokens when it has none, into an empty request.
 
     Args:
+        request: where to write it.
         action: what to append.
         episode_id: the episode.
         prompt_fingerprint: of the prompt that the caller holds, for an action that names none; empty: no check.
@@ -136,27 +138,26 @@ def step_to_proto(
     Raises:
         InvalidRequestError: a message is neither text nor JSON, or model_version or prompt_fingerprint is no text.
     """
+    request.episode_id = episode_id
+    if step_index is not None:
+        request.step_index = step_index
+    request.known_tokens = known_tokens
+    request.known_messages = known_messages
     try:
-        request = pb.StepRequest(
-            episode_id=episode_id,
-            step_index=step_index,
-            known_tokens=known_tokens,
-            known_messages=known_messages,
-            model_version=action.model_version,
-            prompt_fingerprint=action.prompt_fingerprint or prompt_fingerprint,
-        )
+        request.model_version = action.model_version
+        request.prompt_fingerprint = action.prompt_fingerprint or prompt_fingerprint
     except TypeError as error:
         what = "model_version and prompt_fingerprint of an action are texts"
         raise InvalidRequestError(what, reason=Reason.BAD_ACTION) from error
     if action.stop_reason is not None:
         request.stop_reason = STOP_REASON.number(action.stop_reason)  # type: ignore[assignment]
-    for message in action.messages:
-        write_message(request.messages.add(), message)
-    if not action.messages:
+    if action.messages:
+        for message in action.messages:
+            write_message(request.messages.add(), message)
+    else:
         pack_tokens(request, action.tokens)
     if action.logprobs is not None:
         pack_logprobs(request, action.logprobs)
-    return request
 
 
 def action_from_proto(request: pb.StepRequest) -> ChatAction:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.batch import PART_ITEMS, Round
+from chatenv_client.batch import MIDDLE_ITEMS, Round
 from chatenv_client.calls import Call
 from chatenv_client.models import Limits
 
@@ -26,9 +26,9 @@ def test_parts_keep_the_limits_and_hold_every_call_once(asked: list[tuple[str, i
         request = getattr(pb, f"{method}Request")(episode_id="a" * size)
         round_.ask(index, partial(Call, method, request, bool))
     parts = list(round_.parts(Limits(max_message_bytes=LARGEST, max_batch_items=max_items)))
-    assert sorted(index for part in parts for index, _ in part.items) == list(range(len(asked)))
+    assert sorted(index for part in parts for index in part.items) == list(range(len(asked)))
     for part in parts:
-        (method,) = {asked[index][0] for index, _ in part.items}
+        (method,) = {asked[index][0] for index in part.items}
         assert part.method == {"Reset": "BatchReset", "Step": "BatchStep"}.get(method, method)
-        assert len(part.items) <= (min(PART_ITEMS, max_items or PART_ITEMS) if method != "CloseEpisode" else 1)
+        assert len(part.items) <= (min(MIDDLE_ITEMS, max_items or MIDDLE_ITEMS) if method != "CloseEpisode" else 1)
         assert len(part.items) == 1 or part.request.ByteSize() <= LARGEST

@@ -31,21 +31,14 @@ class Plain:
 
     def delta(self, tokens_offset: int, messages_offset: int) -> ObservationDelta:
         stream = as_token_ids([*self.frozen, *self.tail])
-        return ObservationDelta(
+        observation = ChatObservation(
             episode_id="e",
             step_count=self.step_count,
-            tokens_offset=tokens_offset,
-            tokens=stream[tokens_offset:],
-            messages_offset=messages_offset,
-            messages=self.messages[messages_offset:],
-            generation_prompt_length=0,
             prompt_fingerprint=fingerprint_of(stream),
-            reward=None,
-            terminated=False,
-            truncated=False,
-            metadata={},
-            fidelity=(),
+            held_tokens=tokens_offset,
+            held_messages=messages_offset,
         )
+        return ObservationDelta(observation, stream[tokens_offset:], self.messages[messages_offset:])
 
     def step(self, sampled: list[int], tail: list[int]) -> None:
         if sampled:
@@ -91,9 +84,9 @@ def test_the_mirror_shows_what_the_server_holds_and_earlier_observations_stay(
         {"step_count": 2},
         {"step_count": 0},
         {"episode_id": "another"},
-        {"tokens_offset": 9},
-        {"tokens_offset": 1},
-        {"messages_offset": 5},
+        {"held_tokens": 9},
+        {"held_tokens": 1},
+        {"held_messages": 5},
         {"prompt_fingerprint": "0" * 32},
         {"tokens": as_token_ids([1, 2, 4])},
     ],
@@ -103,9 +96,14 @@ def test_an_answer_that_does_not_follow_is_refused_and_changes_nothing(wrong: di
     plain, mirror = Plain([1]), Mirror("e")
     before = mirror.absorb(plain.delta(0, 0))
     plain.step([2], [3])
-    right = plain.delta(0, 0)
+    right, misled = plain.delta(0, 0), plain.delta(0, 0)
+    for name, value in wrong.items():
+        if name == "tokens":
+            misled = misled._replace(tokens=value)
+        else:
+            setattr(misled.observation, name, value)
     with pytest.raises(ProtocolError):
-        mirror.absorb(right._replace(**wrong), as_token_ids([2]))
+        mirror.absorb(misled, as_token_ids([2]))
     assert (mirror.step_count, mirror.token_count) == (0, 1)
     assert shown(before) == ([1], [], fingerprint_of(np.array([1], np.int32)))
     assert shown(mirror.absorb(right, as_token_ids([2])))[0] == [1, 2, 3]

@@ -78,10 +78,11 @@ def test_what_is_held_and_what_is_answered_make_the_whole(
     whole = observation(committed, tail, 5, held_tokens=held, held_messages=held_messages)
     encoded = encoded_of(whole, known_tokens=known, known_messages=known_messages)
     delta = observation_from_proto(pb.Observation.FromString(encoded.SerializeToString()))
-    assert delta.tokens_offset <= min(known, held)
-    assert delta.messages_offset <= min(known_messages, held_messages)
-    assert [*whole.token_ids[: delta.tokens_offset], *delta.tokens] == [*committed, *tail]
-    assert [*whole.messages[: delta.messages_offset], *delta.messages] == whole.messages
+    told = delta.observation
+    assert told.held_tokens <= min(known, held)
+    assert told.held_messages <= min(known_messages, held_messages)
+    assert [*whole.token_ids[: told.held_tokens], *delta.tokens] == [*committed, *tail]
+    assert [*whole.messages[: told.held_messages], *delta.messages] == whole.messages
 
 
 @given(reports, st.none() | st.floats(allow_nan=False), st.booleans(), st.booleans())
@@ -98,7 +99,7 @@ def test_the_result_of_a_step_arrives_as_it_was(
         "prompt_fingerprint": "f" * 32,
     }
     delta = observation_from_proto(encoded_of(observation([1], [2], 1, **given_result)))
-    assert {key: getattr(delta, key) for key in given_result} == given_result
+    assert {key: getattr(delta.observation, key) for key in given_result} == given_result
 
 
 def test_an_answer_to_a_caller_who_holds_the_history_is_no_larger_for_a_longer_history() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chatenv_client import ChatAction, InvalidRequestError, ResetOptions, StopReason
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.models import ControlTokenPolicy, HistoryPolicy
-from chatenv_client.wire import action_from_proto, reset_from_proto, reset_to_proto, step_to_proto
+from chatenv_client.wire import action_from_proto, reset_from_proto, reset_to_proto, write_step
 
 objects = st.dictionaries(st.text(st.characters(codec="utf-8")), st.integers(-5, 5) | st.booleans(), max_size=3)
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=9)
@@ -50,6 +50,12 @@ actions = st.one_of(
         ChatAction, messages=st.lists(st.fixed_dictionaries({"role": texts, "content": texts}), min_size=1, max_size=3)
     ),
 )
+
+
+def _step(action: ChatAction, **options: Any) -> pb.StepRequest:
+    request = pb.StepRequest()
+    write_step(request, action, **options)
+    return request
 
 
 def shown(action: ChatAction) -> tuple[Any, ...]:
@@ -125,13 +131,13 @@ def test_a_malformed_reset_is_refused_by_its_field(request_: pb.ResetRequest, re
 
 @given(actions)
 def test_an_action_arrives_as_it_was_made(action: ChatAction) -> None:
-    sent = step_to_proto(action, episode_id="e").SerializeToString()
+    sent = _step(action, episode_id="e").SerializeToString()
     assert shown(action_from_proto(pb.StepRequest.FromString(sent))) == shown(action)
 
 
 def test_the_preview_of_a_message_is_not_sent() -> None:
     preview = ChatAction(tokens=[1, 2], messages=({"role": "user", "content": "a"},))
-    assert not step_to_proto(preview, episode_id="e").tokens
+    assert not _step(preview, episode_id="e").tokens
 
 
 @pytest.mark.parametrize("field", ["tokens", "prompt_fingerprint"])
@@ -152,7 +158,7 @@ def test_an_unknown_stop_reason_is_refused() -> None:
 def test_a_step_request_has_the_same_size_whatever_the_history() -> None:
     action = ChatAction(tokens=np.arange(128))
     short, long = (
-        step_to_proto(action, episode_id="e", step_index=200, known_tokens=known, known_messages=200).ByteSize()
+        _step(action, episode_id="e", step_index=200, known_tokens=known, known_messages=200).ByteSize()
         for known in (2**21, 2**28 - 1)
     )
     assert short == long

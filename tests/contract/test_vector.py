@@ -24,7 +24,7 @@ from chatenv_client import (
     UnavailableError,
     VectorChatEnv,
 )
-from chatenv_client.batch import PART_ITEMS
+from chatenv_client.batch import EDGE_ITEMS
 
 Serving = Callable[..., AbstractContextManager[str]]
 Sampler = Callable[..., ChatAction]
@@ -144,15 +144,15 @@ def test_an_action_of_wrong_parts_is_that_items_error_whatever_is_in_flight_alre
 def test_what_was_sent_is_taken_in_although_a_later_part_cannot_be_built(
     vector: Callable[..., VectorChatEnv], sample: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = vector(PART_ITEMS + 1)
+    env = vector(EDGE_ITEMS + 1)
     env.reset(messages=[HELLO])
     last = env._session.sessions[-1]
-    monkeypatch.setattr(last, "step", lambda _: 1 / 0)
+    monkeypatch.setattr(last, "step", lambda _action, _request: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        env.step([sample()] * (PART_ITEMS + 1))
+        env.step([sample()] * (EDGE_ITEMS + 1))
     monkeypatch.undo()
-    after = env.step([*([AGAIN] * PART_ITEMS), sample()])
-    assert [result.observation.step_count for result in after] == [*([2] * PART_ITEMS), 1]
+    after = env.step([*([AGAIN] * EDGE_ITEMS), sample()])
+    assert [result.observation.step_count for result in after] == [*([2] * EDGE_ITEMS), 1]
 
 
 def test_an_episode_that_is_over_is_refused_until_it_is_reset(vector: Callable[..., VectorChatEnv]) -> None:
