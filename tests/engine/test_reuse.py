@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -277,9 +277,12 @@ def test_a_template_that_decides_otherwise_every_time_is_left_alone() -> None:
 @pytest.mark.parametrize("content", ALL.values(), ids=ALL)
 def test_a_stream_is_the_same_with_all_that_was_learnt_and_with_nothing(content: str) -> None:
     engine = engine_for(content)
+    counts = content == ALL["its words"]
 
     @given(exchanges)
     def holds(said: list[tuple[str, str]]) -> None:
+        # Where a template writes a count before the text, rendering does not find a message of white space alone.
+        assume(not counts or all(question.strip() for _, question in said))
         assert played(engine, said, learning=True)[1] == played(engine, said, learning=False)[1]
 
     holds()
