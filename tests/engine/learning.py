@@ -10,7 +10,7 @@ from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.isolated_texts import Surroundings
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails
-from chatenv_server.engine.reuse.tail_lesson import TailRecording
+from chatenv_server.engine.reuse.tail_recording import TailRecording
 from chatenv_server.engine.template import FilledTemplate
 from chatenv_server.engine.template_renderer import TemplateRenderer
 

@@ -32,7 +32,7 @@ from chatenv_client.tokens import Int32Array
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine.codec import Codec, Encoded
 from chatenv_server.engine.isolated_texts import IsolatedTexts, Surroundings
-from chatenv_server.engine.reuse.recordings import MOST_LESSONS
+from chatenv_server.engine.reuse.recordings import MOST_RECORDINGS
 from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.running.process import start as start_server
 from chatenv_server.settings.settings import Settings
@@ -419,7 +419,7 @@ def _costs(
     subject: Subject, opening: str, answer: str, question: str, turns: int, *, reuses: bool
 ) -> list[tuple[int, int]]:
     """What each exchange costs of an episode in which the same is said again and again."""
-    _spend(subject, opening, answer, question, MOST_LESSONS + 2, reuses=reuses)  # until there is no more to learn
+    _spend(subject, opening, answer, question, MOST_RECORDINGS + 2, reuses=reuses)  # until there is no more to learn
     return _spend(subject, opening, answer, question, turns, reuses=reuses)
 
 

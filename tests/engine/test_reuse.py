@@ -17,9 +17,9 @@ from chatenv_client import TemplateRejectedError, Verdict
 from chatenv_server import ChatEnvironment
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.reuse import recording, reusing_tails, reusing_template, tail_lesson
+from chatenv_server.engine.reuse import recording, reusing_tails, reusing_template, tail_recording
 from chatenv_server.engine.reuse.recording_template import RecordingEnvironment, recording_template
-from chatenv_server.engine.reuse.recordings import MOST_LESSONS, MOST_SHAPES
+from chatenv_server.engine.reuse.recordings import MOST_RECORDINGS, MOST_SHAPES
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails
 from chatenv_server.engine.reuse.reusing_template import MOST_MESSAGES, ReusingTemplate
 from chatenv_server.engine.reuse.traced_text import MOST_CONDITIONS, Trace, TracedLength, TracedText
@@ -265,10 +265,10 @@ def test_a_template_that_loops_over_a_text_is_recorded_for_short_ones_alone(cont
 def test_a_template_that_decides_otherwise_every_time_is_left_alone() -> None:
     content = "{% if message.content | length == messages | length %}{{ 'L' }}{% endif %}{{ message.content | length }}"
     reusing = ReusingTemplate(ChatTemplate(template_writing(content)), {})
-    for number in range(3 * MOST_LESSONS):
+    for number in range(3 * MOST_RECORDINGS):
         reusing.render([user("a" * number)], True)
     (known,) = reusing._recordings.all()
-    assert len(known.recordings) == MOST_LESSONS
+    assert len(known.recordings) == MOST_RECORDINGS
 
 
 # -- streams --------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_a_template_that_passes_texts_through_is_learnt(content: str) -> None:
 
 @pytest.mark.parametrize("content", UNSEEN.values(), ids=UNSEEN)
 def test_a_template_that_looks_deeper_is_not_learnt(content: str) -> None:
-    said = [("General greetings", f"How do you do for the {number} time?") for number in range(MOST_LESSONS + 2)]
+    said = [("General greetings", f"How do you do for the {number} time?") for number in range(MOST_RECORDINGS + 2)]
     env, _ = played(engine_for(content), said, learning=True)
     assert not recorded_tails(env)
 
@@ -545,7 +545,7 @@ TAILS: dict[str, tuple[Any, str, Any, str, list[tuple[str, str]]]] = {
         [("General greetings \n ", "How do you do?")],
     ),
     "the message is written as it was given": (
-        tail_lesson,
+        tail_recording,
         "verbatim",
         lambda *_: (),
         TRIMMED,

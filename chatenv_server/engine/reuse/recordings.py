@@ -12,7 +12,7 @@ RecordingT = TypeVar("RecordingT")
 
 MOST_SHAPES: Final = 256
 """Shapes that are kept. Callers choose roles and keys, so there must be a bound."""
-MOST_LESSONS: Final = 8
+MOST_RECORDINGS: Final = 8
 """Renders of one shape that are recorded. A template that decides otherwise every time is left alone."""
 
 
@@ -27,7 +27,7 @@ class Known(Generic[RecordingT]):
     def learn(self, record: Callable[[], RecordingT | None]) -> None:
         """Record, unless the shape is met for the first time, and most are never met again, or enough was tried."""
         self.meetings += 1
-        if 1 < self.meetings <= MOST_LESSONS + 1:
+        if 1 < self.meetings <= MOST_RECORDINGS + 1:
             recording = record()
             if recording is not None:
                 self.recordings.append(recording)

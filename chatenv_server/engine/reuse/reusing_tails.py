@@ -1,7 +1,7 @@
 """Tails that are put together without a render, a search or a cut: those of one message after one finished turn.
 
 What the template writes around such a message is told by one recording of all the renders that its tail took
-(`tail_lesson.py`). It holds for every other exchange of the same shape whose texts meet the conditions, and whose turn
+(`tail_recording.py`). It holds for every other exchange of the same shape whose texts meet the conditions, and whose turn
 the template writes as it was sampled, or not, as it did then. Anything out of the ordinary is left to the writer of
 tails.
 """
@@ -17,7 +17,7 @@ from chatenv_server.engine.conversation import Tail, TailPlace
 from chatenv_server.engine.isolated_texts import Surroundings
 from chatenv_server.engine.reuse.recording import are_met, shape_of
 from chatenv_server.engine.reuse.recordings import Recordings
-from chatenv_server.engine.reuse.tail_lesson import TailRecording, WriteWith, learn
+from chatenv_server.engine.reuse.tail_recording import TailRecording, WriteWith, learn
 from chatenv_server.engine.tails import TailWriter
 
 
