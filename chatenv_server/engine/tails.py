@@ -58,7 +58,7 @@ class TailWriter:
         head = self.heads.constant(place.history.first())
         cut, places, after_fallback = self._cut(place, head, said, prepared)
         spoken = (one.start for one, message in zip(places, prepared, strict=True) if _stands_at(one, message))
-        limit = next(spoken, len(cut.text))
+        limit = max(next(spoken, len(cut.text)), _length_of_close(cut.text, self._profile.closers))
         rest = take_off_said(cut, last, self.turns.stop_text(last.stop_id), limit, self._profile)
         reports = [*([] if cut.exact else [rewritten(last)]), *rest.reports]
         if place.pending is not None and self.rewrites.has_come(place.pending, [said, *prepared], head):
@@ -129,6 +129,13 @@ def _after_cut(
 ) -> str:
     """What stands after the same cut with another tail."""
     return render([*head, cut.turn, *tail])[cut.position :]
+
+
+def _length_of_close(text: str, closers: Sequence[str]) -> int:
+    """How much of a text is the turn's close, where it begins with that: no message's place comes before."""
+    bare = text.lstrip()
+    found = next((closer for closer in closers if bare.startswith(closer)), None)
+    return 0 if found is None else len(text) - len(bare) + len(found)
 
 
 def _stands_at(place: Place, message: PreparedMessage) -> bool:

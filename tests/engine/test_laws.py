@@ -532,6 +532,17 @@ def test_11_whatever_was_sampled_somebody_can_answer(
     assert last in subject.chat_format.codec.decode(env.state.token_ids)
 
 
+@pytest.mark.law(11)
+def test_11_another_stop_token_leaves_no_close_before_a_message_that_the_template_alters() -> None:
+    phi = subject("phi3_5")
+    env = ChatEnvironment(phi.engine)
+    env.reset(messages=[user("Good morning.")], clock=CLOCK)
+    stop, close = (phi.chat_format.codec.id_of(text) for text in ("<|endoftext|>", "<|end|>"))
+    before = env.step(ChatAction(tokens=[*phi.encode("Good morning to you."), stop])).token_ids
+    after = env.step(_result("\r")).token_ids
+    assert close not in after[len(before) :].tolist()
+
+
 @pytest.mark.law(12)
 @law(dialogues())
 def test_12_what_is_read_from_a_canonical_turn_renders_to_the_same_text(subject: Subject, plan: Plan) -> None:

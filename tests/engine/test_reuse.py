@@ -277,12 +277,13 @@ def test_a_template_that_decides_otherwise_every_time_is_left_alone() -> None:
 @pytest.mark.parametrize("content", ALL.values(), ids=ALL)
 def test_a_stream_is_the_same_with_all_that_was_learnt_and_with_nothing(content: str) -> None:
     engine = engine_for(content)
-    counts = content == ALL["its words"]
+    counts, formats = content == ALL["its words"], content == ALL["formatted by its own method"]
 
     @given(exchanges)
     def holds(said: list[tuple[str, str]]) -> None:
         # Where a template writes a count before the text, rendering does not find a message of white space alone.
         assume(not counts or all(question.strip() for _, question in said))
+        assume(not formats or not any(set("{}") & set(question) for _, question in said))  # that would be rejected
         assert played(engine, said, learning=True)[1] == played(engine, said, learning=False)[1]
 
     holds()
@@ -332,7 +333,7 @@ def test_no_recording_keeps_the_texts_that_it_was_learnt_from() -> None:
     assert len(repr(recording)) < len(told)
     assert not len(recording.tail.tokens)
     gc.collect()
-    assert not [one for one in gc.get_objects() if isinstance(one, Trace) and told in one.texts]
+    assert not [one for one in gc.get_objects() if type(one) is Trace and told in one.texts]
 
 
 def test_no_shape_keeps_a_system_prompt() -> None:
