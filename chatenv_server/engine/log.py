@@ -139,7 +139,7 @@ class EpisodeLog:
 
     def turns(self) -> tuple[Turn, ...]:
         """All turns, the pending tail last."""
-        committed, extent = self._records.turns.first(self._head.written.turns), self._tail_extent()
+        committed, extent = self._records.turns.first(self._head.written.turns), _tail_extent(self._head)
         if extent is None:
             return committed
         return (*committed, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self._head.tail_reward))
@@ -165,26 +165,18 @@ class EpisodeLog:
         pending: list[Message] = head.messages[head.tail_message : head.message_count]  # type: ignore[assignment]
         return pending  # given ones, which are all kept
 
-    def _tail_extent(self) -> Extent | None:
-        """What the pending tail covers; None where it is no turn, having neither tokens nor messages."""
-        head = self._head
-        count, length = head.message_count - head.tail_message, len(head.tail.tokens)
-        if count == 0 and length == 0:
-            return None
-        return Extent(head.written.tokens, length, head.tail_step, head.tail_message, count)
-
     # -- where the log stands ---------------------------------------------------------------------
 
     @property
     def head(self) -> Head:
-        """Where the log stands: what `take_back` needs to undo all that comes."""
+        """Where the log stands."""
         return self._head
 
-    def take_back(self, head: Head) -> None:
-        """Stand where the log stood. Snapshots taken since then must not be used any more."""
-        self._move_to(head)
+    def stand_at(self, head: Head) -> None:
+        """Stand somewhere else: where the log stood before, to take a step back, or after what was just written.
 
-    def _move_to(self, head: Head) -> None:
+        Snapshots of what is taken back must not be used any more.
+        """
         self._head = head
         self._fingerprint = ""
 
@@ -203,7 +195,7 @@ class EpisodeLog:
         _refuse_rewriting(self.options.history_policy, tail.reports)
         head.messages[head.message_count :] = messages
         count = head.message_count + len(messages)
-        self._move_to(head._replace(tail=tail, message_count=count, tail_step=head.tail_step if pending else step))
+        self.stand_at(head._replace(tail=tail, message_count=count, tail_step=head.tail_step if pending else step))
         held = head.written.tokens + _shared_length(head.tail.tokens, tail.tokens)
         return Change(_news(tail.reports, head.tail.reports), held, count)
 
@@ -263,7 +255,7 @@ class EpisodeLog:
         )
         written = self._records.write(
             head.written,
-            self._template_part(starts_message=continued is None),
+            _template_part(head, starts_message=continued is None),
             Extent(len(self), len(tokens), step, index, int(continued is None)),
             tokens,
             last,
@@ -287,14 +279,6 @@ class EpisodeLog:
         cut_off = head.last is not None and head.last.stop_id is None
         return head.last if cut_off and head.message_count == head.tail_message else None
 
-    def _template_part(self, starts_message: bool) -> TemplatePart:
-        """The pending tail, as it is recorded before a span that begins a message of its own, or goes on with one."""
-        head, tail = self._head, self._head.tail
-        starts = [head.written.tokens + start for start in tail.message_starts]
-        if starts_message:
-            starts.append(len(self) - tail.generation_prompt_length)
-        return TemplatePart(self._tail_extent(), tail.tokens, starts, head.tail_reward, tail.reports)
-
     def _commit(self, tokens: Int32Array, last: SampledTurn, written: Written) -> None:
         """Stand after a span whose tail and tokens are written."""
         head, tail = self._head, self._head.tail
@@ -306,7 +290,7 @@ class EpisodeLog:
         else:
             # Snapshots handed out share the old list, in which the message must stay as it was.
             messages = [*head.messages[: last.message_index], last.message]
-        self._move_to(
+        self.stand_at(
             Head(
                 fingerprint=head.fingerprint.extended(tail.tokens, tokens),
                 written=written,
@@ -330,6 +314,23 @@ class EpisodeLog:
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
         elif self._head.written.turns:
             self._records.turns.reward(self._head.written.turns - 1, reward)
+
+
+def _tail_extent(head: Head) -> Extent | None:
+    """What the pending tail covers; None where it is no turn, having neither tokens nor messages."""
+    count, length = head.message_count - head.tail_message, len(head.tail.tokens)
+    if count == 0 and length == 0:
+        return None
+    return Extent(head.written.tokens, length, head.tail_step, head.tail_message, count)
+
+
+def _template_part(head: Head, *, starts_message: bool) -> TemplatePart:
+    """The pending tail, as it is recorded before a span that begins a message of its own, or goes on with one."""
+    tail = head.tail
+    starts = [head.written.tokens + start for start in tail.message_starts]
+    if starts_message:
+        starts.append(head.written.tokens + len(tail.tokens) - tail.generation_prompt_length)
+    return TemplatePart(_tail_extent(head), tail.tokens, starts, head.tail_reward, tail.reports)
 
 
 def _refuse_rewriting(policy: HistoryPolicy, reports: Sequence[FidelityReport]) -> None:

@@ -59,7 +59,7 @@ class EpisodeRecord:
     def take_back(self, moment: tuple[Head, Progress]) -> None:
         """Forget everything since `moment`."""
         head, self.progress = moment
-        self.log.take_back(head)
+        self.log.stand_at(head)
 
     def open(self) -> Change:
         """Append the opening messages. The episode is truncated if it is at a limit already.
