@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import chatenv_server
 from chatenv_client import ChatAction, ChatObservation, FidelityKind
 from chatenv_client.models import MessageSnapshot
 from chatenv_server import ChatEnvironment
@@ -116,7 +117,7 @@ def test_the_page_counts_the_turns(played: Played) -> None:
 
 
 def test_every_file_of_the_engine_has_a_line_that_says_what_it_owns() -> None:
-    folder = CHECKOUT / "chatenv_server" / "engine"
+    folder = Path(chatenv_server.__file__).parent / "engine"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if path.name != "__init__.py"}
     named = set(re.findall(r"`([a-z_/]+\.py)`", PAGE[PAGE.index("## Who owns what") :]))
     assert {name for name in files if not name.startswith("parsing/")} == named
@@ -124,6 +125,6 @@ def test_every_file_of_the_engine_has_a_line_that_says_what_it_owns() -> None:
 
 def test_the_picture_names_files_that_exist() -> None:
     picture = (CHECKOUT / "docs" / "engine.svg").read_text(encoding="utf-8")
-    folder = CHECKOUT / "chatenv_server" / "engine"
+    folder = Path(chatenv_server.__file__).parent / "engine"
     for name in re.findall(r"[a-z_/]+\.py", picture):
         assert (folder / name).is_file(), name

@@ -218,9 +218,12 @@ class WatchedCaller:
 
 def _digest(request: pb.StepRequest) -> bytes:
     """The same for two Steps exactly if they ask the same, whatever their callers hold already."""
-    asked = pb.StepRequest()
-    asked.CopyFrom(request)
+    held = pb.StepRequest(known_tokens=request.known_tokens, known_messages=request.known_messages)
+    if request.HasField("step_index"):
+        held.step_index = request.step_index
     for field in ("known_tokens", "known_messages", "step_index"):
-        asked.ClearField(field)
+        request.ClearField(field)
     # Equal messages without maps have equal bytes, as long as the same process writes them.
-    return hashlib.blake2b(asked.SerializeToString(), digest_size=16).digest()
+    asked = request.SerializeToString()
+    request.MergeFrom(held)  # as it was: a copy of the whole would double what long requests hold
+    return hashlib.blake2b(asked, digest_size=16).digest()
