@@ -12,7 +12,14 @@ from chatenv_client.models.messages import Message, MessageSnapshot, ToolCall, i
 from chatenv_client.models.observation import ChatObservation, Rendered, StepResult
 from chatenv_client.models.reset_options import ControlTokenPolicy, HistoryPolicy, ResetOptions
 from chatenv_client.models.server_info import Limits, ServerInfo, SpecialToken
-from chatenv_client.models.trajectory import Origin, Trajectory, Turn, loss_mask_of
+from chatenv_client.models.trajectory import (
+    Origin,
+    Trajectory,
+    Turn,
+    logprobs_of,
+    loss_mask_of,
+    turn_of_each_token,
+)
 
 __all__ = [
     "Action",
@@ -40,6 +47,8 @@ __all__ = [
     "Verdict",
     "as_action",
     "is_plain",
+    "logprobs_of",
     "loss_mask_of",
     "own_message",
+    "turn_of_each_token",
 ]

@@ -1,6 +1,6 @@
 """An episode as training wants it: its turns, and arrays as long as its token stream.
 
-The loss mask of a stream is computed from its turns here.
+What a stream's tokens have of their turns is computed here.
 """
 
 from __future__ import annotations
@@ -75,3 +75,19 @@ def loss_mask_of(turns: Sequence[Turn], length: int) -> BoolArray:
         if turn.origin is Origin.SAMPLED:
             mask[turn.start : turn.stop] = True
     return mask
+
+
+def logprobs_of(turns: Sequence[Turn], given: Float32Array, length: int) -> Float32Array:
+    """(length,) float32: the given logprobs at the tokens of the turns that have some, in order; NaN elsewhere."""
+    logprobs = np.full(length, np.nan, dtype=np.float32)
+    taken = 0
+    for turn in turns:
+        if turn.has_logprobs:
+            logprobs[turn.start : turn.stop] = given[taken : taken + turn.length]
+            taken += turn.length
+    return logprobs
+
+
+def turn_of_each_token(turns: Sequence[Turn]) -> Int32Array:
+    """(T,) int32, for every token the index of its turn."""
+    return np.repeat(np.arange(len(turns), dtype=np.int32), [turn.length for turn in turns])

@@ -9,7 +9,15 @@ import numpy as np
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import ProtocolError
-from chatenv_client.models import AuditReport, ChatState, Origin, Trajectory, Turn
+from chatenv_client.models import (
+    AuditReport,
+    ChatState,
+    Origin,
+    Trajectory,
+    Turn,
+    logprobs_of,
+    turn_of_each_token,
+)
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import (
     BoolArray,
@@ -145,7 +153,7 @@ def trajectory_from_proto(encoded: pb.GetTrajectoryResponse) -> Trajectory:
         tokens=tokens,
         loss_mask=_mask_of_runs(encoded.loss_mask_runs, len(tokens)),
         logprobs=_spread_logprobs(unpack_logprobs(encoded.logprobs), turns, len(tokens)),
-        turn=_turn_of_each_token(turns, len(tokens)),
+        turn=_turn_index(turns, len(tokens)),
         turns=turns,
         fidelity=fidelity_from_proto(encoded.fidelity),
         terminated=encoded.terminated,
@@ -170,18 +178,12 @@ def _mask_of_runs(runs: Sequence[int], length: int) -> BoolArray:
 
 
 def _spread_logprobs(given: Float32Array, turns: Sequence[Turn], length: int) -> Float32Array:
-    with_logprobs = [turn for turn in turns if turn.has_logprobs]
-    _check_length("the logprobs", len(given), sum(turn.length for turn in with_logprobs))
-    logprobs = np.full(length, np.nan, dtype=np.float32)
-    taken = 0
-    for turn in with_logprobs:
-        logprobs[turn.start : turn.stop] = given[taken : taken + turn.length]
-        taken += turn.length
-    return logprobs
+    _check_length("the logprobs", len(given), sum(turn.length for turn in turns if turn.has_logprobs))
+    return logprobs_of(turns, given, length)
 
 
-def _turn_of_each_token(turns: Sequence[Turn], length: int) -> Int32Array:
-    index = np.repeat(np.arange(len(turns), dtype=np.int32), [turn.length for turn in turns])
+def _turn_index(turns: Sequence[Turn], length: int) -> Int32Array:
+    index = turn_of_each_token(turns)
     _check_length("the turns", len(index), length)
     return index
 

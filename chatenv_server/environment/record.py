@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from chatenv_client.errors import PromptMismatchError
 from chatenv_client.models import (
@@ -17,11 +14,11 @@ from chatenv_client.models import (
     FidelityReport,
     StopReason,
     Trajectory,
-    Turn,
+    logprobs_of,
     loss_mask_of,
     own_message,
+    turn_of_each_token,
 )
-from chatenv_client.tokens import Float32Array
 from chatenv_server.engine import EpisodeLog
 from chatenv_server.engine.log import Change, Head
 from chatenv_server.environment.options import EpisodeOptions
@@ -166,21 +163,10 @@ class EpisodeRecord:
             episode_id=self.episode_id,
             tokens=tokens,
             loss_mask=loss_mask_of(turns, len(tokens)),
-            logprobs=_spread(log.logprobs(), turns, len(tokens)),
-            turn=np.repeat(np.arange(len(turns), dtype=np.int32), [turn.length for turn in turns]),
+            logprobs=logprobs_of(turns, log.logprobs(), len(tokens)),
+            turn=turn_of_each_token(turns),
             turns=turns,
             fidelity=log.reports(),
             terminated=progress.terminated,
             truncated=progress.truncated,
         )
-
-
-def _spread(logprobs: Float32Array, turns: Sequence[Turn], length: int) -> Float32Array:
-    """(length,) float32: the logprobs at the tokens they belong to, NaN elsewhere."""
-    spread = np.full(length, np.nan, dtype=np.float32)
-    taken = 0
-    for turn in turns:
-        if turn.has_logprobs:
-            spread[turn.start : turn.stop] = logprobs[taken : taken + turn.length]
-            taken += turn.length
-    return spread
