@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
-from chatenv_client import wire
 from chatenv_client._connection import Connection, yielding_to
-from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.batch import Part, Round
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
@@ -167,7 +165,7 @@ class VectorChatEnv:
         in_flight: deque[tuple[Part[ResultT], Any]] = deque()
         try:
             for part in round_.parts(self._server_limits(timeout_s)):
-                in_flight.append((part, self._begin(part.method, part.request, timeout_s)))
+                in_flight.append((part, self._connection.future(part.method, part.request, timeout_s)))
                 if len(in_flight) == CALLS_IN_FLIGHT:
                     self._finish(*in_flight.popleft(), timeout_s)
         finally:
@@ -176,23 +174,19 @@ class VectorChatEnv:
                 self._finish(*in_flight.popleft(), timeout_s)
         return round_
 
-    def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        """Make a call; gRPC's future of its answer."""
-        return self._connection.future(method, request, timeout_s)
-
     def _finish(self, part: Part[ResultT], call: Any, timeout_s: float | None) -> None:
         try:
             response = _answer(call)
         except ChatEnvError as error:
             for smaller in part.fail(error):
-                self._finish(smaller, self._begin(smaller.method, smaller.request, timeout_s), timeout_s)
+                call = self._connection.future(smaller.method, smaller.request, timeout_s)
+                self._finish(smaller, call, timeout_s)
         else:
             part.receive(response)
 
     def _server_limits(self, timeout_s: float | None) -> Limits:
         if self._limits is None:
-            answer = _answer(self._begin("GetServerInfo", pb.GetServerInfoRequest(), timeout_s))
-            self._limits = wire.info_from_proto(answer).limits
+            self._limits = self._connection.make(self._session.server_info(), timeout_s).limits
         return self._limits
 
 

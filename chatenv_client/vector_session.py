@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from chatenv_client.batch import Round
-from chatenv_client.models import Action, ResetOptions, StepResult, Trajectory, as_action
+from chatenv_client.calls import Call
+from chatenv_client.models import Action, ResetOptions, ServerInfo, StepResult, Trajectory, as_action
 from chatenv_client.session import Session
 
 
@@ -81,6 +82,10 @@ class VectorSession:
         for index, session in enumerate(self.sessions):
             reading.ask(index, session.trajectory)
         return reading
+
+    def server_info(self) -> Call[ServerInfo]:
+        """Ask what the server is."""
+        return self.sessions[0].server_info()
 
     def close(self) -> Round[None]:
         """End all live episodes."""
