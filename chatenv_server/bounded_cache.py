@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -39,6 +39,14 @@ class BoundedCache(Generic[KeyT, ValueT]):
                 return None
             self._values.move_to_end(key)
             return self._values[key]
+
+    def get_or_put(self, key: KeyT, make: Callable[[], ValueT]) -> ValueT:
+        """The value of a key, made and kept if none is. Two threads that ask at once may make it twice."""
+        value = self.get(key)
+        if value is None:
+            value = make()
+            self.put(key, value)
+        return value
 
     def put(self, key: KeyT, value: ValueT) -> None:
         """Keep a value, in the place of what the key had before."""

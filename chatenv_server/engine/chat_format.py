@@ -15,7 +15,7 @@ from chatenv_server.engine.parsing import ResponseTemplateParser, TurnParser
 from chatenv_server.engine.probe import probe
 from chatenv_server.engine.probe_messages import user
 from chatenv_server.engine.profile import Profile
-from chatenv_server.engine.template import ChatTemplate, clock_at
+from chatenv_server.engine.template import ChatTemplate, variables_of
 
 _MOST_KEPT = 64
 """Different template arguments whose parser is kept. Callers choose them, so there must be a bound."""
@@ -55,21 +55,12 @@ class ChatFormat:
         """The parser for turns sampled under these template arguments."""
         # They may decide whether a thought is open already when sampling starts.
         key = json.dumps(template_kwargs, sort_keys=True, default=str)
-        parser = self._parsers.get(key)
-        if parser is None:
-            parser = self._learn_parser(template_kwargs)
-            if len(key) <= _LONGEST_KEPT:
-                self._parsers.put(key, parser)
-        return parser
+        if len(key) > _LONGEST_KEPT:
+            return self._learn_parser(template_kwargs)
+        return self._parsers.get_or_put(key, lambda: self._learn_parser(template_kwargs))
 
     def _learn_parser(self, template_kwargs: Mapping[str, Any]) -> TurnParser:
-        variables = {
-            **self.special_tokens,
-            **template_kwargs,
-            "tools": None,
-            "documents": None,
-            "strftime_now": clock_at(0.0),
-        }
+        variables = variables_of(self.special_tokens, template_kwargs)
 
         def render(messages: Sequence[Mapping[str, Any]], prompt: bool) -> str | None:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.probe_messages import assistant, user
 from chatenv_server.engine.reuse.reusing_template import ReusingTemplate
-from chatenv_server.engine.template import clock_at
+from chatenv_server.engine.template import variables_of
 from chatenv_server.engine.template_renderer import TemplateRenderer
 
 _MOST_KEPT: Final = 64
@@ -44,12 +44,9 @@ class ExactPath:
         # The order of keys counts, since templates write tools with `tojson`.
         inputs = json.dumps([options.tools, options.template_kwargs])
         key = (inputs, *policies)
-        renderer = self._renderers.get(key)
-        if renderer is None:
-            renderer = TemplateRenderer(self.chat_format, options)
-            if len(inputs) <= _LONGEST_KEPT:
-                self._renderers.put(key, renderer)
-        return renderer
+        if len(inputs) > _LONGEST_KEPT:
+            return TemplateRenderer(self.chat_format, options)
+        return self._renderers.get_or_put(key, lambda: TemplateRenderer(self.chat_format, options))
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""
@@ -75,12 +72,7 @@ class ExactPath:
 
     def _reuses_renders(self) -> bool:
         """Whether a plain conversation needs no second render; see `ReusingTemplate`."""
-        variables: Mapping[str, Any] = {
-            **self.chat_format.special_tokens,
-            "tools": None,
-            "documents": None,
-            "strftime_now": clock_at(0.0),
-        }
+        variables = variables_of(self.chat_format.special_tokens)
         messages = [self.chat_format.profile.forms.apply(message) for message in (user(), assistant("x"), user())]
         try:
             return ReusingTemplate(self.chat_format.template, variables).reuses(messages, True)

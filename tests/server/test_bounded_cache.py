@@ -28,6 +28,14 @@ def test_a_value_that_is_put_again_takes_the_place_of_the_old_one_and_counts_as_
     assert [cache.get(key) for key in "abc"] == [3, None, 4]
 
 
+def test_a_value_is_made_where_none_is_kept_and_then_kept() -> None:
+    cache: BoundedCache[str, list[int]] = BoundedCache(1)
+    made = cache.get_or_put("a", list)
+    assert cache.get_or_put("a", list) is made
+    cache.put("b", [])
+    assert cache.get_or_put("a", list) is not made
+
+
 @given(st.integers(1, 3), st.lists(st.tuples(st.sampled_from("pg"), st.integers(0, 3)), min_size=5))
 def test_it_keeps_what_was_used_last_and_no_more(size: int, uses: list[tuple[str, int]]) -> None:
     cache: BoundedCache[int, int] = BoundedCache(size)

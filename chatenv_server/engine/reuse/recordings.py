@@ -41,11 +41,7 @@ class Recordings(Generic[RecordingT]):
 
     def of(self, shape: Any) -> Known[RecordingT]:
         """What is known of a shape; empty for a new one."""
-        known = self._known.get(shape)
-        if known is None:
-            known = Known()
-            self._known.put(shape, known)
-        return known
+        return self._known.get_or_put(shape, Known)
 
     def all(self) -> list[Known[RecordingT]]:
         """What is known of every shape that is kept."""
