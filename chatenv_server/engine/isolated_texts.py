@@ -104,13 +104,16 @@ class IsolatedTexts:
         elif len(whole) <= _LONGEST_KEPT:
             ids += self._encode_short(whole)
         else:
-            ahead = self._ahead.pop(whole, None)
-            ids += self._encode_one(whole) if ahead is None else ahead
+            ids += self._encode_unless_ahead(whole)
 
     def _encode_marked(self, whole: str, marks: tuple[int, ...]) -> tuple[list[int], list[int]]:
         """Ids of a text, without the control token that it begins with, and the index of each marked character's."""
         encoding = encoding_of(self._tokenizer, whole)
         return encoding.ids[1:], [token_at(encoding, mark) - 1 for mark in marks]
+
+    def _encode_unless_ahead(self, whole: str) -> list[int]:
+        ahead = self._ahead.pop(whole, None)
+        return self._encode_one(whole) if ahead is None else ahead
 
     def _encode_one(self, whole: str) -> list[int]:
         return self._encode([whole])[0]
@@ -147,9 +150,7 @@ class IsolatedTexts:
     def encode_in(self, surroundings: Surroundings, text: str) -> Int32Array:
         """(n,) int32, the ids of a text with what stands around it."""
         whole = surroundings.opening + text + surroundings.closing
-        ids = self._ahead.pop(whole, None)
-        if ids is None:
-            ids = self._encode_one(whole)
+        ids = self._encode_unless_ahead(whole)
         return np.concatenate((surroundings.lead, np.array(ids, dtype=np.int32), surroundings.trail))
 
     def expect(self, role: str, surroundings: Surroundings) -> None:

@@ -11,7 +11,7 @@ from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Tail, TailPlace
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.openings import OpeningWriter
-from chatenv_server.engine.reuse.reusing_tails import ReusingTails, Tails
+from chatenv_server.engine.reuse.reusing_tails import ReusingTails
 from chatenv_server.engine.reuse.reusing_template import ReusingTemplate
 from chatenv_server.engine.tail_encoder import TailEncoder
 from chatenv_server.engine.tails import TailWriter
@@ -50,7 +50,9 @@ class TemplateRenderer:
 
         if tails_of is None:
             self._writer = write_with(fill)
-            self._tails: Tails = ReusingTails(self._writer, write_with) if reuses_tails else self._writer
+            self._tails: TailWriter | ReusingTails = (
+                ReusingTails(self._writer, write_with) if reuses_tails else self._writer
+            )
             self._template = self._writer.template
         else:
             self._writer, self._tails = tails_of._writer, tails_of._tails

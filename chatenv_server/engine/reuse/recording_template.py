@@ -19,11 +19,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from chatenv_server.engine.reuse.traced_text import (
-    Applied,
     Trace,
     TracedLength,
     TracedText,
-    expression_of,
     joined,
     trace_of,
 )
@@ -80,12 +78,13 @@ class RecordingEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.filters = {name: _filter(name, function) for name, function in self.filters.items()}
+        self.filters = _spoiling_but(_SEEN_FILTERS, self.filters)
         self.filters |= {"count": _length, "join": _join, "length": _length, "replace": _replace, "trim": _trim}
         plain: dict[str, Any] = dict(self.tests)
-        self.tests = {name: _test(name, function) for name, function in plain.items()}
-        self.tests |= {name: _text_or(plain[name]) for name in ("iterable", "sequence")}
-        self.tests |= {name: _length_or(plain[name]) for name in ("integer", "number")}
+        self.tests = _spoiling_but(_SEEN_TESTS, plain)
+        # They would count the letters of a text to find out, and all texts are sequences.
+        self.tests |= {name: _is_or(TracedText, plain[name]) for name in ("iterable", "sequence")}
+        self.tests |= {name: _is_or(TracedLength, plain[name]) for name in ("integer", "number")}
         self.tests["in"] = self.holds
 
     def holds(self, needle: Any, haystack: Any) -> bool:
@@ -163,12 +162,8 @@ def recording_template(source: str) -> RecordingTemplate:
     return RecordingTemplate(source)
 
 
-def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    return function if name in _SEEN_FILTERS else _spoiling(function)
-
-
-def _test(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    return function if name in _SEEN_TESTS else _spoiling(function)
+def _spoiling_but(seen: frozenset[str], functions: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
+    return {name: function if name in seen else _spoiling(function) for name, function in functions.items()}
 
 
 def _spoiling(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,13 +177,8 @@ def _spoiling(function: Callable[..., Any]) -> Callable[..., Any]:
     return asked
 
 
-def _text_or(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    # They would count the letters of a text to find out, and all texts are sequences.
-    return lambda value: isinstance(value, TracedText) or test(value)
-
-
-def _length_or(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, TracedLength) or test(value)
+def _is_or(kind: type[Any], test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind) or test(value)
 
 
 def _length(value: Any) -> Any:
@@ -204,7 +194,7 @@ def _trim(text: Any, characters: str | None = None) -> Any:
 
 
 def _followed(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The value of a method of texts, whichever of its arguments is traced."""
+    """The value of a function that gives a text, whichever of its arguments is traced."""
     value, trace = function(*arguments), trace_of(arguments)
     return value if trace is None else trace.result(function, arguments, value)
 
@@ -215,17 +205,8 @@ def _join(items: Any, separator: str = "", attribute: Any = None) -> str:
 
 
 def _tojson(value: Any, *arguments: Any, **options: Any) -> str:
-    text = write_json(value, *arguments, **options)
-    trace = trace_of(value)
-    if trace is None or not trace.is_open:
-        return text
-    return TracedText.made(
-        text, trace, Applied(partial(_written, arguments, tuple(options.items())), (expression_of(value),))
-    )
-
-
-def _written(arguments: Sequence[Any], options: Sequence[tuple[str, Any]], value: Any) -> str:
-    return write_json(value, *arguments, **dict(options))
+    text: str = _followed(partial(write_json, **options), value, *arguments)
+    return text
 
 
 _ENVIRONMENT = configured(RecordingEnvironment)

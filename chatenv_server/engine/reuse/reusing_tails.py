@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from chatenv_client.models import FidelityReport, Message
 from chatenv_server.engine.conversation import Tail, TailPlace
@@ -19,13 +19,6 @@ from chatenv_server.engine.reuse.recording import are_met, shape_of
 from chatenv_server.engine.reuse.recordings import Recordings
 from chatenv_server.engine.reuse.tail_recording import TailRecording, WriteWith, learn
 from chatenv_server.engine.tails import TailWriter
-
-
-class Tails(Protocol):
-    """Writes the tails of episodes, as `TailWriter` does."""
-
-    def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
-        """See `Renderer`."""
 
 
 class Exchange(NamedTuple):

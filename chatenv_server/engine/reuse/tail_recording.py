@@ -104,7 +104,7 @@ def learn(write_with: WriteWith, place: TailPlace, message: Message, texts: Text
         written = writer.write(place._replace(last=turn), [given])
     except (_NotRecordedError, ChatEnvError):
         return None
-    if not trace.is_complete or written.after_fallback or written.cut is None:
+    if not trace.is_complete or written.after_fallback:
         return None
     (start,) = writer.encoder.message_starts(written)
     prompt = len(writer.encoder.prompt_at_end(written.text))
@@ -116,8 +116,10 @@ def _recording(
     trace: Trace, texts: Texts, content: TracedText, last: SampledTurn, written: WrittenTail, tail: Tail
 ) -> TailRecording | None:
     cut = written.cut
-    shown = _split(expression_of(cut.rendered), len(written.text), texts) if cut is not None else None
-    if cut is None or shown is None:
+    if cut is None:
+        return None
+    shown = _split(expression_of(cut.rendered), len(written.text), texts)
+    if shown is None:
         return None
     said, parts = shown
     expressions = [part for part in parts if type(part) is not str]
