@@ -13,7 +13,6 @@ from chatenv_server.doctor.facts import TemplateFacts, read_facts
 from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 _BORROWED_VOCABULARY: Final = "gpt2"
@@ -53,7 +52,7 @@ def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checku
         tokenizer_fingerprint=engine.tokenizer_fingerprint,
         template_fingerprint=engine.template_fingerprint,
         exact_path=engine.exact,
-        facts=read_facts(chat_format) if isinstance(chat_format, ChatFormat) else None,
+        facts=read_facts(chat_format) if chat_format is not None else None,
         examinations=examine(engine, Reference(tokenizer, engine)),
     )
 

@@ -20,7 +20,6 @@ from chatenv_server.doctor.reference import NotTakenError, Reference
 from chatenv_server.doctor.sampling import SampledText, sampled_text, shown
 from chatenv_server.doctor.scenarios import SCENARIOS, TOOLS, Ending, Round, Scenario, looking_for
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.environment.environment import ChatEnvironment
 
 EXPLAINS_TEXT: Final = frozenset(
@@ -91,7 +90,7 @@ class Examination:
 
 def examine(engine: TokenEngine, reference: Reference, scenarios: Sequence[Scenario] = SCENARIOS) -> list[Examination]:
     """Play the scenarios, and some with the texts that the template itself looks for."""
-    looked_for = engine.chat_format.template.tested_texts if isinstance(engine.chat_format, ChatFormat) else ()
+    looked_for = engine.chat_format.template.tested_texts if engine.chat_format is not None else ()
     special = [scenario for text in looked_for[:_MOST_LOOKED_FOR] for scenario in looking_for(text)]
     return [_Examiner(engine, reference, scenario).run() for scenario in (*scenarios, *special)]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message, ToolCall
 from chatenv_server.doctor.scenarios import TOOLS
 from chatenv_server.engine.chat_format import ChatFormat
-from chatenv_server.engine.template import RESERVED_NAMES, clock_at
+from chatenv_server.engine.template import RESERVED_NAMES, variables_of
 
 _USER, _SYSTEM, _SAID, _THOUGHT = "Zq7xU1vW", "Zq7xY2vW", "Zq7xA3vW", "Zq7xR4vW"
 _TWO_DAYS: Final = (0.0, 400 * 24 * 3600.0)
@@ -110,12 +110,9 @@ class _Reader:
             return ""
 
     def _rendered(self, messages: Sequence[Message], prompt: bool, tools: bool, clock: float) -> str:
-        variables: dict[str, Any] = {
-            **self._format.special_tokens,
-            "tools": list(TOOLS) if tools else None,
-            "documents": None,
-            "strftime_now": clock_at(clock),
-        }
+        variables = variables_of(
+            self._format.special_tokens, tools=list(TOOLS) if tools else None, clock_unix_seconds=clock
+        )
         prepared = [self._format.profile.forms.apply(message) for message in messages]
         return self._format.template.render(prepared, variables, add_generation_prompt=prompt)
 
@@ -147,8 +144,7 @@ class _Reader:
         before, found, after = given.partition(_SYSTEM)
         if found and len(without) > len(before) + len(after) and without.startswith(before) and without.endswith(after):
             return without[len(before) : len(without) - len(after)].strip()
-        markup = self._format.codec.added.texts.values()
-        bare = re.sub("|".join(map(re.escape, sorted(markup, key=len, reverse=True))) or "(?!)", "", without).strip()
+        bare = self._format.codec.added.pattern.sub("", without).strip()
         return bare if len(bare.split()) > 2 else ""
 
     def _trims(self, role: str) -> bool:

@@ -16,8 +16,7 @@ from typing import Any
 
 from chatenv_server.doctor.scenarios import CONTROL_TEXT, TOOLS
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.chat_format import ChatFormat
-from chatenv_server.engine.controls import map_strings
+from chatenv_server.engine.controls import any_of, map_strings
 from chatenv_server.engine.forms import Forms
 
 
@@ -41,8 +40,8 @@ class Reference:
     def __init__(self, tokenizer: Any, engine: TokenEngine) -> None:
         self._tokenizer = _as_transformers(tokenizer)
         chat_format = engine.chat_format
-        self._template = chat_format.template.source if isinstance(chat_format, ChatFormat) else None
-        self._forms = chat_format.profile.forms if isinstance(chat_format, ChatFormat) else Forms()
+        self._template = chat_format.template.source if chat_format is not None else None
+        self._forms = chat_format.profile.forms if chat_format is not None else Forms()
         self._texts: dict[str, str] = {}
 
     @property
@@ -124,8 +123,7 @@ class Reference:
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
-        longest_first = sorted(self.special_texts, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        return any_of(self.special_texts)
 
     def specials_in(self, text: str) -> list[re.Match[str]]:
         """Where special tokens stand in a text."""

@@ -18,8 +18,9 @@ from tokenizers import AddedToken
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message, ToolCall
 from chatenv_server.doctor.scenarios import TOOLS
+from chatenv_server.engine.controls import any_of
 from chatenv_server.engine.forms import Forms
-from chatenv_server.engine.template import ChatTemplate, clock_at
+from chatenv_server.engine.template import ChatTemplate, variables_of
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 _PIPED: Final = re.compile(r"<[|｜][^<>\s'\"{}]{1,48}?(?:[|｜])?>|<[\w/]{1,48}[|｜]>")
@@ -106,13 +107,7 @@ def _render(
     template: ChatTemplate, messages: Iterable[Message], *, tools: bool = False, prompt: bool = False
 ) -> str | None:
     """The conversation in the first form of messages that the template takes."""
-    variables = {
-        "bos_token": _BEGIN,
-        "eos_token": _END,
-        "tools": list(TOOLS) if tools else None,
-        "documents": None,
-        "strftime_now": clock_at(0.0),
-    }
+    variables = variables_of({"bos_token": _BEGIN, "eos_token": _END}, tools=list(TOOLS) if tools else None)
     roles = frozenset({"system", "user", "assistant", "tool"})
     for forms in (Forms(parts, as_text) for parts in (frozenset[str](), roles) for as_text in (False, True)):
         try:
@@ -131,5 +126,5 @@ def _tags(text: str) -> list[str]:
 def _end_of_turn(frame: str, special: set[str]) -> str:
     """The special token after the assistant's text at the end of a conversation, unless it opens turns, too."""
     _, _, after = frame.rpartition(_TEXT)
-    found = re.search("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)", after)
+    found = any_of(special).search(after)
     return "" if found is None or found[0] in frame.split(_TEXT, maxsplit=1)[0] else found[0]

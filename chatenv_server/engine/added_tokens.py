@@ -5,10 +5,11 @@ Knows nothing of encoding, messages or templates.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from tokenizers import AddedToken, Tokenizer
+
+from chatenv_server.engine.controls import any_of
 
 
 class AddedTokens:
@@ -72,9 +73,3 @@ class AddedTokens:
         """Whether a token that is looked for among the first, in all of a text, may take a part of this one."""
         ends = tuple(own[place:] for place in range(len(own)))
         return any(other in own or other.startswith(ends) for other in self._found_first)
-
-
-def any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that matches any of `texts`, the longest first."""
-    longest_first = sorted(set(texts), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

@@ -8,9 +8,8 @@ import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import AuditReport, Message, Verdict
-from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.codec import shared_prefix_length
-from chatenv_server.engine.log import EpisodeLog
+from chatenv_server.engine.log import EpisodeLog, shared_length
 
 _NEXT: Message = {"role": "user", "content": "a"}
 """Stands for whatever comes next, where the stream ends in a sampled turn: some templates write the last turn in a
@@ -41,12 +40,6 @@ def _compare(log: EpisodeLog, messages: Sequence[Message], *, partial: bool) -> 
     our_text, their_text = log.renderer.text_of(ours), log.renderer.text_of(theirs)
     if our_text == (their_text[: len(our_text)] if partial else their_text):
         detail = "the text is the same, encoded in other tokens: the model sampled another tokenisation of it"
-        return AuditReport(Verdict.TOKENS_DIFFER, _first_difference(ours, theirs), detail)
+        return AuditReport(Verdict.TOKENS_DIFFER, shared_length(ours, theirs), detail)
     index = shared_prefix_length(our_text, their_text)
     return AuditReport(Verdict.TEXT_DIFFERS, index, "the template would write this conversation differently")
-
-
-def _first_difference(left: Int32Array, right: Int32Array) -> int:
-    shared = min(len(left), len(right))
-    different = np.flatnonzero(left[:shared] != right[:shared])
-    return int(different[0]) if len(different) else shared

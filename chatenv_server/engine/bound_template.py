@@ -16,7 +16,7 @@ from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.probe_messages import PROBE_CALL_ID
-from chatenv_server.engine.template import ChatTemplate, clock_at
+from chatenv_server.engine.template import ChatTemplate, variables_of
 
 
 class Filled(Protocol):
@@ -47,13 +47,12 @@ class BoundTemplate:
     def _variables(self) -> dict[str, Any]:
         options = self.options
         tools = None if options.tools is None else self._marked(list(options.tools), "tools")
-        return {
-            **self.chat_format.special_tokens,
-            "documents": None,
-            **self._marked(dict(options.template_kwargs), "chat_template_kwargs"),
-            "tools": tools,
-            "strftime_now": clock_at(options.clock_unix_seconds),
-        }
+        return variables_of(
+            self.chat_format.special_tokens,
+            self._marked(dict(options.template_kwargs), "chat_template_kwargs"),
+            tools=tools,
+            clock_unix_seconds=options.clock_unix_seconds,
+        )
 
     @cached_property
     def _whole(self) -> Filled:

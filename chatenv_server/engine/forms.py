@@ -38,7 +38,7 @@ class Forms:
     def _content(self, role: str, content: Any) -> Any:
         if isinstance(content, str):
             return [{"type": "text", "text": content}] if role in self.parts_roles else content
-        if isinstance(content, list) and role not in self.parts_roles and all(_is_text(part) for part in content):
+        if isinstance(content, list) and role not in self.parts_roles and all(is_text_part(part) for part in content):
             return "".join(part["text"] for part in content)
         return content
 
@@ -61,7 +61,8 @@ class Forms:
         return parsed if isinstance(parsed, dict) else arguments
 
 
-def _is_text(part: Any) -> bool:
+def is_text_part(part: Any) -> bool:
+    """Whether it is a part of a content that holds nothing but text."""
     return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
@@ -71,7 +72,7 @@ def texts_of(message: Mapping[str, Any]) -> list[str]:
     if isinstance(content, str):
         return [content] if content else []
     if isinstance(content, list):
-        return [part["text"] for part in content if _is_text(part) and part["text"]]
+        return [part["text"] for part in content if is_text_part(part) and part["text"]]
     return []
 
 

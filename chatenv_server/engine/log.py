@@ -196,7 +196,7 @@ class EpisodeLog:
         head.messages[head.message_count :] = messages
         count = head.message_count + len(messages)
         self.stand_at(head._replace(tail=tail, message_count=count, tail_step=head.tail_step if pending else step))
-        held = head.written.tokens + _shared_length(head.tail.tokens, tail.tokens)
+        held = head.written.tokens + shared_length(head.tail.tokens, tail.tokens)
         return Change(_news(tail.reports, head.tail.reports), held, count)
 
     def preview(self, messages: Sequence[Message]) -> tuple[int, Int32Array, tuple[FidelityReport, ...]]:
@@ -207,7 +207,7 @@ class EpisodeLog:
         """
         head = self._head
         tail = self._render_tail([*self._pending_messages(), *messages])
-        shared = _shared_length(head.tail.tokens, tail.tokens)
+        shared = shared_length(head.tail.tokens, tail.tokens)
         return head.written.tokens + shared, tail.tokens[shared:], _news(tail.reports, head.tail.reports)
 
     def _render_tail(self, messages: Sequence[Message]) -> Tail:
@@ -368,8 +368,8 @@ def _news(reports: Sequence[FidelityReport], known: Sequence[FidelityReport]) ->
     return tuple(report for report in reports if report not in known)
 
 
-def _shared_length(left: Int32Array, right: Int32Array) -> int:
-    """Length of the common prefix."""
+def shared_length(left: Int32Array, right: Int32Array) -> int:
+    """Length of the common prefix of two stretches of a stream."""
     shared = min(len(left), len(right))
     if shared == 0:
         return 0  # nearly always: a tail is rendered anew only where messages follow messages

@@ -25,26 +25,26 @@ from chatenv_server.engine.probe_messages import (
     user,
 )
 from chatenv_server.engine.profile import Profile
-from chatenv_server.engine.template import ChatTemplate, clock_at
+from chatenv_server.engine.template import ChatTemplate, clock_at, variables_of
 
 _PROBE_CLOCK = 1_700_000_000.0
 
 
-def probe(template: ChatTemplate, codec: Codec, variables: Mapping[str, Any], stop_ids: Iterable[int]) -> Profile:
+def probe(template: ChatTemplate, codec: Codec, special_tokens: Mapping[str, str], stop_ids: Iterable[int]) -> Profile:
     """Find out what `template` does.
 
     Args:
-        variables: what every render sees: the tokenizer's special tokens by name.
+        special_tokens: the tokenizer's, by the names that templates read.
         stop_ids: ids that end a generation by the tokenizer's own account.
     """
-    return _Probe(template, codec, variables).run(frozenset(stop_ids))
+    return _Probe(template, codec, special_tokens).run(frozenset(stop_ids))
 
 
 class _Probe:
-    def __init__(self, template: ChatTemplate, codec: Codec, variables: Mapping[str, Any]) -> None:
+    def __init__(self, template: ChatTemplate, codec: Codec, special_tokens: Mapping[str, str]) -> None:
         self._template = template
         self._codec = codec
-        self._variables = {"tools": None, "documents": None, "strftime_now": clock_at(_PROBE_CLOCK), **variables}
+        self._variables = variables_of(special_tokens, clock_unix_seconds=_PROBE_CLOCK)
         self._forms = Forms()
 
     def run(self, stop_ids: frozenset[int]) -> Profile:
@@ -88,11 +88,12 @@ class _Probe:
             return None
         return text[text.rindex(SENTINEL) + len(SENTINEL) :]
 
-    def _shows(self, messages: Sequence[Mapping[str, Any]], forms: Forms) -> bool:
+    def _shows(self, messages: Sequence[Mapping[str, Any]], forms: Forms, *, damage: str) -> bool:
+        """Whether the sentinel comes through in messages of these forms, and nothing that tells of damage."""
         self._forms, before = forms, self._forms
         text = self._render(messages)
         self._forms = before
-        return text is not None and SENTINEL in text and "'text'" not in text
+        return text is not None and SENTINEL in text and damage not in text
 
     # -- the form of messages ---------------------------------------------------------------------
 
@@ -104,9 +105,10 @@ class _Probe:
             "system": [{"role": "system", "content": SENTINEL}, user()],
             "tool": [user(), calling({"key": "x"}), tool_result(SENTINEL)],
         }
+        listed = "'text'"  # Python wrote the part as it is
         for role, messages in examples.items():
             parts = replace(forms, parts_roles=forms.parts_roles | {role})
-            if not self._shows(messages, forms) and self._shows(messages, parts):
+            if not self._shows(messages, forms, damage=listed) and self._shows(messages, parts, damage=listed):
                 forms = parts
             if role == "assistant":
                 forms = self._find_arguments_form(forms)
@@ -115,18 +117,10 @@ class _Probe:
     def _find_arguments_form(self, forms: Forms) -> Forms:
         as_text = replace(forms, arguments_as_text=True)
         messages = [user(), calling({"key": SENTINEL}), tool_result("x")]
-        return (
-            as_text
-            if not self._shows_arguments(messages, forms) and self._shows_arguments(messages, as_text)
-            else forms
-        )
-
-    def _shows_arguments(self, messages: Sequence[Mapping[str, Any]], forms: Forms) -> bool:
-        self._forms, before = forms, self._forms
-        text = self._render(messages)
-        self._forms = before
         escaped_twice = '\\"' + SENTINEL
-        return text is not None and SENTINEL in text and escaped_twice not in text
+        if self._shows(messages, forms, damage=escaped_twice):
+            return forms
+        return as_text if self._shows(messages, as_text, damage=escaped_twice) else forms
 
     # -- how turns begin and end ------------------------------------------------------------------
 

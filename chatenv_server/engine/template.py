@@ -98,6 +98,23 @@ def normalise(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"thinking": reasoning, **plain, "reasoning_content": reasoning}
 
 
+def variables_of(
+    special_tokens: Mapping[str, str],
+    template_kwargs: Mapping[str, Any] | None = None,
+    *,
+    tools: list[Any] | None = None,
+    clock_unix_seconds: float = 0.0,
+) -> dict[str, Any]:
+    """What a template sees beside the messages."""
+    return {
+        **special_tokens,
+        **(template_kwargs or {}),
+        "tools": tools,
+        "documents": None,
+        "strftime_now": clock_at(clock_unix_seconds),
+    }
+
+
 def clock_at(unix_seconds: float) -> Callable[[str], str]:
     """A `strftime_now` for templates that always tells the same time, in UTC."""
     moment = datetime.fromtimestamp(unix_seconds, tz=timezone.utc)

@@ -13,6 +13,7 @@ from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Message, is_plain
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
+from chatenv_server.engine.forms import is_text_part
 from chatenv_server.engine.template import RESERVED_NAMES
 
 PolicyT = TypeVar("PolicyT", bound=enum.Enum)
@@ -110,10 +111,7 @@ def _check_message(message: Any, field: str) -> None:
 
 
 def _is_parts(content: Any) -> bool:
-    return isinstance(content, (list, tuple)) and all(
-        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in content
-    )
+    return isinstance(content, (list, tuple)) and all(map(is_text_part, content))
 
 
 def _check_call(call: Any, field: str) -> None:

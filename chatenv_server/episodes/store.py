@@ -138,7 +138,7 @@ class EpisodeStore:
             TokenLimitError: too many tokens.
             ChatEnvError: whatever the environment refuses.
         """
-        # `_use` would do, but its generator takes a microsecond or two, and a whole step takes few.
+        # No context manager: its generator would take a microsecond or two, and a whole step takes few.
         episode, environment = self._acquire(episode_id, caller)
         try:
             stored = episode.replayed(environment.step_count, step_index, digest)
@@ -163,8 +163,11 @@ class EpisodeStore:
         Raises:
             EpisodeNotFoundError: unknown, closed or expired.
         """
-        with self._use(episode_id, caller) as (_, environment):
+        episode, environment = self._acquire(episode_id, caller)
+        try:
             yield environment
+        finally:
+            self._release(episode)
 
     def close(self, episode_id: str, *, caller: Caller | None = None) -> bool:
         """End an episode; whether it was live until now."""
@@ -192,14 +195,6 @@ class EpisodeStore:
     def _expire_if_idle(self, episode: Episode) -> None:
         if self._is_idle(episode) and self._end(episode, EpisodeExpiredError):
             _LOG.info("episode expired", extra={"episode_id": episode.episode_id})
-
-    @contextmanager
-    def _use(self, episode_id: str, caller: Caller | None) -> Iterator[tuple[Episode, ChatEnvironment]]:
-        episode, environment = self._acquire(episode_id, caller)
-        try:
-            yield episode, environment
-        finally:
-            self._release(episode)
 
     def _acquire(self, episode_id: str, caller: Caller | None) -> tuple[Episode, ChatEnvironment]:
         """Hold the lock of a live episode, until `_release`."""

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.reasons import Reason
+from chatenv_server.observing.calls import is_ours
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.rpc.access import BearerToken
 from chatenv_server.rpc.failures import log_and_count, status_of
@@ -20,7 +21,6 @@ from chatenv_server.rpc.workers import UnaryWorkers, refuse_busy
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
 _HEALTH: Final = "/grpc.health.v1.Health/"
-_OURS: Final = "/chatenv."
 
 MAX_OTHER_CALLS: Final = 8
 """Calls at once to reflection, the one service that is neither ours nor health. Its idle streams could otherwise take
@@ -72,7 +72,7 @@ class CallGuard(grpc.ServerInterceptor):
         return self._when_full.get(method, guarded) if is_full else guarded
 
     def _guard(self, method: str, handler: Any) -> Any:
-        ours = method.startswith(_OURS)
+        ours = is_ours(method)
         gate = self._gate if ours else self._others
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
