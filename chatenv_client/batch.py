@@ -17,10 +17,15 @@ from chatenv_client.calls import Call, ResultT
 from chatenv_client.errors import BatchError, ChatEnvError, MessageTooLargeError
 from chatenv_client.models import Limits
 
-EDGE_ITEMS: Final = 32
-"""Items of the first and the last part of a round."""
-MIDDLE_ITEMS: Final = 128
-"""Items of the other parts, at most."""
+EDGE_ITEMS: Final = 48
+"""Items of a round's first part and of its last: the server begins early, and little is left to read at the end."""
+MIDDLE_ITEMS: Final = 256
+"""Items of the other parts, at most. They are few because each part costs the server as much as some ten Steps."""
+
+BATCHES_IN_FLIGHT: Final = 1
+"""A server that works on two batches at once finishes both of them late."""
+SINGLES_IN_FLIGHT: Final = 3
+"""Calls that have no batch, such as CloseEpisode."""
 
 
 @dataclass(frozen=True)
@@ -158,18 +163,18 @@ def _copied(calls: Mapping[int, Call[ResultT]], index: int, request: Any) -> Cal
     return calls[index].copied_to(request)
 
 
-def _sizes(items: int, most: int | None) -> Iterator[int]:
+def _sizes(items: int, most: int | None) -> list[int]:
     """How many items go into each part: few at both ends, where one side waits for the other, more between."""
     edge, middle = (size if most is None else min(size, most) for size in (EDGE_ITEMS, MIDDLE_ITEMS))
-    first = min(edge, items)
-    last = min(edge, items - first)
-    between = items - first - last
-    parts = -(-between // middle)
-    yield first
-    for part in range(parts):
-        yield between // parts + (part < between % parts)
-    if last:
-        yield last
+    if items <= 3 * edge:
+        return _evenly(items, edge)
+    return [edge, *_evenly(items - 2 * edge, middle), edge]
+
+
+def _evenly(items: int, most: int) -> list[int]:
+    """As few parts as there can be, each of `most` items at most and of as many as the others, give or take one."""
+    parts = -(-items // most)
+    return [(items + part) // parts for part in range(parts)]
 
 
 @dataclass(slots=True)
@@ -184,6 +189,11 @@ class Part(Generic[ResultT]):
     items: dict[int, Callable[[Any], ResultT]]
     """What takes in the answer of an item, by index of the episode, in the order of the request."""
     batch: _Batch | None = None
+
+    @property
+    def most_in_flight(self) -> int:
+        """Calls of this kind that may wait for their answers at once."""
+        return BATCHES_IN_FLIGHT if self.batch else SINGLES_IN_FLIGHT
 
     def fitting(self, max_bytes: int | None) -> Iterator[Part[ResultT]]:
         """The part, or as many as it takes so that none is larger than a request may be, but for lone items."""

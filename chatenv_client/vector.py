@@ -6,7 +6,7 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -21,9 +21,6 @@ from chatenv_client.vector_session import VectorSession
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-CALLS_IN_FLIGHT: Final = 3
-"""Enough that the server always has one to work on."""
-
 
 class VectorChatEnv:
     """Many episodes on a chatenv server, each at its own pace, as a context manager.
@@ -33,9 +30,8 @@ class VectorChatEnv:
             while not all(result.done for result in results):
                 results = env.step([None if result.done else policy(result.observation) for result in results])
 
-    A round of steps travels as BatchStep calls of up to 32 items. While the server works on one, the next is built and
-    the answers to those before it are taken in: whatever the number of episodes and the length of their turns, no other
-    way was faster (docs/performance.md). The server's limits are asked for and kept.
+    A round of steps travels as a few BatchStep calls, one after another. While the server works on one, the answer to
+    the one before is read and the next is built, so that the server hardly waits. Its limits are asked for and kept.
 
     One bad item spoils no other: the rest is applied, and then BatchError holds what each was answered. Items that
     failed may be tried again, with None for those that did not.
@@ -165,24 +161,28 @@ class VectorChatEnv:
         in_flight: deque[tuple[Part[ResultT], Any]] = deque()
         try:
             for part in round_.parts(self._server_limits(timeout_s)):
-                in_flight.append((part, self._connection.future(part.method, part.request, timeout_s)))
-                if len(in_flight) == CALLS_IN_FLIGHT:
-                    self._finish(*in_flight.popleft(), timeout_s)
+                answers = [_answer(*in_flight.popleft())] if len(in_flight) == part.most_in_flight else []
+                # The server has its next call before the answer to the last one is read.
+                in_flight.append((part, self._begin(part, timeout_s)))
+                for answered, answer in answers:
+                    self._take(answered, answer, timeout_s)
         finally:
             # Also where a later part could not be built: what was sent may be applied, and its episodes have to know.
             while in_flight:
-                self._finish(*in_flight.popleft(), timeout_s)
+                self._take(*_answer(*in_flight.popleft()), timeout_s)
         return round_
 
-    def _finish(self, part: Part[ResultT], call: Any, timeout_s: float | None) -> None:
-        try:
-            response = _answer(call)
-        except ChatEnvError as error:
-            for smaller in part.fail(error):
-                call = self._connection.future(smaller.method, smaller.request, timeout_s)
-                self._finish(smaller, call, timeout_s)
-        else:
-            part.receive(response)
+    def _begin(self, part: Part[ResultT], timeout_s: float | None) -> Any:
+        """Make the call of a part; gRPC's future of its answer."""
+        return self._connection.future(part.method, part.request, timeout_s)
+
+    def _take(self, part: Part[ResultT], answer: Any, timeout_s: float | None) -> None:
+        """Take in the answer to a part, or what its call failed with. What was too large is called for in halves."""
+        if not isinstance(answer, ChatEnvError):
+            part.receive(answer)
+            return
+        for smaller in part.fail(answer):
+            self._take(*_answer(smaller, self._begin(smaller, timeout_s)), timeout_s)
 
     def _server_limits(self, timeout_s: float | None) -> Limits:
         if self._limits is None:
@@ -190,12 +190,12 @@ class VectorChatEnv:
         return self._limits
 
 
-def _answer(call: Any) -> Any:
-    """Wait for a call, and give its answer or raise what it failed with."""
+def _answer(part: Part[ResultT], call: Any) -> tuple[Part[ResultT], Any]:
+    """Wait for the call of a part: the part, and the answer or the error that the call failed with."""
     try:
-        return call.result()
+        return part, call.result()
     except grpc.RpcError as error:
-        raise error_from_rpc(error) from error
+        return part, error_from_rpc(error)
     except BaseException:
         call.cancel()  # somebody pressed Ctrl-C, say
         raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.batch import MIDDLE_ITEMS, Round
+from chatenv_client.batch import EDGE_ITEMS, MIDDLE_ITEMS, Round
 from chatenv_client.calls import Call
 from chatenv_client.models import Limits
 
@@ -32,3 +33,20 @@ def test_parts_keep_the_limits_and_hold_every_call_once(asked: list[tuple[str, i
         assert part.method == {"Reset": "BatchReset", "Step": "BatchStep"}.get(method, method)
         assert len(part.items) <= (min(MIDDLE_ITEMS, max_items or MIDDLE_ITEMS) if method != "CloseEpisode" else 1)
         assert len(part.items) == 1 or part.request.ByteSize() <= LARGEST
+
+
+@pytest.mark.parametrize(
+    ("items", "sizes"),
+    [
+        (1, [1]),
+        (EDGE_ITEMS, [EDGE_ITEMS]),
+        (EDGE_ITEMS + 1, [EDGE_ITEMS // 2, EDGE_ITEMS // 2 + 1]),
+        (3 * EDGE_ITEMS, [EDGE_ITEMS] * 3),
+        (2 * EDGE_ITEMS + MIDDLE_ITEMS, [EDGE_ITEMS, MIDDLE_ITEMS, EDGE_ITEMS]),
+        (2 * EDGE_ITEMS + MIDDLE_ITEMS + 2, [EDGE_ITEMS, MIDDLE_ITEMS // 2 + 1, MIDDLE_ITEMS // 2 + 1, EDGE_ITEMS]),
+    ],
+)
+def test_the_first_part_and_the_last_are_small_and_the_others_few(items: int, sizes: list[int]) -> None:
+    round_: Round[Any] = Round(items)
+    round_.plan(range(items), lambda _, request: Call("Step", request, bool))
+    assert [len(part.items) for part in round_.parts(Limits())] == sizes

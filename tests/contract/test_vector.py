@@ -24,7 +24,7 @@ from chatenv_client import (
     UnavailableError,
     VectorChatEnv,
 )
-from chatenv_client.batch import EDGE_ITEMS
+from chatenv_client.batch import EDGE_ITEMS, Part
 
 Serving = Callable[..., AbstractContextManager[str]]
 Sampler = Callable[..., ChatAction]
@@ -144,15 +144,37 @@ def test_an_action_of_wrong_parts_is_that_items_error_whatever_is_in_flight_alre
 def test_what_was_sent_is_taken_in_although_a_later_part_cannot_be_built(
     vector: Callable[..., VectorChatEnv], sample: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = vector(EDGE_ITEMS + 1)
+    n = EDGE_ITEMS + 1
+    in_first_part = n // 2
+    env = vector(n)
     env.reset(messages=[HELLO])
     last = env._session.sessions[-1]
     monkeypatch.setattr(last, "step", lambda _action, _request: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        env.step([sample()] * (EDGE_ITEMS + 1))
+        env.step([sample()] * n)
     monkeypatch.undo()
-    after = env.step([*([AGAIN] * EDGE_ITEMS), sample()])
-    assert [result.observation.step_count for result in after] == [*([2] * EDGE_ITEMS), 1]
+    after = env.step([*([AGAIN] * in_first_part), *([sample()] * (n - in_first_part))])
+    assert [result.observation.step_count for result in after] == [*([2] * in_first_part), *([1] * (n - in_first_part))]
+
+
+def test_the_server_has_its_next_batch_before_the_answer_to_the_last_one_is_read(
+    vector: Callable[..., VectorChatEnv], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def noting(what: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            seen.append(what)
+            return method(*arguments)
+
+        return noted
+
+    env = vector(3 * EDGE_ITEMS)
+    env.reset()
+    monkeypatch.setattr(VectorChatEnv, "_begin", noting("sent", VectorChatEnv._begin))
+    monkeypatch.setattr(Part, "receive", noting("read", Part.receive))
+    env.step([HELLO] * len(env))
+    assert seen == ["sent", "sent", "read", "sent", "read", "read"]
 
 
 def test_an_episode_that_is_over_is_refused_until_it_is_reset(vector: Callable[..., VectorChatEnv]) -> None:
