@@ -195,7 +195,9 @@ def _answer(part: Part[ResultT], call: Any) -> tuple[Part[ResultT], Any]:
     try:
         return part, call.result()
     except grpc.RpcError as error:
-        return part, error_from_rpc(error)
+        failure = error_from_rpc(error)
+        failure.__cause__ = error
+        return part, failure
     except BaseException:
         call.cancel()  # somebody pressed Ctrl-C, say
         raise

@@ -21,6 +21,7 @@ from chatenv_server.rpc.workers import UnaryWorkers, refuse_busy
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
 _HEALTH: Final = "/grpc.health.v1.Health/"
+_BATCHES: Final = "/chatenv.v1.ChatEnvService/Batch"
 
 MAX_OTHER_CALLS: Final = 8
 """Calls at once to reflection, the one service that is neither ours nor health. Its idle streams could otherwise take
@@ -37,6 +38,7 @@ class CallGuard(grpc.ServerInterceptor):
         telemetry: told of failures.
         token: what callers must carry; None: nothing.
         workers: threads for our unary calls; None: the server's own, and the gate alone refuses.
+        batch_workers: threads for our batches, in the place of those.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class CallGuard(grpc.ServerInterceptor):
         telemetry: Telemetry,
         token: BearerToken | None = None,
         workers: UnaryWorkers | None = None,
+        batch_workers: UnaryWorkers | None = None,
     ) -> None:
         self._gate = gate
         self._others = Gate(MAX_OTHER_CALLS)
         self._others.open()
         self._workers = workers
+        self._batch_workers = batch_workers
         self._when_full: dict[str, Any] = {}
         self._telemetry = telemetry
         self._token = token
@@ -68,7 +72,8 @@ class CallGuard(grpc.ServerInterceptor):
             if handler is None or method.startswith(_HEALTH):
                 return handler
             guarded = self._guarded[method] = self._guard(method, handler)
-        is_full = self._workers is not None and self._workers.is_full
+        workers = self._workers_for(method)
+        is_full = workers is not None and workers.is_full
         return self._when_full.get(method, guarded) if is_full else guarded
 
     def _guard(self, method: str, handler: Any) -> Any:
@@ -81,15 +86,20 @@ class CallGuard(grpc.ServerInterceptor):
                 handler.response_serializer,
             )
         call: Any = self._guarded_call(method, handler.unary_unary, gate)
-        if ours and self._workers is not None:
+        if (workers := self._workers_for(method)) is not None:
             # gRPC reads here which threads serve a method. If it ever stops to, the server's own take these calls.
-            call.experimental_thread_pool = self._workers
+            call.experimental_thread_pool = workers
             self._when_full[method] = grpc.unary_unary_rpc_method_handler(self._guarded_call(method, refuse_busy, None))
         return grpc.unary_unary_rpc_method_handler(
             call,
             _tolerant(handler.request_deserializer),
             handler.response_serializer,
         )
+
+    def _workers_for(self, method: str) -> UnaryWorkers | None:
+        if method.startswith(_BATCHES):
+            return self._batch_workers
+        return self._workers if is_ours(method) else None
 
     def _guarded_call(self, method: str, answer: Callable[..., Any], gate: Gate | None) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Any:

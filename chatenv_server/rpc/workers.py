@@ -12,7 +12,9 @@ from typing import Any, Final
 from chatenv_client.errors import ServerBusyError
 
 UNARY_WORKERS: Final = 3
-"""Threads that wait for calls."""
+"""Threads that wait for calls that are no batches."""
+BATCH_WORKERS: Final = 1
+"""Threads that wait for batches. Two that work at once take turns, and both answers are late."""
 STUCK_S: Final = 0.02
 """Seconds without a call being taken up, although some wait, after which another thread is added."""
 
@@ -25,11 +27,13 @@ class UnaryWorkers(ThreadPoolExecutor):
 
     Args:
         most_waiting: how many calls may wait until it is full.
+        threads: how many wait for calls.
     """
 
-    def __init__(self, most_waiting: int) -> None:
+    def __init__(self, most_waiting: int, threads: int = UNARY_WORKERS) -> None:
         super().__init__(1)
         self._most_waiting = most_waiting
+        self._threads_at_rest = threads
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         """None ends a thread."""
         self._lock = threading.Lock()
@@ -38,7 +42,7 @@ class UnaryWorkers(ThreadPoolExecutor):
         """Calls that were taken up so far."""
         self._stirred = threading.Event()
         self._ended = False
-        for _ in range(UNARY_WORKERS):
+        for _ in range(threads):
             self._add_thread()
         threading.Thread(target=self._watch, name="unary-watch", daemon=True).start()
 
@@ -59,7 +63,7 @@ class UnaryWorkers(ThreadPoolExecutor):
         """Take up no more calls."""
         self._ended = True
         self._stirred.set()
-        for _ in range(UNARY_WORKERS):
+        for _ in range(self._threads_at_rest):
             self._calls.put(None)
         super().shutdown(wait, cancel_futures=cancel_futures)
 
@@ -88,7 +92,7 @@ class UnaryWorkers(ThreadPoolExecutor):
     def _stay(self) -> bool:
         """Whether one more thread may wait for calls."""
         with self._lock:
-            stays = self._idle < UNARY_WORKERS
+            stays = self._idle < self._threads_at_rest
             self._idle += stays
         return stays
 

@@ -25,7 +25,7 @@ from chatenv_server.rpc.guard import CallGuard
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.reflection import reflected_schemas
 from chatenv_server.rpc.servicer import ChatEnvServicer
-from chatenv_server.rpc.workers import UnaryWorkers
+from chatenv_server.rpc.workers import BATCH_WORKERS, UnaryWorkers
 from chatenv_server.running.backend import Backend
 from chatenv_server.running.listeners import bind, reachable
 from chatenv_server.settings.settings import Settings, wrong_setting
@@ -92,7 +92,11 @@ class RunningServer:
         self._servicer = ChatEnvServicer(self._gate, self._items, self.observers.telemetry, settings.max_batch_items)
         # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/performance.md.
         self._workers = None if has_transform else UnaryWorkers(settings.max_concurrent_calls)
-        guard = CallGuard(self._gate, self.observers.telemetry, _bearer_token(settings), self._workers)
+        self._batch_workers = (
+            None if has_transform else UnaryWorkers(settings.max_concurrent_calls, threads=BATCH_WORKERS)
+        )
+        token = _bearer_token(settings)
+        guard = CallGuard(self._gate, self.observers.telemetry, token, self._workers, self._batch_workers)
         self._server = _make_server(settings, [*self.observers.interceptors, guard])
         pb_grpc.add_ChatEnvServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -144,8 +148,9 @@ class RunningServer:
     def _close(self) -> None:
         """End the threads and the observers."""
         self._items.close()
-        if self._workers is not None:
-            self._workers.shutdown(wait=False)
+        for workers in (self._workers, self._batch_workers):
+            if workers is not None:
+                workers.shutdown(wait=False)
         self.observers.close()
 
     def _bind(self, settings: Settings) -> tuple[str, ...]:

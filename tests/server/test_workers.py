@@ -11,9 +11,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from chatenv_client import ChatEnv, ServerBusyError
+from chatenv_client import ChatEnv, ServerBusyError, VectorChatEnv
 from chatenv_server.rpc import workers
-from chatenv_server.rpc.workers import UNARY_WORKERS, UnaryWorkers
+from chatenv_server.rpc.workers import BATCH_WORKERS, UNARY_WORKERS, UnaryWorkers
 from chatenv_server.running.process import RunningServer
 from tests.server.conftest import Serve
 
@@ -140,3 +140,15 @@ def test_callers_who_send_their_requests_slowly_hold_up_no_other(serve: Serve) -
 
 def test_a_server_with_a_transform_has_a_thread_for_every_call(serve: Serve) -> None:
     assert serve(transform=lambda observation: observation)._workers is None
+
+
+def test_batches_have_threads_of_their_own_and_fewer(serve: Serve) -> None:
+    with serve() as server, VectorChatEnv(server.target, 2) as env:
+        env.reset()
+        batches = server._batch_workers
+        assert batches is not None
+        assert batches is not server._workers
+        taken = batches._taken
+        env.step([HI, HI])
+        assert batches._taken == taken + 1
+        assert len(threads_of(batches)) == BATCH_WORKERS < UNARY_WORKERS
