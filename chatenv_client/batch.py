@@ -17,13 +17,13 @@ from chatenv_client.calls import Call, ResultT
 from chatenv_client.errors import BatchError, ChatEnvError, MessageTooLargeError
 from chatenv_client.models import Limits
 
-EDGE_ITEMS: Final = 48
+EDGE_ITEMS: Final = 32
 """Items of a round's first part and of its last: the server begins early, and little is left to read at the end."""
-MIDDLE_ITEMS: Final = 256
+MIDDLE_ITEMS: Final = 96
 """Items of the other parts, at most. They are few because each part costs the server as much as some ten Steps."""
 
-BATCHES_IN_FLIGHT: Final = 1
-"""A server that works on two batches at once finishes both of them late."""
+BATCHES_IN_FLIGHT: Final = 2
+"""One that the server works on and one that waits there, so that it never waits for the client."""
 SINGLES_IN_FLIGHT: Final = 3
 """Calls that have no batch, such as CloseEpisode."""
 

@@ -30,8 +30,8 @@ class VectorChatEnv:
             while not all(result.done for result in results):
                 results = env.step([None if result.done else policy(result.observation) for result in results])
 
-    A round of steps travels as a few BatchStep calls, one after another. While the server works on one, the answer to
-    the one before is read and the next is built, so that the server hardly waits. Its limits are asked for and kept.
+    A round of steps travels as a few BatchStep calls. While the server works on one, the next waits there, the answer
+    to the one before is read, and another is built. The server's limits are asked for and kept.
 
     One bad item spoils no other: the rest is applied, and then BatchError holds what each was answered. Items that
     failed may be tried again, with None for those that did not.

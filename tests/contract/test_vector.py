@@ -24,7 +24,7 @@ from chatenv_client import (
     UnavailableError,
     VectorChatEnv,
 )
-from chatenv_client.batch import EDGE_ITEMS, Part
+from chatenv_client.batch import EDGE_ITEMS, MIDDLE_ITEMS, Part
 
 Serving = Callable[..., AbstractContextManager[str]]
 Sampler = Callable[..., ChatAction]
@@ -169,12 +169,12 @@ def test_the_server_has_its_next_batch_before_the_answer_to_the_last_one_is_read
 
         return noted
 
-    env = vector(3 * EDGE_ITEMS)
+    env = vector(2 * EDGE_ITEMS + MIDDLE_ITEMS + 1)
     env.reset()
     monkeypatch.setattr(VectorChatEnv, "_begin", noting("sent", VectorChatEnv._begin))
     monkeypatch.setattr(Part, "receive", noting("read", Part.receive))
     env.step([HELLO] * len(env))
-    assert seen == ["sent", "sent", "read", "sent", "read", "read"]
+    assert seen == ["sent", "sent", "sent", "read", "sent", "read", "read", "read"]
 
 
 def test_an_episode_that_is_over_is_refused_until_it_is_reset(vector: Callable[..., VectorChatEnv]) -> None:
