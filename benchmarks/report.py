@@ -21,7 +21,7 @@ from benchmarks.measure import Figure
 from benchmarks.templates import SHORTCUT, Measured
 from benchmarks.turns import KINDS
 
-_LIBRARIES = ("chatenv", "grpcio", "protobuf", "tokenizers", "transformers", "numpy", "openenv")
+_LIBRARIES = ("chatenv-rl", "grpcio", "protobuf", "tokenizers", "transformers", "numpy", "openenv")
 
 
 @dataclass

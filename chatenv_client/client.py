@@ -81,7 +81,7 @@ class ChatEnv:
         token: str | None = None,
         **container: Unpack[ContainerOptions],
     ) -> Self:
-        """Start a container of an image, and connect to the server in it. Needs `chatenv[docker]`.
+        """Start a container of an image, and connect to the server in it. Needs the extra `docker`.
 
         The container is removed by `close`, and when the interpreter ends; see `ServerContainer`, which also serves
         the other clients.

@@ -1,4 +1,4 @@
-"""Starts a server in a container of its own, and removes the container in the end. Needs `chatenv[docker]`."""
+"""Starts a server in a container of its own, and removes the container in the end. Needs the extra `docker`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import grpc
 
 from chatenv_client._version import __version__
 from chatenv_client.errors import UnavailableError
+from chatenv_client.extras import to_install
 from chatenv_client.health import is_serving
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _connect() -> DockerClient:
     try:
         import docker
     except ImportError as error:
-        raise ImportError("starting containers needs the package docker: pip install 'chatenv[docker]'") from error
+        raise ImportError(f"starting containers needs the package docker: {to_install('docker')}") from error
     try:
         return docker.from_env()
     except docker.errors.DockerException as error:

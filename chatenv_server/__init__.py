@@ -1,31 +1,41 @@
 """chatenv's environment and server: `ChatEnvironment` in-process, and the gRPC service around it.
 
 Public is what `__all__` names; all else in this package is private, and may change with any version.
+Importing the package imports none of it yet: commands that only talk to a server run without the extra `server`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-from chatenv_server.engine import TokenEngine
-from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.environment.transforms import Transform, compose
+from chatenv_client.extras import needing
 
 if TYPE_CHECKING:
+    from chatenv_server.engine import TokenEngine
+    from chatenv_server.environment.environment import ChatEnvironment
+    from chatenv_server.environment.transforms import Transform, compose
     from chatenv_server.running.process import start as serve
     from chatenv_server.settings.settings import Settings
 
 __all__ = ["ChatEnvironment", "Settings", "TokenEngine", "Transform", "compose", "serve"]
 
+_PLACES: Final = {
+    "ChatEnvironment": ("chatenv_server.environment.environment", "ChatEnvironment"),
+    "Settings": ("chatenv_server.settings.settings", "Settings"),
+    "TokenEngine": ("chatenv_server.engine", "TokenEngine"),
+    "Transform": ("chatenv_server.environment.transforms", "Transform"),
+    "compose": ("chatenv_server.environment.transforms", "compose"),
+    "serve": ("chatenv_server.running.process", "start"),
+}
+"""(module, name there) of everything public."""
+
 
 def __getattr__(name: str) -> Any:
-    """What only servers need, imported when it is asked for."""
-    if name == "Settings":
-        from chatenv_server.settings.settings import Settings
-
-        return Settings
-    if name == "serve":
-        from chatenv_server.running.process import start
-
-        return start
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What is public, imported when it is first asked for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, name_there = _PLACES[name]
+    with needing("server", f"chatenv_server.{name}"):
+        value = globals()[name] = getattr(import_module(module), name_there)
+    return value

@@ -14,17 +14,24 @@ from types import FrameType
 from typing import Final
 
 from chatenv_client._version import __version__
-from chatenv_server.observing.logs import configure_logging
-from chatenv_server.running.backend import Backend
-from chatenv_server.running.process import RunningServer
-from chatenv_server.settings.errors import BindError, SettingError
-from chatenv_server.settings.settings import Settings, read_settings
-from chatenv_server.tokenizer_files.loading import torch_hidden
+from chatenv_client.extras import MissingExtraError, needing
 
 EXIT_FAILED: Final = 1
 """An address cannot be served on, or calls had to be cut off at the end."""
 EXIT_SETTING: Final = 2
-"""A setting is wrong; argparse has the same."""
+"""A setting is wrong, or the server is not installed; argparse has the same."""
+
+try:
+    with needing("server", "chatenv-server"):
+        from chatenv_server.observing.logs import configure_logging
+        from chatenv_server.running.backend import Backend
+        from chatenv_server.running.process import RunningServer
+        from chatenv_server.settings.errors import BindError, SettingError
+        from chatenv_server.settings.settings import Settings, read_settings
+        from chatenv_server.tokenizer_files.loading import torch_hidden
+except MissingExtraError as error:
+    sys.stderr.write(f"{error}\n")
+    sys.exit(EXIT_SETTING)
 
 _LOG: Final = logging.getLogger("chatenv_server")
 

@@ -158,7 +158,8 @@ def test_the_readme_counts_what_a_clean_clone_tests() -> None:
 
 
 def test_the_readme_shows_every_command_for_people() -> None:
-    assert {command.NAME for command in cli._COMMANDS} <= set(re.findall(r"`\S*chatenv ([a-z]+)", text_of("README.md")))
+    shown = set(re.findall(r"`\S*chatenv-rl ([a-z]+)", text_of("README.md")))
+    assert {command.NAME for command in cli._COMMANDS} <= shown
 
 
 def test_every_feature_that_a_server_may_name_is_explained() -> None:

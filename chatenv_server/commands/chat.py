@@ -1,4 +1,7 @@
-"""`chatenv chat`: a conversation with a server, by hand. What is typed is a message, unless it begins with a slash."""
+"""`chatenv-rl chat`: a conversation with a server, by hand.
+
+What is typed is a message, unless it begins with a slash.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `chatenv`: hands over to a subcommand. The server has a command of its own, `chatenv-server`."""
+"""The command `chatenv-rl`: hands over to a subcommand. The server has a command of its own, `chatenv-server`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from chatenv_client._version import __version__
+from chatenv_client.extras import DISTRIBUTION, MissingExtraError
 from chatenv_server.commands import chat, doctor, health, info, state
+from chatenv_server.commands.connection import EXIT_USAGE
 
 EXIT_NOBODY_READS: Final = 128 + signal.SIGPIPE
 """What a shell shows of a program that a broken pipe ended."""
@@ -21,9 +23,9 @@ _COMMANDS: Final = (health, info, chat, state, doctor)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="chatenv", description="Chat environments for RL trainers of language models."
+        prog=DISTRIBUTION, description="Chat environments for RL trainers of language models."
     )
-    parser.add_argument("--version", action="version", version=f"chatenv {__version__}")
+    parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         subparser = commands.add_parser(command.NAME, help=command.HELP)
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has closed the pipe. At its end Python would still try to write the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_NOBODY_READS
+    except MissingExtraError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_USAGE
     return code
 
 

@@ -14,6 +14,7 @@ import grpc
 
 from chatenv_client import ChatEnv, ChatEnvError, Tls
 from chatenv_client.channel import open_channel
+from chatenv_client.extras import DISTRIBUTION
 from chatenv_server.commands.output import printable
 
 EXIT_FAILED: Final = 1
@@ -70,7 +71,7 @@ def reporting(name: str, work: Callable[[], int]) -> int:
 
 
 def _told(name: str, what: str, code: int) -> int:
-    sys.stderr.write(f"chatenv {name}: {printable(what)}\n")
+    sys.stderr.write(f"{DISTRIBUTION} {name}: {printable(what)}\n")
     return code
 
 

@@ -1,4 +1,4 @@
-"""`chatenv doctor`: audits a tokenizer and its chat template before a training run."""
+"""`chatenv-rl doctor`: audits a tokenizer and its chat template before a training run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from chatenv_client.extras import DISTRIBUTION, needing
 from chatenv_server.commands.output import progress_line
-from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template, torch_hidden
 
 NAME: Final = "doctor"
 HELP: Final = "audit a tokenizer and its chat template before a training run"
@@ -39,20 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Examine and report; the exit code."""
+    with needing("server", f"{DISTRIBUTION} {NAME}"):
+        from chatenv_server.tokenizer_files.loading import TokenizerError, torch_hidden
+
     try:
         with torch_hidden():
             return _run_all(arguments) if arguments.all is not None else _run_one(arguments)
     except TokenizerError as error:
-        sys.stderr.write(f"chatenv doctor: {error}\n")
+        sys.stderr.write(f"{DISTRIBUTION} {NAME}: {error}\n")
         return EXIT_USAGE
 
 
 def _run_one(arguments: argparse.Namespace) -> int:
-    template = None if arguments.template is None else read_chat_template(arguments.template)
-    tokenizer = load_tokenizer(arguments.tokenizer)
     from chatenv_server.doctor import check
     from chatenv_server.doctor.report import as_json, as_text
+    from chatenv_server.tokenizer_files.loading import load_tokenizer, read_chat_template
 
+    template = None if arguments.template is None else read_chat_template(arguments.template)
+    tokenizer = load_tokenizer(arguments.tokenizer)
     checkup = check(arguments.tokenizer, tokenizer, template)
     _print(as_json(checkup) if arguments.json else as_text(checkup))
     return 0 if checkup.sound else EXIT_INEXACT
@@ -61,6 +65,7 @@ def _run_one(arguments: argparse.Namespace) -> int:
 def _run_all(arguments: argparse.Namespace) -> int:
     from chatenv_server.doctor import check_folder
     from chatenv_server.doctor.report import as_json, as_rows
+    from chatenv_server.tokenizer_files.loading import TokenizerError
 
     if arguments.template is not None:
         raise TokenizerError("--template goes with one TOKENIZER, not with --all")

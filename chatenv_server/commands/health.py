@@ -1,4 +1,4 @@
-"""`chatenv health`: whether a server serves."""
+"""`chatenv-rl health`: whether a server serves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import grpc
 
+from chatenv_client.health import SERVING, health_of
 from chatenv_server.commands.connection import (
     EXIT_CODES,
     EXIT_FAILED,
@@ -35,20 +36,16 @@ def run(arguments: argparse.Namespace) -> int:
             print_json({"address": arguments.address, "status": status, "detail": detail}, indent=None)
         else:
             print_line(f"{arguments.address} {status}" + (f": {detail}" if detail else ""))
-        return 0 if status == "SERVING" else EXIT_FAILED
+        return 0 if status == SERVING else EXIT_FAILED
 
     return reporting(NAME, work)
 
 
 def _ask(arguments: argparse.Namespace) -> tuple[str, str]:
     """The status, by health's name or that of a failed call, and why it failed."""
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
     with channel_of(arguments) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=arguments.timeout)
+            return health_of(channel, timeout_s=arguments.timeout), ""
         except grpc.RpcError as error:
             failed: Any = error
             return failed.code().name, failed.details()
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status), ""

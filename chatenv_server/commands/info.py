@@ -1,4 +1,4 @@
-"""`chatenv info`: what a server is and holds."""
+"""`chatenv-rl info`: what a server is and holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`chatenv state`: an episode as the server has it on record. Changes nothing."""
+"""`chatenv-rl state`: an episode as the server has it on record. Changes nothing."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import grpc
 
+from chatenv_client.extras import to_install
 from chatenv_server.observing.calls import CallTimer
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.settings.errors import BindError
@@ -40,7 +41,7 @@ class Observers:
         try:
             from chatenv_server.observing.metrics import Metrics, MetricsListener
         except ImportError as error:
-            raise wrong_setting("metrics_listen", "needs `pip install 'chatenv[metrics]'`") from error
+            raise wrong_setting("metrics_listen", f"needs `{to_install('metrics')}`") from error
         metrics = Metrics()
         try:
             listener = MetricsListener(metrics, address)
@@ -54,7 +55,7 @@ class Observers:
         try:
             from chatenv_server.observing.tracing import CallTracer, open_provider
         except ImportError as error:
-            raise wrong_setting("tracing", "needs `pip install 'chatenv[tracing]'`") from error
+            raise wrong_setting("tracing", f"needs `{to_install('tracing')}`") from error
         provider = open_provider()
         self._opened.callback(provider.shutdown)
         self.interceptors.append(CallTracer(provider))

@@ -10,14 +10,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from chatenv_server.running.listeners import reachable
-from chatenv_server.settings.errors import SettingError
-from chatenv_server.settings.settings import Settings, read_settings
+from chatenv_client.extras import MissingExtraError, needing
+from chatenv_client.health import SERVING, health_of
+
+try:
+    with needing("server", "the health check"):
+        from chatenv_server.running.listeners import reachable
+        from chatenv_server.settings.errors import SettingError
+        from chatenv_server.settings.settings import Settings, read_settings
+except MissingExtraError as error:
+    sys.stderr.write(f"{error}\n")
+    sys.exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _unhealthy(str(error))
     except grpc.RpcError as error:
         return _unhealthy(f"{error.code().name}: {error.details()}")
-    if status != health_pb2.HealthCheckResponse.SERVING:
-        return _unhealthy(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
-    return 0
+    return 0 if status == SERVING else _unhealthy(status)
 
 
 def _unhealthy(why: str) -> int:
@@ -53,11 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ask(options: argparse.Namespace, settings: Settings) -> int:
+def _ask(options: argparse.Namespace, settings: Settings) -> str:
     with _channel(options, settings) as channel:
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=options.timeout, wait_for_ready=True)
-        return int(answer.status)
+        return health_of(channel, timeout_s=options.timeout, wait_for_ready=True)
 
 
 def _channel(options: argparse.Namespace, settings: Settings) -> grpc.Channel:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from chatenv_client.extras import to_install
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from chatenv_server.tokenizer_files.lean import read_lean
 
@@ -43,7 +44,7 @@ def load_tokenizer(name: str = EMBEDDED, *, lean: bool = False) -> Any:
         folder = find_folder(name)
         return (read_lean(folder) if lean else None) or _load_folder(folder)
     except ImportError as error:
-        raise TokenizerError(f"tokenizer {name!r} needs the package {error.name}: install chatenv[server]") from error
+        raise TokenizerError(f"tokenizer {name!r} needs the package {error.name}: {to_install('server')}") from error
 
 
 def read_chat_template(path: str) -> str:

@@ -132,7 +132,7 @@ def test_without_an_engine_the_error_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "docker", None)
-    with pytest.raises(ImportError, match=r"pip install 'chatenv\[docker\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'chatenv-rl\[docker\]'"):
         ChatEnv.from_docker_image("chatenv")
 
 

@@ -1,4 +1,4 @@
-"""`chatenv doctor` as a person or a script runs it: a process of its own, its report, its exit code."""
+"""`chatenv-rl doctor` as a person or a script runs it: a process of its own, its report, its exit code."""
 
 from __future__ import annotations
 

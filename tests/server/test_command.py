@@ -1,4 +1,4 @@
-"""The command `chatenv` as a person or a script uses it: a process of its own, a pipe, a terminal."""
+"""The command `chatenv-rl` as a person or a script uses it: a process of its own, a pipe, a terminal."""
 
 from __future__ import annotations
 
