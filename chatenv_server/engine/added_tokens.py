@@ -27,6 +27,9 @@ class AddedTokens:
         """Matches any of them."""
         self.longest = max(map(len, self.texts.values()), default=0)
         """Characters of the longest."""
+        self._by_first: dict[str, list[str]] = {}
+        for text in self.texts.values():
+            self._by_first.setdefault(text[:1], []).append(text)
         self.neutral_id = min(self.isolating_ids & self.special_ids, default=None)
         """One that can stand for "something came before"; None where there is none."""
         self._found_first = tuple(token.content for token in found.values() if not token.normalized)
@@ -48,6 +51,16 @@ class AddedTokens:
             if found.start() < position < found.end():
                 return found.start()
         return position
+
+    def may_begin_in(self, text: str, more: str) -> bool:
+        """Whether an added token may begin in a text and end in what goes on with `more`."""
+        whole = text + more
+        return any(
+            whole.startswith(own, start) if start + len(own) <= len(whole) else own.startswith(whole[start:])
+            for start in range(max(0, len(text) - self.longest + 1), len(text))
+            for own in self._by_first.get(whole[start], ())
+            if start + len(own) > len(text)
+        )
 
     def _takes_nothing(self, token: AddedToken) -> bool:
         return not (token.lstrip or token.rstrip or token.single_word or self._depends_on_normalizing(token))

@@ -1,9 +1,10 @@
 """Whether a text would be encoded otherwise in one piece with what stands before it.
 
 Asked of every sampled span, about the end of its prompt. Two things keep that cheap. What stands before the last
-control token of a prompt decides nothing, and after it prompts are alike. And most tokenizers first cut a text into
-pieces, from left to right, across whose edges nothing merges: there the first sampled token settles the answer, if it
-is more than white space, and many turns begin with the same token.
+parting token of a prompt decides nothing (see `AddedTokens`), and after it prompts are alike. And most tokenizers first
+cut a text into pieces, from left to right, across whose edges nothing merges: there the first sampled token settles the
+answer, if it is more than white space, and many turns begin with the same token. An added token need not part texts: a
+line break that is one becomes another with the line break after it.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class Boundaries:
 
     def merges(self, before: Int32Array, ids: Int32Array) -> bool:
         """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
-        if len(before) == 0 or len(ids) == 0 or ids.item(0) in self._added.texts:
+        if len(before) == 0 or len(ids) == 0 or ids.item(0) in self._added.parting_ids:
             return False
-        context = tuple(self._from_last_control(before[-_CONTEXT_TOKENS:].tolist()))
+        context = tuple(self._from_last_parting(before[-_CONTEXT_TOKENS:].tolist()))
         settled = self._is_settled(context, ids.item(0)) if self._cuts_pieces else None
         return self._merges(context, tuple(ids[:_FIRST_TOKENS].tolist())) if settled is None else settled
 
@@ -67,23 +68,20 @@ class Boundaries:
         count = token_at(encoding, len(context))
         return count, reaches_over(encoding, count, len(context)) or alone != encoding.ids[:count]
 
-    def _from_last_control(self, ids: list[int]) -> list[int]:
+    def _from_last_parting(self, ids: list[int]) -> list[int]:
         for place in range(len(ids) - 1, 0, -1):
-            if ids[place] in self._added.texts:
+            if ids[place] in self._added.parting_ids:
                 return ids[place:]
         return ids
 
     def _settle(self, before: tuple[int, ...], first: int) -> bool | None:
         """Whether `before` merges with whatever begins with the token `first`; None where more has to be seen."""
-        if before[0] in self._added.texts:
-            # The token is found before anything is cut: the pieces begin after it.
-            if before[0] not in self._added.isolating_ids:
-                return None
-            text = self._text_of(before[1:], before[:1])
-        else:
-            text = self._text_of(before, ())
-        more = self._text_of((first,), before)
-        if not more.strip() or _UNREADABLE in more or combining(more[0]):
+        # A token that takes nothing from a text is found before anything is cut: the pieces begin after it.
+        start = int(before[0] in self._added.isolating_ids and before[0] in self._added.parting_ids)
+        if any(token_id in self._added for token_id in (*before[start:], first)):
+            return None
+        text, more = self._text_of(before[start:], before[:start]), self._text_of((first,), before)
+        if not more.strip() or _UNREADABLE in more or combining(more[0]) or self._added.may_begin_in(text, more):
             return None
         if not self._is_normal(text) or not self._is_normal(text + more):
             return None

@@ -63,7 +63,7 @@ def _stripping() -> Any:
 
 def _white_space() -> Any:
     """Runs of line breaks and spaces are added tokens, as Gemma's are."""
-    runs = [AddedToken(character * length, normalized=False) for character in "\n " for length in (2, 3, 4)]
+    runs = [AddedToken(character * length, normalized=False) for character in "\n " for length in (1, 2, 3, 4)]
     tokenizer = own_bytes(template=ARCHETYPES["a default system prompt, results of tools in one user turn"])
     tokenizer.backend_tokenizer.add_tokens(runs)
     return tokenizer
