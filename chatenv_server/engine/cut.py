@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, StopReason
+from chatenv_server.engine.controls import strings_in
 from chatenv_server.engine.conversation import SampledTurn
 from chatenv_server.engine.forms import PreparedMessage, texts_of
-from chatenv_server.engine.probe_messages import SENTINEL
+from chatenv_server.engine.probe_messages import SENTINEL, unlike
 from chatenv_server.engine.profile import Profile
 
 
@@ -64,37 +65,38 @@ def cuts_after(
     if whole.startswith(spoken):
         yield Cut(whole[len(spoken) :], len(spoken), True, said, whole, whole, asked)
         return
-    for sentinel_turn in _sentinel_turns(said, last):
+    sentinel = unlike(SENTINEL, strings_in(tail))
+    for sentinel_turn in _sentinel_turns(said, last, sentinel):
         try:
             rendered = render([*head, sentinel_turn, *tail])
         except TemplateRejectedError:
             continue  # a shape that this template does not take; another one may do
-        if SENTINEL in rendered:
-            position = rendered.rindex(SENTINEL) + len(SENTINEL)
+        if sentinel in rendered:
+            position = rendered.rindex(sentinel) + len(sentinel)
             yield Cut(rendered[position:], position, False, sentinel_turn, rendered, whole, asked)
 
 
-def _sentinel_turns(said: PreparedMessage, last: SampledTurn) -> list[PreparedMessage]:
+def _sentinel_turns(said: PreparedMessage, last: SampledTurn, sentinel: str) -> list[PreparedMessage]:
     """The turn's shapes with sentinels for its texts.
 
     The plain shape comes first where no stop token tells where the calls end, and last where one does. Some templates
     write the content of a calling turn after the tools' results; the shape without content is for them.
     """
     content = said.get("content")
-    text = [{"type": "text", "text": SENTINEL}] if isinstance(content, list) else SENTINEL
+    text = [{"type": "text", "text": sentinel}] if isinstance(content, list) else sentinel
     plain: PreparedMessage = {"role": said["role"], "content": text}
     if not said.get("tool_calls"):
         return [plain]
-    calls = [_with_sentinel(call) for call in said["tool_calls"]]
+    calls = [_with_sentinel(call, sentinel) for call in said["tool_calls"]]
     silent = {**plain, "content": type(text)(), "tool_calls": calls}
     calling = [{**plain, "tool_calls": calls}, silent] if content else [silent]
     return [plain, *calling] if last.stop_id is None else [*calling, plain]
 
 
-def _with_sentinel(call: Mapping[str, Any]) -> dict[str, Any]:
+def _with_sentinel(call: Mapping[str, Any], sentinel: str) -> dict[str, Any]:
     function = call.get("function", {})
     as_text = isinstance(function.get("arguments"), str)
-    arguments: Any = f'{{"a": "{SENTINEL}"}}' if as_text else {"a": SENTINEL}
+    arguments: Any = f'{{"a": "{sentinel}"}}' if as_text else {"a": sentinel}
     return {**call, "function": {**function, "arguments": arguments}}
 
 

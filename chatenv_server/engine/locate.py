@@ -10,15 +10,17 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.engine.controls import strings_in
 from chatenv_server.engine.forms import texts_of, with_text
+from chatenv_server.engine.probe_messages import unlike
 
 _SHORTEST_SAFE_TEXT = 4
-_ANY_STAND_IN = re.compile(r"Qx8wJ5tM(\d+)e", re.IGNORECASE)
-"""In any case: some templates write texts in capitals."""
+_STAND_IN = "qx8wj5tm"
 
 
 class Place(NamedTuple):
@@ -51,18 +53,49 @@ def locate(
     places = _find_plainly(text, messages, literal_text)
     if places is not None:
         return places
+    name = unlike(_STAND_IN, (own.lower() for own in strings_in(messages)))
     stand_ins = [
-        with_text(message, _stand_in(index)) if texts_of(message) else message for index, message in enumerate(messages)
+        with_text(message, f"{name}{index}e") if texts_of(message) else message
+        for index, message in enumerate(messages)
     ]
     try:
         frame = render(stand_ins)
     except TemplateRejectedError:
         return _find_roughly(text, messages)
-    return _compare(text, frame, messages)
+    return _compare(text, _Frame(frame, name), messages)
 
 
-def _stand_in(index: int) -> str:
-    return f"Qx8wJ5tM{index}e"
+class _Frame:
+    """A render with stand-ins for texts, read from left to right."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._text = text
+        # In any case: some templates write texts in capitals.
+        found = re.finditer(f"{name}([0-9]{{1,9}})e", text, re.IGNORECASE)
+        self._stand_ins = [(int(one[1]), one.start(), one.end()) for one in found]
+        self._starts: dict[int, list[int]] = {}
+        """Where in that list each message's stand-ins are."""
+        for place, (index, _, _) in enumerate(self._stand_ins):
+            self._starts.setdefault(index, []).append(place)
+        self._next = 0
+        self._position = 0
+
+    def before(self, index: int) -> str | None:
+        """What it has up to a message's stand-in, to read on after that; None where there is none."""
+        places = self._starts.get(index, [])
+        later = bisect_left(places, self._next)
+        if later == len(places):
+            return None
+        _, start, stop = self._stand_ins[places[later]]
+        gap = self._text[self._position : start]
+        self._position, self._next = stop, places[later] + 1
+        return gap
+
+    def up_to_later_than(self, index: int) -> str:
+        """What follows, up to the next stand-in for a later message."""
+        followers = itertools.islice(self._stand_ins, self._next, None)
+        stop = next((start for other, start, _ in followers if other > index), len(self._text))
+        return self._text[self._position : stop]
 
 
 def _find_plainly(text: str, messages: Sequence[Mapping[str, Any]], literal_text: str) -> list[Place] | None:
@@ -114,22 +147,21 @@ def _find_roughly(text: str, messages: Sequence[Mapping[str, Any]]) -> list[Plac
     return places
 
 
-def _compare(text: str, frame: str, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """Walk through the frame, a render with sentinels for texts, and see what stands in the sentinels' places."""
+def _compare(text: str, frame: _Frame, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
+    """Walk through the frame and see what stands in the stand-ins' places."""
     places = []
-    position = frame_position = 0
+    position = 0
     for index, message in enumerate(messages):
         if not texts_of(message):
             places.append(Place(position, position))
             continue
         own = "".join(texts_of(message))
-        found = re.compile(_stand_in(index), re.IGNORECASE).search(frame, frame_position)
-        if found is None:
+        gap = frame.before(index)
+        if gap is None:
             places.append(Place(position, position, dropped=bool(own.strip())))
             continue
-        start = _skip(text, position, frame[frame_position : found.start()])
-        frame_position = found.end()
-        written = _written_form(text, start, own, _next_gap(frame, frame_position, index))
+        start = _skip(text, position, gap)
+        written = _written_form(text, start, own, frame.up_to_later_than(index))
         position = start + len(written if written is not None else "")
         places.append(Place(start, position, altered=written is None or not _same(written, own)))
     return places
@@ -141,12 +173,6 @@ def _skip(text: str, position: int, gap: str) -> int:
         return position + len(gap)
     found = text.find(gap[-12:], position)
     return position if found < 0 else found + len(gap[-12:])
-
-
-def _next_gap(frame: str, position: int, index: int) -> str:
-    """What the frame has up to the next stand-in for a later message."""
-    followers = _ANY_STAND_IN.finditer(frame, position)
-    return frame[position : next((found.start() for found in followers if int(found[1]) > index), len(frame))]
 
 
 def _written_form(text: str, start: int, own: str, gap: str) -> str | None:

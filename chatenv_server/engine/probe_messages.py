@@ -5,7 +5,7 @@ Their texts are unlike anything that a caller sends, for templates that compare 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SENTINEL = "Zq7xK2vW"
@@ -28,6 +28,15 @@ PROBE_TOOL = {
     },
 }
 """A tool, for templates that list them."""
+
+
+def unlike(stand_in: str, texts: Iterable[str]) -> str:
+    """A stand-in that stands in none of the texts: itself, or a longer one."""
+    others = list(texts)
+    while any(stand_in in other for other in others):
+        # Twice as long each time: a text may be made to hold many.
+        stand_in += stand_in[-1] * len(stand_in)
+    return stand_in
 
 
 def user(text: str = HEAD_TEXT) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from chatenv_client import (
 )
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.probe_messages import HEAD_TEXT, SENTINEL
 from tests.engine.episodes import CALL, TOOL, state_bytes
 from tests.engine.small_tokenizers import (
     CHATML,
@@ -288,6 +289,16 @@ def test_a_merge_across_the_start_of_a_sampled_span_is_reported() -> None:
     tokenizer = byte_level(_PLAIN_TEXT, control=["<s>"], merges=[("Ġ", "Y")], eos="<s>")
     talk = Dialogue(tokenizer).samples(tokenizer.encode("Yes"), content="Yes")
     assert talk.kinds == {FidelityKind.BOUNDARY_MERGE}
+
+
+@pytest.mark.parametrize("white", ["\n", "\n\n", " "])
+def test_white_space_that_is_an_added_token_merges_over_a_boundary_and_is_reported(white: str) -> None:
+    runs = [AddedToken(character * length, normalized=False) for character in "\n " for length in (1, 2, 3, 4)]
+    tokenizer = byte_level(CHATML.replace("assistant\n{%", f"assistant{white}{{%"))
+    tokenizer.backend_tokenizer.add_tokens(runs)
+    talk = Dialogue(tokenizer).says(f"{white}Yes")
+    assert talk.kinds == {FidelityKind.BOUNDARY_MERGE}
+    assert FidelityKind.BOUNDARY_MERGE not in Dialogue(tokenizer).says("Yes").kinds
 
 
 # -- SentencePiece, Metaspace: encode(x) adds a space that encode(ab) would not ------------------------
@@ -689,3 +700,31 @@ def test_a_text_that_two_pieces_of_the_template_spell_is_found_in_its_own_place(
     dialogue = Dialogue(byte_level()).says("General greetings").hears(text, *more)
     assert dialogue.is_exact()
     assert dialogue.says("Whatever").hears(text).is_exact()
+
+
+# -- texts that the engine's own stand-ins spell ---------------------------------------------------
+
+_STAND_INS = [
+    HEAD_TEXT,
+    SENTINEL,
+    f"{SENTINEL}WW",
+    SENTINEL + "W" * len(SENTINEL),
+    "qx8wj5tm0e",
+    "Qx8wJ5tM1e",
+    "qx8wj5tm" + "9" * 5000 + "e",
+    "qx8wj5tmmmmmmmmm0e",
+]
+
+
+@pytest.mark.parametrize("habit", [None, *_REWRITES])
+@pytest.mark.parametrize("text", _STAND_INS, ids=range(len(_STAND_INS)))
+def test_a_text_that_looks_like_a_stand_in_is_a_text_like_any_other(text: str, habit: str | None) -> None:
+    template, answer, stop = _REWRITES[habit] if habit else (CHATML, "Yes", "<|im_end|>")
+    talk, plain = (Dialogue(byte_level(template, control=(*CHATML_TOKENS, "<|return|>"))) for _ in range(2))
+    for _ in range(3):
+        talk.says(answer, stop=stop).hears(text, "a", user(text))
+        plain.says(answer, stop=stop).hears("Zebra", "a", user("Zebra"))
+        assert talk.tail == plain.tail.replace("Zebra", text)
+        assert [report.kind for report in talk.observation.fidelity] == [
+            report.kind for report in plain.observation.fidelity
+        ]
