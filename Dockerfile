@@ -1,7 +1,7 @@
 # The server and nothing else: no compiler, no pip, no torch. See docs/container.md.
 #
 #   docker build -t chatenv .
-#   docker build -t chatenv --build-arg TOKENIZER_NAME=Qwen/Qwen2.5-0.5B-Instruct .
+#   docker build -t chatenv --build-arg CHATENV_TOKENIZER=Qwen/Qwen2.5-0.5B-Instruct .
 
 ARG BASE=python:3.11-slim
 
@@ -19,7 +19,7 @@ RUN python3 -m venv --without-pip /opt/chatenv \
  && find /opt/chatenv -name tests -type d -prune -exec rm -rf {} +
 # A Hugging Face name, a folder inside the build context, or `bytes`, which is built in. No secret, whatever its name.
 # hadolint ignore=DL3064
-ARG TOKENIZER_NAME=bytes
+ARG CHATENV_TOKENIZER=bytes
 RUN /opt/chatenv/bin/python deploy/docker/bake_tokenizer.py /baked
 
 FROM ${BASE} AS base
@@ -31,14 +31,14 @@ COPY --from=builder /opt/chatenv /opt/chatenv
 COPY --from=builder /baked /srv/chatenv
 WORKDIR /srv/chatenv
 # hadolint ignore=DL3064
-ARG TOKENIZER_NAME=bytes
+ARG CHATENV_TOKENIZER=bytes
 # hadolint ignore=DL3064
 ENV PATH=/opt/chatenv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/var/cache/huggingface \
     HF_HUB_OFFLINE=1 \
-    TOKENIZER_NAME=${TOKENIZER_NAME} \
+    CHATENV_TOKENIZER=${CHATENV_TOKENIZER} \
     CHATENV_LISTEN=0.0.0.0:50051 \
     CHATENV_ALLOW_PLAINTEXT=true
 # Numeric, so that Kubernetes can tell that it is not root.

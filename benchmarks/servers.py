@@ -73,7 +73,8 @@ def _process(
     began = time.perf_counter()
     pipes: dict[str, Any] = {says_so_on: subprocess.PIPE}
     with _held_to(cores):
-        process = subprocess.Popen([sys.executable, *arguments], cwd=CHECKOUT, text=True, **pipes)
+        command = [sys.executable, *arguments]
+        process = subprocess.Popen(command, cwd=CHECKOUT, env=_plain_environment(), text=True, **pipes)
     try:
         stream = getattr(process, says_so_on)
         line = stream.readline()
@@ -84,6 +85,11 @@ def _process(
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+def _plain_environment() -> dict[str, str]:
+    """This process's environment without settings of ours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CHATENV_")}
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def _environment(
         environment["CHATENV_BEARER_TOKEN"] = token
     if tokenizer is not None:
         is_folder = Path(tokenizer).is_dir()
-        environment["TOKENIZER_NAME"] = _TOKENIZER_FOLDER if is_folder else tokenizer
+        environment["CHATENV_TOKENIZER"] = _TOKENIZER_FOLDER if is_folder else tokenizer
         # Images are offline by default, but a tokenizer that is named may have to be downloaded.
         environment["HF_HUB_OFFLINE"] = "1" if is_folder else "0"
     return {**environment, **(given or {})}

@@ -16,6 +16,7 @@ from chatenv_client import ChatEnv, ChatEnvError, Tls
 from chatenv_client.channel import open_channel
 from chatenv_client.extras import DISTRIBUTION
 from chatenv_server.commands.output import printable
+from chatenv_server.settings import variables
 
 EXIT_FAILED: Final = 1
 """The server does not answer, is not healthy, or refused."""
@@ -32,15 +33,18 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what names the server, and `--json`."""
     parser.add_argument(
         "--address",
-        default=os.environ.get("CHATENV_ADDRESS") or DEFAULT_ADDRESS,
-        help=f"HOST:PORT or unix:///PATH [CHATENV_ADDRESS; default: {DEFAULT_ADDRESS}]",
+        default=os.environ.get(variables.ADDRESS) or DEFAULT_ADDRESS,
+        help=f"HOST:PORT or unix:///PATH [{variables.ADDRESS}; default: {DEFAULT_ADDRESS}]",
     )
     parser.add_argument("--tls", action="store_true", help="speak TLS, trusting the usual authorities")
     parser.add_argument("--tls-ca", metavar="FILE", help="PEM file that vouches for the server; turns TLS on")
     parser.add_argument("--tls-certificate", metavar="FILE", help="client certificate, for mTLS")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
     parser.add_argument(
-        "--bearer-token-file", metavar="FILE", help="token for the server; or in the variable CHATENV_BEARER_TOKEN"
+        "--bearer-token-file",
+        metavar="FILE",
+        default=os.environ.get(variables.BEARER_TOKEN_FILE) or None,
+        help=f"token for the server [{variables.BEARER_TOKEN_FILE}, or the token itself in {variables.BEARER_TOKEN}]",
     )
     parser.add_argument(
         "--timeout",
@@ -81,8 +85,9 @@ def channel_of(arguments: argparse.Namespace) -> Iterator[grpc.Channel]:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the address is none.
+        ValueError: the address is none, or a variable is misspelt.
     """
+    variables.refuse_misspelt(os.environ)
     channel = open_channel(arguments.address, tls=_tls(arguments))
     try:
         yield channel
@@ -110,4 +115,4 @@ def _tls(arguments: argparse.Namespace) -> Tls | None:
 def _token(arguments: argparse.Namespace) -> str | None:
     if arguments.bearer_token_file:
         return Path(arguments.bearer_token_file).read_text(encoding="utf-8").strip()
-    return os.environ.get("CHATENV_BEARER_TOKEN") or None
+    return os.environ.get(variables.BEARER_TOKEN) or None

@@ -1,6 +1,7 @@
 """What an operator can set. Each setting is a flag, an environment variable and a default, from one table.
 
-A flag wins over its variable, and an empty variable counts as unset. A wrong value is refused by its name.
+A flag wins over its variable, and an empty variable counts as unset. A wrong value is refused by its name, and so is a
+variable that is nearly one of these.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from chatenv_client._version import __version__
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES
 from chatenv_client.models import ControlTokenPolicy, HistoryPolicy, ResetOptions
 from chatenv_server.environment.options import EpisodeOptions
-from chatenv_server.settings import values
+from chatenv_server.settings import values, variables
 from chatenv_server.settings.errors import SettingError
 from chatenv_server.tokenizer_files.loading import EMBEDDED
-
-ENVIRONMENT_PREFIX: Final = "CHATENV_"
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,6 @@ class _Option:
     parse: Callable[[str], Any]
     """Raises ValueError with what would be right."""
     help: str
-    environment: str = ""
-    """Name of the environment variable where it is not CHATENV_ and the setting's name."""
     default_text: str = ""
     """The default in the docs where its value says too little."""
 
@@ -41,11 +38,10 @@ def _setting(
     parse: Callable[[str], Any],
     help: str,  # noqa: A002 - argparse's word
     *,
-    environment: str = "",
     default_text: str = "",
     secret: bool = False,
 ) -> Any:
-    option = _Option(parse, help, environment, default_text)
+    option = _Option(parse, help, default_text)
     return dataclasses.field(default=default, metadata={"option": option}, repr=not secret)
 
 
@@ -69,12 +65,9 @@ class Settings:
         EMBEDDED,
         values.text,
         "`bytes` (built in), a folder, or a Hugging Face name",
-        environment="TOKENIZER_NAME",
     )
     chat_template: str = _setting("", values.file, "file with a Jinja chat template that replaces the tokenizer's own")
-    system_prompt: str = _setting(
-        "", values.text, "system prompt of episodes that give none", environment="SYSTEM_PROMPT"
-    )
+    system_prompt: str = _setting("", values.text, "system prompt of episodes that give none")
     system_role: str = _setting(EpisodeOptions.system_role, values.text, "role of the system prompt")
     transform: str = _setting(
         "", values.text, "reward and end of episodes: `module:attribute` or the name of an entry point"
@@ -212,17 +205,18 @@ def flag_of(name: str) -> str:
 
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
-    return _OPTIONS[name].environment or ENVIRONMENT_PREFIX + name.upper()
+    return variables.PREFIX + name.upper()
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Settings from a command line and an environment.
 
     Raises:
-        SettingError: a value is wrong; the message names the setting.
+        SettingError: a value is wrong, or a variable is none of ours; the message names it.
         SystemExit: argparse has shown the help, the version or its own error (2).
     """
     given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    variables.refuse_unknown(environment, map(variable_of, _OPTIONS))
     texts = {name: environment[variable_of(name)] for name in _OPTIONS if environment.get(variable_of(name))}
     return Settings(**{name: _read(name, text) for name, text in {**texts, **given}.items()})
 

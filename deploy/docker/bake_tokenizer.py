@@ -1,4 +1,4 @@
-"""Puts the tokenizer named by TOKENIZER_NAME into a folder of that name, for images that start without a network.
+"""Puts the tokenizer named by CHATENV_TOKENIZER into a folder of that name, for images that start without a network.
 
 The server takes a folder before it takes a Hugging Face name, so what is baked in keeps its name. Fails the build when
 the tokenizer or its chat template cannot be loaded.
@@ -21,7 +21,7 @@ def bake(name: str, root: Path) -> None:
     if name == EMBEDDED:
         return
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise SystemExit(f"TOKENIZER_NAME={name} has to be a Hugging Face name or a folder inside the build context")
+        raise SystemExit(f"CHATENV_TOKENIZER={name} has to be a Hugging Face name or a folder inside the build context")
     source, target = find_folder(name), root / name
     target.mkdir(parents=True)
     for pattern in TOKENIZER_FILES:
@@ -31,4 +31,4 @@ def bake(name: str, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    bake(os.environ["TOKENIZER_NAME"], Path(sys.argv[1]))
+    bake(os.environ["CHATENV_TOKENIZER"], Path(sys.argv[1]))

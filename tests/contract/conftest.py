@@ -1,4 +1,4 @@
-"""A server to put under the contract: the one at CHATENV_TARGET, else one of our own in this process."""
+"""A server to put under the contract: the one at CHATENV_ADDRESS, else one of our own in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Sampler = Callable[..., ChatAction]
 @pytest.fixture(scope="session")
 def target() -> Iterator[str]:
     """Address of the server."""
-    given = os.environ.get("CHATENV_TARGET")
+    given = os.environ.get("CHATENV_ADDRESS")
     if given:
         yield given
         return

@@ -51,7 +51,7 @@ def image(engine: DockerClient, conformance_dir: Path, tmp_path_factory: pytest.
     for name in FOLDERS:
         shutil.copytree(CHECKOUT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(conformance_dir / BAKED, context / BAKED)
-    build(IMAGE, context, {"TOKENIZER_NAME": BAKED, **registry_settings()})
+    build(IMAGE, context, {"CHATENV_TOKENIZER": BAKED, **registry_settings()})
     return IMAGE
 
 

@@ -76,7 +76,7 @@ print(server.log() != "")
     def test_a_server_that_fails_to_start_is_quoted_and_removed(
         self, engine: DockerClient, derive: DeriveImage
     ) -> None:
-        broken = derive("ENV TOKENIZER_NAME=/not/there")
+        broken = derive("ENV CHATENV_TOKENIZER=/not/there")
         with pytest.raises(UnavailableError, match=r"(?s)ended with exit code 2 .*'/not/there' does not exist"):
             ChatEnv.from_docker_image(broken, network_mode="host")
         assert containers_of(engine, broken) == []

@@ -89,7 +89,7 @@ def test_every_manifest_fits_the_schema_of_its_kind(overlay: str, version: str) 
 @overlays
 def test_the_environment_is_made_of_settings_that_the_server_accepts(overlay: str) -> None:
     given = {each["name"] for each in server_of(overlay)["env"]}
-    known = {f"CHATENV_{name.upper()}" for name in Settings.__dataclass_fields__} | {"TOKENIZER_NAME", "SYSTEM_PROMPT"}
+    known = {f"CHATENV_{name.upper()}" for name in Settings.__dataclass_fields__}
     assert given <= known
     assert settings_of(overlay).listen
 
@@ -133,7 +133,7 @@ def test_trainer_and_sidecar_meet_at_one_socket_in_one_volume() -> None:
     mount = {"name": volume["name"], "mountPath": "/run/chatenv"}
     assert mount in server["volumeMounts"]
     assert mount in trainer["volumeMounts"]
-    assert {"name": "CHATENV_TARGET", "value": settings_of("trainer").listen[0]} in trainer["env"]
+    assert {"name": "CHATENV_ADDRESS", "value": settings_of("trainer").listen[0]} in trainer["env"]
     assert settings_of("trainer").listen[0].startswith("unix:///run/chatenv/")
 
 

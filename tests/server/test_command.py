@@ -208,6 +208,14 @@ def test_the_token_comes_from_a_file_or_the_environment(serve: Serve, chatenv: R
     assert chatenv("health", *address).returncode == 0
     assert chatenv("info", *address, "--bearer-token-file", str(file)).returncode == 0
     assert chatenv("info", *address, CHATENV_BEARER_TOKEN="open sesame").returncode == 0
+    assert chatenv("info", *address, CHATENV_BEARER_TOKEN_FILE=str(file)).returncode == 0
+
+
+def test_a_misspelt_variable_of_a_caller_is_refused_and_one_of_a_server_is_not(chatenv: Run) -> None:
+    refused = chatenv("info", CHATENV_ADRESS="localhost:1")
+    assert refused.returncode == 2
+    assert "CHATENV_ADRESS, which nobody reads (nearest: CHATENV_ADDRESS)" in refused.stderr
+    assert chatenv("info", CHATENV_LISTEN="localhost:1", CHATENV_TOKENIZER="bytes").returncode == 0
 
 
 def test_talking_to_a_server_loads_neither_transformers_nor_torch(server: RunningServer) -> None:

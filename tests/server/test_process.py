@@ -54,7 +54,7 @@ def test_one_line_says_where_it_serves_and_with_which_tokenizer(launch: Launch, 
 
 def test_settings_come_from_the_environment(launch: Launch, conformance_dir: Path) -> None:
     tiny = conformance_dir / "tokenizers" / "tiny_bytes"
-    server = launch(TOKENIZER_NAME=str(tiny), SYSTEM_PROMPT="Be kind.", CHATENV_MAX_STEPS="1")
+    server = launch(CHATENV_TOKENIZER=str(tiny), CHATENV_SYSTEM_PROMPT="Be kind.", CHATENV_MAX_STEPS="1")
     with ChatEnv(server.addresses[0]) as env:
         info = env.server_info()
         assert (info.tokenizer_name, info.limits.max_steps) == ("tiny_bytes", 1)

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from chatenv_client.models import HistoryPolicy
 from chatenv_server.environment.options import EpisodeOptions
+from chatenv_server.settings import variables
 from chatenv_server.settings.errors import SettingError
 from chatenv_server.settings.settings import (
     Settings,
@@ -142,9 +145,63 @@ def test_a_bad_value_is_refused_by_the_name_of_its_setting(name: str, text: str)
         assert variable_of(name) in str(refusal.value)
 
 
-def test_the_contract_names_two_variables() -> None:
-    assert variable_of("tokenizer") == "TOKENIZER_NAME"
-    assert variable_of("system_prompt") == "SYSTEM_PROMPT"
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variable_is_called_as_its_flag(name: str) -> None:
+    assert variable_of(name) == "CHATENV_" + flag_of(name).removeprefix("--").replace("-", "_").upper()
+
+
+MISSPELT = {
+    "CHATENV_TOKENISER": "CHATENV_TOKENIZER",
+    "CHATENV_TOKENIZER_NAME": "CHATENV_TOKENIZER",
+    "CHATENV_MAX_STEP": "CHATENV_MAX_STEPS",
+    "CHATENV_max_steps": "CHATENV_MAX_STEPS",
+    "CHATENV_ADRESS": "CHATENV_ADDRESS",
+    "CHATENV_IDLE_TIME_OUT": "CHATENV_IDLE_TIMEOUT",
+}
+
+
+@pytest.mark.parametrize(("given", "meant"), MISSPELT.items())
+def test_a_variable_that_nobody_reads_is_refused_with_the_nearest(given: str, meant: str) -> None:
+    with pytest.raises(SettingError, match=f"{given}, .*nearest: {meant}"):
+        read_settings([], {given: "1"})
+
+
+@given(st.sampled_from(NAMES).map(variable_of), st.data())
+def test_one_wrong_letter_in_a_variable_is_always_noticed_and_mended(name: str, data: st.DataObject) -> None:
+    place = data.draw(st.integers(len("CHATENV_"), len(name) - 1))
+    typed = name[:place] + data.draw(st.sampled_from(["", "X", name[place] * 2, "_"])) + name[place + 1 :]
+    assume(typed not in {variable_of(other) for other in NAMES} and len(typed) > len("CHATENV_"))
+    with pytest.raises(SettingError) as refusal:
+        read_settings([], {typed: "1"})
+    assert f"{typed}, " in str(refusal.value)
+    assert f"nearest: {name}" in str(refusal.value)
+
+
+def test_all_variables_that_nobody_reads_are_named_at_once() -> None:
+    with pytest.raises(SettingError, match=r"CHATENV_COLOUR, .*CHATENV_QQQQ, which nobody reads;"):
+        read_settings([], {"CHATENV_QQQQ": "1", "CHATENV_COLOUR": "1", "CHATENVIRONMENT": "1"})
+
+
+def test_what_callers_read_may_stand_in_a_servers_environment() -> None:
+    assert read_settings([], {"CHATENV_ADDRESS": "localhost:1"}) == Settings()
+
+
+SERVICE_LINKS = (
+    *("CHATENV_SERVICE_HOST", "CHATENV_SERVICE_PORT", "CHATENV_SERVICE_PORT_GRPC", "CHATENV_PORT"),
+    *("CHATENV_PORT_50051_TCP", "CHATENV_PORT_50051_TCP_PROTO", "CHATENV_PORT_50051_TCP_PORT"),
+    *("CHATENV_PORT_50051_TCP_ADDR", "CHATENV_METRICS_SERVICE_HOST", "CHATENV_METRICS_PORT_9464_TCP_ADDR"),
+)
+
+
+@pytest.mark.parametrize("name", SERVICE_LINKS)
+def test_what_kubernetes_sets_beside_a_service_called_chatenv_is_let_be(name: str) -> None:
+    assert read_settings([], {name: "10.0.0.1"}) == Settings()
+
+
+def test_no_setting_is_taken_for_what_kubernetes_sets_or_for_what_callers_read() -> None:
+    others = [variable_of(name) for name in NAMES if variable_of(name) not in variables.CALLERS]
+    assert [name for name in others if variables.is_nearly(name, variables.CALLERS)] == []
+    assert [name for name in others if name not in variables._given(dict.fromkeys(others, "1"))] == []
 
 
 def test_a_flag_wins_over_its_variable() -> None:
@@ -152,7 +209,7 @@ def test_a_flag_wins_over_its_variable() -> None:
 
 
 def test_an_empty_variable_is_no_variable() -> None:
-    assert read_settings([], {"TOKENIZER_NAME": "", "CHATENV_MAX_STEPS": ""}) == Settings()
+    assert read_settings([], {"CHATENV_TOKENISER": "", "CHATENV_MAX_STEPS": ""}) == Settings()
 
 
 def test_a_switch_needs_no_value() -> None:
