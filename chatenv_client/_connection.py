@@ -16,18 +16,22 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import grpc
 import grpc.aio
 
-from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-from chatenv_client.calls import Call, CallDefaults, ResultT, error_from_rpc
+from chatenv_client.calls import Call, CallDefaults, ResultT, error_from_rpc, taken
 from chatenv_client.channel import Tls, open_async_channel, open_channel, refuse_options_of_ready_channel
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.fork import ProcessGuard
+from chatenv_client.stub import stub_of
 
 ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
+
+FAREWELL_S: Final = 2.0
+"""Seconds that telling the server of the end may take where a `with` block raised: with Ctrl-C, say, since the server
+hangs."""
 
 
 class BaseConnection(Generic[ChannelT]):
@@ -36,7 +40,7 @@ class BaseConnection(Generic[ChannelT]):
     def __init__(self, channel: ChannelT, defaults: CallDefaults) -> None:
         self.channel: ChannelT = channel
         self.is_closed = False
-        self._stub: Any = ChatEnvServiceStub(channel)
+        self._stub = stub_of(channel)
         self._defaults = defaults
         self._guard = ProcessGuard()
 
@@ -94,7 +98,7 @@ class Connection(BaseConnection[grpc.Channel]):
             response = self._begin(call, timeout_s)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
-        return call.receive(response)
+        return taken(call.receive, response)
 
     def future(self, method: str, request: Any, timeout_s: float | None) -> Any:
         """Make a call without waiting; gRPC's future of its answer. The caller has to `check` before."""
@@ -138,7 +142,7 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             response = await self._begin(call, timeout_s)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
-        return call.receive(response)
+        return taken(call.receive, response)
 
     @asynccontextmanager
     async def closing(self) -> AsyncIterator[None]:

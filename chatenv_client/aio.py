@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from chatenv_client._connection import AsyncConnection, yielding_to
+from chatenv_client._connection import FAREWELL_S, AsyncConnection, yielding_to
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.models import (
@@ -113,4 +113,4 @@ class AsyncChatEnv:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with yielding_to(error):
-            await self.close()
+            await self.close(timeout_s=None if error is None else FAREWELL_S)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic
 
+from google.protobuf.message import DecodeError
+
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.calls import Call, ResultT
-from chatenv_client.errors import BatchError, ChatEnvError, MessageTooLargeError
+from chatenv_client.calls import Call, ResultT, taken
+from chatenv_client.errors import BatchError, ChatEnvError, MessageTooLargeError, ProtocolError
 from chatenv_client.models import Limits
 
 EDGE_ITEMS: Final = 32
@@ -144,7 +146,7 @@ class Round(Generic[ResultT]):
         """Take in the answer to an item."""
         self._answered += 1
         try:
-            self.results[index] = receive(response)
+            self.results[index] = taken(receive, response)
         except ChatEnvError as error:
             self._errors[index] = error
 
@@ -221,7 +223,12 @@ class Part(Generic[ResultT]):
             ((index, receive),) = self.items.items()
             self.round.succeed(index, receive, response)
             return
-        for (index, receive), result in zip(self.items.items(), response.results, strict=True):
+        results = () if isinstance(response, DecodeError) else response.results
+        if len(results) != len(self.items):
+            what = f"{len(results)} results came for {len(self.items)} items; update the older of client and server"
+            self.round.lose(list(self.items), ProtocolError(what))
+            return
+        for (index, receive), result in zip(self.items.items(), results, strict=True):
             if result.HasField("error"):
                 self.round.refuse(index, wire.error_from_item(result.error))
             else:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypedDict, TypeVar
 from urllib.parse import quote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from chatenv_client import wire
 from chatenv_client.bearer import checked_token
 from chatenv_client.channel import AFFINITY_HEADER
-from chatenv_client.errors import ChatEnvError
+from chatenv_client.errors import ChatEnvError, InvalidRequestError, ProtocolError
 
 ResultT = TypeVar("ResultT")
 
@@ -30,7 +32,7 @@ class Call(Generic[ResultT]):
     request: Any
     """The protobuf request."""
     receive: Callable[[Any], ResultT]
-    """Turns the protobuf answer into the result. Whoever asked for the call changes only in here."""
+    """Turns the protobuf answer into the result. Whoever asked for the call changes only in here; see `taken`."""
 
     def copied_to(self, request: Any) -> Call[ResultT]:
         """The call, after its request is copied into an empty message."""
@@ -38,10 +40,26 @@ class Call(Generic[ResultT]):
         return self
 
 
+def taken(receive: Callable[[Any], ResultT], response: Any) -> ResultT:
+    """What a call's `receive` makes of an answer.
+
+    Raises:
+        ProtocolError: the answer cannot be read, or does not fit what the caller holds; nothing was changed.
+    """
+    if isinstance(response, DecodeError):
+        what = "the answer is no message of this method; update the older of client and server"
+        raise ProtocolError(what) from response
+    try:
+        return receive(response)
+    except InvalidRequestError as error:  # raised where requests and answers are read by the same functions
+        what = f"the answer cannot be read: {error}; update the older of client and server"
+        raise ProtocolError(what) from error
+
+
 class CallKeywords(TypedDict):
     """Keywords of a gRPC multicallable."""
 
-    timeout: float
+    timeout: float | None
     metadata: tuple[tuple[str, str], ...]
 
 
@@ -51,7 +69,8 @@ class CallDefaults:
 
     timeout_s: float = DEFAULT_TIMEOUT_S
     """Deadline of a call that gives none of its own."""
-    metadata: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Headers. Not shown, since the bearer token is one of them."""
     affinity: bool = False
     """Whether each call says of which episode it is, in a header."""
 
@@ -74,7 +93,22 @@ class CallDefaults:
         metadata = self.metadata
         if self.affinity and (episode_id := getattr(request, "episode_id", "")):
             metadata = (*metadata, (AFFINITY_HEADER, quote(episode_id, safe="")))
-        return {"timeout": self.timeout_s if timeout_s is None else timeout_s, "metadata": metadata}
+        return {"timeout": _deadline_s(self.timeout_s if timeout_s is None else timeout_s), "metadata": metadata}
+
+
+_LONGEST_TIMEOUT_S: Final = 1e8
+"""Three years. gRPC takes what is much longer, infinity above all, for a deadline that has passed."""
+
+
+def _deadline_s(timeout_s: float) -> float | None:
+    """A timeout as gRPC takes it.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    if math.isnan(timeout_s):
+        raise ValueError("timeout_s is a number of seconds, not NaN; math.inf waits for ever")
+    return timeout_s if timeout_s < _LONGEST_TIMEOUT_S else None
 
 
 def error_from_rpc(error: grpc.RpcError) -> ChatEnvError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +23,18 @@ KEEPALIVE_TIME_MS: Final = 30_000
 """Pause between pings while a call is in flight. A server that does not allow it closes the connection."""
 
 _KEEPALIVE_TIMEOUT_MS: Final = 10_000
+
+_FIRST_RECONNECT_MS: Final = 200
+_LATEST_RECONNECT_MS: Final = 1_000
+"""Longest pause between two attempts to connect to a server that is gone; gRPC varies it by a fifth."""
+
+_SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"]
+
+_EVERY_CALL: Final = [method.name for method in _SERVICE.methods if not method.client_streaming]
+"""What gRPC may retry for our clients, which make every unary call idempotent: Reset names its episode, Step carries
+step_index."""
+_NO_RESETS: Final = [name for name in _EVERY_CALL if name not in ("Reset", "BatchReset")]
+"""What it may retry for whoever builds the requests."""
 
 # Backoffs of 0.1, 0.2, 0.4 and 0.8 s, each jittered by gRPC, span the restart of a proxy and not more.
 _RETRY_POLICY: Final = {
@@ -52,6 +65,15 @@ class Tls:
     certificate_chain: bytes | None = None
     """Of this client, together with `private_key`."""
 
+    def __post_init__(self) -> None:
+        """Refuse half a pair, with which gRPC would end the interpreter.
+
+        Raises:
+            ValueError: there is a key without a certificate, or a certificate without a key.
+        """
+        if bool(self.private_key) != bool(self.certificate_chain):
+            raise ValueError("a client's certificate and its key come together; give both, or neither")
+
     def credentials(self) -> grpc.ChannelCredentials:
         """The certificates as gRPC wants them."""
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
@@ -76,7 +98,7 @@ def open_channel(
         ValueError: the target is a URL of another kind.
     """
     _check_target(target)
-    options = channel_options(max_message_bytes, affinity=affinity)
+    options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL)
     if tls is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, tls.credentials(), options)
@@ -91,7 +113,7 @@ def open_async_channel(
 ) -> grpc.aio.Channel:
     """Open a channel for asyncio, inside a running loop; see `open_channel`."""
     _check_target(target)
-    options = channel_options(max_message_bytes, affinity=affinity)
+    options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL)
     if tls is None:
         return grpc.aio.insecure_channel(target, options)
     return grpc.aio.secure_channel(target, tls.credentials(), options)
@@ -118,7 +140,15 @@ def _check_target(target: str) -> None:
 def channel_options(
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES, *, affinity: bool = False
 ) -> list[tuple[str, int | str]]:
-    """Options of a channel to a chatenv server, for callers who open their own; arguments as in `open_channel`."""
+    """Options of a channel to a chatenv server, for callers who open their own; arguments as in `open_channel`.
+
+    On such a channel gRPC retries all unary calls but Reset and BatchReset: a Reset that names no episode would leave
+    one that nobody knows if only its answer was lost.
+    """
+    return _options(max_message_bytes, affinity=affinity, retries=_NO_RESETS)
+
+
+def _options(max_message_bytes: int, *, affinity: bool, retries: Sequence[str]) -> list[tuple[str, int | str]]:
     if affinity:
         os.environ.setdefault(_HASH_BY_HEADER_VARIABLE, "true")
     return [
@@ -128,17 +158,17 @@ def channel_options(
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         # A server is near its clients; the web proxy of a cluster would only break the connection.
         ("grpc.enable_http_proxy", 0),
-        ("grpc.service_config", _service_config(affinity)),
+        ("grpc.service_config", _service_config(affinity, retries)),
+        # gRPC would wait up to two minutes before it sees that a server is there again.
+        ("grpc.initial_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _LATEST_RECONNECT_MS),
         # A request beyond the buffer, 256 KiB by default, is silently not retried.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
     ]
 
 
-def _service_config(affinity: bool) -> str:
-    # The client makes every unary call idempotent: Reset names its episode, Step carries step_index.
-    service = pb.DESCRIPTOR.services_by_name["ChatEnvService"]
-    unary = [method.name for method in service.methods if not method.client_streaming]
-    names = [{"service": service.full_name, "method": method} for method in unary]
+def _service_config(affinity: bool, retries: Sequence[str]) -> str:
+    names = [{"service": _SERVICE.full_name, "method": method} for method in retries]
     config: dict[str, Any] = {"methodConfig": [{"name": names, "retryPolicy": _RETRY_POLICY}]}
     if affinity:
         config["loadBalancingConfig"] = [{"ring_hash_experimental": {"requestHashHeader": AFFINITY_HEADER}}]

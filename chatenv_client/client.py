@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from chatenv_client._connection import Connection, yielding_to
+from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.docker import ContainerOptions, ServerContainer
@@ -139,6 +139,7 @@ class ChatEnv:
     def resume(self, episode_id: str, *, timeout_s: float | None = None) -> StepResult:
         """Continue an episode as another client left it. The one that this client had before stays live.
 
+        The episode stays its opener's: neither `close`, the end of a `with` block nor the next `reset` ends it.
         The result is that of the episode's last step, without its metadata and fidelity reports.
 
         Raises:
@@ -178,7 +179,7 @@ class ChatEnv:
         return self._connection.make(self._session.server_info(), timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> None:
-        """End the episode, and close the channel if it was opened here. Closing twice is fine.
+        """End the episode unless it was resumed, and close the channel if it was opened here. Closing twice is fine.
 
         Raises:
             ChatEnvError: the server could not be told; this client is closed all the same.
@@ -196,4 +197,4 @@ class ChatEnv:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with yielding_to(error):
-            self.close()
+            self.close(timeout_s=None if error is None else FAREWELL_S)

@@ -14,6 +14,7 @@ from typing import Any
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.calls import Call
+from chatenv_client.errors import ProtocolError
 from chatenv_client.mirror import Mirror
 from chatenv_client.models import (
     Action,
@@ -41,10 +42,12 @@ class Session:
 
     def __init__(self) -> None:
         self._mirror: Mirror | None = None
+        self._owns = False
+        """Whether this session opened the episode, and so ends it."""
 
     @property
     def episode_id(self) -> str | None:
-        """The live episode; None before reset and after close."""
+        """The live episode; None before reset and after the end."""
         return None if self._mirror is None else self._mirror.episode_id
 
     def reset(self, options: ResetOptions) -> Call[StepResult]:
@@ -55,7 +58,7 @@ class Session:
 
         def receive(response: pb.ResetResponse) -> StepResult:
             observation = mirror.absorb(wire.observation_from_proto(response.observation))
-            self._mirror = mirror
+            self._mirror, self._owns = mirror, True
             return _result(observation)
 
         return Call("Reset", request, receive)
@@ -90,12 +93,16 @@ class Session:
         return Call("Step", request, partial(_take_step, mirror, sampled, given))
 
     def resume(self, episode_id: str) -> Call[StepResult]:
-        """Take up an episode that is live on the server."""
+        """Take up an episode that is live on the server. Whoever opened it goes on to own it."""
 
         def receive(response: pb.GetStateResponse) -> StepResult:
-            state = wire.state_from_proto(response)
-            self._mirror = Mirror.of_state(state)
-            return _result(self._mirror.observation(state))
+            state = _state_of(episode_id, response)
+            mirror = Mirror.of_state(state)
+            observation = mirror.observation(state)
+            if self.episode_id != episode_id:
+                self._owns = False
+            self._mirror = mirror
+            return _result(observation)
 
         return Call("GetState", pb.GetStateRequest(episode_id=episode_id), receive)
 
@@ -110,12 +117,18 @@ class Session:
 
     def state(self) -> Call[ChatState]:
         """Read the whole episode."""
-        return Call("GetState", pb.GetStateRequest(episode_id=self._live().episode_id), wire.state_from_proto)
+        episode_id = self._live().episode_id
+        return Call("GetState", pb.GetStateRequest(episode_id=episode_id), partial(_state_of, episode_id))
 
     def trajectory(self) -> Call[Trajectory]:
         """Read the episode as training wants it."""
-        request = pb.GetTrajectoryRequest(episode_id=self._live().episode_id)
-        return Call("GetTrajectory", request, wire.trajectory_from_proto)
+        episode_id = self._live().episode_id
+
+        def receive(response: pb.GetTrajectoryResponse) -> Trajectory:
+            _check_episode(response.episode_id, episode_id)
+            return wire.trajectory_from_proto(response)
+
+        return Call("GetTrajectory", pb.GetTrajectoryRequest(episode_id=episode_id), receive)
 
     def audit(self) -> Call[AuditReport]:
         """Compare the stream with a full rendering."""
@@ -126,9 +139,9 @@ class Session:
         return Call("GetServerInfo", pb.GetServerInfoRequest(), wire.info_from_proto)
 
     def close(self, unless: str | None = None) -> Call[None] | None:
-        """End the live episode; None when there is none, or when it is the one named."""
+        """End the live episode; None when there is none that this session opened, or when it is the one named."""
         mirror = self._mirror
-        if mirror is None or mirror.episode_id == unless:
+        if mirror is None or not self._owns or mirror.episode_id == unless:
             return None
 
         def receive(_response: pb.CloseEpisodeResponse) -> None:
@@ -140,6 +153,17 @@ class Session:
         if self._mirror is None:
             raise RuntimeError("there is no episode yet; call reset() first, or resume() one")
         return self._mirror
+
+
+def _state_of(episode_id: str, response: pb.GetStateResponse) -> ChatState:
+    _check_episode(response.episode_id, episode_id)
+    return wire.state_from_proto(response)
+
+
+def _check_episode(answered: str, asked: str) -> None:
+    if answered != asked:
+        what = f"the answer is about episode {answered!r}, not {asked!r}; update the older of client and server"
+        raise ProtocolError(what)
 
 
 def _take_step(

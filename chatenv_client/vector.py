@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from chatenv_client._connection import Connection, yielding_to
+from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
 from chatenv_client.batch import Part, Round
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
@@ -70,6 +71,8 @@ class VectorChatEnv:
             defaults = defaults.sticking_to(uuid.uuid4().hex)
         self._connection = Connection(target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
         self._limits: Limits | None = None
+        self._ends_by: float | None = None
+        """When all has to be over, by the monotonic clock; set where a `with` block raised."""
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -152,6 +155,7 @@ class VectorChatEnv:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with yielding_to(error):
+            self._ends_by = None if error is None else time.monotonic() + FAREWELL_S
             self.close()
 
     def _make(self, round_: Round[ResultT], timeout_s: float | None) -> Round[ResultT]:
@@ -166,6 +170,13 @@ class VectorChatEnv:
                 in_flight.append((part, self._begin(part, timeout_s)))
                 for answered, answer in answers:
                     self._take(answered, answer, timeout_s)
+        except Exception:
+            raise
+        except BaseException:  # somebody pressed Ctrl-C, say, and waits for nothing more
+            for _, call in in_flight:
+                call.cancel()
+            in_flight.clear()
+            raise
         finally:
             # Also where a later part could not be built: what was sent may be applied, and its episodes have to know.
             while in_flight:
@@ -174,6 +185,8 @@ class VectorChatEnv:
 
     def _begin(self, part: Part[ResultT], timeout_s: float | None) -> Any:
         """Make the call of a part; gRPC's future of its answer."""
+        if self._ends_by is not None:
+            timeout_s = max(0.0, self._ends_by - time.monotonic())
         return self._connection.future(part.method, part.request, timeout_s)
 
     def _take(self, part: Part[ResultT], answer: Any, timeout_s: float | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
@@ -22,7 +22,6 @@ from chatenv_client.reasons import Reason
 from chatenv_client.tokens import (
     BoolArray,
     Float32Array,
-    Int32Array,
     pack_logprobs,
     pack_tokens,
     unpack_logprobs,
@@ -64,13 +63,14 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
     Raises:
         ProtocolError: the answer does not fit the contract.
     """
+    length = len(encoded.tokens)
     return ChatState(
         episode_id=encoded.episode_id,
         step_count=encoded.step_count,
         history_messages=messages_from_proto(encoded.messages),
-        message_spans=tuple((span.start, span.start + span.length) for span in encoded.message_spans),
+        message_spans=_spans_from_proto(encoded, length),
         token_ids=unpack_tokens(encoded.tokens),
-        turns=turns_from_proto(encoded.turns),
+        turns=turns_from_proto(encoded.turns, length),
         fidelity=fidelity_from_proto(encoded.fidelity),
         generation_prompt_length=encoded.generation_prompt_length,
         prompt_fingerprint=encoded.prompt_fingerprint,
@@ -82,6 +82,13 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
         metadata=load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
         clock_unix_seconds=unix_seconds(encoded.clock) if encoded.HasField("clock") else None,
     )
+
+
+def _spans_from_proto(encoded: pb.GetStateResponse, length: int) -> tuple[tuple[int, int], ...]:
+    spans = tuple((span.start, span.start + span.length) for span in encoded.message_spans)
+    if len(spans) != len(encoded.messages) or any(stop > length for _, stop in spans):
+        raise ProtocolError("the message spans of the server's answer do not fit its messages and tokens")
+    return spans
 
 
 def turn_to_proto(turn: Turn) -> pb.Turn:
@@ -100,12 +107,17 @@ def turn_to_proto(turn: Turn) -> pb.Turn:
     )
 
 
-def turns_from_proto(turns: Iterable[pb.Turn]) -> tuple[Turn, ...]:
-    """All turns of an episode.
+def turns_from_proto(turns: Sequence[pb.Turn], length: int) -> tuple[Turn, ...]:
+    """All turns of an episode, whose stream has `length` tokens.
 
     Raises:
-        ProtocolError: an origin or a stop reason is unknown.
+        ProtocolError: an origin or a stop reason is unknown, or the turns do not cover the stream one after the other.
     """
+    end = 0
+    for turn in turns:
+        _check_length("the turns before another", end, turn.start)
+        end += turn.length
+    _check_length("the turns", end, length)
     return tuple(
         Turn(
             origin=ORIGIN.answered(turn.origin),
@@ -147,13 +159,13 @@ def trajectory_from_proto(encoded: pb.GetTrajectoryResponse) -> Trajectory:
         ProtocolError: lengths do not agree.
     """
     tokens = unpack_tokens(encoded.tokens)
-    turns = turns_from_proto(encoded.turns)
+    turns = turns_from_proto(encoded.turns, len(tokens))
     return Trajectory(
         episode_id=encoded.episode_id,
         tokens=tokens,
         loss_mask=_mask_of_runs(encoded.loss_mask_runs, len(tokens)),
         logprobs=_spread_logprobs(unpack_logprobs(encoded.logprobs), turns, len(tokens)),
-        turn=_turn_index(turns, len(tokens)),
+        turn=turn_of_each_token(turns),
         turns=turns,
         fidelity=fidelity_from_proto(encoded.fidelity),
         terminated=encoded.terminated,
@@ -172,20 +184,14 @@ def _mask_runs(turns: Sequence[Turn]) -> list[int]:
 
 
 def _mask_of_runs(runs: Sequence[int], length: int) -> BoolArray:
-    mask = np.repeat(np.arange(len(runs)) % 2 == 1, np.array(runs, dtype=np.int64))
-    _check_length("the loss mask", len(mask), length)
-    return mask
+    # Before anything is allocated: a run of a few bytes may say four thousand million.
+    _check_length("the loss mask", sum(runs), length)
+    return np.repeat(np.arange(len(runs)) % 2 == 1, np.array(runs, dtype=np.int64))
 
 
 def _spread_logprobs(given: Float32Array, turns: Sequence[Turn], length: int) -> Float32Array:
     _check_length("the logprobs", len(given), sum(turn.length for turn in turns if turn.has_logprobs))
     return logprobs_of(turns, given, length)
-
-
-def _turn_index(turns: Sequence[Turn], length: int) -> Int32Array:
-    index = turn_of_each_token(turns)
-    _check_length("the turns", len(index), length)
-    return index
 
 
 def _check_length(what: str, got: int, expected: int) -> None:

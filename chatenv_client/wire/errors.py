@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtoMessage
 
 from chatenv_client import errors
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.wire.fields import field_from_wire, field_to_wire
 
+MessageT = TypeVar("MessageT", bound=ProtoMessage)
+
 DOMAIN: Final = "chatenv"
 ERROR_INFO_URL: Final = "type.googleapis.com/google.rpc.ErrorInfo"
 BAD_REQUEST_URL: Final = "type.googleapis.com/google.rpc.BadRequest"
 
 _CODE_NUMBERS: Final = {code.name: int(code.value[0]) for code in grpc.StatusCode}
-_CODE_NAMES: Final = {number: name for name, number in _CODE_NUMBERS.items()}
+_CODE_NAMES: Final = {number: name for name, number in _CODE_NUMBERS.items() if name != "OK"}
+"""Of failures."""
 
 _BY_CODE: Final[dict[str, type[ChatEnvError]]] = {
     "INVALID_ARGUMENT": errors.InvalidRequestError,
@@ -37,6 +41,10 @@ _WITHOUT_REASON: Final[dict[str, tuple[type[ChatEnvError], str]]] = {
     "RESOURCE_EXHAUSTED": (
         errors.MessageTooLargeError,
         "send less at once, or raise max_message_bytes on both sides",
+    ),
+    "UNIMPLEMENTED": (
+        errors.ProtocolError,
+        "update the server if it is chatenv's; if it is another one, give the address of chatenv's",
     ),
     "DEADLINE_EXCEEDED": (errors.DeadlineError, "try again, or give the call a longer timeout_s"),
     "UNAVAILABLE": (errors.UnavailableError, "see that a chatenv server runs at this address, and try again"),
@@ -90,22 +98,27 @@ _BY_REASON: Final[dict[str, type[ChatEnvError]]] = {kind.default_reason: kind fo
 def _error_info(status: status_pb2.RpcStatus | None) -> status_pb2.ErrorInfo | None:
     for detail in status.details if status else ():
         if detail.type_url == ERROR_INFO_URL:
-            info = status_pb2.ErrorInfo.FromString(detail.value)
-            return info if info.domain == DOMAIN else None
+            info = _parsed(status_pb2.ErrorInfo, detail.value)
+            return info if info is not None and info.domain == DOMAIN else None
     return None
 
 
 def _bad_field(status: status_pb2.RpcStatus | None) -> str:
     for detail in status.details if status else ():
         if detail.type_url == BAD_REQUEST_URL:
-            violations = status_pb2.BadRequest.FromString(detail.value).field_violations
-            return field_from_wire(violations[0].field) if violations else ""
+            bad = _parsed(status_pb2.BadRequest, detail.value)
+            return field_from_wire(bad.field_violations[0].field) if bad and bad.field_violations else ""
     return ""
 
 
 def parse_status(details: bytes) -> status_pb2.RpcStatus | None:
     """The status in the trailing metadata of a failed call; None when it is not one."""
+    return _parsed(status_pb2.RpcStatus, details)
+
+
+def _parsed(kind: type[MessageT], encoded: bytes) -> MessageT | None:
+    """A message of this kind; None where the bytes are none, since a failure is to be told in any case."""
     try:
-        return status_pb2.RpcStatus.FromString(details)
+        return kind.FromString(encoded)
     except DecodeError:
         return None

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import grpc
 
+from chatenv_client import Tls
 from chatenv_client.extras import MissingExtraError, needing
 from chatenv_client.health import SERVING, health_of
 
 try:
     with needing("server", "the health check"):
         from chatenv_server.running.listeners import reachable
-        from chatenv_server.settings.errors import SettingError
         from chatenv_server.settings.settings import Settings, read_settings
 except MissingExtraError as error:
     sys.stderr.write(f"{error}\n")
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings([], os.environ)
         status = _ask(options, settings)
-    except (SettingError, OSError) as error:
+    except (OSError, ValueError) as error:
         return _unhealthy(str(error))
     except grpc.RpcError as error:
         return _unhealthy(f"{error.code().name}: {error.details()}")
@@ -66,9 +66,7 @@ def _channel(options: argparse.Namespace, settings: Settings) -> grpc.Channel:
     address = reachable(options.address or settings.listen[0])
     if not options.tls_ca:
         return grpc.insecure_channel(address)
-    credentials = grpc.ssl_channel_credentials(
-        _read(options.tls_ca), _read(options.tls_key), _read(options.tls_certificate)
-    )
+    credentials = Tls(_read(options.tls_ca), _read(options.tls_key), _read(options.tls_certificate)).credentials()
     names = [("grpc.ssl_target_name_override", options.tls_name)] if options.tls_name else []
     return grpc.secure_channel(address, credentials, options=names)
 

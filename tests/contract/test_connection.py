@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import pickle
 import shutil
@@ -29,6 +30,7 @@ from chatenv_client import (
     channel_options,
 )
 from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.calls import CallDefaults
 
 Serving = Callable[..., AbstractContextManager[str]]
 
@@ -119,6 +121,13 @@ def test_every_call_has_a_deadline_and_a_call_may_have_its_own() -> None:
             env.server_info(timeout_s=0.1)
 
 
+def test_a_deadline_may_be_infinite_but_not_nan(target: str) -> None:
+    with ChatEnv(target, timeout_s=math.inf) as env:
+        assert env.reset(timeout_s=1e300).observation.step_count == 0
+        with pytest.raises(ValueError, match="NaN"):
+            env.server_info(timeout_s=math.nan)
+
+
 def test_the_end_of_a_block_does_not_hide_what_went_wrong_in_it(serving: Serving) -> None:
     with serving() as target:
         env = ChatEnv(target)
@@ -165,11 +174,12 @@ def test_a_server_that_was_started_anew_does_not_know_the_episode(serving: Servi
         env.step(HELLO)
 
 
-def test_every_unary_method_is_retried_and_the_stream_is_not() -> None:
+def test_the_options_for_other_peoples_requests_retry_all_but_the_stream_and_resets() -> None:
     (config,) = (json.loads(str(value)) for key, value in channel_options() if key == "grpc.service_config")
     (policy,) = config["methodConfig"]
     methods = pb.DESCRIPTOR.services_by_name["ChatEnvService"].methods
-    assert {entry["method"] for entry in policy["name"]} == {method.name for method in methods} - {"StreamSteps"}
+    not_retried = {"StreamSteps", "Reset", "BatchReset"}
+    assert {entry["method"] for entry in policy["name"]} == {method.name for method in methods} - not_retried
     assert policy["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
 
 
@@ -228,8 +238,15 @@ def test_a_server_that_asks_who_calls_lets_in_who_shows_a_certificate(serving: S
             env.server_info()
 
 
-def test_a_private_key_is_not_shown() -> None:
-    assert "secret" not in repr(Tls(private_key=b"secret"))
+def test_no_secret_is_shown() -> None:
+    assert "secret" not in repr(Tls(private_key=b"secret", certificate_chain=b"chain"))
+    assert "secret" not in repr(CallDefaults.of(timeout_s=1, token="secret"))
+
+
+@pytest.mark.parametrize("half", [{"private_key": b"key"}, {"certificate_chain": b"chain"}])
+def test_half_a_clients_pair_is_refused(half: dict[str, bytes]) -> None:
+    with pytest.raises(ValueError, match="come together"):
+        Tls(**half)
 
 
 @pytest.mark.parametrize("token", [None, "wrong", ""])

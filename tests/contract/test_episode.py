@@ -318,6 +318,30 @@ def test_a_disconnect_loses_nothing(env: ChatEnv, target: str, sample: Sampler) 
     assert_shows(env.step(AGAIN), env.state())
 
 
+def test_an_episode_that_was_resumed_is_left_to_whoever_opened_it(env: ChatEnv, channel: grpc.Channel) -> None:
+    theirs = env.reset(messages=[HELLO]).observation.episode_id
+    with ChatEnv(channel) as other:
+        other.resume(theirs)
+        other.step(AGAIN)
+    with ChatEnv(channel) as other:
+        other.resume(theirs)
+        other.reset()
+    env.resume(theirs)  # its own: a lost step is taken up so
+    assert env.step(HELLO).observation.step_count == 2
+    env.close()
+    with pytest.raises(EpisodeClosedError):
+        ChatEnv(channel).resume(theirs)
+
+
+def test_a_resumed_episode_that_is_started_anew_is_ones_own(env: ChatEnv, channel: grpc.Channel) -> None:
+    theirs = env.reset().observation.episode_id
+    with ChatEnv(channel) as other:
+        other.resume(theirs)
+        other.reset(episode_id=theirs)
+    with pytest.raises(EpisodeClosedError):
+        env.step(HELLO)
+
+
 def test_a_named_episode_is_started_anew(env: ChatEnv) -> None:
     env.reset(episode_id="contract:renewed", messages=[HELLO])
     env.step(AGAIN)

@@ -271,9 +271,8 @@ def test_an_episode_that_the_server_has_lost_is_that_items_error(
 ) -> None:
     env = vector(3)
     env.reset()
-    other = ChatEnv(channel)
-    other.resume(str(env.episode_ids[1]))
-    other.close()
+    with ChatEnv(channel) as other:
+        other.reset(episode_id=str(env.episode_ids[1]))
     with pytest.raises(BatchError) as caught:
         env.step([HELLO] * 3)
     assert [(index, error.reason) for index, error in caught.value.errors.items()] == [(1, "EPISODE_CLOSED")]

@@ -207,6 +207,7 @@ def test_the_healthcheck_speaks_tls_and_mtls(
     assert healthcheck.main([*trusting, *known, "--tls-name", "chatenv.test"]) == 0
     for not_enough in (trusting, trusting[:2], [*trusting, *known, "--tls-name", "other.test"]):
         assert healthcheck.main([*not_enough, "--timeout", "0.5"]) == 1
+    assert healthcheck.main([*trusting, *known[:2]]) == 1  # half a pair, which gRPC answers by ending the interpreter
 
 
 def test_the_command_speaks_tls_and_mtls(
