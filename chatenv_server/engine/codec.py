@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -25,6 +26,9 @@ from chatenv_server.engine.isolated_texts import IsolatedTexts
 
 _CONTEXT_TOKENS = 8
 """Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
+
+
+_OFFSETS = re.compile(r'"trim_offsets":(true|false),?')
 
 
 class Encoded(NamedTuple):
@@ -75,7 +79,10 @@ class Codec:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides how text is encoded, in hexadecimal digits; 0.1 s for a large vocabulary."""
-        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+        # Two readers of one folder may differ in the decoder, and in where tokens are said to stand.
+        steps, _, rest = self._tokenizer.to_str().partition('"decoder":')
+        _, _, model = rest.partition('"model":')
+        return hashlib.sha256((_OFFSETS.sub("", steps) + model).encode()).hexdigest()
 
     def common_prefix(self, left: str, right: str) -> str:
         """The longest common prefix of two rendered texts that cuts no added token in two."""

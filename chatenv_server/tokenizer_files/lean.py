@@ -14,6 +14,38 @@ from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer
 
+_AS_WRITTEN: Final = ("PreTrainedTokenizer", "TokenizersBackend")
+"""Classes that read `tokenizer.json` as it is; a class's older name ends in `Fast`."""
+_NAMES_ITS_OWN: Final = {
+    "Qwen2Tokenizer": ("unk_token", "eos_token", "pad_token"),
+    "GPT2Tokenizer": ("unk_token", "bos_token", "eos_token"),
+}
+"""Classes that put steps of their own in the place of the file's, and name these tokens where the folder does not."""
+_QWEN2_WORDS: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_STEPS: Final[Mapping[str, tuple[Any, Any]]] = {
+    "Qwen2Tokenizer": (
+        {"type": "NFC"},
+        {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": _QWEN2_WORDS}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            ],
+        },
+    ),
+    "GPT2Tokenizer": (None, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}),
+}
+"""Normaliser and pre-tokenizer that these classes have, what only moves offsets left out."""
+OVERRULED: Final[Mapping[str, str]] = {
+    "qwen2": "Qwen2Tokenizer",
+    "hyperclovax_vision_v2": "GPT2Tokenizer",
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp"), "Qwen3_5Tokenizer"),
+    "siglip2": "Siglip2Tokenizer",
+}
+"""Kinds of models whose folders are read by this class although they name a class that reads the file as it is."""
+
 _NAMED: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _UNDERSTOOD: Final = frozenset(
     {
@@ -55,7 +87,7 @@ def read_lean(folder: Path) -> LeanTokenizer | None:
             return None
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
         special = _named_tokens(config)
-        if not _adds_nothing(config, special, backend):
+        if not _adds_nothing(config, special, backend) or not _class_changes_nothing(config, folder, backend):
             return None
         return LeanTokenizer(backend, _templates(config, folder), special, str(folder))
     except Exception:  # noqa: BLE001 - a broken file surfaces as anything
@@ -76,6 +108,36 @@ def _is_understood(config: Mapping[str, Any], folder: Path) -> bool:
         and not (folder / "added_tokens.json").exists()
         and (not names.exists() or _agree(_read_json(names), config))
     )
+
+
+def _class_changes_nothing(config: Mapping[str, Any], folder: Path, backend: Tokenizer) -> bool:
+    """Whether the class that transformers has for a folder reads it as it is, or has just the steps that the file has.
+
+    Which class that is depends on the folder's two configurations; see `AutoTokenizer.from_pretrained`.
+    """
+    named = str(config.get("tokenizer_class", "")).removesuffix("Fast")
+    model = folder / "config.json"
+    if named in _AS_WRITTEN:
+        named = OVERRULED.get(_read_json(model).get("model_type", "") if model.exists() else "", named)
+    if named in _AS_WRITTEN:
+        return True
+    if named not in _STEPS or any(name not in config for name in _NAMES_ITS_OWN[named]):
+        return False
+    decoder = _state_of(backend.decoder)
+    steps = tuple(_without_offsets(_state_of(step)) for step in (backend.normalizer, backend.pre_tokenizer))
+    return _STEPS[named] == steps and decoder is not None and decoder["type"] == "ByteLevel"
+
+
+def _state_of(step: Any) -> Any:
+    """A step of a tokenizer as its file writes it; None where there is none."""
+    return None if step is None else json.loads(step.__getstate__())
+
+
+def _without_offsets(step: Any) -> Any:
+    """A step of a tokenizer's file without what decides nothing but where tokens stand."""
+    if isinstance(step, dict):
+        return {key: _without_offsets(value) for key, value in step.items() if key != "trim_offsets"}
+    return [_without_offsets(value) for value in step] if isinstance(step, list) else step
 
 
 def _agree(names: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

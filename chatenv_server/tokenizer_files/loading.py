@@ -1,7 +1,8 @@
 """Loads the one tokenizer of a process: the embedded one, a folder, or a Hugging Face name.
 
-A sidecar has to be small and start fast, so this takes the leanest public way into transformers:
-`PreTrainedTokenizerFast` reads a `tokenizer.json` as it is, and `AutoTokenizer` knows the older formats.
+A folder becomes the tokenizer that `AutoTokenizer` makes of it, so that a server encodes as its trainer does: a class
+of transformers may add tokens and take steps that `tokenizer.json` does not have. A sidecar has to be small and start
+fast, so folders of which it is known that no class adds anything are read without transformers (`lean.py`).
 """
 
 from __future__ import annotations
@@ -102,10 +103,9 @@ def find_folder(name: str) -> Path:
 def _load_folder(folder: Path) -> Any:
     transformers = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
-    has_fast_file = (folder / "tokenizer.json").is_file()
-    loader = transformers.PreTrainedTokenizerFast if has_fast_file else transformers.AutoTokenizer
     try:
-        return loader.from_pretrained(str(folder))
+        # Unless told, it asks on standard input whether to run the folder's own code.
+        return transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except ImportError:
         raise
     except Exception as error:

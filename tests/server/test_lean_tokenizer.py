@@ -12,13 +12,10 @@ from typing import Any
 import pytest
 
 from chatenv_server.engine import TokenEngine
-from chatenv_server.tokenizer_files.lean import read_lean
+from chatenv_server.tokenizer_files.lean import OVERRULED, read_lean
 from chatenv_server.tokenizer_files.loading import load_tokenizer
 
-NAMES = (
-    *("gpt2", "mistral_7b_v0_3", "phi3_5", "qwen2_5", "tiny_bytes"),
-    *("standin_glm4_5", "standin_kimi_k2", "standin_qwen3_6"),
-)
+NAMES = ("gpt2", "qwen2_5", "tiny_bytes", "standin_glm4_5", "standin_kimi_k2", "standin_qwen3_6")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,6 +65,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
         folder, added_tokens_decoder={"9999": {"content": "<|new|>"}}
     ),
     "special tokens that are split": lambda folder: configure(folder, split_special_tokens=True),
+    "a class that may add something": lambda folder: configure(folder, tokenizer_class="GemmaTokenizer"),
+    "a class with other steps": lambda folder: configure(folder, tokenizer_class="Qwen2Tokenizer", unk_token=None),
+    "a model whose class is another": write("config.json", {"model_type": "qwen2"}),
     "another backend": lambda folder: configure(folder, backend="sentencepiece"),
     "older files with other names": write("special_tokens_map.json", {"eos_token": "<|pad|>"}),
     "older files with added tokens": write("added_tokens.json", {"<|new|>": 9999}),
@@ -82,6 +82,12 @@ def test_files_that_ask_for_more_are_left_to_transformers(what: str, folder: Pat
     assert read_lean(folder) is not None
     CHANGES[what](folder)
     assert read_lean(folder) is None
+
+
+def test_models_whose_class_is_another_are_those_of_transformers() -> None:
+    auto = pytest.importorskip("transformers.models.auto.tokenization_auto")
+    classes = {kind: auto.TOKENIZER_MAPPING_NAMES.get(kind) for kind in auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS}
+    assert {kind for kind, name in classes.items() if name not in (None, "TokenizersBackend")} <= OVERRULED.keys()
 
 
 def test_tokens_spelled_out_are_their_text(folder: Path) -> None:

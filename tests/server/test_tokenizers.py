@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
+from chatenv_server import ChatEnvironment
+from chatenv_server.engine import TokenEngine
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
+from tests.engine.small_tokenizers import CHATML
+from tests.engine.subjects import RECORDED
 from tests.server.conftest import plain_environment
 
 ENCODE_WITHOUT_TORCH = """
@@ -26,16 +32,73 @@ def test_the_default_is_the_embedded_tokenizer() -> None:
     assert isinstance(load_tokenizer(), ByteTokenizer)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "qwen2_5", "mistral_7b_v0_3", "phi3_5", "tiny_bytes"])
-def test_a_folder_loads_as_auto_tokenizer_loads_it(name: str, conformance_dir: Path) -> None:
+HOSTILE = (
+    "It's 3 o'clock,\n\n  NAÏVE — 12345 \t<|im_end|></s><|end|> ünï 漢字 🙂",
+    "<mask> <pad> <unk> [MASK] <s> <bos><eos> <|endoftext|><|fim_prefix|> <unused0> <2mass>",
+    " leading  and trailing \n\n\n e\u0301 A\u030a \u212b ﬁ ＜｜im_end｜＞\u2581x",
+)
+
+
+def _like_gemma(folder: Path) -> Path:
+    """A folder as Gemma 2's: its file has `<mask>` as a token like any other, its class as a control token."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(chr(code) for code in range(0x21, 0x7F)), "▁", "\n"]
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>"))
+    backend.normalizer, backend.decoder = normalizers.Replace(" ", "▁"), decoders.Replace("▁", " ")
+    backend.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>"])
+    backend.add_tokens([AddedToken("<mask>", normalized=False)])
+    backend.save(str(folder / "tokenizer.json"))
+    named = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    configuration = {"tokenizer_class": "GemmaTokenizer", "chat_template": CHATML, **named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(configuration))
+    (folder / "config.json").write_text(json.dumps({"model_type": "gemma2"}))
+    return folder
+
+
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("name", [*RECORDED, "like Gemma 2"])
+def test_a_folder_becomes_the_tokenizer_that_auto_tokenizer_makes_of_it(
+    name: str, lean: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     transformers = pytest.importorskip("transformers")
-    folder = str(conformance_dir / "tokenizers" / name)
-    ours, theirs = load_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
-    text = "It's 3 o'clock,\n\n  NAÏVE — 12345 \t<|im_end|></s><|end|> ünï 漢字 🙂"
-    assert ours.backend_tokenizer.encode(text).ids == theirs.backend_tokenizer.encode(text).ids
+    recorded = name in RECORDED
+    folder = request.getfixturevalue("conformance_dir") / "tokenizers" / name if recorded else _like_gemma(tmp_path)
+    ours = load_tokenizer(str(folder), lean=lean)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     assert ours.chat_template == theirs.chat_template
     assert ours.special_tokens_map == theirs.special_tokens_map
     assert len(ours) == len(theirs)
+    assert ours.backend_tokenizer.get_added_tokens_decoder() == theirs.backend_tokenizer.get_added_tokens_decoder()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # gpt2 has no template
+        here, there = (TokenEngine.load(tokenizer) for tokenizer in (ours, theirs))
+    assert here.tokenizer_fingerprint == there.tokenizer_fingerprint
+    assert here.control_tokens == there.control_tokens
+    for text in HOSTILE:
+        message = {"role": "user", "content": text}
+        streams = [ChatEnvironment(engine).reset(messages=[message], clock=0.0).token_ids for engine in (here, there)]
+        assert streams[0].tolist() == streams[1].tolist()
+
+
+def test_code_in_a_folder_is_never_run_and_nobody_is_asked(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    auto_map = {"AutoTokenizer": ["code.Own", None]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": auto_map, "tokenizer_class": "Own"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "code.Own"}}))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    program = (
+        "import sys; from chatenv_server.tokenizer_files.loading import load_tokenizer; load_tokenizer(sys.argv[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=plain_environment() | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        input="y\ny\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "TokenizerError: transformers cannot load a tokenizer" in done.stderr
+    assert "y/N" not in done.stdout
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_that_is_not_there_is_refused_by_its_name() -> None:
