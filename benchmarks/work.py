@@ -83,7 +83,7 @@ def _engine(setting: str) -> TokenEngine:
 
 @lru_cache
 def _speaker(subject: Subject) -> Speaker:
-    return Speaker(Reference(subject.tokenizer, subject.engine), THINKING if subject.thinks else PLAIN)
+    return Speaker(Reference(subject.tokenizer), THINKING if subject.thinks else PLAIN)
 
 
 def conversation(subject: Subject, turns: int, sampled_tokens: int, seed: int) -> Conversation:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from chatenv_server.doctor.examine import Examination, Verdict, examine
+from chatenv_server.doctor.examination import Examination, Verdict
+from chatenv_server.doctor.examine import examine
 from chatenv_server.doctor.facts import TemplateFacts, read_facts
 from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.stand_in import stand_in
@@ -53,7 +54,7 @@ def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checku
         template_fingerprint=engine.template_fingerprint,
         exact_path=engine.exact,
         facts=read_facts(chat_format) if chat_format is not None else None,
-        examinations=examine(engine, Reference(tokenizer, engine)),
+        examinations=examine(engine, Reference(tokenizer, chat_template)),
     )
 
 

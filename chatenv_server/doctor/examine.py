@@ -6,9 +6,7 @@ that explains the difference, and what was appended is literally what the templa
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +14,7 @@ import numpy as np
 from chatenv_client.errors import ChatEnvError, TemplateRejectedError
 from chatenv_client.models import ChatAction, ChatObservation, FidelityKind, FidelityReport, Message, StopReason
 from chatenv_client.tokens import Int32Array
+from chatenv_server.doctor.examination import Examination, Fault, FaultKind
 from chatenv_server.doctor.reference import NotTakenError, Reference
 from chatenv_server.doctor.sampling import SampledText, sampled_text, shown
 from chatenv_server.doctor.scenarios import SCENARIOS, TOOLS, Ending, Round, Scenario, looking_for
@@ -37,62 +36,21 @@ EXPLAINS_TOKENS: Final = EXPLAINS_TEXT | {FidelityKind.BOUNDARY_MERGE}
 
 _SAYS_INEXACT: Final = frozenset({FidelityKind.HISTORY_REWRITTEN, FidelityKind.BOUNDARY_MERGE})
 """Reports that say that the stream is not the full rendering; the others tell what happened."""
+_LONGEST_BY_CHANCE: Final = 8
+"""A given text up to this length may stand in a prompt by chance, so that nothing follows from its standing there."""
 _MOST_LOOKED_FOR: Final = 6
 _END_CHARACTERS: Final = 12
 """How much of a turn's end has to come right before what was appended to it."""
 
 
-class Verdict(enum.Enum):
-    """How a scenario went."""
-
-    EXACT = "exact"
-    """Every stream was the full-history tokenisation."""
-    REPORTED = "reported"
-    """Some were not, each with a report that explains it."""
-    NOT_TAKEN = "not taken"
-    """The template rejects the conversation, and so did the engine."""
-    INEXACT = "inexact"
-    """Something was wrong and nothing said so."""
-
-
-@dataclass
-class Examination:
-    """What one scenario showed."""
-
-    scenario: str
-    exact_steps: int = 0
-    steps: int = 0
-    """Prompts that were compared, the first one included."""
-    reports: list[FidelityReport] = field(default_factory=list)
-    rejection: str = ""
-    """The template's own words, where it rejects the conversation."""
-    faults: list[str] = field(default_factory=list)
-    """What is wrong without a report, a sentence each."""
-    needless: list[str] = field(default_factory=list)
-    """Reports of inexactness about streams that are exact."""
-    misread: list[str] = field(default_factory=list)
-    """Sampled turns that were read as other messages than those they were written from."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst of it."""
-        if self.faults:
-            return Verdict.INEXACT
-        if self.rejection:
-            return Verdict.NOT_TAKEN
-        return Verdict.EXACT if self.exact_steps == self.steps else Verdict.REPORTED
-
-    @property
-    def kinds(self) -> tuple[FidelityKind, ...]:
-        """Kinds of the reports, in the order of first appearance."""
-        return tuple(dict.fromkeys(report.kind for report in self.reports))
-
-
 def examine(engine: TokenEngine, reference: Reference, scenarios: Sequence[Scenario] = SCENARIOS) -> list[Examination]:
     """Play the scenarios, and some with the texts that the template itself looks for."""
-    looked_for = engine.chat_format.template.tested_texts if engine.chat_format is not None else ()
+    template = engine.chat_format.template if engine.chat_format is not None else None
+    looked_for = template.tested_texts if template is not None else ()
     special = [scenario for text in looked_for[:_MOST_LOOKED_FOR] for scenario in looking_for(text)]
-    return [_Examiner(engine, reference, scenario).run() for scenario in (*scenarios, *special)]
+    read = template.variables if template is not None else frozenset()
+    played = [one for one in (*scenarios, *special) if not one.template_kwargs or one.template_kwargs.keys() & read]
+    return [_Examiner(engine, reference, scenario).run() for scenario in played]
 
 
 class _Stop(Exception):  # noqa: N818 - it ends a scenario, and is no error
@@ -103,7 +61,8 @@ class _Examiner:
     """One scenario in play."""
 
     def __init__(self, engine: TokenEngine, reference: Reference, scenario: Scenario) -> None:
-        self._engine, self._reference, self._scenario = engine, reference, scenario
+        self._engine, self._scenario = engine, scenario
+        self._reference = reference.under(scenario.template_kwargs)
         self._result = Examination(scenario.name)
         self._environment = ChatEnvironment(engine)
         self._history: list[Message] = []
@@ -137,6 +96,7 @@ class _Examiner:
             lambda: self._environment.reset(
                 messages=messages,
                 tools=tools,
+                chat_template_kwargs=dict(self._scenario.template_kwargs),
                 add_generation_prompt=self._scenario.add_generation_prompt,
                 clock=self._reference.clock(),
             ),
@@ -170,7 +130,7 @@ class _Examiner:
         observation = self._environment.step(ChatAction(tokens=ids, stop_reason=reason))
         self._sampled.append((len(self._stream), len(self._stream) + len(ids)))
         if not np.array_equal(observation.token_ids, [*self._stream, *ids]):
-            self._fault("the stream is not the prompt and the sampled tokens")
+            self._fault(FaultKind.BROKEN, "the stream is not the prompt and the sampled tokens")
         self._last = said
         self._take_in([message], observation)
         self._read_back(message, said, following)
@@ -222,13 +182,13 @@ class _Examiner:
         except TemplateRejectedError as error:
             self._result.rejection = rejection
             if not rejection:
-                self._fault(f"refused, although the template takes it: {error.message}")
+                self._fault(FaultKind.REFUSED, f"refused, although the template takes it: {error.message}")
             raise _Stop from error
         except ChatEnvError as error:
-            self._fault(f"failed: {type(error).__name__}: {error}")
+            self._fault(FaultKind.BROKEN, f"failed: {type(error).__name__}: {error}")
             raise _Stop from error
         if rejection:
-            self._fault(f"taken, although the template rejects it: {rejection}")
+            self._fault(FaultKind.LET_IN, f"taken, although the template rejects it: {rejection}")
             raise _Stop
         self._take_in(messages, observation)
         return observation
@@ -252,7 +212,7 @@ class _Examiner:
         self._check_mask()
         if self._stream.tolist() == expected:
             self._result.exact_steps += 1
-            needless = [report for report in self._fresh_reports() if report.kind in _SAYS_INEXACT]
+            needless = [report for report in self._fresh_reports() if self._contradicts(report, expected)]
             self._result.needless.extend(f"{report.kind.value}: {report.detail}" for report in needless)
             self._explained = len(self._result.reports)
             return
@@ -260,9 +220,21 @@ class _Examiner:
         same_text = ours == theirs
         explanations = EXPLAINS_TOKENS if same_text else EXPLAINS_TEXT
         if not any(report.kind in explanations for report in self._fresh_reports()):
-            self._fault(f"{'tokens' if same_text else 'text'} differ without a report: {_difference(ours, theirs)}")
+            differ = f"{'tokens' if same_text else 'text'} differ without a report"
+            self._fault(FaultKind.SILENT, f"{differ}: {_difference(ours, theirs)}")
         elif self._last is not None and not same_text:
             self._check_tail(self._last, self._reference.decode(observation.stream.tail), theirs, observation.fidelity)
+
+    def _contradicts(self, report: FidelityReport, exact: Sequence[int]) -> bool:
+        """Whether a report says what is not so of a stream that is the full rendering."""
+        if report.kind is FidelityKind.MESSAGE_DROPPED and report.message_index is not None:
+            message = self._history[report.message_index]
+            content = message.get("content")
+            tells_more = any(message.get(key) for key in ("tool_calls", "reasoning_content"))
+            if tells_more or not isinstance(content, str) or len(content) <= _LONGEST_BY_CHANCE:
+                return False
+            return content in self._reference.decode(exact)
+        return report.kind in _SAYS_INEXACT
 
     def _fresh_reports(self) -> list[FidelityReport]:
         """What was reported since the stream was last exact."""
@@ -274,12 +246,14 @@ class _Examiner:
         if FidelityKind.NONCANONICAL_STOP in kinds:
             appended = appended.lstrip()  # the template's own stop token may have swallowed it
         if not theirs.endswith(appended):
-            self._fault(f"the tail is not what the template writes: {_difference(appended[::-1], theirs[::-1])}")
+            difference = _difference(appended[::-1], theirs[::-1])
+            self._fault(FaultKind.WRONG_TAIL, f"the tail is not what the template writes, backwards: {difference}")
             return
         before = theirs[: len(theirs) - len(appended)]
         if not kinds & EXPLAINS_TEXT and not before.endswith(last.text[-_END_CHARACTERS:]):
             self._fault(
-                f"the tail begins in another place than the turn ends: {before[-40:]!r} before {appended[:20]!r}"
+                FaultKind.WRONG_TAIL,
+                f"the tail begins in another place than the turn ends: {before[-40:]!r} before {appended[:20]!r}",
             )
 
     def _check_mask(self) -> None:
@@ -287,7 +261,7 @@ class _Examiner:
         for start, stop in self._sampled:
             mask[start:stop] = True
         if not np.array_equal(self._environment.state.loss_mask, mask):
-            self._fault("the loss mask is not true exactly on the sampled tokens")
+            self._fault(FaultKind.BROKEN, "the loss mask is not true exactly on the sampled tokens")
 
     def _read_back(self, message: Message, said: SampledText, following: Sequence[Message]) -> None:
         """Whether the turn was read as the message it was written from; if not, whether the template tells."""
@@ -305,8 +279,8 @@ class _Examiner:
         except NotTakenError as error:
             return str(error)
 
-    def _fault(self, sentence: str) -> None:
-        self._result.faults.append(sentence)
+    def _fault(self, kind: FaultKind, sentence: str) -> None:
+        self._result.faults.append(Fault(kind, sentence))
 
 
 def _same_message(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:

@@ -1,11 +1,11 @@
 """What everything is compared with: full-history `apply_chat_template` of the tokenizer itself.
 
-Independent of the engine but for the form of messages (content as text or parts, arguments as object or JSON text),
-which apply_chat_template leaves to its caller.
+Independent of the engine: the form of messages, which apply_chat_template leaves to its caller, is found without it.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import time
@@ -14,10 +14,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from chatenv_server.doctor.given_form import GivenForm, find_form
 from chatenv_server.doctor.scenarios import CONTROL_TEXT, TOOLS
-from chatenv_server.engine import TokenEngine
+from chatenv_server.engine import PLAIN_TEMPLATE
 from chatenv_server.engine.controls import any_of, map_strings
-from chatenv_server.engine.forms import Forms
 
 
 class NotTakenError(Exception):
@@ -35,14 +35,28 @@ def _as_transformers(tokenizer: Any) -> Any:
 
 
 class Reference:
-    """A transformers tokenizer, its template, and the form in which that wants its messages."""
+    """A transformers tokenizer, its template, and the form in which that wants its messages.
 
-    def __init__(self, tokenizer: Any, engine: TokenEngine) -> None:
+    Args:
+        tokenizer: what the engine was loaded from.
+        template: a chat template in place of the tokenizer's own.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
         self._tokenizer = _as_transformers(tokenizer)
-        chat_format = engine.chat_format
-        self._template = chat_format.template.source if chat_format is not None else None
-        self._forms = chat_format.profile.forms if chat_format is not None else Forms()
+        own = getattr(tokenizer, "chat_template", None)
+        fast = getattr(tokenizer, "backend_tokenizer", None) is not None
+        self._template = template or (PLAIN_TEMPLATE if fast and own is None else own if isinstance(own, str) else None)
+        self._arguments: Mapping[str, Any] = {}
         self._texts: dict[str, str] = {}
+
+    def under(self, arguments: Mapping[str, Any]) -> Reference:
+        """The same template, given these template arguments."""
+        if arguments == self._arguments:
+            return self
+        other = copy.copy(self)
+        other._arguments, other._texts = arguments, {}
+        return other
 
     @property
     def sanitizes(self) -> bool:
@@ -81,17 +95,34 @@ class Reference:
         return list(self._apply(messages, tools, prompt, tokenize=True, return_dict=False, **options))
 
     def _apply(self, messages: Sequence[Mapping[str, Any]], tools: bool, prompt: bool, **options: Any) -> Any:
+        return self._written([self._form.apply(message) for message in messages], tools, prompt, **options)
+
+    def _written(self, messages: Sequence[Mapping[str, Any]], tools: bool, prompt: bool, **options: Any) -> Any:
         if self._template is not None:
             options["chat_template"] = self._template
         try:
             return self._tokenizer.apply_chat_template(
-                [self._forms.apply(message) for message in messages],
+                messages,
                 tools=list(TOOLS) if tools else None,
                 add_generation_prompt=prompt,
                 **options,
+                **self._arguments,
             )
         except Exception as error:  # a template may raise anything
             raise NotTakenError(str(error) or type(error).__name__) from error
+
+    @cached_property
+    def _form(self) -> GivenForm:
+        def writer(tools: bool) -> Any:
+            def write(messages: Sequence[Mapping[str, Any]]) -> str | None:
+                try:
+                    return str(self._written(messages, tools, False, tokenize=False))
+                except NotTakenError:
+                    return None
+
+            return write
+
+        return find_form([writer(False), writer(True)])
 
     def encode(self, text: str) -> list[int]:
         """Ids of a rendered text, nothing added."""

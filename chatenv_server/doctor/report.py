@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from chatenv_client.models import FidelityKind
 from chatenv_server.doctor.checkup import Checkup
-from chatenv_server.doctor.examine import Examination, Verdict
+from chatenv_server.doctor.examination import Examination, Verdict
 from chatenv_server.doctor.facts import TemplateFacts
 
 CONSEQUENCES: Final[Mapping[FidelityKind, str]] = {
@@ -106,7 +106,7 @@ def _scenario_json(one: Examination) -> dict[str, Any]:
         "exact_steps": one.exact_steps,
         "reports": [kind.value for kind in one.kinds],
         "rejection": one.rejection,
-        "faults": one.faults,
+        "faults": [{"kind": fault.kind.value, "sentence": fault.sentence} for fault in one.faults],
         "needless_reports": one.needless,
         "misread_turns": one.misread,
     }
@@ -150,7 +150,7 @@ def _scenarios(examinations: Sequence[Examination]) -> list[str]:
     lines = _table([("scenario", "verdict", "exact", "reports"), *rows])
     for one in examinations:
         for fault in one.faults:
-            lines += _item(f"{one.scenario}: INEXACT", fault)
+            lines += _item(f"{one.scenario}: INEXACT", fault.sentence)
         for sentence in dict.fromkeys(one.misread):
             lines += _item(f"{one.scenario}: misread", sentence)
         for sentence in dict.fromkeys(one.needless):

@@ -16,6 +16,7 @@ from chatenv_client.models import Message
 from chatenv_server.doctor.reference import NotTakenError, Reference
 
 _END_MARK: Final = "Zq7xE5nD"
+_WORD: Final = re.compile(r"\w+")
 _OPEN_TAG: Final = re.compile(r"(?P<bracket>[<\[])(?P<name>\w+)[>\]]\s*\Z")
 
 
@@ -45,14 +46,15 @@ def shown(message: Message, text: str) -> Message:
             held[key] = ""
     if "tool_calls" in message:
         held["tool_calls"] = [
-            call for call in message["tool_calls"] if _last_text(call["function"]["arguments"]) in text
+            call for call in message["tool_calls"] if _last_word(call["function"]["arguments"]) in text
         ]
     return held  # type: ignore[return-value]
 
 
-def _last_text(arguments: Any) -> str:
-    """The last argument that is a text."""
-    return [value for value in arguments.values() if isinstance(value, str)][-1]
+def _last_word(arguments: Any) -> str:
+    """The last word of the last argument that is a text: no form of calls escapes it."""
+    texts = [value for value in arguments.values() if isinstance(value, str)]
+    return str(_WORD.findall(texts[-1])[-1])
 
 
 def sampled_text(
@@ -90,6 +92,11 @@ def sampled_text(
     with_prompt, without = (reference.text(history, tools=tools, prompt=asks) for asks in (True, False))
     header = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
     stop = _stop(reference, after, later, without=header)
+    if not stop and message.get("tool_calls"):
+        # Nothing tells where the turn ends but what follows a text that is none of a call's.
+        plain: Message = {"role": message["role"], "content": message.get("content") or "x"}
+        close = _after_last_word(reference, [*history, plain], tools)
+        after = close if close and after.endswith(close) else after
     return SampledText(opened + said[: len(said) - len(after)], stop, natural)
 
 

@@ -6,7 +6,9 @@ Plain data: `sampling` derives what is sampled of it, `examine` plays it and che
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from chatenv_client.models import Message, ToolCall
@@ -48,6 +50,8 @@ class Scenario:
     escapes: bool = False
     """Whether message texts hold control tokens, which have to stay text."""
     add_generation_prompt: bool = True
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Template arguments; the scenario is played only where the template reads one of them."""
 
 
 TOOLS: Final[tuple[dict[str, Any], ...]] = (
@@ -88,8 +92,12 @@ def _says(text: str, *cities: str, thought: str = "", number: int = 1) -> Messag
 
 
 def _call(city: str, number: int) -> ToolCall:
-    arguments = {"city": city, "days": 3}
-    return {"id": _call_id(number), "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    return _call_of({"city": city, "days": 3}, number)
+
+
+def _call_of(arguments: Mapping[str, Any], number: int) -> ToolCall:
+    function = {"name": "get_weather", "arguments": dict(arguments)}
+    return {"id": _call_id(number), "type": "function", "function": function}  # type: ignore[typeddict-item]
 
 
 def _call_id(number: int) -> str:
@@ -100,11 +108,29 @@ def _tool(text: str, number: int = 1) -> Message:
     return {"role": "tool", "content": text, "tool_call_id": _call_id(number), "name": "get_weather"}
 
 
+def _calls(arguments: Mapping[str, Any], number: int = 1) -> Message:
+    """An assistant's message that is one call."""
+    return {"role": "assistant", "content": "", "tool_calls": [_call_of(arguments, number)]}
+
+
+def _with_text_arguments(message: Message) -> Message:
+    """The same calls, their arguments as JSON text."""
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}  # type: ignore[typeddict-item]
+
+
+def _without(message: Message, key: str) -> Message:
+    return {name: value for name, value in message.items() if name != key}  # type: ignore[return-value]
+
+
 def _round(sampled: Message, *given: Message, ending: Ending = Ending.STOP) -> Round:
     return Round(sampled, given, ending)
 
 
-def _scenario(name: str, opening: tuple[Message, ...], *rounds: Round, **options: bool) -> Scenario:
+def _scenario(name: str, opening: tuple[Message, ...], *rounds: Round, **options: Any) -> Scenario:
     return Scenario(name, opening, rounds, **options)
 
 
@@ -235,6 +261,185 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         (_user("What is the capital of France, please?"),),
         _round(_says("It is Paris, of course."), _user("And what about Germany then?")),
         add_generation_prompt=False,
+    ),
+    _scenario(
+        "long plain chat",
+        (_user("Name a colour, any colour."),),
+        *(
+            _round(_says(f"The colour is number {number}."), _user(f"And what comes after {number}?"))
+            for number in range(1, 7)
+        ),
+    ),
+    _scenario(
+        "tools and a system prompt",
+        (_system("You are terse and kind."), _user("What will the weather be in Paris?")),
+        _round(_says("", "Paris"), _tool("sunny and warm")),
+        _round(_says("It is sunny."), _user("And in Rome?")),
+        _round(_says("", "Rome", number=2), _tool("rainy and cold", 2)),
+        _round(_says("Rainy."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "tools that nobody calls",
+        (_user("What is the capital of France, please?"),),
+        _round(_says("It is Paris, of course."), _user("And what about Germany then?")),
+        _round(_says("Berlin is."), _user("Thank you so much!")),
+        tools=True,
+    ),
+    _scenario(
+        "calls in a row",
+        (_user("Where is it warmer, in Paris or in Rome?"),),
+        _round(_says("", "Paris"), _tool("ten degrees")),
+        _round(_says("", "Rome", number=2), _tool("twenty degrees", 2)),
+        _round(_says("", "Oslo", "Bergen", number=3), _tool("minus one", 3), _tool("minus two", 4)),
+        _round(_says("In Rome it is."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "results in another order",
+        (_user("What will the weather be in Paris and Rome?"),),
+        _round(_says("", "Paris", "Rome"), _tool("hot and dry", 2), _tool("cold and wet")),
+        _round(_says("Cold; hot."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "results without names",
+        (_user("What will the weather be in Paris and Rome?"),),
+        _round(_says("", "Paris", "Rome"), _without(_tool("cold and wet"), "name"), _without(_tool("hot", 2), "name")),
+        _round(_says("Cold; hot."), _user("And in Milan?")),
+        _round(_says("", "Milan", number=3), _without(_tool("rainy", 3), "name")),
+        _round(_says("Rainy, too."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "results without ids",
+        (_user("What will the weather be in Paris?"),),
+        _round(_says("", "Paris"), _without(_tool("cold and wet"), "tool_call_id")),
+        _round(_says("Cold."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "results that nobody asked for",
+        (_user("What will the weather be in Paris?"),),
+        _round(_says("I wonder about that."), _tool("sunny and warm")),
+        _round(_says("It is warm, I hear."), _tool("rainy and cold", 2)),
+        _round(_says("Now it is cold."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "a result and a user",
+        (_user("What will the weather be in Paris?"),),
+        _round(_says("", "Paris"), _tool("sunny and warm"), _user("Be quick about it.")),
+        _round(_says("It is sunny."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "calls in the opening",
+        (
+            _user("What will the weather be in Paris?"),
+            _says("", "Paris"),
+            _tool("sunny and warm"),
+            _says("It is sunny."),
+            _user("And in Rome?"),
+        ),
+        _round(_says("", "Rome", number=2), _tool("rainy and cold", 2)),
+        _round(_says("Rainy."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "a call without content in the opening",
+        (
+            _user("What will the weather be in Paris?"),
+            {**_says("", "Paris"), "content": None},
+            _tool("sunny and warm"),
+        ),
+        _round(_says("It is sunny."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "arguments given as text",
+        (_user("What will the weather be in Paris?"), _with_text_arguments(_says("", "Paris")), _tool("sunny, warm")),
+        _round(_says("It is sunny."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "calls among the given",
+        (_user("What will the weather be in Paris?"),),
+        _round(
+            _says("I shall look."),
+            _user("Please do so."),
+            _says("", "Paris"),
+            _tool("sunny and warm"),
+        ),
+        _round(_says("It is sunny."), _user("And in Rome?")),
+        _round(_says("", "Rome", number=2), _tool("rainy and cold", 2)),
+        tools=True,
+    ),
+    _scenario(
+        "numbers and flags as arguments",
+        (_user("What will the weather be in Paris?"),),
+        _round(_calls({"city": "94103", "days": 3}), _tool("sunny and warm")),
+        _round(_calls({"city": "true", "days": 0}, 2), _tool("rainy and cold", 2)),
+        _round(_says("Sunny; rainy."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "quotes and lines as arguments",
+        (_user("What will the weather be in Paris?"),),
+        _round(_calls({"city": 'It\'s "Saint-Cloud",\nnear {Paris}', "days": 3}), _tool("sunny and warm")),
+        _round(_says("Sunny."), _user("Thanks a lot.")),
+        tools=True,
+    ),
+    _scenario(
+        "tools without a generation prompt",
+        (_user("What will the weather be in Paris?"),),
+        _round(_says("", "Paris"), _tool("sunny and warm")),
+        _round(_says("It is sunny."), _user("Thanks a lot.")),
+        tools=True,
+        add_generation_prompt=False,
+    ),
+    _scenario(
+        "thoughts in content, over several turns",
+        (_system("You are terse and kind."), _user("How many is 2+2?")),
+        _round(_says("<think>\nTwo and two.\n</think>\n\n4 is it."), _user("Sure about that?")),
+        _round(_says("Very sure indeed."), _user("And how many is 3+3?")),
+        _round(_says("<think>\nThree and three.\n</think>\n\n6 is it."), _user("Great work.")),
+    ),
+    _scenario(
+        "text that begins and ends in lines",
+        (_user("What is the capital of France, please?"),),
+        _round(_says("\n\nIt is Paris."), _user("And what about Germany then?")),
+        _round(_says("\nBerlin is.\n"), _user("Thank you so much!")),
+    ),
+    _scenario(
+        "empty texts",
+        (_user("What is the capital of France, please?"),),
+        _round(_says("It is Paris, of course."), _user("")),
+        _round(_says("Are you there?"), _user("Thank you so much!")),
+    ),
+    _scenario(
+        "developer message",
+        ({"role": "developer", "content": "You are terse and kind."}, _user("Name three primary colours.")),
+        _round(_says("Red, blue, yellow."), _user("Name another one.")),
+    ),
+    _scenario(
+        "system prompt alone at first",
+        (_system("You are terse and kind."),),
+        _round(_says("What can I do for you?"), _user("Name three primary colours.")),
+        _round(_says("Red, blue, yellow."), _user("Name another one.")),
+    ),
+    *(
+        _scenario(
+            f"{key}={value}",
+            (_system("You are terse and kind."), _user("What will the weather be in Paris?")),
+            _round(_says("", "Paris", thought="The tool will know."), _tool("sunny and warm")),
+            _round(_says("It is sunny.", thought="That was quick."), _user("And in Rome, is it?")),
+            _round(_says("I do not know that."), _user("Good bye now.")),
+            tools=True,
+            template_kwargs={key: value},
+        )
+        for key in ("enable_thinking", "thinking")
+        for value in (True, False)
     ),
 )
 """In the order of the table."""

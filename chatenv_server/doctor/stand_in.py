@@ -1,7 +1,7 @@
 """A tokenizer for a chat template that comes without one.
 
-The vocabulary is borrowed; the control tokens are read off the template. Written as in `<|name|>` they are control
-tokens wherever they stand. A tag as in `<name>` or `[NAME]` is one where the template parts the turns of a plain
+The vocabulary is borrowed; the control tokens are read off the template. Written as in `<|name|>` or `[|name|]` they are
+control tokens wherever they stand. A tag as in `<name>` or `[NAME]` is one where the template parts the turns of a plain
 conversation with it, and an added token that is not special where it wraps a thought, a call or a tool's answer; all
 other tags are text.
 """
@@ -23,8 +23,10 @@ from chatenv_server.engine.forms import Forms
 from chatenv_server.engine.template import ChatTemplate, variables_of
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
-_PIPED: Final = re.compile(r"<[|｜][^<>\s'\"{}]{1,48}?(?:[|｜])?>|<[\w/]{1,48}[|｜]>")
-_TAG: Final = re.compile(r"</?\w[\w.-]*>|\[/?[A-Z][A-Z_]*\]")
+_PIPED: Final = re.compile(
+    r"<[|｜][^<>\s'\"{}]{1,48}?(?:[|｜])?>|<[\w/]{1,48}[|｜]>|\[[|｜][^\[\]\s'\"{}]{1,48}?[|｜]\]"
+)
+_TAG: Final = re.compile(r"</?\w[\w.:-]*>|\[/?[A-Z][A-Z_]*\]")
 _TEXT: Final = "Zq7xK2vW"
 _BEGIN, _END = "<s>", "</s>"
 
