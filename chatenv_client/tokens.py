@@ -127,45 +127,6 @@ class GrowingArray:
         self._length = min(self._length, length)
 
 
-class TokenSnapshot:
-    """A token stream at one moment: a frozen prefix, shared with later snapshots, and a tail of its own.
-
-    Nothing is copied until the whole stream is read.
-
-    Args:
-        committed: (C,) int32, read-only view of the frozen prefix.
-        tail: (T - C,) int32, what may still be rendered anew.
-    """
-
-    __slots__ = ("_whole", "committed", "tail")
-
-    def __init__(self, committed: Int32Array, tail: Int32Array) -> None:
-        self.committed = committed
-        self.tail = tail
-        self._whole: Int32Array | None = None
-
-    def __len__(self) -> int:
-        return len(self.committed) + len(self.tail)
-
-    @property
-    def token_ids(self) -> Int32Array:
-        """(T,) int32, the whole stream as a writable array, the same one every time."""
-        if self._whole is None:
-            self._whole = np.concatenate([self.committed, self.tail]).astype(np.int32, copy=False)
-        return self._whole
-
-    def since(self, offset: int) -> Int32Array:
-        """(T - offset,) int32, the stream from `offset` to its end; costs only what it returns."""
-        tail_offset = offset - len(self.committed)
-        if tail_offset >= 0:
-            return self.tail[tail_offset:]
-        committed = self.committed[offset:]
-        return committed if len(self.tail) == 0 else np.concatenate([committed, self.tail])
-
-
-EMPTY_SNAPSHOT: Final = TokenSnapshot(EMPTY_TOKENS, EMPTY_TOKENS)
-
-
 class Fingerprint:
     """BLAKE2b-128 over int32 little-endian bytes, kept incrementally so that a long prefix is hashed once."""
 
@@ -192,6 +153,80 @@ class Fingerprint:
         state = self._state.copy()
         state.update(little_endian_bytes(tail))
         return str(state.hexdigest())
+
+
+class HashedPrefix:
+    """What is hashed already of an append-only stream: each of its tokens is hashed once, when somebody asks.
+
+    Threads may share it: they can lose work to each other, but nothing else.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known = (0, Fingerprint())
+        """Number of tokens, and the fingerprint of so many."""
+
+    def __len__(self) -> int:
+        return self._known[0]
+
+    def fingerprint(self, committed: Int32Array, tail: Int32Array) -> str:
+        """32 hexadecimal digits of the stream at one moment: what was frozen of it by then, and what followed."""
+        length, known = self._known
+        if length > len(committed):  # a moment that is long past
+            return Fingerprint().extended(committed).with_tail(tail)
+        if length < len(committed):
+            known = known.extended(committed[length:])
+            self._known = (len(committed), known)
+        return known.with_tail(tail)
+
+
+class TokenSnapshot:
+    """A token stream at one moment: a frozen prefix, shared with later snapshots, and a tail of its own.
+
+    Nothing is copied until the whole stream is read.
+
+    Args:
+        committed: (C,) int32, read-only view of the frozen prefix.
+        tail: (T - C,) int32, what may still be rendered anew.
+        hashed: what is hashed already of the frozen prefix, shared with other snapshots of the stream.
+    """
+
+    __slots__ = ("_fingerprint", "_hashed", "_whole", "committed", "tail")
+
+    def __init__(self, committed: Int32Array, tail: Int32Array, hashed: HashedPrefix | None = None) -> None:
+        self.committed = committed
+        self.tail = tail
+        self._hashed = hashed
+        self._fingerprint = ""
+        self._whole: Int32Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.committed) + len(self.tail)
+
+    @property
+    def token_ids(self) -> Int32Array:
+        """(T,) int32, the whole stream as a writable array, the same one every time."""
+        if self._whole is None:
+            self._whole = np.concatenate([self.committed, self.tail]).astype(np.int32, copy=False)
+        return self._whole
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits: BLAKE2b-128 of `token_ids` as little-endian int32 bytes."""
+        if not self._fingerprint:
+            self._fingerprint = (self._hashed or HashedPrefix()).fingerprint(self.committed, self.tail)
+        return self._fingerprint
+
+    def since(self, offset: int) -> Int32Array:
+        """(T - offset,) int32, the stream from `offset` to its end; costs only what it returns."""
+        tail_offset = offset - len(self.committed)
+        if tail_offset >= 0:
+            return self.tail[tail_offset:]
+        committed = self.committed[offset:]
+        return committed if len(self.tail) == 0 else np.concatenate([committed, self.tail])
+
+
+EMPTY_SNAPSHOT: Final = TokenSnapshot(EMPTY_TOKENS, EMPTY_TOKENS)
 
 
 def fingerprint_of(tokens: Int32Array) -> str:

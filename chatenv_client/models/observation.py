@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import EMPTY_CONVERSATION, Message, MessageSnapshot
 from chatenv_client.models.tensors import as_tensor
-from chatenv_client.tokens import EMPTY_SNAPSHOT, Int32Array, TokenSnapshot, fingerprint_of
+from chatenv_client.tokens import EMPTY_SNAPSHOT, Int32Array, TokenSnapshot
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class ChatObservation:
     fidelity: tuple[FidelityReport, ...] = ()
     """What was not exact about this step; empty: all was exact."""
     prompt_fingerprint: str = ""
-    """BLAKE2b-128 of the stream; empty: computed when `fingerprint()` is asked for."""
+    """BLAKE2b-128 of the stream, where it is known already. `fingerprint()` gives it in any case."""
     seed: int | None = None
     """As given at reset, for transforms that draw."""
     held_tokens: int = 0
@@ -77,7 +77,7 @@ class ChatObservation:
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits: BLAKE2b-128 of `token_ids` as little-endian int32 bytes."""
-        return self.prompt_fingerprint or fingerprint_of(self.token_ids)
+        return self.prompt_fingerprint or self.stream.fingerprint()
 
 
 class StepResult(NamedTuple):

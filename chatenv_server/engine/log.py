@@ -24,7 +24,7 @@ from chatenv_client.models import (
     StopReason,
     Turn,
 )
-from chatenv_client.tokens import Fingerprint, Float32Array, Int32Array, TokenSnapshot
+from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, TokenSnapshot
 from chatenv_server.engine import rewrites
 from chatenv_server.engine.conversation import (
     EMPTY_TAIL,
@@ -57,8 +57,6 @@ class Change(NamedTuple):
 class Head(NamedTuple):
     """Where a log stands: replaced as a whole, never changed."""
 
-    fingerprint: Fingerprint
-    """Of the committed tokens. Never changed, only extended into another."""
     written: Written = Written()
     """What of the log's records counts: all that can never change any more."""
     tail: Tail = EMPTY_TAIL
@@ -85,16 +83,15 @@ class EpisodeLog:
             somebody asks for the messages, which takes some twenty microseconds a turn and halves the memory.
     """
 
-    __slots__ = ("_fingerprint", "_head", "_keeps_texts", "_records", "options", "renderer")
+    __slots__ = ("_hashed", "_head", "_keeps_texts", "_records", "options", "renderer")
 
     def __init__(self, renderer: Renderer, options: RenderOptions, *, keeps_texts: bool = True) -> None:
         self.renderer = renderer
         self.options = options
         self._records = Records()
         self._keeps_texts = keeps_texts or renderer.reads_history
-        self._head = Head(Fingerprint(), messages=[])
-        self._fingerprint = ""
-        """Of the stream as it is; empty: not asked for since it changed."""
+        self._head = Head(messages=[])
+        self._hashed = HashedPrefix()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -104,7 +101,7 @@ class EpisodeLog:
     @property
     def stream(self) -> TokenSnapshot:
         """The token stream as it is now; costs no copy."""
-        return TokenSnapshot(self._committed, self._head.tail.tokens)
+        return TokenSnapshot(self._committed, self._head.tail.tokens, self._hashed)
 
     @property
     def _committed(self) -> Int32Array:
@@ -133,9 +130,8 @@ class EpisodeLog:
         return self._head.tail.generation_prompt_length
 
     def fingerprint(self) -> str:
-        """Fingerprint of the stream; costs the tail, once."""
-        self._fingerprint = self._fingerprint or self._head.fingerprint.with_tail(self._head.tail.tokens)
-        return self._fingerprint
+        """Fingerprint of the stream; costs the tail, and what was committed since it was asked for last."""
+        return self.stream.fingerprint()
 
     def turns(self) -> tuple[Turn, ...]:
         """All turns, the pending tail last."""
@@ -178,7 +174,8 @@ class EpisodeLog:
         Snapshots of what is taken back must not be used any more.
         """
         self._head = head
-        self._fingerprint = ""
+        if len(self._hashed) > head.written.tokens:  # a step that was taken back
+            self._hashed = HashedPrefix()
 
     # -- appending messages -----------------------------------------------------------------------
 
@@ -263,7 +260,7 @@ class EpisodeLog:
             model_version=model_version,
             reports=reports,
         )
-        self._commit(tokens, last, written)
+        self._commit(last, written)
         return Change(reports, written.tokens, index)
 
     def _end_before(self, position: int) -> Int32Array:
@@ -279,7 +276,7 @@ class EpisodeLog:
         cut_off = head.last is not None and head.last.stop_id is None
         return head.last if cut_off and head.message_count == head.tail_message else None
 
-    def _commit(self, tokens: Int32Array, last: SampledTurn, written: Written) -> None:
+    def _commit(self, last: SampledTurn, written: Written) -> None:
         """Stand after a span whose tail and tokens are written."""
         head, tail = self._head, self._head.tail
         count = last.message_index + 1
@@ -292,7 +289,6 @@ class EpisodeLog:
             messages = [*head.messages[: last.message_index], last.message]
         self.stand_at(
             Head(
-                fingerprint=head.fingerprint.extended(tail.tokens, tokens),
                 written=written,
                 tail_step=head.tail_step,
                 messages=messages,

@@ -127,7 +127,6 @@ class EpisodeRecord:
             metadata=copy.deepcopy(dict(options.metadata)) if options.metadata else {},
             generation_prompt_length=log.generation_prompt_length,
             fidelity=reports,
-            prompt_fingerprint=log.fingerprint(),
             seed=options.seed,
             held_tokens=held_tokens,
             held_messages=held_messages,

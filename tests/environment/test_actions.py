@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, InvalidRequestError, StopReason
+from chatenv_client import ChatAction, ChatEnv, ChatObservation, InvalidRequestError, StopReason, TransformError
 from chatenv_client.models import ResetOptions
 from chatenv_client.tokens import fingerprint_of
 from chatenv_server import ChatEnvironment
@@ -298,6 +298,30 @@ def test_every_observation_has_the_fingerprint_of_its_stream(env: ChatEnvironmen
     for action in (said("5"), QUESTION, ChatAction(tokens=[54]), ChatAction(tokens=[55, END]), [QUESTION, QUESTION]):
         observation = env.step(action)
         assert observation.fingerprint() == fingerprint_of(observation.token_ids) == env.state.prompt_fingerprint
+
+
+def test_a_fingerprint_may_be_asked_for_late(env: ChatEnvironment) -> None:
+    shown = [env.step(action) for action in (said("5"), QUESTION, ChatAction(tokens=[54]), said("6"), QUESTION)]
+    assert env.state.prompt_fingerprint == shown[-1].fingerprint()
+    for observation in shown:
+        assert observation.fingerprint() == fingerprint_of(observation.token_ids)
+
+
+def test_a_step_that_is_taken_back_leaves_no_trace_in_fingerprints(engine: TokenEngine) -> None:
+    fails = True
+
+    def transform(observation: ChatObservation) -> ChatObservation:
+        assert observation.fingerprint() == fingerprint_of(observation.token_ids)
+        if fails:
+            raise ValueError
+        return observation
+
+    env = ChatEnvironment(engine, transform=transform)
+    env.reset(messages=[QUESTION])
+    with pytest.raises(TransformError):
+        env.step(said("five"))
+    fails = False
+    assert env.step(said("six")).fingerprint() == fingerprint_of(env.state.token_ids)
 
 
 # -- looking -------------------------------------------------------------------------------------------
