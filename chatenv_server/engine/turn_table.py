@@ -107,10 +107,13 @@ class TurnTable:
         return at + 1
 
     def _write(self, at: int, row: tuple[int, ...]) -> None:
-        for written in range(at, len(self._rows) // _COLUMNS):  # a step that was taken back
-            self._rewards.pop(written, None)
-            self._model_versions.pop(written, None)
-        self._rows[at * _COLUMNS :] = array("i", row)
+        count = len(self._rows) // _COLUMNS
+        if at < count:  # a step was taken back
+            for written in range(at, count):
+                self._rewards.pop(written, None)
+                self._model_versions.pop(written, None)
+            del self._rows[at * _COLUMNS :]
+        self._rows.extend(row)
 
     def reward(self, turn: int, reward: float) -> None:
         """Book a reward on a turn."""

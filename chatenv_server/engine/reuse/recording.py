@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from chatenv_client.models import is_plain
 from chatenv_server.engine.reuse.traced_text import Condition, Texts
 
 _SETTLED_KEYS: Final = frozenset({"role", "type"})
@@ -50,6 +51,9 @@ def are_met(conditions: tuple[Condition, ...], texts: Texts) -> bool:
 
 def shape_of(message: Any, texts: list[str]) -> Any:
     """What a message is beside its texts, to be compared; the texts are added to `texts`, in order."""
+    if is_plain(message) and next(iter(message)) == "role" and _is_settled("role", message["role"]):
+        texts.append(message["content"])
+        return ("role", message["role"]), "content"  # as below, and nearly all messages are such
     if type(message) is str:
         texts.append(message)
         return str
@@ -67,18 +71,18 @@ def _shape_of_mapping(message: Mapping[Any, Any], texts: list[str]) -> Any:
     for key, value in message.items():
         if type(key) is not str or len(key) > _LONGEST_SETTLED:
             return object()
-        if type(value) is not str:
-            shape.append((key, shape_of(value, texts)))
-        elif _is_settled(key, value):
+        if _is_settled(key, value):
             shape.append((key, value))
-        else:
+        elif type(value) is str:
             texts.append(value)
             shape.append(key)
+        else:
+            shape.append((key, shape_of(value, texts)))
     return tuple(shape)
 
 
-def _is_settled(key: str, text: str) -> bool:
-    return key in _SETTLED_KEYS and len(text) <= _LONGEST_SETTLED
+def _is_settled(key: str, value: Any) -> bool:
+    return key in _SETTLED_KEYS and type(value) is str and len(value) <= _LONGEST_SETTLED
 
 
 def with_texts(message: Any, texts: Iterator[str]) -> Any:
@@ -86,10 +90,7 @@ def with_texts(message: Any, texts: Iterator[str]) -> Any:
     if type(message) is str:
         return next(texts)
     if isinstance(message, Mapping):
-        return {
-            key: value if type(value) is str and _is_settled(key, value) else with_texts(value, texts)
-            for key, value in message.items()
-        }
+        return {key: value if _is_settled(key, value) else with_texts(value, texts) for key, value in message.items()}
     if isinstance(message, (list, tuple)):
         return type(message)([with_texts(item, texts) for item in message])
     return message
