@@ -1,9 +1,9 @@
 """A tokenizer for a chat template that comes without one.
 
-The vocabulary is borrowed; the control tokens are read off the template. Written as in `<|name|>` or `[|name|]` they are
-control tokens wherever they stand. A tag as in `<name>` or `[NAME]` is one where the template parts the turns of a plain
-conversation with it, and an added token that is not special where it wraps a thought, a call or a tool's answer; all
-other tags are text.
+The vocabulary is borrowed; the control tokens are read off the template. Written as in `<|name|>` or `[|name|]` they
+are control tokens wherever they stand. A tag as in `<name>` or `[NAME]` is one where the template parts the turns of a
+plain conversation with it, and an added token that is not special where it wraps a thought, a call or a tool's answer;
+all other tags are text.
 """
 
 from __future__ import annotations
