@@ -214,7 +214,8 @@ class TokenSnapshot:
     def fingerprint(self) -> str:
         """32 hexadecimal digits: BLAKE2b-128 of `token_ids` as little-endian int32 bytes."""
         if not self._fingerprint:
-            self._fingerprint = (self._hashed or HashedPrefix()).fingerprint(self.committed, self.tail)
+            hashed = HashedPrefix() if self._hashed is None else self._hashed
+            self._fingerprint = hashed.fingerprint(self.committed, self.tail)
         return self._fingerprint
 
     def since(self, offset: int) -> Int32Array:

@@ -13,9 +13,11 @@ from hypothesis.extra import numpy as arrays
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.tokens import (
+    EMPTY_TOKENS,
     Fingerprint,
     Float32Array,
     GrowingArray,
+    HashedPrefix,
     Int32Array,
     TokenSnapshot,
     as_logprobs,
@@ -168,6 +170,19 @@ def test_a_fingerprint_kept_incrementally_is_the_fingerprint_of_the_whole(
 def test_a_fingerprint_is_blake2b_128_of_the_little_endian_bytes() -> None:
     expected = hashlib.blake2b(b"\x01\x00\x00\x00\xff\xff\xff\x7f", digest_size=16).hexdigest()
     assert fingerprint_of(np.array([1, 2**31 - 1], np.int32)) == expected
+
+
+def test_each_token_of_a_stream_is_hashed_once_when_somebody_asks() -> None:
+    stream, hashed = GrowingArray(np.int32), HashedPrefix()
+    stream.extend(np.arange(5, dtype=np.int32))
+    early, tail = TokenSnapshot(stream.view(), EMPTY_TOKENS, hashed), np.array([7], np.int32)
+    assert len(hashed) == 0
+    stream.extend(np.arange(6, dtype=np.int32))
+    late = TokenSnapshot(stream.view(), tail, hashed)
+    assert late.fingerprint() == fingerprint_of(late.token_ids)
+    assert len(hashed) == 11
+    assert early.fingerprint() == fingerprint_of(early.token_ids)
+    assert len(hashed) == 11
 
 
 def test_extending_into_a_new_fingerprint_leaves_the_old_one_as_it_was() -> None:
