@@ -94,10 +94,23 @@ def find_folder(name: str) -> Path:
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
     except Exception as error:
-        raise TokenizerError(
-            f"tokenizer {name!r} is neither a folder here nor a repository that Hugging Face lets us read "
-            f"({type(error).__name__}): check the name, the network and HF_TOKEN, or give a folder"
-        ) from error
+        raise TokenizerError(f"tokenizer {name!r} is no folder here, and {_why_not_downloaded(error)}") from error
+
+
+def _why_not_downloaded(error: Exception) -> str:
+    """What kept a tokenizer from being downloaded, and what to do about it."""
+    if importlib.import_module("huggingface_hub.constants").HF_HUB_OFFLINE:
+        return (
+            "it was never downloaded here: HF_HUB_OFFLINE forbids to do so now. Set HF_HUB_OFFLINE=0, or give a folder"
+        )
+    first: BaseException = error
+    while (cause := first.__cause__ or first.__context__) is not None:
+        first = cause
+    said = str(first).strip().partition("\n")[0]
+    return (
+        f"Hugging Face does not give a repository of that name ({type(error).__name__}: {said}): check the name, the "
+        "network and HF_TOKEN, or give a folder"
+    )
 
 
 def _load_folder(folder: Path) -> Any:

@@ -119,11 +119,26 @@ def test_a_broken_tokenizer_file_is_refused(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
-def test_a_name_that_the_hub_does_not_give_says_what_to_do(offline: dict[str, str]) -> None:
+LOAD_NOTHING = "from chatenv_server.tokenizer_files.loading import load_tokenizer; load_tokenizer('nobody/nothing')"
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "cause"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"),
+        ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:1"}, "Connection refused"),
+    ],
+    ids=["offline by decree", "no network"],
+)
+def test_a_name_that_cannot_be_downloaded_says_why(
+    offline: dict[str, str], surroundings: dict[str, str], cause: str
+) -> None:
     pytest.importorskip("transformers")
-    program = "from chatenv_server.tokenizer_files.loading import load_tokenizer; load_tokenizer('nobody/nothing')"
-    done = subprocess.run([sys.executable, "-c", program], env=offline, capture_output=True, text=True, check=False)
-    assert "TokenizerError: tokenizer 'nobody/nothing' is neither a folder here nor" in done.stderr
+    command = [sys.executable, "-c", LOAD_NOTHING]
+    done = subprocess.run(command, env=offline | surroundings, capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert "TokenizerError: tokenizer 'nobody/nothing' is no folder here" in said
+    assert cause in said
 
 
 @pytest.fixture
