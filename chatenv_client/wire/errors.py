@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Final, TypeVar
 
 import grpc
@@ -54,6 +56,10 @@ _WITHOUT_REASON: Final[dict[str, tuple[type[ChatEnvError], str]]] = {
 """For statuses that gRPC itself or a proxy made. A message over the limit is such a one."""
 
 
+_HTTP_STATUS: Final = re.compile(r"http2 header with status: (\d{3})\b")
+"""How gRPC quotes the HTTP status of an answer that is no gRPC answer. For it, 413 and 408 are both UNKNOWN."""
+
+
 def error_to_status(error: ChatEnvError) -> status_pb2.RpcStatus:
     """The status that says on the wire what an exception says in Python."""
     info = status_pb2.ErrorInfo(reason=str(error.reason), domain=DOMAIN, metadata=error.details)
@@ -80,10 +86,23 @@ def error_from_status(code: str, message: str, status: status_pb2.RpcStatus | No
     """
     info = _error_info(status)
     if info is None:
+        if (answered := _HTTP_STATUS.search(message)) is not None:
+            return _error_from_http(int(answered[1]), code, message)
         kind, advice = _WITHOUT_REASON.get(code, (errors.UnexpectedStatusError, "the server's log may say more"))
         return kind(f"{message or code}; {advice}", code=code)
     kind = _BY_REASON.get(info.reason) or _BY_CODE.get(code, errors.UnexpectedStatusError)
     return kind(message, reason=info.reason, field=_bad_field(status), details=info.metadata, code=code)
+
+
+def _error_from_http(http_status: int, code: str, message: str) -> ChatEnvError:
+    """The exception for a call that HTTP answered: a proxy, since a gRPC server has statuses of its own."""
+    said = f"{message}; a proxy between here and the server answered, not the server"
+    if http_status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return errors.MessageTooLargeError(f"{said}: send less at once, or raise the proxy's limit on request bodies")
+    if http_status == HTTPStatus.REQUEST_TIMEOUT:
+        return errors.DeadlineError(f"{said}: try again, or raise the proxy's timeouts")
+    kind = _BY_CODE.get(code, errors.UnexpectedStatusError)
+    return kind(f"{said}: read the proxy's log", code=code)
 
 
 def _kinds(base: type[ChatEnvError]) -> Iterator[type[ChatEnvError]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import socket
+import threading
 from collections.abc import Iterator
 
 import grpc
 import grpc.aio
 import pytest
 
-from chatenv_client import errors
+from chatenv_client import ChatEnv, errors
 from chatenv_client._generated import status_pb2
 from chatenv_client.calls import error_from_rpc
 from chatenv_client.errors import ChatEnvError
@@ -47,6 +50,51 @@ def test_an_exception_survives_pickling(kind: type[ChatEnvError]) -> None:
     copied = pickle.loads(pickle.dumps(error))
     assert type(copied) is kind
     assert (copied.args, vars(copied)) == (error.args, vars(error))
+
+
+class ProxyThatAnswers:
+    """A socket that answers every request with an HTTP status, as a proxy does that will not let it through."""
+
+    def __init__(self, http_status: int) -> None:
+        # :status without indexing, its name from HPACK's static table; the stream ends with it.
+        block = b"\x08\x03" + str(http_status).encode()
+        self._answer = len(block).to_bytes(3, "big") + b"\x01\x05" + (1).to_bytes(4, "big") + block
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile("rb") as reader:
+            connection.sendall(b"\0\0\0\x04\0\0\0\0\0")  # SETTINGS, all of them by default
+            reader.read(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+            while len(frame := reader.read(9)) == 9:
+                reader.read(int.from_bytes(frame[:3], "big"))
+                if frame[3] == 1:  # HEADERS
+                    connection.sendall(self._answer)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("http_status", "kind", "code"),
+    [
+        (413, errors.MessageTooLargeError, "RESOURCE_EXHAUSTED"),
+        (408, errors.DeadlineError, "DEADLINE_EXCEEDED"),
+        (401, errors.AccessError, "UNAUTHENTICATED"),
+        (403, errors.AccessError, "PERMISSION_DENIED"),
+        (418, errors.UnexpectedStatusError, "UNKNOWN"),
+    ],
+)
+def test_what_a_proxy_answers_is_told_from_what_a_server_answers(
+    http_status: int, kind: type[ChatEnvError], code: str
+) -> None:
+    proxy = ProxyThatAnswers(http_status)
+    with contextlib.closing(proxy), ChatEnv(proxy.address, timeout_s=10) as env, pytest.raises(kind) as refusal:
+        env.server_info()
+    assert (type(refusal.value), refusal.value.code) == (kind, code)
+    assert f"status: {http_status}; a proxy between here and the server answered" in str(refusal.value)
 
 
 @pytest.mark.parametrize("code", FAILURES)
