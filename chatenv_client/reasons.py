@@ -95,16 +95,16 @@ class Reason(str, enum.Enum):
     BUSY = "BUSY"
     """The server works on as many calls as it takes at once. Try again later, or raise `--max-concurrent-calls`."""
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
-    """A request or an answer is beyond the message limit; gRPC itself refuses it, so the wire carries no ErrorInfo.
-    Send less at once, or raise `max_message_bytes` on both sides."""
+    """A request or an answer is beyond the message limit. Nothing was applied. Where gRPC itself refuses it, the wire
+    carries no ErrorInfo. Send less at once, or raise `max_message_bytes` on both sides."""
     CAPACITY = "CAPACITY"
     """A limit is reached, and the server gave no reason that this client knows. Update the client."""
 
     # A transform or the server failed, or no server answers.
 
     TRANSFORM_FAILED = "TRANSFORM_FAILED"
-    """The transform raised, or returned what cannot be sent; the step was taken back. Mend the transform; the server's
-    log says where it raised."""
+    """The transform raised, or set what no observation can hold; the step was taken back. Mend the transform; the
+    server's log says what it raised, and where."""
     TRANSFORM_TIMEOUT = "TRANSFORM_TIMEOUT"
     """The transform took longer than `--transform-timeout`; the step was taken back. Mend the transform, or raise the
     limit."""

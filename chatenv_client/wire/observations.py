@@ -6,10 +6,9 @@ Nothing here costs time proportional to the history that both sides hold.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.errors import InvalidRequestError, TransformError
 from chatenv_client.models import ChatObservation, FidelityReport, Message, Rendered
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array, pack_tokens, unpack_tokens
@@ -35,7 +34,7 @@ def write_observation(
     """Write the part of an observation that the caller lacks, or that replaces what it holds, into an empty message.
 
     Raises:
-        TransformError: the metadata is not JSON.
+        InvalidRequestError: the metadata, or a message, is not JSON. Of what the environment checks, none is.
     """
     stream, conversation = observation.stream, observation.conversation
     length = len(stream)
@@ -58,17 +57,9 @@ def write_observation(
     if observation.fidelity:
         encoded.fidelity.extend(map(fidelity_to_proto, observation.fidelity))
     if observation.metadata:
-        encoded.metadata_json = _dump_metadata(observation.metadata)
+        encoded.metadata_json = dump_json(observation.metadata, "metadata", Reason.BAD_METADATA)
     if tokens_offset < length:
         pack_tokens(encoded, stream.since(tokens_offset))
-
-
-def _dump_metadata(metadata: dict[str, Any]) -> str:
-    try:
-        return dump_json(metadata, "metadata", Reason.BAD_METADATA)
-    except InvalidRequestError as error:
-        what = "a transform put something into the metadata that is not JSON; mend the transform"
-        raise TransformError(what) from error
 
 
 def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:

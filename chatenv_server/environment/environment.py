@@ -6,10 +6,10 @@ owns the tokens; the server owns ids and concurrency.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chatenv_client.errors import ChatEnvError, EpisodeDoneError, InvalidRequestError, TransformError
+from chatenv_client.errors import EpisodeDoneError, InvalidRequestError
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -24,9 +24,10 @@ from chatenv_client.models import (
 )
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine, audit
+from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.record import EpisodeRecord
-from chatenv_server.environment.transforms import Transform
+from chatenv_server.environment.transforms import Transform, check_transform
 from chatenv_server.environment.validation import check_action, check_messages
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class ChatEnvironment:
             `system_prompt`, `max_steps`, `history_policy` and so on.
 
     Raises:
-        TypeError: the object is no tokenizer, or there is no such option.
+        TypeError: the object is no tokenizer, the transform cannot be called with an observation, or there is no such
+            option.
         ValueError: the template or an option is not valid.
     """
 
@@ -54,7 +56,7 @@ class ChatEnvironment:
         self,
         tokenizer: Any,
         *,
-        transform: Transform | None = None,
+        transform: Transform | TransformGuard | None = None,
         chat_template: str | None = None,
         token_id_limit: int | None = None,
         **options: Unpack[ResetOptions],
@@ -63,14 +65,21 @@ class ChatEnvironment:
             self.engine = tokenizer
         else:
             self.engine = TokenEngine.shared(tokenizer, chat_template=chat_template, token_id_limit=token_id_limit)
-        self._transform = transform
+        self._transform = _guarded(transform)
         self._options = EpisodeOptions().overridden_by(options)
         self._episode: EpisodeRecord | None = None
 
     # -- episodes ---------------------------------------------------------------------------------
 
-    def reset(self, **options: Unpack[ResetOptions]) -> ChatObservation:
+    def reset(
+        self, *, answer: Callable[[ChatObservation], None] | None = None, **options: Unpack[ResetOptions]
+    ) -> ChatObservation:
         """Start a new episode. Options that are left out, or None, are the environment's own.
+
+        Args:
+            answer: called with the opening before the new episode takes the place of the one before. If it raises, it
+                does not: so a server starts no episode that it cannot tell of.
+            **options: see `ResetOptions`.
 
         Returns:
             The opening: prompt tokens and messages.
@@ -84,15 +93,22 @@ class ChatEnvironment:
         # A transform may read the messages at every step, so for it their texts are kept.
         log = self.engine.open(asked.render_options(), keeps_texts=self._transform is not None)
         episode = EpisodeRecord(asked, log)
-        opened = episode.open()
+        observation = episode.observation(episode.open().reports)
+        if answer is not None:
+            answer(observation)
         self._episode = episode
-        return episode.observation(opened.reports)
+        return observation
 
-    def step(self, action: Action) -> ChatObservation:
+    def step(self, action: Action, *, answer: Callable[[ChatObservation], None] | None = None) -> ChatObservation:
         """Append one turn: sampled tokens (`ChatAction(tokens=...)`), a message, or a list of messages.
 
         The observation's `terminated` says that the task ended the episode, `truncated` that a limit or a transform
         cut it off.
+
+        Args:
+            action: what to append.
+            answer: called with the observation at the end of the step. If it raises, the step is taken back: so a
+                server applies no step that it cannot answer.
 
         Returns:
             The whole episode as it is now, with this step's reward and fidelity reports.
@@ -116,8 +132,9 @@ class ChatEnvironment:
                 change.reports, held_tokens=change.held_tokens, held_messages=change.held_messages
             )
             if self._transform is not None:
-                observation = _transformed(self._transform, observation)
-                episode.end_as(observation)
+                episode.end_as(self._transform.outcome(observation))
+            if answer is not None:
+                answer(observation)
         except BaseException:
             episode.take_back(moment)
             raise
@@ -198,18 +215,8 @@ class ChatEnvironment:
         return self._episode is not None and self._episode.is_over
 
 
-def _transformed(transform: Transform, observation: ChatObservation) -> ChatObservation:
-    """What the transform makes of an observation. It cannot undo that a limit truncated the episode."""
-    was_truncated = observation.truncated
-    try:
-        transformed = transform(observation)
-    except ChatEnvError:
-        raise
-    except Exception as error:
-        raise TransformError("the transform raised; the step was taken back") from error
-    if not isinstance(transformed, ChatObservation):
-        raise TransformError(
-            f"the transform returned {type(transformed).__name__}, not an observation; the step was taken back"
-        )
-    transformed.truncated = transformed.truncated or was_truncated
-    return transformed
+def _guarded(transform: Transform | TransformGuard | None) -> TransformGuard | None:
+    if transform is None or isinstance(transform, TransformGuard):
+        return transform
+    check_transform(transform)
+    return TransformGuard(transform)

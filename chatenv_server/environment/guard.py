@@ -1,51 +1,75 @@
-"""Runs a transform for a server: within a deadline, and refusing a result that cannot be sent.
+"""Calls the transform of one episode: within a deadline, and taking nothing of its result but what it may set.
 
-Both happen inside the step, so the environment takes the step back when the transform fails either.
+All of that happens inside the step, so the environment takes the step back when the transform fails.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from typing import Any
 
-from chatenv_client import wire
-from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.errors import TransformError, TransformTimeoutError
+import numpy as np
+
+from chatenv_client.errors import InvalidRequestError, TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation
+from chatenv_client.reasons import Reason
+from chatenv_client.wire.json_fields import dump_json
 from chatenv_server.environment.transforms import Transform
 
 
 class TransformGuard:
-    """The guarded transform of one episode; itself a transform.
+    """The guarded transform of one episode.
 
     A call that overran cannot be stopped. It goes on in its thread, and the episode's next call first waits for it,
     within a deadline of its own. So calls of one episode never overlap.
     """
 
-    def __init__(self, transform: Transform, timeout_s: float) -> None:
+    def __init__(self, transform: Transform, timeout_s: float = 0.0) -> None:
         self._transform = transform
         self._timeout_s = timeout_s
         """Seconds a call may take; 0: any."""
-        self._running: Future[ChatObservation] | None = None
+        self._running: Future[Any] | None = None
 
-    def __call__(self, observation: ChatObservation) -> Any:
-        """Transform an observation.
+    def outcome(self, observation: ChatObservation) -> ChatObservation:
+        """The observation with the reward, the end and the metadata that the transform gives it.
+
+        Whatever else the transform sets stays with the copy that it is given. That a limit truncated the episode it
+        cannot undo.
 
         Raises:
             TransformTimeoutError: it takes too long.
-            TransformError: the result cannot be sent.
-            Exception: whatever the transform raises.
+            TransformError: it raises, which is then the cause, or sets what no observation can hold.
         """
+        result = self._called(copy.copy(observation))
+        if not isinstance(result, ChatObservation):
+            raise _failure(f"the transform returned {type(result).__name__}, not an observation")
+        observation.reward = _reward(result.reward)
+        observation.terminated = _end(result.terminated, "terminated")
+        observation.truncated = observation.truncated or _end(result.truncated, "truncated")
+        observation.metadata = _metadata(result.metadata)
+        return observation
+
+    def _called(self, observation: ChatObservation) -> Any:
         if not self._timeout_s:
-            return _checked(self._transform(observation))
+            try:
+                return self._transform(observation)
+            except BaseException as error:
+                if _is_the_users(error):
+                    raise
+                raise _failure("the transform raised") from error
         self._wait_for(self._running)
         self._running = self._started(observation)
         self._wait_for(self._running)
-        return _checked(self._running.result())
+        if (raised := self._running.exception()) is not None:
+            raise _failure("the transform raised") from raised
+        return self._running.result()
 
-    def _started(self, observation: ChatObservation) -> Future[ChatObservation]:
-        future: Future[ChatObservation] = Future()
+    def _started(self, observation: ChatObservation) -> Future[Any]:
+        future: Future[Any] = Future()
 
         def run() -> None:
             try:
@@ -57,7 +81,7 @@ class TransformGuard:
         threading.Thread(target=run, name="transform", daemon=True).start()
         return future
 
-    def _wait_for(self, call: Future[ChatObservation] | None) -> None:
+    def _wait_for(self, call: Future[Any] | None) -> None:
         if call is not None and wait([call], self._timeout_s).not_done:
             raise TransformTimeoutError(
                 f"the transform took longer than {self._timeout_s:g} s and the step was taken back; "
@@ -65,28 +89,40 @@ class TransformGuard:
             )
 
 
-def _checked(result: Any) -> Any:
-    """What a transform returned. The environment refuses what is no observation."""
-    return _sendable(result) if isinstance(result, ChatObservation) else result
+def _is_the_users(error: BaseException) -> bool:
+    """Whether somebody pressed Ctrl-C, which only the main thread is told of. All else is the transform's doing."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
-def _sendable(observation: ChatObservation) -> ChatObservation:
-    """The observation with its reward as a float, if all that a transform may set can be written to the wire."""
+def _reward(value: Any) -> float | None:
+    if value is None:
+        return None
     try:
-        if observation.reward is not None:
-            observation.reward = float(observation.reward)
-        wire.write_observation(
-            pb.Observation(),
-            ChatObservation(
-                reward=observation.reward,
-                terminated=observation.terminated,
-                truncated=observation.truncated,
-                metadata=observation.metadata,
-            ),
-        )
-    except (TypeError, ValueError) as error:
-        raise TransformError(
-            "the transform set a reward that is no number, an end that is no bool, or metadata that is not JSON; "
-            "the step was taken back"
-        ) from error
-    return observation
+        reward = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        reward = math.nan
+    if not math.isfinite(reward):
+        raise _failure("the transform set a reward that is no finite number")
+    return reward
+
+
+def _end(value: Any, name: str) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise _failure(f"the transform set {name} to a {type(value).__name__}, not a bool")
+    return bool(value)
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _failure(f"the transform set metadata to a {type(value).__name__}, not a mapping")
+    metadata = dict(value)
+    if metadata:
+        try:
+            dump_json(metadata, "metadata", Reason.BAD_METADATA)
+        except InvalidRequestError as error:
+            raise _failure(f"the transform set metadata that is not JSON ({error.message})") from error
+    return metadata
+
+
+def _failure(what: str) -> TransformError:
+    return TransformError(f"{what}; the step was taken back")

@@ -13,16 +13,23 @@ from chatenv_client.models import ChatObservation
 Transform = Callable[[ChatObservation], ChatObservation]
 """Called with the observation that a step made; returns the one that the caller gets.
 
-It may change the one it is given and return it, or return another. It ends the episode by setting `terminated`, or
-`done`, which is the same: the task is over; or `truncated`: cut off. It is called once per step, never at reset. If
-episodes share it, it must be safe for threads.
+It may change the one it is given and return it, or return another. Of the one that it returns, four fields count: the
+`reward`, a finite number; `terminated`, or `done`, which is the same: the task is over; `truncated`: cut off; and
+`metadata`, which is JSON. It is called once per step, never at reset. If episodes share it, it must be safe for
+threads.
 """
 
 ENTRY_POINT_GROUP = "chatenv.transforms"
 
 
 def compose(*transforms: Transform) -> Transform:
-    """One transform that applies `transforms` from left to right."""
+    """One transform that applies `transforms` from left to right.
+
+    Raises:
+        TypeError: one of them cannot be called with an observation.
+    """
+    for each in transforms:
+        check_transform(each)
 
     def composed(observation: ChatObservation) -> ChatObservation:
         for transform in transforms:
@@ -30,6 +37,34 @@ def compose(*transforms: Transform) -> Transform:
         return observation
 
     return composed
+
+
+def check_transform(transform: Any) -> None:
+    """Find out what can be known of a transform before it is called.
+
+    Raises:
+        TypeError: it is no function of one observation, or an asynchronous one.
+    """
+    if not callable(transform):
+        raise TypeError("a transform is a function, an object with __call__, or a class of such objects")
+    if any(map(_returns_something_else, (transform, getattr(transform, "__call__", None)))):  # noqa: B004
+        raise TypeError("a transform is a plain function: neither async nor a generator")
+    try:
+        signature = inspect.signature(transform)
+    except ValueError:  # some functions written in C have none
+        return
+    try:
+        signature.bind(ChatObservation())
+    except TypeError as error:
+        raise TypeError(f"a transform is called with one observation, and this one takes {signature}") from error
+
+
+def _returns_something_else(function: Any) -> bool:
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    )
 
 
 def load_transform(name: str) -> Callable[[], Transform]:
@@ -40,16 +75,23 @@ def load_transform(name: str) -> Callable[[], Transform]:
         else, the same for all.
 
     Raises:
-        ValueError: nothing goes by this name, or what does cannot be called.
+        ValueError: nothing goes by this name, or what does is no transform. Of a class, one is made to find out.
     """
     found = _import(name) if ":" in name else _entry_point(name)
-    if inspect.isclass(found):
-        return cast("Callable[[], Transform]", found)
-    if callable(found):
-        return lambda: found
-    raise ValueError(
-        f"transform {name!r} is not callable; name a function, an object with __call__, or a class of such objects"
-    )
+    open_transform = cast("Callable[[], Transform]", found) if inspect.isclass(found) else lambda: found
+    try:
+        one = open_transform()
+    except Exception as error:
+        raise ValueError(f"{found.__name__}() of transform {name!r} raised {_told(error)}") from error
+    try:
+        check_transform(one)
+    except TypeError as error:
+        raise ValueError(f"transform {name!r} cannot be used: {error}") from error
+    return open_transform
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _import(name: str) -> Any:
@@ -60,6 +102,8 @@ def _import(name: str) -> Any:
         raise ValueError(
             f"transform {name!r} cannot be loaded: {error}; write module:attribute, with the module in PYTHONPATH"
         ) from error
+    except Exception as error:
+        raise ValueError(f"transform {name!r} cannot be loaded: its module raised {_told(error)}") from error
 
 
 def _entry_point(name: str) -> Any:

@@ -1,15 +1,22 @@
 """Turns what a call raised into a status for the wire, and into one line in the log.
 
 Only exceptions of chatenv say anything to the caller. Of all others neither the type nor the text leaves the process,
-and the log, too, holds where they came from but not their text, which may quote a prompt.
+and the log, too, holds where they came from but not their text, which may quote a prompt. The exception is a transform:
+what it raises is told to its author, in the log, with its text.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sysconfig
 import traceback
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
+import chatenv_client
+import chatenv_server
 from chatenv_client import wire
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError, TransformError, UnexpectedStatusError
@@ -26,6 +33,19 @@ _UNEXPECTED: Final = UnexpectedStatusError(
     code="INTERNAL",
     reason=Reason.INTERNAL,
 )
+
+_MOST_FRAMES: Final = 8
+"""Of one failure that are told, the innermost."""
+
+_NOT_THEIRS: Final = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        Path(chatenv_server.__file__).parent,
+        Path(chatenv_client.__file__).parent,
+        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+    )
+)
+"""Where the code lies that no author of a transform would look at."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -54,11 +74,13 @@ def log_and_count(failure: Exception, *, method: str, seconds: float, telemetry:
         telemetry: counts it.
     """
     error = _told(failure)
-    ours = error.code == "INTERNAL"
+    is_transforms = isinstance(failure, TransformError)
+    ours = error.code == "INTERNAL" and not is_transforms
+    level = logging.WARNING if is_transforms else logging.ERROR if ours else logging.INFO
     name = method.rpartition("/")[2]
     telemetry.failed(name, error.reason)
     _LOG.log(
-        logging.ERROR if ours else logging.INFO,
+        level,
         "call failed",
         extra={
             "method": name,
@@ -67,6 +89,7 @@ def log_and_count(failure: Exception, *, method: str, seconds: float, telemetry:
             "field": error.field,
             "duration_ms": round(seconds * 1000, 3),
             **(_origin(failure) if ours else {}),
+            **(_transforms_origin(failure) if is_transforms else {}),
         },
     )
     _LOG.debug("call failed with this exception", exc_info=failure)
@@ -83,7 +106,22 @@ def _clip(text: str, limit: int) -> str:
 
 
 def _origin(failure: Exception) -> dict[str, str]:
-    cause = failure.__cause__ if isinstance(failure, TransformError) and failure.__cause__ else failure
-    frames = traceback.extract_tb(cause.__traceback__)[-8:]
-    where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in reversed(frames))
-    return {"exception": type(cause).__name__, "where": where}
+    return {"exception": type(failure).__name__, "where": _where(traceback.extract_tb(failure.__traceback__))}
+
+
+def _transforms_origin(failure: Exception) -> dict[str, str]:
+    """What the author of a transform wants to know: what was raised, and in which of their lines."""
+    raised = failure.__cause__
+    if raised is None:
+        return {"problem": str(failure)}
+    frames = traceback.extract_tb(raised.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    return {
+        "problem": _clip(f"{failure} ({raised})" if str(raised) else str(failure), MAX_MESSAGE_BYTES),
+        "exception": type(raised).__name__,
+        "where": _where(theirs or frames),
+    }
+
+
+def _where(frames: Sequence[traceback.FrameSummary]) -> str:
+    return " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in reversed(frames[-_MOST_FRAMES:]))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chatenv_client._version import __version__
-from chatenv_client.errors import InvalidRequestError
+from chatenv_client.errors import InvalidRequestError, TransformError
 from chatenv_client.models import Limits, ResetOptions, ServerInfo, SpecialToken
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
@@ -89,8 +89,15 @@ class Backend:
     def _open_environment(self) -> ChatEnvironment:
         transform = None
         if self._open_transform is not None:
-            transform = TransformGuard(self._open_transform(), self._settings.transform_timeout)
+            transform = TransformGuard(_opened(self._open_transform), self._settings.transform_timeout)
         return ChatEnvironment(self._engine, transform=transform, **self._options)
+
+
+def _opened(open_transform: Callable[[], Transform]) -> Transform:
+    try:
+        return open_transform()
+    except Exception as error:
+        raise TransformError("the transform of a new episode could not be made; nothing was changed") from error
 
 
 def _check_options(settings: Settings) -> ResetOptions:

@@ -15,6 +15,7 @@ from chatenv_client import (
     ChatState,
     FidelityKind,
     FidelityReport,
+    InvalidRequestError,
     Limits,
     Origin,
     ProtocolError,
@@ -23,7 +24,6 @@ from chatenv_client import (
     SpecialToken,
     StopReason,
     Trajectory,
-    TransformError,
     Turn,
     Verdict,
 )
@@ -111,8 +111,8 @@ def test_an_answer_to_a_caller_who_holds_the_history_is_no_larger_for_a_longer_h
     assert size(50_000) <= size(1_000) + 8  # a varint or two
 
 
-def test_metadata_that_is_no_json_is_the_transforms_fault() -> None:
-    with pytest.raises(TransformError, match="JSON"):
+def test_metadata_that_is_no_json_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="JSON"):
         encoded_of(observation([], [], 0, metadata={"a": object()}))
 
 

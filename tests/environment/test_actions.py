@@ -185,7 +185,7 @@ def test_a_step_before_any_reset_is_refused(engine: TokenEngine) -> None:
 
 def test_reset_takes_the_same_keywords_in_process_and_over_the_wire() -> None:
     assert {field.name for field in dataclasses.fields(EpisodeOptions)} == set(ResetOptions.__annotations__)
-    assert set(inspect.signature(ChatEnvironment.reset).parameters) - {"self"} == {"options"}
+    assert set(inspect.signature(ChatEnvironment.reset).parameters) - {"self", "answer"} == {"options"}
     assert set(inspect.signature(ChatEnv.reset).parameters) - {"self", "timeout_s"} == {"options"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ from chatenv_client.channel import channel_options
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatObservation
 from chatenv_client.wire import error_from_status, parse_status
+from chatenv_server.engine import TokenEngine
 from chatenv_server.rpc.failures import MAX_MESSAGE_BYTES, status_of
 from chatenv_server.rpc.guard import MAX_OTHER_CALLS
 from chatenv_server.rpc.servicer import _digest
 from chatenv_server.running import healthcheck
-from chatenv_server.running.process import SERVICE, SPARE_WORKERS, RunningServer
+from chatenv_server.running.process import SERVICE, SPARE_WORKERS, RunningServer, start
+from chatenv_server.settings.settings import Settings
 from tests.server.conftest import Serve
 
 SECRET = "hunter2-correct-horse"
@@ -188,7 +191,9 @@ def raises_secret(_observation: ChatObservation) -> ChatObservation:
     raise RuntimeError(f"password {SECRET}")
 
 
-def test_what_a_transform_raised_stays_in_the_process(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_transform_raised_is_told_to_its_author_and_stays_in_the_process(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     server = serve(transform=raises_secret)
     with connected(server) as stub, caplog.at_level(logging.INFO):
         stub.Reset(pb.ResetRequest(episode_id="e"))
@@ -200,9 +205,42 @@ def test_what_a_transform_raised_stays_in_the_process(serve: Serve, caplog: pyte
     assert SECRET not in f"{refusal.value.details()}{refusal.value.trailing_metadata()}"
     assert state.step_count == 0
     (line,) = [record for record in caplog.records if record.getMessage() == "call failed"]
-    assert (line.levelname, vars(line)["exception"]) == ("ERROR", "RuntimeError")
-    assert "raises_secret" in vars(line)["where"]
-    assert SECRET not in str(vars(line))
+    assert (line.levelname, vars(line)["exception"]) == ("WARNING", "RuntimeError")
+    assert vars(line)["where"].startswith(f"raises_secret ({__file__}:")
+    assert f"password {SECRET}" in vars(line)["problem"]
+
+
+def test_the_place_is_in_the_code_of_the_transforms_author(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    def parses(observation: ChatObservation) -> ChatObservation:
+        observation.reward = json.loads("5, roughly")
+        return observation
+
+    with connected(serve(transform=parses)) as stub, caplog.at_level(logging.INFO):
+        stub.Reset(pb.ResetRequest(episode_id="e"))
+        with pytest.raises(grpc.RpcError):
+            stub.Step(a_step("e"))
+    (line,) = [record for record in caplog.records if record.getMessage() == "call failed"]
+    assert vars(line)["where"].startswith(f"parses ({__file__}:")
+    assert "Extra data" in vars(line)["problem"]
+
+
+def test_a_transform_that_cannot_be_made_is_to_blame_and_nothing_is_opened(
+    engine: TokenEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make() -> Any:
+        raise FileNotFoundError("no answers.json")
+
+    server = start(Settings(listen=("127.0.0.1:0",)), engine=engine, open_transform=make)
+    try:
+        with connected(server) as stub, caplog.at_level(logging.INFO):
+            with pytest.raises(grpc.RpcError) as refusal:
+                stub.Reset(pb.ResetRequest(episode_id="e"))
+            assert reason_of(refusal.value) == "TRANSFORM_FAILED"
+            assert stub.GetServerInfo(pb.GetServerInfoRequest()).live_episodes == 0
+    finally:
+        server.stop(0)
+    (line,) = [record for record in caplog.records if record.getMessage() == "call failed"]
+    assert "no answers.json" in vars(line)["problem"]
 
 
 def test_an_error_of_our_own_making_tells_nothing_but_that_it_was_ours(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
-from chatenv_client.errors import TransformError, TransformTimeoutError
+from chatenv_client.errors import ChatEnvError, TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation
+from chatenv_client.models.messages import EMPTY_CONVERSATION
+from chatenv_client.tokens import EMPTY_SNAPSHOT
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.guard import TransformGuard
@@ -55,7 +59,14 @@ def test_a_transform_within_its_deadline_has_its_way(guarded: Callable[..., Chat
         {"reward": [1.0, 2.0]},
         {"metadata": {"a": object()}},
         {"metadata": {"a": float("nan")}},
+        {"metadata": [1]},
+        {"metadata": {"a": "x" * 2**20}},
+        {"reward": float("nan")},
+        {"reward": float("inf")},
+        {"reward": "1.0"},
+        {"reward": 10**400},
         {"terminated": "yes"},
+        {"truncated": 1},
     ],
 )
 def test_what_the_wire_cannot_carry_fails_the_step_and_not_the_answer(
@@ -63,6 +74,77 @@ def test_what_the_wire_cannot_carry_fails_the_step_and_not_the_answer(
 ) -> None:
     environment = guarded(setting(**values))
     with pytest.raises(TransformError):
+        environment.step(HI)
+    assert environment.step_count == 0
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["the one it was given", "another"])
+def test_of_what_a_transform_returns_only_the_outcome_counts(
+    guarded: Callable[..., ChatEnvironment], anew: bool
+) -> None:
+    def meddles(observation: ChatObservation) -> ChatObservation:
+        outcome: dict[str, Any] = {"reward": np.float32(0.5), "truncated": np.bool_(True), "metadata": {"a": 1}}
+        returned = ChatObservation() if anew else observation
+        for name, value in (WRONG | outcome).items():
+            setattr(returned, name, value)
+        return returned
+
+    plain = guarded(lambda observation: observation).step(HI)
+    observation = guarded(meddles).step(HI)
+    assert (observation.reward, observation.done, observation.metadata) == (0.5, True, {"a": 1})
+    assert [type(observation.reward), type(observation.truncated)] == [float, bool]
+    assert observation.episode_id != WRONG["episode_id"]
+    kept = [name for name in WRONG if name != "episode_id"]
+    assert [shown(observation, name) for name in kept] == [shown(plain, name) for name in kept]
+    assert observation.messages == [HI]
+
+
+WRONG: dict[str, Any] = {
+    "episode_id": "another",
+    "step_count": 7,
+    "stream": EMPTY_SNAPSHOT,
+    "conversation": EMPTY_CONVERSATION,
+    "generation_prompt_length": 9,
+    "fidelity": ("not exact",),
+    "prompt_fingerprint": "f" * 32,
+    "seed": 3,
+    "held_tokens": 100,
+    "held_messages": 100,
+}
+"""All that a transform could set and may not."""
+
+
+def shown(observation: ChatObservation, name: str) -> Any:
+    values = {"stream": observation.token_ids.tolist(), "conversation": observation.messages}
+    return values.get(name, getattr(observation, name))
+
+
+def test_a_transform_may_set_four_fields_and_these_are_the_others() -> None:
+    names = {field.name for field in dataclasses.fields(ChatObservation)}
+    assert names - WRONG.keys() == {"reward", "terminated", "truncated", "metadata"}
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, 10.0])
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), ChatEnvError("x", code="nonsense", reason="?")])
+def test_whatever_a_transform_raises_is_a_transform_error(
+    guarded: Callable[..., ChatEnvironment], timeout_s: float, error: BaseException
+) -> None:
+    def raises(_observation: ChatObservation) -> ChatObservation:
+        raise error
+
+    environment = guarded(raises, timeout_s)
+    with pytest.raises(TransformError) as refusal:
+        environment.step(HI)
+    assert (type(refusal.value), refusal.value.code, refusal.value.__cause__) == (TransformError, "INTERNAL", error)
+    assert environment.step_count == 0
+
+
+def test_ctrl_c_is_the_users_and_not_the_transforms(guarded: Callable[..., ChatEnvironment]) -> None:
+    def interrupted(_observation: ChatObservation) -> ChatObservation:
+        raise KeyboardInterrupt
+
+    environment = guarded(interrupted, 0.0)
+    with pytest.raises(KeyboardInterrupt):
         environment.step(HI)
     assert environment.step_count == 0
 

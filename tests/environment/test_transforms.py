@@ -1,0 +1,134 @@
+"""What can be found out about a transform before it is called."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import AsyncIterator, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from chatenv_client import ChatObservation
+from chatenv_server import ChatEnvironment, compose
+from chatenv_server.environment.transforms import load_transform
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+
+
+def plain(observation: ChatObservation) -> ChatObservation:
+    return observation
+
+
+def with_more(observation: ChatObservation, *, weight: float = 1.0) -> ChatObservation:  # noqa: ARG001
+    return observation
+
+
+class Keeping:
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, observation: ChatObservation) -> ChatObservation:
+        self.seen += 1
+        return observation
+
+
+async def asynchronous(observation: ChatObservation) -> ChatObservation:
+    return observation
+
+
+class Asynchronous:
+    async def __call__(self, observation: ChatObservation) -> ChatObservation:
+        return observation
+
+
+def generating(observation: ChatObservation) -> Iterator[ChatObservation]:
+    yield observation
+
+
+async def generating_too(observation: ChatObservation) -> AsyncIterator[ChatObservation]:
+    yield observation
+
+
+def without_arguments() -> None: ...
+
+
+def of_two(observation: ChatObservation, message: str) -> ChatObservation:  # noqa: ARG001
+    return observation
+
+
+def by_name(*, observation: ChatObservation) -> ChatObservation:
+    return observation
+
+
+class NotCallable: ...
+
+
+class Unmakeable:
+    def __init__(self) -> None:
+        raise FileNotFoundError("no answers.json")
+
+
+class NeedsArguments:
+    def __init__(self, path: str) -> None: ...
+
+    def __call__(self, observation: ChatObservation) -> ChatObservation:
+        return observation
+
+
+WRONG: list[Any] = [
+    asynchronous,
+    Asynchronous(),
+    functools.partial(asynchronous),
+    generating,
+    generating_too,
+    without_arguments,
+    of_two,
+    by_name,
+    NotCallable(),
+    3,
+    None,
+]
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module by the name of `a_task`."""
+    made = ModuleType("a_task")
+    monkeypatch.setitem(sys.modules, "a_task", made)
+    return made
+
+
+@pytest.mark.parametrize("right", [plain, with_more, Keeping, Keeping(), functools.partial(with_more, weight=2.0)])
+def test_what_takes_one_observation_is_a_transform(module: Any, right: Any) -> None:
+    module.it = right
+    load_transform("a_task:it")
+    if right is not Keeping:
+        ChatEnvironment(ByteTokenizer(), transform=right)
+        compose(plain, right)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_a_transform_is_refused_before_it_is_called(module: Any, wrong: Any) -> None:
+    module.it = wrong
+    with pytest.raises(ValueError, match="a_task:it"):
+        load_transform("a_task:it")
+    if wrong is not None:
+        with pytest.raises(TypeError, match="transform"):
+            ChatEnvironment(ByteTokenizer(), transform=wrong)
+    with pytest.raises(TypeError, match="transform"):
+        compose(plain, wrong)
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(Unmakeable, "no answers.json"), (NeedsArguments, "path")])
+def test_a_class_that_cannot_be_made_is_refused_with_what_it_raised(module: Any, wrong: Any, told: str) -> None:
+    module.it = wrong
+    with pytest.raises(ValueError, match=rf"{wrong.__name__}\(\) of transform 'a_task:it' raised .*{told}"):
+        load_transform("a_task:it")
+
+
+def test_a_module_that_fails_is_refused_with_what_it_raised(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_task.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="ZeroDivisionError"):
+        load_transform("failing_task:it")
