@@ -6,7 +6,7 @@ input or output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic
@@ -208,38 +208,44 @@ class Part(Generic[ResultT]):
             yield self
 
     def _halves(self) -> list[Part[ResultT]]:
-        batch, receivers = self.batch, list(self.items.items())
-        if batch is None:
-            return [self]
-        items, middle = getattr(self.request, batch.field), len(receivers) // 2
-        return [
-            Part(self.round, self.method, batch.request(**{batch.field: items[half]}), dict(receivers[half]), batch)
-            for half in (slice(middle), slice(middle, None))
-        ]
+        middle = len(self.items) // 2
+        return [self._of(range(middle)), self._of(range(middle, len(self.items)))]
 
-    def receive(self, response: Any) -> None:
-        """Take in the answer, each item its own."""
+    def _of(self, places: Iterable[int]) -> Part[ResultT]:
+        """The part of some of these items, by their places in the request."""
+        if self.batch is None:
+            return self
+        items, receivers = getattr(self.request, self.batch.field), list(self.items.items())
+        request = self.batch.request(**{self.batch.field: [items[place] for place in places]})
+        return Part(self.round, self.method, request, dict(receivers[place] for place in places), self.batch)
+
+    def receive(self, response: Any) -> list[Part[ResultT]]:
+        """Take in the answer, each item its own; the parts to make for items that found no room in it."""
         if self.batch is None:
             ((index, receive),) = self.items.items()
             self.round.succeed(index, receive, response)
-            return
+            return []
         results = () if isinstance(response, DecodeError) else response.results
         if len(results) != len(self.items):
             what = f"{len(results)} results came for {len(self.items)} items; update the older of client and server"
             self.round.lose(list(self.items), ProtocolError(what))
-            return
-        for (index, receive), result in zip(self.items.items(), results, strict=True):
-            if result.HasField("error"):
-                self.round.refuse(index, wire.error_from_item(result.error))
-            else:
+            return []
+        without_room = []
+        for place, ((index, receive), result) in enumerate(zip(self.items.items(), results, strict=True)):
+            if not result.HasField("error"):
                 self.round.succeed(index, receive, result.response)
+                continue
+            error = wire.error_from_item(result.error)
+            if isinstance(error, MessageTooLargeError) and len(results) > 1:
+                without_room.append(place)
+            else:
+                self.round.refuse(index, error)
+        if len(without_room) == len(results):
+            return self._halves()
+        return [self._of(without_room)] if without_room else []
 
     def fail(self, error: ChatEnvError) -> list[Part[ResultT]]:
-        """Take in that the call failed; the parts to make in its place.
-
-        Where the request or the answer was too large these are its halves. Items that were applied, and whose answers
-        did not fit together, are answered again: a Reset names its episode, and a Step its index.
-        """
+        """Take in that the call failed; the parts to make in its place, which are its halves if it was too large."""
         if isinstance(error, MessageTooLargeError) and len(self.items) > 1:
             return self._halves()
         self.round.lose(list(self.items), error)

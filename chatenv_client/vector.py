@@ -191,10 +191,7 @@ class VectorChatEnv:
 
     def _take(self, part: Part[ResultT], answer: Any, timeout_s: float | None) -> None:
         """Take in the answer to a part, or what its call failed with. What was too large is called for in halves."""
-        if not isinstance(answer, ChatEnvError):
-            part.receive(answer)
-            return
-        for smaller in part.fail(answer):
+        for smaller in part.fail(answer) if isinstance(answer, ChatEnvError) else part.receive(answer):
             self._take(*_answer(smaller, self._begin(smaller, timeout_s)), timeout_s)
 
     def _server_limits(self, timeout_s: float | None) -> Limits:

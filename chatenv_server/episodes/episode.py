@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -21,6 +21,10 @@ class Caller(Protocol):
 
     def is_active(self) -> bool:
         """Whether somebody still waits for the answer."""
+
+
+Write = Callable[[ChatObservation], None]
+"""Writes an answer to a Reset or Step, before what it did is final; raises where there can be no answer."""
 
 
 class Answer(NamedTuple):
@@ -85,9 +89,11 @@ class Episode:
         self.environment = environment
         self._answer = None
 
-    def step(self, environment: ChatEnvironment, action: ChatAction, digest: bytes) -> ChatObservation:
+    def step(
+        self, environment: ChatEnvironment, action: ChatAction, digest: bytes, answer: Write | None
+    ) -> ChatObservation:
         """Step and keep the answer."""
-        observation = environment.step(action)
+        observation = environment.step(action, answer=answer)
         self._answer = Answer(digest, observation)
         return observation
 

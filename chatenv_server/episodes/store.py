@@ -30,7 +30,7 @@ from chatenv_client.reasons import Reason
 from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import LiveTokens
-from chatenv_server.episodes.episode import Caller, Episode
+from chatenv_server.episodes.episode import Caller, Episode, Write
 from chatenv_server.observing.telemetry import Telemetry
 
 MAX_MESSAGES: Final = 65_536
@@ -97,8 +97,10 @@ class EpisodeStore:
         """Tokens that live episodes hold now."""
         return self._tokens.count
 
-    def reset(self, options: ResetOptions, *, caller: Caller | None = None) -> ChatObservation:
-        """Start an episode, or start the named one anew. If that fails, everything is as it was.
+    def reset(
+        self, options: ResetOptions, *, caller: Caller | None = None, answer: Write | None = None
+    ) -> ChatObservation:
+        """Start an episode, or start the named one anew. If that or `answer` fails, everything is as it was.
 
         Raises:
             InvalidRequestError: a bad episode_id, or whatever the environment refuses.
@@ -111,7 +113,7 @@ class EpisodeStore:
             episode = self._find_or_add(episode_id)
             with episode.locked(caller):
                 if episode.end is None:  # else it ended while this call waited, and its id is free again
-                    return self._start(episode, named)
+                    return self._start(episode, named, answer)
 
     def step(
         self,
@@ -121,8 +123,9 @@ class EpisodeStore:
         digest: bytes,
         step_index: int | None = None,
         caller: Caller | None = None,
+        answer: Write | None = None,
     ) -> ChatObservation:
-        """Append one turn, or give the stored answer again.
+        """Append one turn, or give the stored answer again. If `answer` fails, nothing is appended.
 
         Args:
             episode_id: the episode.
@@ -130,6 +133,7 @@ class EpisodeStore:
             digest: the same for two requests exactly if they ask the same.
             step_index: step_count as the caller has seen it; None: no check.
             caller: who waits for the answer.
+            answer: writes it.
 
         Raises:
             StepIndexMismatchError: neither the next step nor a repetition of the last.
@@ -143,12 +147,14 @@ class EpisodeStore:
         try:
             stored = episode.replayed(environment.step_count, step_index, digest)
             if stored is not None:
+                if answer is not None:
+                    answer(stored)
                 return stored
             _check_message_count(environment, action)
             at_least = max(1, len(action.tokens))
             self._reserve(at_least)
             try:
-                observation = episode.step(environment, action, digest)
+                observation = episode.step(environment, action, digest, answer)
             finally:
                 self._account(episode, reserved=at_least)
             self._count_reports(observation)
@@ -234,12 +240,12 @@ class EpisodeStore:
                 episode = self._episodes[episode_id] = Episode(episode_id, self._clock())
             return episode
 
-    def _start(self, episode: Episode, options: ResetOptions) -> ChatObservation:
+    def _start(self, episode: Episode, options: ResetOptions, answer: Write | None) -> ChatObservation:
         try:
             self._reserve(1)
             try:
                 environment = self._open_environment()
-                observation = environment.reset(**options)
+                observation = environment.reset(answer=answer, **options)
                 episode.begin(environment)
             finally:
                 self._account(episode, reserved=1)

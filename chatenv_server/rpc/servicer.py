@@ -15,7 +15,7 @@ from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ServerInfo
+from chatenv_client.models import ChatObservation, ServerInfo
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.episode import Caller
@@ -24,7 +24,11 @@ from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.rpc.failures import log_and_count, status_of
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.items import ItemRunner
+from chatenv_server.rpc.room import AnswerRoom
 from chatenv_server.rpc.streams import StepStream
+
+AnswerOne = Callable[[Any, Any, Caller, AnswerRoom], None]
+"""Answers a request into a response, if there is room for it."""
 
 
 class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
@@ -34,11 +38,14 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     _describe: Callable[[], ServerInfo]
     _encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]]
 
-    def __init__(self, gate: Gate, items: ItemRunner, telemetry: Telemetry, max_batch_items: int) -> None:
+    def __init__(
+        self, gate: Gate, items: ItemRunner, telemetry: Telemetry, *, max_batch_items: int, max_message_bytes: int
+    ) -> None:
         self._gate = gate
         self._telemetry = telemetry
         self._items = items
         self._max_batch_items = max_batch_items
+        self._max_message_bytes = max_message_bytes
 
     def attach(
         self,
@@ -60,13 +67,13 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     def Reset(self, request: pb.ResetRequest, context: grpc.ServicerContext) -> pb.ResetResponse:
         """Start an episode, or start the named one anew."""
         response = pb.ResetResponse()
-        self._reset(request, response, context)
+        self._reset(request, response, context, self._room())
         return response
 
     def Step(self, request: pb.StepRequest, context: grpc.ServicerContext) -> pb.StepResponse:
         """Append one turn."""
         response = pb.StepResponse()
-        self._step(request, response, context)
+        self._step(request, response, context, self._room())
         return response
 
     def GetState(self, request: pb.GetStateRequest, context: grpc.ServicerContext) -> pb.GetStateResponse:
@@ -133,52 +140,61 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
             outcome = pb.StreamStepsResponse(request_id=item.request_id, episode_id=item.step.episode_id)
             if item.step.HasField("step_index"):
                 outcome.step_index = item.step.step_index
-            self._answer_item(self._step, item.step, outcome, caller, "StreamSteps")
+            self._answer_item(self._step, item.step, outcome, caller, self._room(), "StreamSteps")
             return outcome
 
         stream = StepStream(request_iterator, answer, self._items)
         with self._gate.told_of_drain(stream.interrupt):
             yield from stream.answers()
 
-    def _reset(self, request: pb.ResetRequest, response: pb.ResetResponse, caller: Caller) -> None:
-        observation = self._episodes.reset(wire.reset_from_proto(request), caller=caller)
-        wire.write_observation(response.observation, observation)
+    def _reset(self, request: pb.ResetRequest, response: pb.ResetResponse, caller: Caller, room: AnswerRoom) -> None:
+        def answer(observation: ChatObservation) -> None:
+            wire.write_observation(response.observation, observation)
+            room.take(response)
+
+        self._episodes.reset(wire.reset_from_proto(request), caller=caller, answer=answer)
         self._telemetry.answered(0, len(response.observation.tokens))
 
-    def _step(self, request: pb.StepRequest, response: pb.StepResponse, caller: Caller) -> None:
+    def _step(self, request: pb.StepRequest, response: pb.StepResponse, caller: Caller, room: AnswerRoom) -> None:
         action = wire.action_from_proto(request)
         step_index = request.step_index if request.HasField("step_index") else None
-        observation = self._episodes.step(
-            request.episode_id, action, digest=_digest(request), step_index=step_index, caller=caller
-        )
         encoded = response.observation
-        wire.write_observation(
-            encoded, observation, known_tokens=request.known_tokens, known_messages=request.known_messages
+
+        def answer(observation: ChatObservation) -> None:
+            wire.write_observation(
+                encoded, observation, known_tokens=request.known_tokens, known_messages=request.known_messages
+            )
+            room.take(response)
+
+        observation = self._episodes.step(
+            request.episode_id, action, digest=_digest(request), step_index=step_index, caller=caller, answer=answer
         )
         self._telemetry.answered(len(action.tokens), len(observation.stream) - encoded.tokens_offset)
 
-    def _answer_each(
-        self, answer: Callable[[Any, Any, Caller], None], items: Sequence[Any], results: Any, caller: Caller, rpc: str
-    ) -> None:
-        """Answer many items, with a result each, in their order."""
+    def _room(self) -> AnswerRoom:
+        return AnswerRoom(self._max_message_bytes)
+
+    def _answer_each(self, answer: AnswerOne, items: Sequence[Any], results: Any, caller: Caller, rpc: str) -> None:
+        """Answer many items, with a result each, in their order. What does not fit into the answer fails by itself."""
+        room = self._room()
         if not self._items.has_threads:
             for item in items:
-                self._answer_item(answer, item, results.add(), caller, rpc)
+                self._answer_item(answer, item, results.add(), caller, room, rpc)
             return
         pairs = [(item, results.add()) for item in items]
 
         def work(pair: tuple[Any, Any]) -> None:
-            self._answer_item(answer, *pair, caller, rpc)
+            self._answer_item(answer, *pair, caller, room, rpc)
 
         self._items.each(work, pairs, lambda pair: pair[0].episode_id)
 
     def _answer_item(
-        self, answer: Callable[[Any, Any, Caller], None], item: Any, result: Any, caller: Caller, rpc: str
+        self, answer: AnswerOne, item: Any, result: Any, caller: Caller, room: AnswerRoom, rpc: str
     ) -> None:
         """Write the answer to one item, or its status, into its result."""
         began = time.perf_counter()
         try:
-            answer(item, result.response, caller)
+            answer(item, result.response, caller, room)
         except Exception as error:  # noqa: BLE001 - an item's failure is its own
             seconds = time.perf_counter() - began
             log_and_count(error, method=rpc, seconds=seconds, telemetry=self._telemetry)

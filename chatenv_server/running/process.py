@@ -90,7 +90,13 @@ class RunningServer:
         self._idle_timeout_s = settings.idle_timeout
         self._drain_grace_s = settings.drain_grace
         self.observers = Observers(settings)
-        self._servicer = ChatEnvServicer(self._gate, self._items, self.observers.telemetry, settings.max_batch_items)
+        self._servicer = ChatEnvServicer(
+            self._gate,
+            self._items,
+            self.observers.telemetry,
+            max_batch_items=settings.max_batch_items,
+            max_message_bytes=settings.max_message_bytes,
+        )
         # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/performance.md.
         self._workers = None if has_transform else UnaryWorkers(settings.max_concurrent_calls)
         self._batch_workers = (
