@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from chatenv_client.models import (
     AuditReport,
     ChatAction,
     ChatState,
+    Rendered,
     ResetOptions,
     ServerInfo,
     StepResult,
@@ -80,7 +81,11 @@ class AsyncChatEnv:
         """As in `ChatEnv`."""
         if tokenizer is not None:
             return action_from_message(message, tokenizer)
-        return await self._connection.make(self._session.render(message), timeout_s)
+        return await self._connection.make(self._session.preview(message), timeout_s)
+
+    async def render(self, messages: Sequence[Mapping[str, Any]], *, timeout_s: float | None = None) -> Rendered:
+        """As in `ChatEnv`."""
+        return await self._connection.make(self._session.render(messages), timeout_s)
 
     async def state(self, *, timeout_s: float | None = None) -> ChatState:
         """As in `ChatEnv`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from chatenv_client.models import (
     AuditReport,
     ChatAction,
     ChatState,
+    Rendered,
     ResetOptions,
     ServerInfo,
     StepResult,
@@ -160,7 +161,11 @@ class ChatEnv:
         """
         if tokenizer is not None:
             return action_from_message(message, tokenizer)
-        return self._connection.make(self._session.render(message), timeout_s)
+        return self._connection.make(self._session.preview(message), timeout_s)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, timeout_s: float | None = None) -> Rendered:
+        """What the stream would become if messages were appended now. Changes nothing."""
+        return self._connection.make(self._session.render(messages), timeout_s)
 
     def state(self, *, timeout_s: float | None = None) -> ChatState:
         """The whole episode, read from the server."""

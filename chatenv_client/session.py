@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from chatenv_client.models import (
     ChatObservation,
     ChatState,
     Message,
+    Rendered,
     ResetOptions,
     ServerInfo,
     StepResult,
@@ -106,7 +107,12 @@ class Session:
 
         return Call("GetState", pb.GetStateRequest(episode_id=episode_id), receive)
 
-    def render(self, message: Mapping[str, Any]) -> Call[ChatAction]:
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> Call[Rendered]:
+        """Ask what messages would add now."""
+        request = wire.render_to_proto(messages, episode_id=self._live().episode_id)
+        return Call("RenderMessage", request, wire.rendered_from_proto)
+
+    def preview(self, message: Mapping[str, Any]) -> Call[ChatAction]:
         """Make an action of a message, with the tokens that it would add now."""
         given: Message = copy.deepcopy(message)  # type: ignore[assignment]
 

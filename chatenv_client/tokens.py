@@ -40,7 +40,7 @@ def as_token_ids(tokens: Any) -> Int32Array:
         return array.astype(np.int32, copy=True)
     if array.size == 0:
         return np.empty(0, dtype=np.int32)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" and not _are_huge_integers(array):
         raise TypeError(f"token ids must be integers, got {array.dtype}")
     if array.size != (array.shape or (1,))[-1]:
         raise ValueError(f"token ids must be one row, got shape {array.shape}; send one Step per sequence")
@@ -48,6 +48,11 @@ def as_token_ids(tokens: Any) -> Int32Array:
     if flat.min() < np.iinfo(np.int32).min or flat.max() > np.iinfo(np.int32).max:
         raise ValueError("token ids must fit into 32-bit integers")
     return flat.astype(np.int32, copy=True)
+
+
+def _are_huge_integers(array: npt.NDArray[Any]) -> bool:
+    """Whether these are integers that no type of numpy's holds."""
+    return array.dtype.kind == "O" and all(type(value) is int for value in array.flat)
 
 
 def as_logprobs(logprobs: Any) -> Float32Array:
@@ -203,6 +208,9 @@ class TokenSnapshot:
 
     def __len__(self) -> int:
         return len(self.committed) + len(self.tail)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} tokens>"
 
     @property
     def token_ids(self) -> Int32Array:

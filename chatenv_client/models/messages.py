@@ -63,7 +63,7 @@ def _nothing_to_read(index: int) -> Message:
     raise LookupError(f"message {index} is not there")
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class MessageSnapshot:
     """A conversation at one moment. Shares the list with later snapshots; copies when it is read."""
 
@@ -72,6 +72,10 @@ class MessageSnapshot:
     length: int = 0
     read: Callable[[int], Message] = _nothing_to_read
     """Gives the message of an index at which the list has None."""
+
+    def __repr__(self) -> str:
+        # `messages` may have grown since, and reading those of sampled turns costs work.
+        return f"<{self.length} messages>"
 
     def _at(self, index: int) -> Message:
         message = self.messages[index]

@@ -19,6 +19,7 @@ from chatenv_server.commands.connection import (
     reporting,
 )
 from chatenv_server.commands.output import print_json, print_line, printable, told_message
+from chatenv_server.commands.sampled import sampled_action
 from chatenv_server.commands.state import state_lines, told_report
 
 NAME: Final = "chat"
@@ -26,7 +27,8 @@ HELP: Final = "talk to a server by hand"
 
 COMMANDS: Final = """\
 /role NAME      speak as NAME from now on: user, assistant, tool, system
-/sampled ID...  append token ids as if a model had sampled them
+/sampled ID...  append token ids as if a model had sampled them; commas and brackets may stand between
+/sampled "TEXT" the same for a text, with the token that ends the turn
 /tokens         show the token ids of the stream, those of the last step apart
 /state          show the episode as the server has it
 /reset          end the episode and start another
@@ -70,11 +72,16 @@ def _lines(prompt: Callable[[], str]) -> Iterator[str]:
         return
     import readline  # noqa: F401 - gives input() its editing
 
-    try:
-        while True:
-            yield input(prompt())
-    except EOFError:
-        print_line()
+    while True:
+        try:
+            line = input(prompt())
+        except EOFError:
+            print_line()
+            return
+        except KeyboardInterrupt:
+            print_line("  (/quit leaves)")
+            continue
+        yield line
 
 
 class _Conversation:
@@ -88,6 +95,8 @@ class _Conversation:
         self._json: bool = arguments.json
         self._observation = ChatObservation()
         self._new_from = 0
+        self._is_at_terminal = sys.stdin.isatty()
+        self._was_interrupted = False
         self.has_failed = False
         """Whether a call failed."""
         self._commands: dict[str, Callable[[str], None]] = {
@@ -105,6 +114,8 @@ class _Conversation:
 
     def open(self) -> None:
         """Start an episode, or take up the one that was named."""
+        if self._is_at_terminal and not self._json:
+            print_line("Type a message, or /help.")
         if self._resumed is None:
             self._reset()
         else:
@@ -127,6 +138,11 @@ class _Conversation:
         except ValueError as error:
             self.has_failed = True
             print_line(f"! {error}")
+        except KeyboardInterrupt:
+            if not self._is_at_terminal:
+                raise
+            self._was_interrupted = True
+            print_line("! interrupted; /state shows whether the server has done it, /quit leaves")
         return True
 
     def _do(self, line: str) -> None:
@@ -140,11 +156,18 @@ class _Conversation:
         self._commands[name](rest.strip())
 
     def _step(self, action: Action) -> None:
+        self._catch_up()
         before = self._observation
         # The generation prompt that waited for a model is taken back when somebody else speaks.
         waiting = 0 if isinstance(action, ChatAction) else before.generation_prompt_length
         kept_tokens, kept_messages = len(before.token_ids) - waiting, len(before.messages)
         self._show(self._env.step(action).observation, kept_tokens, kept_messages)
+
+    def _catch_up(self) -> None:
+        """Read the episode anew after a call that was interrupted: the server may have applied its step."""
+        if self._was_interrupted and self._env.episode_id is not None:
+            self._observation = self._env.resume(self._env.episode_id).observation
+            self._was_interrupted = False
 
     def _reset(self) -> None:
         self._resumed = None
@@ -155,8 +178,9 @@ class _Conversation:
             raise ValueError("say as whom: /role assistant")
         self._role = role
 
-    def _sampled(self, ids: str) -> None:
-        self._step(ChatAction(tokens=[int(one) for one in ids.split()]))
+    def _sampled(self, given: str) -> None:
+        self._catch_up()
+        self._step(sampled_action(self._env, self._observation, given))
 
     def _show(self, observation: ChatObservation, kept_tokens: int = 0, kept_messages: int = 0) -> None:
         self._observation, self._new_from = observation, kept_tokens

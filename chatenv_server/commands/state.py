@@ -44,11 +44,12 @@ def state_lines(state: ChatState, *, with_tokens: bool) -> Iterator[str]:
     end = " terminated" * state.terminated + " truncated" * state.truncated or " live"
     yield f"{state.episode_id}  {state.step_count} steps, {len(state.token_ids)} tokens,{end}"
     sampled = set(_sampled_messages(state))
+    is_sampled = state.loss_mask
     for index, (message, (start, stop)) in enumerate(zip(state.history_messages, state.message_spans, strict=True)):
-        who = "sampled" if index in sampled else "given"
-        yield f"[{index}] {who}, {stop - start} tokens  {told_message(message)}"
+        count = f"sampled, {int(is_sampled[start:stop].sum())} of" if index in sampled else "given,"
+        yield f"[{index}] {count} {stop - start} tokens  {told_message(message)}"
         if with_tokens:
-            yield f"    {' '.join(map(str, state.token_ids[start:stop]))}"
+            yield from _token_lines(state, start, stop)
     if state.generation_prompt_length:
         yield f"then a generation prompt of {state.generation_prompt_length} tokens"
     for report in state.fidelity:
@@ -59,6 +60,14 @@ def _sampled_messages(state: ChatState) -> Iterator[int]:
     for turn in state.turns:
         if turn.origin is Origin.SAMPLED:
             yield from range(turn.first_message, turn.first_message + turn.message_count)
+
+
+def _token_lines(state: ChatState, start: int, stop: int) -> Iterator[str]:
+    """The token ids of a part of the stream, a line for each stretch that one wrote."""
+    for turn in state.turns:
+        ids = state.token_ids[max(start, turn.start) : min(stop, turn.stop)]
+        if len(ids):
+            yield f"    {turn.origin.value:>8}  {' '.join(map(str, ids))}"
 
 
 def told_report(report: Any) -> str:

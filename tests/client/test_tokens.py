@@ -100,13 +100,15 @@ def test_no_tokens_are_an_empty_int32_array(tokens: Any) -> None:
     assert as_token_ids(tokens).shape == (0,)
 
 
-@pytest.mark.parametrize("tokens", [[[1, 2], [3, 4]], [[1], [2]], [2**31], [-(2**31) - 1]], ids=repr)
+@pytest.mark.parametrize(
+    "tokens", [[[1, 2], [3, 4]], [[1], [2]], [2**31], [-(2**31) - 1], [2**70], [1, -(10**30)]], ids=repr
+)
 def test_several_rows_and_ids_beyond_int32_are_refused(tokens: Any) -> None:
     with pytest.raises(ValueError, match=r"one row|32-bit"):
         as_token_ids(tokens)
 
 
-@pytest.mark.parametrize("tokens", [[1.5], ["a"], [True], [2**70]], ids=repr)
+@pytest.mark.parametrize("tokens", [[1.5], ["a"], [True], [None, 2**70], [True, 2**70]], ids=repr)
 def test_what_is_no_integer_is_refused(tokens: Any) -> None:
     with pytest.raises(TypeError, match="must be integers"):
         as_token_ids(tokens)

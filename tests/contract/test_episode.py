@@ -141,6 +141,21 @@ def test_message_to_action_tells_what_the_step_will_add(env: ChatEnv) -> None:
     assert stream[len(stream) - len(action.tokens) :].tolist() == action.tokens.tolist()
 
 
+def test_what_messages_would_add_can_be_read_before_they_are_sent(env: ChatEnv) -> None:
+    before = env.reset(messages=[HELLO]).observation.token_ids
+    rendered = env.render([AGAIN, HELLO])
+    after = env.step([AGAIN, HELLO]).observation.token_ids
+    assert [*before[: rendered.tokens_offset], *rendered.tokens] == after.tolist()
+
+
+def test_an_observation_shows_itself_as_it_was_and_not_what_came_later(env: ChatEnv) -> None:
+    first = env.reset(messages=[HELLO]).observation
+    shown = repr(first)
+    env.step(AGAIN)
+    assert repr(first) == shown
+    assert f"<{len(first.token_ids)} tokens>, conversation=<1 messages>" in shown
+
+
 def test_a_message_may_be_tokenized_at_the_caller(env: ChatEnv) -> None:
     tokenizer = pytest.importorskip(
         "chatenv_server.tokenizer_files.byte_tokenizer", reason="no server is installed"

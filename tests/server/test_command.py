@@ -7,14 +7,18 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, EpisodeClosedError
+from chatenv_client import ChatAction, ChatEnv, ChatObservation, EpisodeClosedError
+from chatenv_server.engine import TokenEngine
 from chatenv_server.running.process import RunningServer
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.server.conftest import Serve, plain_environment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -65,9 +69,8 @@ def test_state_shows_who_wrote_what_and_changes_nothing(chatenv: Run, server: Ru
         env.step(ChatAction(tokens=[52, 50, 257]))
         shown = chatenv("state", "e", "--tokens").stdout
         assert "[0] given, 13 tokens  user: what?" in shown
-        assert "sampled" in shown
-        assert "assistant: 42" in shown
-        assert "52 50 257" in shown
+        assert "[1] sampled, 3 of 14 tokens  assistant: 42" in shown
+        assert "\n    template  256 97 115 115 105 115 116 97 110 116 10\n     sampled  52 50 257\n" in shown
         assert json.loads(chatenv("state", "e", "--json").stdout)["token_ids"] == env.state().token_ids.tolist()
         assert env.state().step_count == 1
 
@@ -101,6 +104,58 @@ def test_what_a_step_adds_is_told_without_the_prompt_that_was_taken_back(chatenv
     assert bytes(token for token in stream if token < 256) == b"user\na\nuser\nb\nassistant\nA\nuser\nc\nassistant\n"
 
 
+def test_sampled_ids_are_taken_as_people_and_programs_write_them(chatenv: Run) -> None:
+    written = ["65 257", "65, 257", "[65,257]", "[ 65 , 257 ]"]
+    said = chatenv("chat", "--json", typed="".join(f"hi\n/sampled {ids}\n" for ids in written))
+    sampled = [json.loads(line)["tokens"] for line in said.stdout.splitlines()[2::2]]
+    assert sampled == [[65, 257]] * len(written)
+
+
+def test_a_text_is_sampled_with_the_token_that_ends_the_turn(chatenv: Run) -> None:
+    texts = ["It is 5.", 'He said "five".', "two\nlines", "", "a<|im_end|>b", "ünï 🙂"]
+    said = chatenv("chat", "--json", typed="".join(f"hi\n/sampled {json.dumps(text)}\n" for text in texts))
+    assert said.returncode == 0
+    steps = [json.loads(line) for line in said.stdout.splitlines()[2::2]]
+    assert [step["tokens"] for step in steps] == [[*text.encode(), 257] for text in texts]
+    assert [step["messages"] for step in steps] == [[{"role": "assistant", "content": text}] for text in texts]
+
+
+NO_TURNS = {
+    "999999999999999999999999": "is no token id",
+    "9" * 6000: "is no token id",
+    "2147483648": "32-bit",
+    "1e3": "'1e3' is no token id",
+    "٣": "is no token id",
+    '"open': "a text stands in quotes",
+    '"a" 5': "a text stands in quotes",
+}
+
+
+def test_what_is_no_turn_is_refused_with_a_word_on_what_is(chatenv: Run) -> None:
+    done = chatenv("chat", typed="hi\n" + "".join(f"/sampled {given}\n" for given in NO_TURNS))
+    refusals = [line for line in done.stdout.splitlines() if line.startswith("! ")]
+    assert len(refusals) == len(NO_TURNS)
+    assert [told for told, said in zip(refusals, NO_TURNS.values(), strict=True) if said not in told] == []
+    assert done.stderr == ""
+
+
+def test_a_text_is_sampled_only_where_it_is_the_models_turn(chatenv: Run) -> None:
+    assert "! it is not the model's turn" in chatenv("chat", typed='hi\n/sampled "a"\n/sampled "b"\n').stdout
+
+
+def test_a_text_is_not_sampled_where_the_template_writes_another_beginning(
+    serve: Serve, chatenv: Run, tmp_path: Path
+) -> None:
+    template = tmp_path / "thinking.jinja"
+    template.write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    server = serve(engine=TokenEngine.load(ByteTokenizer(), chat_template=template.read_text()))
+    said = chatenv("chat", "--address", server.addresses[0], typed='hi\n/sampled "a"\n')
+    assert "! the chat template does not write an assistant's message after its prompt; give token ids" in said.stdout
+
+
 def test_what_is_refused_is_told_and_the_conversation_goes_on(chatenv: Run) -> None:
     said = chatenv("chat", typed="/sampled -1\n/sampled many\n/nonsense\n/role\nstill here\n")
     assert said.returncode == 1
@@ -127,10 +182,12 @@ def test_what_others_wrote_cannot_command_the_terminal(chatenv: Run, server: Run
     assert "\x1b" not in shown
 
 
-def test_at_a_terminal_it_asks_with_the_role_and_a_refusal_is_no_failure(server: RunningServer) -> None:
+@contextmanager
+def at_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int, Callable[[bytes], bytes]]]:
+    """The command at a terminal of its own: the process, the terminal, and what reads from it up to a text."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        command("chat", "--address", server.addresses[0]),
+        ["setsid", "--ctty", *command(*arguments)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -146,19 +203,61 @@ def test_at_a_terminal_it_asks_with_the_role_and_a_refusal_is_no_failure(server:
         return seen
 
     try:
-        read_until(b"user> ")
-        os.write(ours, b"/role assistant\n")
-        read_until(b"assistant> ")
-        os.write(ours, b"/nonsense\n")
-        assert b"! there is no /nonsense" in read_until(b"assistant> ")
-        os.write(ours, b"I speak\n")
-        assert b"  assistant: I speak" in read_until(b"assistant> ")
-        os.write(ours, b"\x04")
-        assert process.wait(30) == 0
+        yield process, ours, read_until
     finally:
         process.kill()
         process.wait()
         os.close(ours)
+
+
+def test_at_a_terminal_it_asks_with_the_role_and_a_refusal_is_no_failure(server: RunningServer) -> None:
+    with at_a_terminal("chat", "--address", server.addresses[0]) as (process, terminal, read_until):
+        assert read_until(b"user> ").startswith(b"Type a message, or /help.")
+        os.write(terminal, b"/role assistant\n")
+        read_until(b"assistant> ")
+        os.write(terminal, b"/nonsense\n")
+        assert b"! there is no /nonsense" in read_until(b"assistant> ")
+        os.write(terminal, b"I speak\n")
+        assert b"  assistant: I speak" in read_until(b"assistant> ")
+        os.write(terminal, b"\x04")
+        assert process.wait(30) == 0
+
+
+CTRL_C = b"\x03"
+
+
+def test_at_a_terminal_ctrl_c_drops_the_line_and_keeps_the_conversation(server: RunningServer) -> None:
+    with at_a_terminal("chat", "--address", server.addresses[0]) as (process, terminal, read_until):
+        read_until(b"user> ")
+        os.write(terminal, b"not this" + CTRL_C)
+        assert b"(/quit leaves)" in read_until(b"user> ")
+        os.write(terminal, b"but this\n")
+        assert b"step 1," in read_until(b"user> ")
+        os.write(terminal, b"/quit\n")
+        assert process.wait(30) == 0
+
+
+def test_at_a_terminal_ctrl_c_ends_a_call_that_hangs_and_the_conversation_goes_on(serve: Serve) -> None:
+    hanging, going_on = threading.Event(), threading.Event()
+
+    def hang_once(observation: ChatObservation) -> ChatObservation:
+        if not hanging.is_set():
+            hanging.set()
+            going_on.wait(30)
+        return observation
+
+    address = serve(transform=hang_once).addresses[0]
+    with at_a_terminal("chat", "--address", address) as (process, terminal, read_until):
+        read_until(b"user> ")
+        os.write(terminal, b"one\n")
+        assert hanging.wait(20)
+        os.write(terminal, CTRL_C)
+        assert b"! interrupted" in read_until(b"user> ")
+        going_on.set()
+        os.write(terminal, b"two\n")
+        assert b"step 2," in read_until(b"user> ")
+        os.write(terminal, b"/quit\n")
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize(
