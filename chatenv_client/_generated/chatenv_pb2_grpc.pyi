@@ -14,7 +14,7 @@ Conventions, valid for every field unless its comment says otherwise:
   - A repeated field may be empty, a text may be any Unicode text, and neither has a limit but the message size. There
     are at most 4,096 messages in one request and 65,536 in one episode; more are refused with TOO_MANY_MESSAGES.
   - A field named `*_json` holds JSON text of at most 1,048,576 characters, at most 64 levels deep, without NaN and
-    Infinity. Empty: not given.
+    Infinity. Empty: not given. In an answer, numbers are spelled as the caller spelled them.
   - "refused with X" means: INVALID_ARGUMENT, ErrorInfo reason X, and the field named in BadRequest. Nothing changes.
   - Every error that this service makes carries ErrorInfo with domain "chatenv" and a reason; see docs/errors.md.
   - A call on an episode that is not live is NOT_FOUND, reason EPISODE_UNKNOWN (never was, or before a restart of the

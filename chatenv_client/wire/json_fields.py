@@ -1,4 +1,7 @@
-"""JSON text in protobuf fields: strict both ways, with errors that name the field."""
+"""JSON text in protobuf fields: strict both ways, with errors that name the field.
+
+What was read is never longer when it is written again: numbers keep the spelling that they came with.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,62 @@ MAX_JSON_CHARACTERS: Final = 2**20
 """Of one field. As Python objects a text takes many times its size, and metadata goes along with every answer."""
 
 
-def dump_json(value: Any, field: str, reason: Reason) -> str:
-    """JSON text of a value.
+class SpelledFloat(float):
+    """A number that a JSON text spelled otherwise than Python: `1e15`, `1.50`. It is written as it was spelled."""
+
+    __slots__ = ("spelling",)
+
+    spelling: str
+
+    @classmethod
+    def of(cls, text: str) -> float:
+        """The number of a JSON text, as a plain float where Python spells it so, too.
+
+        Raises:
+            ValueError: it is beyond the range of a float.
+        """
+        number = cls(text)
+        if not math.isfinite(number):
+            raise ValueError("a number is beyond the range of a float")
+        if float.__repr__(number) == text:
+            return float(number)
+        number.spelling = text
+        return number
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SpelledFloat:
+        return self
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float(self),)
+
+
+def dump_json(value: Any, field: str, reason: Reason, *, what: str = "") -> str:
+    """JSON text of a value. Errors speak of `what` where that says more than the field, which is logged.
 
     Raises:
         InvalidRequestError: the value is not JSON (NaN and Infinity are not), too deep or too long.
     """
     try:
-        _check_depth(value)
-        return _checked_length(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+        is_spelled = _check_depth(value)
+        return _checked_length(_written(value) if is_spelled else _dumps(value))
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{field} cannot be written as JSON: {error}", reason=reason, field=field) from error
+        message = f"{what or field} cannot be written as JSON: {error}"
+        raise InvalidRequestError(message, reason=reason, field=field) from error
+
+
+def _written(value: Any) -> str:
+    """As `_dumps`, but with numbers as they were spelled; slower."""
+    if isinstance(value, SpelledFloat):
+        return value.spelling
+    if isinstance(value, dict):
+        return "{" + ",".join(_dumps({key: None})[1:-5] + _written(item) for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    return _dumps(value)
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def load_json(text: str, field: str, reason: Reason) -> Any:
@@ -75,29 +123,29 @@ def _checked_length(text: str) -> str:
     return text
 
 
-def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
+def _check_depth(value: Any) -> bool:
+    """Whether a number in the value has a spelling of its own.
+
+    Raises:
+        ValueError: the value is too deep.
+    """
+    level, depth, is_spelled = [value], 0, False
     while level:
         depth += 1
         if depth > MAX_JSON_DEPTH:
             raise ValueError(f"deeper than {MAX_JSON_DEPTH} levels")
+        is_spelled = is_spelled or any(isinstance(item, SpelledFloat) for item in level)
         level = [child for item in level for child in _children(item)]
+    return is_spelled
 
 
 def _children(value: Any) -> list[Any]:
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [child for child in children if isinstance(child, dict | list | tuple)]
+    return [child for child in children if isinstance(child, dict | list | tuple | SpelledFloat)]
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is beyond the range of a number")
-    return number
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=SpelledFloat.of)

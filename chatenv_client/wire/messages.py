@@ -50,7 +50,9 @@ def _write_message(encoded: pb.Message, message: Any) -> None:
         if write is None or not write(encoded, value):
             extra[key] = value
     if extra:
-        encoded.extra_json = dump_json(extra, ", ".join(map(str, extra)), Reason.BAD_MESSAGE)
+        # Keys are the caller's, and the field of an error is logged.
+        keys = ", ".join(map(str, extra))
+        encoded.extra_json = dump_json(extra, "extra_json", Reason.BAD_MESSAGE, what=keys)
 
 
 def messages_from_proto(encoded: Iterable[pb.Message]) -> list[Message]:

@@ -105,9 +105,10 @@ def test_what_is_no_json_is_refused_before_it_is_sent(value: Any) -> None:
     assert caught.value.reason == "BAD_MESSAGE"
 
 
-def test_a_key_whose_value_is_no_json_is_named() -> None:
-    with pytest.raises(InvalidRequestError, match=r"^content cannot be written as JSON"):
+def test_a_key_whose_value_is_no_json_is_named_but_not_in_the_field_which_is_logged() -> None:
+    with pytest.raises(InvalidRequestError, match=r"content cannot be written as JSON") as caught:
         message_to_proto({"role": "user", "content": object()})
+    assert caught.value.field == "extra_json"
 
 
 def test_half_a_surrogate_pair_in_the_text_is_refused_before_it_is_sent() -> None:
