@@ -66,6 +66,8 @@ class _Examiner:
         self._result = Examination(scenario.name)
         self._environment = ChatEnvironment(engine)
         self._history: list[Message] = []
+        self._told_apart: list[Message] = []
+        """The same, with the thoughts of sampled contents as thoughts where the engine reads them so."""
         self._stream: Int32Array = np.empty(0, dtype=np.int32)
         self._last: SampledText | None = None
         self._sampled: list[tuple[int, int]] = []
@@ -133,6 +135,7 @@ class _Examiner:
             self._fault(FaultKind.BROKEN, "the stream is not the prompt and the sampled tokens")
         self._last = said
         self._take_in([message], observation)
+        self._told_apart[-1] = _with_thought_apart(message, self._environment.state.history_messages[-1])
         self._read_back(message, said, following)
 
     def _ended(self, turn: Round, said: SampledText) -> tuple[Message, SampledText]:
@@ -195,6 +198,7 @@ class _Examiner:
 
     def _take_in(self, messages: Sequence[Message], observation: ChatObservation) -> None:
         self._history.extend(messages)
+        self._told_apart.extend(messages)
         self._stream = observation.token_ids
         self._result.reports.extend(observation.fidelity)
 
@@ -202,28 +206,47 @@ class _Examiner:
         return self._reference.text(messages, tools=self._scenario.tools, prompt=self._scenario.add_generation_prompt)
 
     def _compare(self, observation: ChatObservation) -> None:
-        expected = self._reference.tokens(
-            self._history,
-            tools=self._scenario.tools,
-            prompt=self._scenario.add_generation_prompt,
-            escapes=self._scenario.escapes,
-        )
         self._result.steps += 1
         self._check_mask()
-        if self._stream.tolist() == expected:
+        stream = self._stream.tolist()
+        candidates = self._full_tokens()
+        if stream in candidates:
             self._result.exact_steps += 1
-            needless = [report for report in self._fresh_reports() if self._contradicts(report, expected)]
-            self._result.needless.extend(f"{report.kind.value}: {report.detail}" for report in needless)
-            self._explained = len(self._result.reports)
+            if candidates == [stream]:
+                needless = [report for report in self._fresh_reports() if self._contradicts(report, stream)]
+                self._result.needless.extend(f"{report.kind.value}: {report.detail}" for report in needless)
+                self._explained = len(self._result.reports)
             return
-        ours, theirs = self._reference.decode(self._stream), self._reference.decode(expected)
-        same_text = ours == theirs
+        ours, theirs = self._reference.decode(stream), [self._reference.decode(each) for each in candidates]
+        same_text = ours in theirs
         explanations = EXPLAINS_TOKENS if same_text else EXPLAINS_TEXT
         if not any(report.kind in explanations for report in self._fresh_reports()):
             differ = f"{'tokens' if same_text else 'text'} differ without a report"
-            self._fault(FaultKind.SILENT, f"{differ}: {_difference(ours, theirs)}")
+            self._fault(FaultKind.SILENT, f"{differ}: {_difference(ours, theirs[0])}")
         elif self._last is not None and not same_text:
             self._check_tail(self._last, self._reference.decode(observation.stream.tail), theirs, observation.fidelity)
+
+    def _full_tokens(self) -> list[list[int]]:
+        """The full rendering of the messages as they are meant; and one with thoughts told apart, where it is another.
+
+        A model that writes a thought may mean it as a part of its content or not; the tokens are the same, but a
+        template may strip the one and keep the other.
+        """
+        found: list[list[int]] = []
+        for messages in (self._history, self._told_apart):
+            try:
+                tokens = self._reference.tokens(
+                    messages,
+                    tools=self._scenario.tools,
+                    prompt=self._scenario.add_generation_prompt,
+                    escapes=self._scenario.escapes,
+                )
+            except NotTakenError:
+                if messages is self._history:
+                    raise
+                continue
+            found.extend([tokens] if tokens not in found else [])
+        return found
 
     def _contradicts(self, report: FidelityReport, exact: Sequence[int]) -> bool:
         """Whether a report says what is not so of a stream that is the full rendering."""
@@ -240,11 +263,14 @@ class _Examiner:
         """What was reported since the stream was last exact."""
         return self._result.reports[self._explained :]
 
-    def _check_tail(self, last: SampledText, appended: str, theirs: str, reports: Sequence[FidelityReport]) -> None:
+    def _check_tail(
+        self, last: SampledText, appended: str, candidates: Sequence[str], reports: Sequence[FidelityReport]
+    ) -> None:
         """What was appended has to be the end of the full rendering, and begin where the sampled turn ends."""
         kinds = {report.kind for report in reports}
         if FidelityKind.NONCANONICAL_STOP in kinds:
             appended = appended.lstrip()  # the template's own stop token may have swallowed it
+        theirs = next((each for each in candidates if each.endswith(appended)), candidates[0])
         if not theirs.endswith(appended):
             difference = _difference(appended[::-1], theirs[::-1])
             self._fault(FaultKind.WRONG_TAIL, f"the tail is not what the template writes, backwards: {difference}")
@@ -281,6 +307,14 @@ class _Examiner:
 
     def _fault(self, kind: FaultKind, sentence: str) -> None:
         self._result.faults.append(Fault(kind, sentence))
+
+
+def _with_thought_apart(message: Message, read: Mapping[str, Any]) -> Message:
+    """The message with its thought apart, where it holds one in its content and was read so."""
+    content, thought = message.get("content"), read.get("reasoning_content")
+    if not thought or message.get("reasoning_content") or not isinstance(content, str) or thought not in content:
+        return message
+    return {**message, "content": str(read.get("content") or ""), "reasoning_content": thought}
 
 
 def _same_message(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:

@@ -96,7 +96,7 @@ def sampled_text(
         # Nothing tells where the turn ends but what follows a text that is none of a call's.
         plain: Message = {"role": message["role"], "content": message.get("content") or "x"}
         close = _after_last_word(reference, [*history, plain], tools)
-        after = close if close and after.endswith(close) else after
+        after = close if close is not None and after.endswith(close) else after
     return SampledText(opened + said[: len(said) - len(after)], stop, natural)
 
 
