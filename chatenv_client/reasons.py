@@ -95,8 +95,9 @@ class Reason(str, enum.Enum):
     BUSY = "BUSY"
     """The server works on as many calls as it takes at once. Try again later, or raise `--max-concurrent-calls`."""
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
-    """A request or an answer is beyond the message limit. Nothing was applied. Where gRPC itself refuses it, the wire
-    carries no ErrorInfo. Send less at once, or raise `max_message_bytes` on both sides."""
+    """A request or an answer is beyond the message limit. Nothing was applied. Where gRPC itself or
+    a proxy refuses it, the wire carries no ErrorInfo. Send less at once, or raise `max_message_bytes` on both sides and
+    the limits of the proxies between."""
     CAPACITY = "CAPACITY"
     """A limit is reached, and the server gave no reason that this client knows. Update the client."""
 
