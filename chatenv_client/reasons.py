@@ -43,7 +43,7 @@ class Reason(str, enum.Enum):
     BAD_METADATA = "BAD_METADATA"
     """The metadata is not a JSON object. Give one."""
     BAD_LIMIT = "BAD_LIMIT"
-    """`max_steps` or `max_tokens` is below 1. Leave it out for the server's default."""
+    """`max_steps` or `max_tokens` is no whole number from 1 on. Leave it out for the server's default."""
     BAD_POLICY = "BAD_POLICY"
     """There is no such policy. Give one of those that the message lists."""
     BAD_ENUM = "BAD_ENUM"
@@ -53,6 +53,9 @@ class Reason(str, enum.Enum):
     TOO_MANY_MESSAGES = "TOO_MANY_MESSAGES"
     """More than 4,096 messages are in one request, or more than 65,536 would be in an episode. Send the rest in further
     Steps, or start another episode."""
+    TEXT_TOO_LONG = "TEXT_TOO_LONG"
+    """The messages, tools and prompts of one request are longer than the server takes at once. Send less in one Step,
+    or raise `--max-text-bytes` if the server has the memory."""
     BATCH_SIZE = "BATCH_SIZE"
     """A batch has no items, or more than the server takes. Send several batches."""
     NO_EPISODE = "NO_EPISODE"

@@ -427,13 +427,14 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., token_id_limit: _Optional[int] = ..., special_tokens: _Optional[_Iterable[_Union[GetServerInfoResponse.SpecialToken, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., turn_parser: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., live_episodes: _Optional[int] = ..., live_tokens: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_episodes", "max_live_tokens", "max_steps", "max_tokens", "max_message_bytes", "max_batch_items", "idle_timeout_seconds")
+    __slots__ = ("max_episodes", "max_live_tokens", "max_steps", "max_tokens", "max_message_bytes", "max_batch_items", "max_text_bytes", "idle_timeout_seconds")
     MAX_EPISODES_FIELD_NUMBER: _ClassVar[int]
     MAX_LIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     max_episodes: int
     max_live_tokens: int
@@ -441,8 +442,9 @@ class Limits(_message.Message):
     max_tokens: int
     max_message_bytes: int
     max_batch_items: int
+    max_text_bytes: int
     idle_timeout_seconds: float
-    def __init__(self, max_episodes: _Optional[int] = ..., max_live_tokens: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., idle_timeout_seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, max_episodes: _Optional[int] = ..., max_live_tokens: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., idle_timeout_seconds: _Optional[float] = ...) -> None: ...
 
 class BatchResetRequest(_message.Message):
     __slots__ = ("resets",)

@@ -33,6 +33,8 @@ class Limits:
     max_message_bytes: int | None = None
     """One message on the wire, either way."""
     max_batch_items: int | None = None
+    max_text_bytes: int | None = None
+    """Messages, tools and prompts of one request, as they travel."""
     idle_timeout_seconds: float | None = None
     """Time without a call after which an episode expires."""
 

@@ -181,12 +181,15 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
     )
 
 
-def lone_texts(requests: Iterable[pb.StepRequest]) -> Iterator[tuple[str, str]]:
-    """(role, text) of each Step that appends one message of one text."""
+def lone_texts(requests: Iterable[pb.StepRequest], *, most_bytes: int) -> Iterator[tuple[str, str]]:
+    """(role, text) of each Step that appends one message of one text, up to so many bytes together."""
     for request in requests:
         messages = request.messages
-        if len(messages) == 1 and messages[0].content:
-            yield messages[0].role, messages[0].content
+        if len(messages) == 1 and (text := messages[0].content):
+            most_bytes -= len(text.encode())
+            if most_bytes < 0:
+                return
+            yield messages[0].role, text
 
 
 def render_to_proto(messages: Sequence[Mapping[str, Any]], *, episode_id: str) -> pb.RenderMessageRequest:

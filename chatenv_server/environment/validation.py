@@ -21,6 +21,7 @@ PolicyT = TypeVar("PolicyT", bound=enum.Enum)
 _LONGEST_ROLE = 64
 _LONGEST_MODEL_VERSION = 256
 _DEEPEST_JSON = 64
+_LARGEST_LIMIT = 2**32 - 1
 
 
 def check_action(action: ChatAction, token_id_limit: int) -> None:
@@ -189,13 +190,16 @@ def check_limit(value: int | None, field: str) -> int | None:
     """The limit as given.
 
     Raises:
-        InvalidRequestError: it is below 1.
+        InvalidRequestError: it is no whole number from 1 to 2**32 - 1.
     """
-    if value is not None and value < 1:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if value is not None and not (is_whole and 1 <= value <= _LARGEST_LIMIT):
         raise InvalidRequestError(
-            f"{field} is at least 1, got {value}; leave it out for no limit", reason=Reason.BAD_LIMIT, field=field
+            f"{field} is a whole number from 1 to {_LARGEST_LIMIT}, not {value!r}; leave it out for no limit",
+            reason=Reason.BAD_LIMIT,
+            field=field,
         )
-    return value
+    return None if value is None else int(value)
 
 
 def check_policy(kind: type[PolicyT], value: Any, field: str) -> PolicyT:

@@ -7,6 +7,7 @@ store, held for a few dictionary operations. So no episode waits for the transfo
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 import time
@@ -86,6 +87,8 @@ class EpisodeStore:
         self._episodes: dict[str, Episode] = {}
         self._ends: BoundedCache[str, type[EpisodeNotFoundError]] = BoundedCache(REMEMBERED_ENDS)
         self._tokens = LiveTokens(budget.max_live_tokens)
+        self._none_is_idle_until = -math.inf
+        """By the clock: before it no episode can have been idle for too long, so that nobody needs to look."""
 
     @property
     def live_episodes(self) -> int:
@@ -184,15 +187,29 @@ class EpisodeStore:
             return self._end(episode, EpisodeClosedError)
 
     def expire_idle(self) -> None:
-        """End the episodes that were idle for too long."""
+        """End the episodes that were idle for too long. Costs nothing while none can be."""
+        if self._budget.idle_timeout_s and self._clock() > self._none_is_idle_until:
+            for episode in self._idle_episodes():
+                if episode.try_acquire():
+                    try:
+                        self._expire_if_idle(episode)
+                    finally:
+                        episode.release()
+
+    def _idle_episodes(self) -> list[Episode]:
+        """All that are idle for too long. Notes until when none of the others can be."""
+        now = self._clock()
         with self._lock:
-            candidates = [episode for episode in self._episodes.values() if self._is_idle(episode)]
-        for episode in candidates:
-            if episode.try_acquire():
-                try:
-                    self._expire_if_idle(episode)
-                finally:
-                    episode.release()
+            episodes = list(self._episodes.values())
+        idle, oldest = [], now
+        for episode in episodes:
+            if self._is_idle(episode):
+                idle.append(episode)
+            else:
+                oldest = min(oldest, episode.last_used)
+        # A call may hold an idle episode just now; it is looked at again with the next that become idle.
+        self._none_is_idle_until = oldest + self._budget.idle_timeout_s
+        return idle
 
     def _is_idle(self, episode: Episode) -> bool:
         timeout_s = self._budget.idle_timeout_s

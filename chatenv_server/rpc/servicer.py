@@ -39,13 +39,21 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     _encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]]
 
     def __init__(
-        self, gate: Gate, items: ItemRunner, telemetry: Telemetry, *, max_batch_items: int, max_message_bytes: int
+        self,
+        gate: Gate,
+        items: ItemRunner,
+        telemetry: Telemetry,
+        *,
+        max_batch_items: int,
+        max_message_bytes: int,
+        max_text_bytes: int,
     ) -> None:
         self._gate = gate
         self._telemetry = telemetry
         self._items = items
         self._max_batch_items = max_batch_items
         self._max_message_bytes = max_message_bytes
+        self._max_text_bytes = max_text_bytes
 
     def attach(
         self,
@@ -92,6 +100,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self, request: pb.RenderMessageRequest, context: grpc.ServicerContext
     ) -> pb.RenderMessageResponse:
         """What messages would add."""
+        self._check_text(request.ByteSize(), "messages")
         messages = wire.render_from_proto(request)
         with self._reading(request, context) as environment:
             return wire.rendered_to_proto(environment.render(messages))
@@ -126,7 +135,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._check_size(request.steps, "steps")
 
         response = pb.BatchStepResponse()
-        with self._encoding_ahead(wire.lone_texts(request.steps)):
+        with self._encoding_ahead(wire.lone_texts(request.steps, most_bytes=self._max_text_bytes)):
             self._answer_each(self._step, request.steps, response.results, WatchedCaller(context), "BatchStep")
         return response
 
@@ -152,10 +161,13 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
             wire.write_observation(response.observation, observation)
             room.take(response)
 
+        self._check_text(request.ByteSize() - len(request.metadata_json), "messages")
         self._episodes.reset(wire.reset_from_proto(request), caller=caller, answer=answer)
         self._telemetry.answered(0, len(response.observation.tokens))
 
     def _step(self, request: pb.StepRequest, response: pb.StepResponse, caller: Caller, room: AnswerRoom) -> None:
+        if request.messages:
+            self._check_text(request.ByteSize(), "messages")
         action = wire.action_from_proto(request)
         step_index = request.step_index if request.HasField("step_index") else None
         encoded = response.observation
@@ -203,6 +215,15 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def _reading(self, request: Any, context: grpc.ServicerContext) -> AbstractContextManager[ChatEnvironment]:
         return self._episodes.reading(request.episode_id, caller=context)
+
+    def _check_text(self, size: int, field: str) -> None:
+        if size > self._max_text_bytes:
+            raise InvalidRequestError(
+                f"the messages, tools and prompts of this request take {size} bytes, and this server takes "
+                f"{self._max_text_bytes} at once; send less in one Step, or raise --max-text-bytes",
+                reason=Reason.TEXT_TOO_LONG,
+                field=field,
+            )
 
     def _check_size(self, items: Sequence[Any], field: str) -> None:
         if not 1 <= len(items) <= self._max_batch_items:

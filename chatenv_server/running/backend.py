@@ -79,6 +79,7 @@ class Backend:
                 max_tokens=settings.max_tokens or None,
                 max_message_bytes=settings.max_message_bytes,
                 max_batch_items=settings.max_batch_items,
+                max_text_bytes=settings.max_text_bytes,
                 idle_timeout_seconds=settings.idle_timeout or None,
             ),
             uptime_seconds=time.monotonic() - self._began,

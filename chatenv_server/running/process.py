@@ -96,6 +96,7 @@ class RunningServer:
             self.observers.telemetry,
             max_batch_items=settings.max_batch_items,
             max_message_bytes=settings.max_message_bytes,
+            max_text_bytes=settings.max_text_bytes,
         )
         # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/performance.md.
         self._workers = None if has_transform else UnaryWorkers(settings.max_concurrent_calls)

@@ -111,6 +111,12 @@ class Settings:
         values.whole(1024),
         "one message on the wire, either way, in bytes; the client's limit is to be the same",
     )
+    max_text_bytes: int = _setting(
+        2**20,
+        values.whole(1024),
+        "messages, tools and prompts of one request, in bytes; beyond: TEXT_TOO_LONG. Tokenizing takes about 230 times "
+        "as much memory",
+    )
     max_batch_items: int = _setting(1024, values.whole(1), "items of one batch; beyond: BATCH_SIZE")
     max_concurrent_calls: int = _setting(
         256, values.whole(1, 10_000), "calls worked on at once; beyond: BUSY. Health is always answered"

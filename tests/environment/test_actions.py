@@ -245,6 +245,10 @@ def test_an_episode_without_messages_is_empty_until_somebody_speaks(engine: Toke
     [
         ({"max_steps": 0}, "BAD_LIMIT"),
         ({"max_tokens": -1}, "BAD_LIMIT"),
+        ({"max_tokens": 2**32}, "BAD_LIMIT"),
+        ({"max_steps": 1.5}, "BAD_LIMIT"),
+        ({"max_steps": "3"}, "BAD_LIMIT"),
+        ({"max_steps": True}, "BAD_LIMIT"),
         ({"tools": "x"}, "BAD_TOOLS"),
         ({"tools": [1]}, "BAD_TOOLS"),
         ({"tools": [{"type": "function", "function": None}]}, "BAD_TOOLS"),
@@ -272,6 +276,34 @@ def test_a_refused_reset_leaves_the_episode_before_as_it_was(
     assert refused.value.reason == reason
     assert (_text(env), env.step_count, env.episode_id) == before
     assert env.step(QUESTION).step_count == 2
+
+
+class CountingTokenizer:
+    """Counts how often it renders."""
+
+    renders = 0
+
+    def __len__(self) -> int:
+        return 128
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> list[int]:
+        self.renders += 1
+        return [ord(character) for message in messages for character in message["content"]]
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 0}, {"max_tokens": 2**32}, {"clock": 1e30}, {"history_policy": "x"}])
+def test_a_bad_option_is_found_before_anything_is_rendered(options: dict[str, Any]) -> None:
+    tokenizer = CountingTokenizer()
+    env = ChatEnvironment(tokenizer)
+    before = tokenizer.renders
+    with pytest.raises(InvalidRequestError):
+        env.reset(messages=[QUESTION], **options)
+    assert tokenizer.renders == before
+    env.reset(messages=[QUESTION])
+    assert tokenizer.renders > before
 
 
 def test_template_arguments_reach_the_template_and_unread_ones_are_reported() -> None:

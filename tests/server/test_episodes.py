@@ -359,3 +359,47 @@ def test_a_caller_who_hung_up_has_no_step_begun(store: EpisodeStore) -> None:
     with pytest.raises(errors.DeadlineError):
         store.step("e", SAMPLED, digest=b"", caller=Impatient(active=False))
     assert step_count(store, "e") == 0
+
+
+class CountingClock(Clock):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def __call__(self) -> float:
+        self.reads += 1
+        return self.now
+
+
+def test_a_refused_reset_looks_at_no_episode_while_none_can_be_idle(engine: TokenEngine) -> None:
+    clock = CountingClock()
+    store = EpisodeStore(lambda: ChatEnvironment(engine), Budget(50, 10**6, idle_timeout_s=10), clock=clock)
+    for index in range(50):
+        clock.now += 0.1
+        store.reset({"episode_id": str(index)})
+    reads = []
+    for _ in range(3):
+        before = clock.reads
+        with pytest.raises(errors.EpisodeLimitError):
+            store.reset({})
+        reads.append(clock.reads - before)
+    assert reads[0] > 50  # to learn when the first can be
+    assert max(reads[1:]) < 5
+    clock.now = 10.15
+    assert store.reset({}).episode_id  # the first has expired
+    with pytest.raises(errors.EpisodeExpiredError):
+        step(store, "0", 0)
+
+
+def test_an_episode_that_a_call_holds_as_it_would_expire_expires_later(open_store: OpenStore, clock: Clock) -> None:
+    store = open_store(idle_timeout_s=10)
+    store.reset({"episode_id": "e"})
+    clock.now = 11
+    held = store._episodes["e"]
+    held.acquire(None)
+    store.expire_idle()
+    held.release()
+    assert store.live_episodes == 1
+    clock.now = 22
+    store.expire_idle()
+    assert store.live_episodes == 0

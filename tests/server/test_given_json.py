@@ -28,7 +28,7 @@ GROWING = '{"a":[' + ",".join(["1e15"] * (MOST // 5 - 10)) + "]}"
 
 @pytest.fixture
 def stub(serve: Serve) -> Iterator[ChatEnvServiceStub]:
-    with grpc.insecure_channel(serve().addresses[0], channel_options()) as channel:
+    with grpc.insecure_channel(serve(max_text_bytes=2 * MOST).addresses[0], channel_options()) as channel:
         yield ChatEnvServiceStub(channel)
 
 

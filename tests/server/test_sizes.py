@@ -29,7 +29,7 @@ from tests.server.conftest import Serve
 
 @pytest.fixture
 def stub(serve: Serve) -> Iterator[ChatEnvServiceStub]:
-    with open_channel(serve(max_batch_items=5).addresses[0]) as channel:
+    with open_channel(serve(max_batch_items=5, max_text_bytes=4 * MAX_JSON_CHARACTERS).addresses[0]) as channel:
         stub = ChatEnvServiceStub(channel)
         stub.Reset(pb.ResetRequest(episode_id="e"))
         yield stub
@@ -188,3 +188,57 @@ def test_names_and_batches_have_a_greatest_size(
     refused = refusal(call, request_of(most + 1))
     assert refused is not None
     assert refused.reason == reason
+
+
+SOME_TEXT = 4096
+
+TEXTS: dict[str, Callable[[str], Any]] = {
+    "messages of a Reset": lambda text: pb.ResetRequest(messages=[pb.Message(role="user", content=text)]),
+    "a system prompt": lambda text: pb.ResetRequest(system_prompt=text),
+    "tools": lambda text: pb.ResetRequest(tools_json=json.dumps([{"name": text}])),
+    "template arguments": lambda text: pb.ResetRequest(chat_template_kwargs_json=json.dumps({"a": text})),
+    "messages of a Step": lambda text: pb.StepRequest(
+        episode_id="e", messages=[pb.Message(role="user", content=part) for part in (text[:9], text[9:])]
+    ),
+    "messages to render": lambda text: pb.RenderMessageRequest(
+        episode_id="e", messages=[pb.Message(role="user", content=text)]
+    ),
+}
+
+
+@pytest.fixture
+def narrow(serve: Serve) -> Iterator[ChatEnvServiceStub]:
+    """A server that takes little text at once."""
+    with open_channel(serve(max_text_bytes=SOME_TEXT).addresses[0]) as channel:
+        stub = ChatEnvServiceStub(channel)
+        stub.Reset(pb.ResetRequest(episode_id="e"))
+        yield stub
+
+
+def send(stub: ChatEnvServiceStub, request: Any) -> Any:
+    method: Any = getattr(stub, type(request).__name__.removesuffix("Request"))
+    return method(request)
+
+
+@pytest.mark.parametrize("build", TEXTS.values(), ids=TEXTS)
+def test_the_text_of_one_request_has_a_limit(narrow: ChatEnvServiceStub, build: Callable[[str], Any]) -> None:
+    send(narrow, build("a" * (SOME_TEXT - 100)))
+    with pytest.raises(grpc.RpcError, match="max-text-bytes") as refusal:
+        send(narrow, build("a" * SOME_TEXT))
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert narrow.GetServerInfo(pb.GetServerInfoRequest()).limits.max_text_bytes == SOME_TEXT
+
+
+def test_neither_tokens_nor_metadata_are_text(narrow: ChatEnvServiceStub) -> None:
+    narrow.Step(pb.StepRequest(episode_id="e", tokens=[65] * SOME_TEXT))
+    narrow.Reset(pb.ResetRequest(metadata_json=json.dumps({"a": "a" * SOME_TEXT})))
+
+
+def test_items_of_a_batch_are_counted_one_by_one_and_not_encoded_together_beyond_the_limit(
+    narrow: ChatEnvServiceStub,
+) -> None:
+    request = TEXTS["messages of a Step"]("a" * (SOME_TEXT - 100))
+    request.messages[0].content = request.messages.pop().content
+    batch = pb.BatchStepRequest(steps=[request] * 3)
+    assert [result.WhichOneof("result") for result in narrow.BatchStep(batch).results] == ["response"] * 3
+    assert len(list(wire.lone_texts(batch.steps, most_bytes=2 * SOME_TEXT))) == 2
