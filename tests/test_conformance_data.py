@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-NEEDY = "tests/engine/test_byte_level.py::test_the_text_of_recorded_tokens_is_what_the_library_decodes"
+NEEDY = "tests/engine/test_token_bytes.py::test_the_text_of_tokens_is_what_the_library_decodes"
 
 
 def run_without_the_data(**environment: str) -> subprocess.CompletedProcess[str]:

@@ -53,7 +53,7 @@ class Boundaries:
         if len(before) == 0 or len(ids) == 0 or ids.item(0) in self._added.parting_ids:
             return False
         context = tuple(self._from_last_parting(before[-_CONTEXT_TOKENS:].tolist()))
-        settled = self._is_settled(context, ids.item(0)) if self._cuts_pieces else None
+        settled = self._is_settled(context, ids.item(0))
         return self._merges(context, tuple(ids[:_FIRST_TOKENS].tolist())) if settled is None else settled
 
     def edge(self, encoding: Encoding, context: str) -> tuple[int, bool]:
@@ -76,6 +76,21 @@ class Boundaries:
 
     def _settle(self, before: tuple[int, ...], first: int) -> bool | None:
         """Whether `before` merges with whatever begins with the token `first`; None where more has to be seen."""
+        if len(before) == 1 and before[0] in self._added.parting_ids:
+            return self._settle_parted(before, first)
+        return self._settle_cut(before, first) if self._cuts_pieces else None
+
+    def _settle_parted(self, before: tuple[int, ...], first: int) -> bool | None:
+        """The same, after a token that takes nothing from a text but the white space at its beginning."""
+        if first in self._added:
+            return None
+        if before[0] in self._added.isolating_ids:
+            return False
+        more = self._text_of((first,), before)
+        return False if more and not more[0].isspace() else None
+
+    def _settle_cut(self, before: tuple[int, ...], first: int) -> bool | None:
+        """The same, of a tokenizer that cuts a text into pieces first."""
         # A token that takes nothing from a text is found before anything is cut: the pieces begin after it.
         start = int(before[0] in self._added.isolating_ids and before[0] in self._added.parting_ids)
         if any(token_id in self._added for token_id in (*before[start:], first)):

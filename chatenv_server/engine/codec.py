@@ -20,9 +20,9 @@ from tokenizers import Encoding, Tokenizer
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.boundaries import Boundaries
-from chatenv_server.engine.byte_level import token_bytes
 from chatenv_server.engine.encodings import LONG, decoded, encoding_of, reaches_over, token_at
 from chatenv_server.engine.isolated_texts import IsolatedTexts
+from chatenv_server.engine.token_bytes import token_bytes
 
 _CONTEXT_TOKENS = 8
 """Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
@@ -199,7 +199,7 @@ class Codec:
         return text.removeprefix(" ") if artificial else text
 
     def _decode(self, ids: Sequence[int]) -> str:
-        if not self._writes_prefix_space:
+        if not self._writes_prefix_space or self.added.texts.keys().isdisjoint(ids):
             return self._decode_run(ids)
         text, start = "", 0
         controls = [place for place, token_id in enumerate(ids) if token_id in self.added.texts]
@@ -213,7 +213,9 @@ class Codec:
 
     def _decode_run(self, ids: Sequence[int]) -> str:
         if self._token_bytes is not None and len(ids) < LONG:
-            return self._token_bytes.decode(ids)
+            text = self._token_bytes.decode(ids)
+            if text is not None:
+                return text
         if self.added.neutral_id is None:
             return decoded(self._tokenizer, [*ids])
         return decoded(self._tokenizer, [self.added.neutral_id, *ids])[len(self._neutral_text) :]

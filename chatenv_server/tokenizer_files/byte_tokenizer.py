@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from chatenv_server.engine.byte_level import byte_level_alphabet
 from chatenv_server.engine.template import ChatTemplate
+from chatenv_server.engine.token_bytes import byte_level_alphabet
 
 TURN_START: Final = "<|im_start|>"
 TURN_END: Final = "<|im_end|>"
