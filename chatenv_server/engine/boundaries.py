@@ -44,7 +44,7 @@ class Boundaries:
         self._cuts_pieces = cutter is not None and len(cutter.pre_tokenize_str("a\nb")) > 1
         # Prompts end alike, in the generation prompt, and many turns begin alike.
         self._encode_context = lru_cache(maxsize=1024)(self._encode)
-        self._pieces_of = lru_cache(maxsize=1024)(self._cut)
+        self._read_context = lru_cache(maxsize=1024)(self._cut_context)
         self._is_settled = lru_cache(maxsize=_MOST_KEPT)(self._settle)
         self._merges = lru_cache(maxsize=_MOST_KEPT)(self._look)
 
@@ -91,21 +91,30 @@ class Boundaries:
 
     def _settle_cut(self, before: tuple[int, ...], first: int) -> bool | None:
         """The same, of a tokenizer that cuts a text into pieces first."""
-        # A token that takes nothing from a text is found before anything is cut: the pieces begin after it.
-        start = int(before[0] in self._added.isolating_ids and before[0] in self._added.parting_ids)
-        if any(token_id in self._added for token_id in (*before[start:], first)):
+        context = self._read_context(before)
+        if context is None or first in self._added:
             return None
-        text, more = self._text_of(before[start:], before[:start]), self._text_of((first,), before)
+        more = self._text_of((first,), before)
+        text, alone = context
         if not more.strip() or _UNREADABLE in more or combining(more[0]) or self._added.may_begin_in(text, more):
             return None
-        if not self._is_normal(text) or not self._is_normal(text + more):
+        if not self._is_normal(text + more):
             return None
-        alone, together = self._pieces_of(text), self._cut(text + more)
+        together = self._cut(text + more)
         if together[: len(alone)] == alone:
             return False
         if not any(start == len(text) for _, (start, _) in together):
             return None  # one piece reaches over the edge, and may go on
         return self._look(before, (first,))
+
+    def _cut_context(self, before: tuple[int, ...]) -> tuple[str, list[tuple[str, tuple[int, int]]]] | None:
+        """The text of `before`, in one and in the pieces that it is cut into; None where that decides nothing."""
+        # A token that takes nothing from a text is found before anything is cut: the pieces begin after it.
+        start = int(before[0] in self._added.isolating_ids and before[0] in self._added.parting_ids)
+        text = self._text_of(before[start:], before[:start])
+        if any(token_id in self._added for token_id in before[start:]) or not self._is_normal(text):
+            return None
+        return text, self._cut(text)
 
     def _look(self, before: tuple[int, ...], first: tuple[int, ...]) -> bool:
         context = self._neutral_text + self._text_of(before, ())
