@@ -350,7 +350,7 @@ class AuditEpisodeRequest(_message.Message):
     def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
 
 class AuditEpisodeResponse(_message.Message):
-    __slots__ = ("verdict", "index", "detail")
+    __slots__ = ("verdict", "index", "detail", "own_readings")
     class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         VERDICT_UNSPECIFIED: _ClassVar[AuditEpisodeResponse.Verdict]
@@ -366,10 +366,12 @@ class AuditEpisodeResponse(_message.Message):
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    OWN_READINGS_FIELD_NUMBER: _ClassVar[int]
     verdict: AuditEpisodeResponse.Verdict
     index: int
     detail: str
-    def __init__(self, verdict: _Optional[_Union[AuditEpisodeResponse.Verdict, str]] = ..., index: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
+    own_readings: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, verdict: _Optional[_Union[AuditEpisodeResponse.Verdict, str]] = ..., index: _Optional[int] = ..., detail: _Optional[str] = ..., own_readings: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CloseEpisodeRequest(_message.Message):
     __slots__ = ("episode_id",)

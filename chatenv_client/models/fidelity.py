@@ -68,3 +68,9 @@ class AuditReport:
     index: int | None
     """First token (TOKENS_DIFFER) or character (TEXT_DIFFERS) that differs."""
     detail: str
+    own_readings: tuple[int, ...] = ()
+    """Indices of the messages that were rendered as chatenv reads them; the verdict holds for that reading alone.
+
+    They are sampled turns that were parsed into calls or thoughts, or that a tool's result follows which answers none
+    of their calls; and given messages that the template takes only in another form.
+    """

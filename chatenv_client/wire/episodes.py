@@ -205,6 +205,7 @@ def audit_to_proto(report: AuditReport) -> pb.AuditEpisodeResponse:
         verdict=VERDICT.number(report.verdict),  # type: ignore[arg-type]
         index=report.index,
         detail=report.detail,
+        own_readings=report.own_readings,
     )
 
 
@@ -215,4 +216,4 @@ def audit_from_proto(encoded: pb.AuditEpisodeResponse) -> AuditReport:
         ProtocolError: the verdict is unknown.
     """
     index = encoded.index if encoded.HasField("index") else None
-    return AuditReport(VERDICT.answered(encoded.verdict), index, encoded.detail)
+    return AuditReport(VERDICT.answered(encoded.verdict), index, encoded.detail, tuple(encoded.own_readings))

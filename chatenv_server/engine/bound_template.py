@@ -16,7 +16,7 @@ from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.probe_messages import PROBE_CALL_ID
-from chatenv_server.engine.template import ChatTemplate, variables_of
+from chatenv_server.engine.template import ChatTemplate, FilledTemplate, normalise, variables_of
 
 
 class Filled(Protocol):
@@ -67,6 +67,11 @@ class BoundTemplate:
     def render_opening(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
         """The text of a whole conversation. Raises TemplateRejectedError."""
         return self._whole.render(messages, prompt)
+
+    def render_afresh(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
+        """As `render_opening`, of nothing that earlier renders showed. Raises TemplateRejectedError."""
+        template = FilledTemplate(self.chat_format.template, self._variables)
+        return template.render([normalise(message) for message in messages], prompt)
 
     def render_local(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
         """The text of a few turns, for what they end in: without the tools where no tail depends on them.

@@ -154,6 +154,10 @@ class PlainRenderer:
         """The text of a stretch of the stream."""
         return str(self._tokenizer.decode(ids.tolist()))
 
+    def in_form(self, message: Message) -> Message:
+        """The message as it is: nothing is known of forms here."""
+        return message
+
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full rendering of a conversation."""
         return self._apply(messages, prompt) if messages else EMPTY_TOKENS

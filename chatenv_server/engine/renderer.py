@@ -33,8 +33,11 @@ class Renderer(Protocol):
         `prompted` says whether the stream before it ends in the generation prompt, which may have opened a thought.
         """
 
+    def in_form(self, message: Message) -> Message:
+        """A message in the form in which the template writes it without damage."""
+
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
-        """The full tokenization of a conversation."""
+        """The full tokenization of a conversation, its messages as they are."""
 
     def text_of(self, ids: Int32Array) -> str:
         """The text of a whole stream."""

@@ -83,10 +83,13 @@ class TemplateRenderer:
         """The text of a whole stream, control tokens shown."""
         return self._codec.decode(ids)
 
+    def in_form(self, message: Message) -> Message:
+        """A message in the form in which the template writes it without damage."""
+        formed: Message = self._template.formed(message)  # type: ignore[assignment]
+        return formed
+
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
-        """The full tokenization of a conversation. Costs time proportional to it."""
-        prepared = [self._template.formed(message) for message in messages]
-        if self._escapes:
-            # A model may spell control tokens whatever the policy, which is about messages that are given.
-            prepared = self._template.chat_format.controls.mark(prepared)
-        return self._writer.encoder.encode(self._template.render_opening(prepared, prompt), EMPTY_TOKENS).ids
+        """The full tokenization of a conversation, its messages as they are. Costs time proportional to it."""
+        # A model may spell control tokens whatever the policy, which is about messages that are given.
+        marked = self._template.chat_format.controls.mark(list(messages)) if self._escapes else messages
+        return self._writer.encoder.encode(self._template.render_afresh(marked, prompt), EMPTY_TOKENS).ids

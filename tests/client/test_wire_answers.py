@@ -183,7 +183,9 @@ def test_a_state_arrives_as_it_was(fidelity: tuple[FidelityReport, ...], limit: 
     assert vars(received) | {"token_ids": None} == vars(sent) | {"token_ids": None}
 
 
-@pytest.mark.parametrize("report", [AuditReport(Verdict.EXACT, None, ""), AuditReport(Verdict.TEXT_DIFFERS, 0, "at 0")])
+@pytest.mark.parametrize(
+    "report", [AuditReport(Verdict.EXACT, None, ""), AuditReport(Verdict.TEXT_DIFFERS, 0, "at 0", (1, 3))]
+)
 def test_an_audit_arrives_as_it_was(report: AuditReport) -> None:
     assert audit_from_proto(audit_to_proto(report)) == report
 
