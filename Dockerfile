@@ -11,11 +11,16 @@ ARG PIP_CERT
 ARG PIP_CONSTRAINT
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_INDEX_URL
-ARG EXTRAS=server
+ARG EXTRAS=server,metrics
 WORKDIR /source
+# Dependencies first, with empty packages in the place of ours: their layer is built anew only when they change.
+COPY pyproject.toml ./
+COPY chatenv_client/_version.py chatenv_client/
+RUN mkdir chatenv_server proto && touch LICENSE README.md chatenv_server/__init__.py \
+ && python3 -m venv --without-pip /opt/chatenv \
+ && python3 -m pip --python /opt/chatenv/bin/python install --no-cache-dir ".[${EXTRAS}]"
 COPY . .
-RUN python3 -m venv --without-pip /opt/chatenv \
- && python3 -m pip --python /opt/chatenv/bin/python install --no-cache-dir ".[${EXTRAS}]" \
+RUN python3 -m pip --python /opt/chatenv/bin/python install --no-cache-dir --no-deps --force-reinstall . \
  && find /opt/chatenv -name tests -type d -prune -exec rm -rf {} +
 # A Hugging Face name, a folder inside the build context, or `bytes`, which is built in. No secret, whatever its name.
 # hadolint ignore=DL3064
@@ -43,7 +48,8 @@ ENV PATH=/opt/chatenv/bin:$PATH \
     CHATENV_ALLOW_PLAINTEXT=true
 # Numeric, so that Kubernetes can tell that it is not root.
 USER 10001:10001
-EXPOSE 50051
+# 9464: metrics, where CHATENV_METRICS_LISTEN says so.
+EXPOSE 50051 9464
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-m", "chatenv_server.running.healthcheck"]
 ENTRYPOINT ["chatenv-server"]

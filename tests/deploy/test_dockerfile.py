@@ -57,3 +57,15 @@ def test_the_server_is_not_root_and_gets_signals_itself() -> None:
 def test_the_engine_asks_our_own_module_for_health() -> None:
     (check,) = final_stage()["HEALTHCHECK"]
     assert json.loads(check.partition("CMD ")[2]) == ["python", "-m", "chatenv_server.running.healthcheck"]
+
+
+def test_a_change_of_our_sources_does_not_install_the_dependencies_anew() -> None:
+    builder = [(keyword, rest) for keyword, rest in instructions() if keyword in {"COPY", "RUN"}]
+    everything = builder.index(("COPY", ". ."))
+    before, after = builder[:everything], builder[everything + 1 :]
+    assert [rest for keyword, rest in before if keyword == "COPY"] == [
+        "pyproject.toml ./",
+        "chatenv_client/_version.py chatenv_client/",
+    ]
+    assert any('pip --python /opt/chatenv/bin/python install --no-cache-dir ".[' in rest for _, rest in before)
+    assert all("--no-deps" in rest for _, rest in after if "pip --python" in rest)

@@ -23,6 +23,9 @@ VERSIONS = ("1.29", "1.31", "1.33")
 OLDEST_KUBECTL = (1, 21)
 """The first whose kustomize knows components. Native sidecars want a newer one anyway."""
 
+OF_SECRETS = ("CHATENV_BEARER_TOKEN_FILE", "CHATENV_TLS_CERTIFICATE", "CHATENV_TLS_KEY")
+"""Variables that name files which pods mount from Secrets."""
+
 Manifest = Mapping[str, Any]
 
 
@@ -55,7 +58,7 @@ def only(overlay: str, kind: str) -> Manifest:
 
 
 def pod_of(overlay: str) -> Manifest:
-    kind = {"service": "Deployment", "trainer": "Job"}[overlay]
+    kind = {"service": "Deployment", "trainer": "Job"}[overlay.partition("-")[0]]
     pod: Manifest = only(overlay, kind)["spec"]["template"]["spec"]
     return pod
 
@@ -71,11 +74,32 @@ def containers_of(pod: Manifest) -> Iterator[Manifest]:
     yield from pod["containers"]
 
 
-def settings_of(overlay: str) -> Settings:
-    return read_settings([], {each["name"]: each["value"] for each in server_of(overlay)["env"]})
+def environment_of(overlay: str) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in server_of(overlay)["env"]}
 
 
-overlays = pytest.mark.parametrize("overlay", sorted(path.name for path in OVERLAYS.iterdir()))
+def settings_of(overlay: str, **files: str) -> Settings:
+    """The server's own reading of its environment.
+
+    Args:
+        overlay: name of the overlay.
+        files: by variable, what stands here for a file of the pod.
+    """
+    return read_settings([], environment_of(overlay) | files)
+
+
+NAMES = sorted(path.name for path in OVERLAYS.iterdir())
+overlays = pytest.mark.parametrize("overlay", NAMES)
+with_metrics = pytest.mark.parametrize("overlay", [name for name in NAMES if name.endswith("-metrics")])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By variable, a file in the place of each that pods mount from a Secret."""
+    folder = tmp_path_factory.mktemp("mounted")
+    for name in OF_SECRETS:
+        folder.joinpath(name).write_text("stands for a file", encoding="utf-8")
+    return {name: str(folder / name) for name in OF_SECRETS}
 
 
 @overlays
@@ -87,11 +111,9 @@ def test_every_manifest_fits_the_schema_of_its_kind(overlay: str, version: str) 
 
 
 @overlays
-def test_the_environment_is_made_of_settings_that_the_server_accepts(overlay: str) -> None:
-    given = {each["name"] for each in server_of(overlay)["env"]}
-    known = {f"CHATENV_{name.upper()}" for name in Settings.__dataclass_fields__}
-    assert given <= known
-    assert settings_of(overlay).listen
+def test_the_environment_is_made_of_settings_that_the_server_accepts(overlay: str, files: dict[str, str]) -> None:
+    given = environment_of(overlay)
+    assert settings_of(overlay, **{name: path for name, path in files.items() if name in given}).listen
 
 
 @overlays
@@ -118,7 +140,110 @@ def test_the_server_is_probed_and_bounded(overlay: str) -> None:
 
 @overlays
 def test_calls_in_flight_have_their_grace_before_the_pod_is_killed(overlay: str) -> None:
-    assert pod_of(overlay)["terminationGracePeriodSeconds"] > settings_of(overlay).drain_grace
+    grace = float(environment_of(overlay).get("CHATENV_DRAIN_GRACE", Settings().drain_grace))
+    assert pod_of(overlay)["terminationGracePeriodSeconds"] > grace
+
+
+SERVER_BYTES = 128 * 2**20
+"""A server with a real tokenizer and no episodes."""
+BYTES_PER_TOKEN = 22
+"""Of an episode whose sampled tokens have logprobs; measured, docs/kubernetes.md."""
+
+
+@overlays
+def test_a_full_budget_of_tokens_takes_no_more_than_half_of_the_memory(overlay: str) -> None:
+    limit = server_of(overlay)["resources"]["limits"]["memory"]
+    assert limit.endswith("Gi")
+    needed = SERVER_BYTES + BYTES_PER_TOKEN * int(environment_of(overlay)["CHATENV_MAX_LIVE_TOKENS"])
+    assert needed <= 0.5 * float(limit.removesuffix("Gi")) * 2**30
+
+
+@overlays
+def test_no_volume_of_a_trainer_is_given_another_owner_at_each_start(overlay: str) -> None:
+    context = pod_of(overlay)["securityContext"]
+    assert ("fsGroup" in context) == (context.get("fsGroupChangePolicy") == "OnRootMismatch")
+
+
+@with_metrics
+def test_metrics_are_served_on_a_port_that_prometheus_finds(overlay: str) -> None:
+    settings = settings_of(overlay)
+    (port,) = [each for each in server_of(overlay)["ports"] if each["name"] == "metrics"]
+    assert settings.metrics_listen == f"0.0.0.0:{port['containerPort']}"
+    kind = "Deployment" if overlay.startswith("service") else "Job"
+    noted = only(overlay, kind)["spec"]["template"]["metadata"]["annotations"]
+    assert noted == {"prometheus.io/scrape": "true", "prometheus.io/port": str(port["containerPort"])}
+
+
+def test_prometheus_gets_through_the_policy_to_metrics_and_to_nothing_else() -> None:
+    callers, prometheus = only("service-metrics", "NetworkPolicy")["spec"]["ingress"]
+    assert callers == only("service", "NetworkPolicy")["spec"]["ingress"][0]
+    assert prometheus["ports"] == [{"protocol": "TCP", "port": "metrics"}]
+    assert prometheus["from"][0]["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}
+
+
+def test_the_image_has_what_metrics_need() -> None:
+    dockerfile = OVERLAYS.parents[2].joinpath("Dockerfile").read_text(encoding="utf-8")
+    assert "ARG EXTRAS=server,metrics\n" in dockerfile
+
+
+def test_the_secured_service_speaks_no_plain_text_and_asks_for_a_token(files: dict[str, str]) -> None:
+    settings = settings_of("service-secured", **files)
+    assert not settings.allow_plaintext
+    assert settings.tls_certificate
+    assert settings.bearer_token_file
+    assert only("service-secured", "Service")["spec"]["ports"][0]["appProtocol"] == "https"
+
+
+def test_what_the_secured_service_reads_is_mounted_for_its_group_alone() -> None:
+    pod, server, given = pod_of("service-secured"), server_of("service-secured"), environment_of("service-secured")
+    keys = {"chatenv-token": {"token"}, "chatenv-tls": {"tls.crt", "tls.key"}}
+    secrets = {each["name"]: each["secret"] for each in pod["volumes"] if "secret" in each}
+    mounted = {
+        f"{mount['mountPath']}/{key}"
+        for mount in server["volumeMounts"]
+        if mount["name"] in secrets
+        for key in keys[secrets[mount["name"]]["secretName"]]
+    }
+    assert {given[name] for name in OF_SECRETS} == mounted
+    assert {secret["defaultMode"] for secret in secrets.values()} == {0o440}
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+
+
+def test_the_probes_of_the_secured_service_ask_on_a_socket(files: dict[str, str]) -> None:
+    server = server_of("service-secured")
+    assert settings_of("service-secured", **files).listen[0].startswith("unix:///run/chatenv/")
+    assert "/run/chatenv" in {mount["mountPath"] for mount in server["volumeMounts"]}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert server[probe]["exec"] == {"command": ["python", "-m", "chatenv_server.running.healthcheck"]}
+        assert "grpc" not in server[probe]
+
+
+def test_servers_are_spread_over_nodes() -> None:
+    (spread,) = pod_of("service")["topologySpreadConstraints"]
+    labels = only("service", "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    assert (spread["topologyKey"], spread["maxSkew"]) == ("kubernetes.io/hostname", 1)
+    assert spread["labelSelector"]["matchLabels"].items() <= labels
+
+
+def test_metrics_and_security_go_together(tmp_path: Path, files: dict[str, str]) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    if (reason := why_no_kustomize()) is not None:
+        pytest.skip(reason)
+    shutil.copytree(OVERLAYS.parent, tmp_path / "kubernetes")
+    both = tmp_path / "kubernetes" / "overlays" / "both"
+    both.mkdir()
+    lines = ["resources: [../service]", "components: [../../secured, ../../metrics]", "namespace: chatenv"]
+    both.joinpath("kustomization.yaml").write_text("\n".join(lines), encoding="utf-8")
+    built = subprocess.run(["kubectl", "kustomize", both], capture_output=True, text=True, check=True)
+    (server,) = [
+        each["spec"]["template"]["spec"]["containers"][0]
+        for each in yaml.safe_load_all(built.stdout)
+        if each["kind"] == "Deployment"
+    ]
+    given = {each["name"]: each["value"] for each in server["env"]}
+    settings = read_settings([], given | files)
+    assert settings.metrics_listen
+    assert settings.tls_certificate
 
 
 def test_the_sidecar_is_a_native_one() -> None:
