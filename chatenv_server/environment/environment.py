@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chatenv_client.errors import EpisodeDoneError, InvalidRequestError
+from chatenv_client.errors import EpisodeDoneError, InvalidRequestError, TemplateRejectedError
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -24,6 +24,7 @@ from chatenv_client.models import (
 )
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine, audit
+from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.record import EpisodeRecord
@@ -93,7 +94,12 @@ class ChatEnvironment:
         # A transform may read the messages at every step, so for it their texts are kept.
         log = self.engine.open(asked.render_options(), keeps_texts=self._transform is not None)
         episode = EpisodeRecord(asked, log)
-        observation = episode.observation(episode.open().reports)
+        try:
+            opened = episode.open()
+        except TemplateRejectedError as error:
+            opening = asked.opening
+            raise blaming(error, log, opening, len(opening) - len(asked.messages)) from error
+        observation = episode.observation(opened.reports)
         if answer is not None:
             answer(observation)
         self._episode = episode
@@ -135,6 +141,9 @@ class ChatEnvironment:
                 episode.end_as(self._transform.outcome(observation))
             if answer is not None:
                 answer(observation)
+        except TemplateRejectedError as error:
+            episode.take_back(moment)
+            raise blaming(error, episode.log, action.messages) from error
         except BaseException:
             episode.take_back(moment)
             raise
@@ -173,7 +182,11 @@ class ChatEnvironment:
         check_messages(given)
         if not given:
             raise InvalidRequestError("there is no message to render", reason=Reason.EMPTY_ACTION, field="messages")
-        offset, tokens, reports = self._current().log.preview(given)
+        log = self._current().log
+        try:
+            offset, tokens, reports = log.preview(given)
+        except TemplateRejectedError as error:
+            raise blaming(error, log, given) from error
         return Rendered(offset, tokens, reports)
 
     @property

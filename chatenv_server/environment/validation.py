@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Message, is_plain
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
+from chatenv_client.wire.json_fields import load_object
 from chatenv_server.engine.forms import is_text_part
 from chatenv_server.engine.template import RESERVED_NAMES
 
@@ -21,6 +23,8 @@ PolicyT = TypeVar("PolicyT", bound=enum.Enum)
 _LONGEST_ROLE = 64
 _LONGEST_MODEL_VERSION = 256
 _DEEPEST_JSON = 64
+_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+"""Under each of them a caller may give the thinking; the template gets it under the name that it reads."""
 _LARGEST_LIMIT = 2**32 - 1
 
 
@@ -93,7 +97,8 @@ def _check_message(message: Any, field: str) -> None:
         )
     check_role(message.get("role"), f"{field}.role")
     content = message.get("content")
-    if content is None and not message.get("tool_calls") and not message.get("reasoning_content"):
+    thoughts = [message[name] for name in _REASONING_NAMES if message.get(name) is not None]
+    if content is None and not message.get("tool_calls") and not any(thoughts):
         raise InvalidRequestError(
             "the message has no content; an empty text is fine, none is not",
             reason=Reason.CONTENT_MISSING,
@@ -102,6 +107,12 @@ def _check_message(message: Any, field: str) -> None:
     if content is not None and not isinstance(content, str) and not _is_parts(content):
         raise InvalidRequestError(
             "content is a text or a list of text parts", reason=Reason.BAD_MESSAGE, field=f"{field}.content"
+        )
+    if any(thought != thoughts[0] for thought in thoughts):
+        raise InvalidRequestError(
+            f"{', '.join(_REASONING_NAMES)} are names of one thing, and here they differ; give one of them",
+            reason=Reason.BAD_MESSAGE,
+            field=f"{field}.reasoning_content",
         )
     calls = message.get("tool_calls") or ()
     if not isinstance(calls, (list, tuple)):
@@ -121,9 +132,19 @@ def _check_call(call: Any, field: str) -> None:
         raise InvalidRequestError(
             "a tool call needs function.name", reason=Reason.BAD_MESSAGE, field=f"{field}.function.name"
         )
-    if not isinstance(function.get("arguments", {}), (Mapping, str)):
+    _check_arguments(function.get("arguments", {}), f"{field}.function.arguments")
+
+
+def _check_arguments(arguments: Any, field: str) -> None:
+    if isinstance(arguments, str):
+        if not arguments.strip():
+            raise InvalidRequestError(
+                "arguments are an empty text; write '{}' for none", reason=Reason.BAD_MESSAGE, field=field
+            )
+        load_object(arguments, field, Reason.BAD_MESSAGE)
+    elif not isinstance(arguments, Mapping):
         raise InvalidRequestError(
-            "arguments are an object or JSON text", reason=Reason.BAD_MESSAGE, field=f"{field}.function.arguments"
+            "arguments are an object, or the JSON text of one", reason=Reason.BAD_MESSAGE, field=field
         )
 
 
@@ -161,7 +182,7 @@ def check_json(value: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE, d
     """Raise InvalidRequestError unless `value` is made of JSON's types, at most 64 levels deep, its texts Unicode."""
     if depth > _DEEPEST_JSON:
         raise InvalidRequestError(f"nested more than {_DEEPEST_JSON} levels deep", reason=reason, field=field)
-    if isinstance(value, str):
+    if isinstance(value, str):  # most are, and asking for a Mapping takes longer
         check_text(value, field, reason=reason)
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -170,7 +191,14 @@ def check_json(value: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE, d
     elif isinstance(value, (list, tuple)):
         for item in value:
             check_json(item, field, reason=reason, depth=depth + 1)
-    elif value is not None and not isinstance(value, (int, float, bool)):
+    else:
+        _check_json_leaf(value, field, reason)
+
+
+def _check_json_leaf(value: Any, field: str, reason: Reason) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidRequestError(f"{float(value)} is not a JSON value", reason=reason, field=field)
+    if value is not None and not isinstance(value, (int, float, bool)):
         raise InvalidRequestError(f"a {type(value).__name__} is not a JSON value", reason=reason, field=field)
 
 
