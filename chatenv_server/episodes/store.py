@@ -317,10 +317,15 @@ def _check_message_count(environment: ChatEnvironment, action: ChatAction) -> No
         )
 
 
+def is_episode_id(text: str) -> bool:
+    """Whether a text could be the id of an episode."""
+    return _EPISODE_ID.fullmatch(text) is not None
+
+
 def _checked_id(episode_id: str | None) -> str:
     if not episode_id:
         return uuid.uuid4().hex
-    if not _EPISODE_ID.fullmatch(episode_id):
+    if not is_episode_id(episode_id):
         raise InvalidRequestError(
             "episode_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : -",
             reason=Reason.BAD_EPISODE_ID,

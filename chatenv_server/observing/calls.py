@@ -53,18 +53,25 @@ def surrounded(handler: Any, around: Around) -> Any:
     if handler is None:
         return None
 
-    @wraps(handler.unary_unary)  # which also keeps the threads that the method asks for
+    if handler.response_streaming:
+        streaming = handler.stream_stream
+
+        @wraps(streaming)  # which also keeps the threads that the method asks for
+        def stream(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with around(context):
+                yield from streaming(requests, context)
+
+        return grpc.stream_stream_rpc_method_handler(stream, handler.request_deserializer, handler.response_serializer)
+
+    answering = handler.stream_unary or handler.unary_unary
+
+    @wraps(answering)
     def call(request: Any, context: grpc.ServicerContext) -> Any:
         with around(context):
-            return handler.unary_unary(request, context)
+            return answering(request, context)
 
-    def stream(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        with around(context):
-            yield from handler.stream_stream(requests, context)
-
-    if handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(stream, handler.request_deserializer, handler.response_serializer)
-    return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+    make = grpc.stream_unary_rpc_method_handler if handler.stream_unary else grpc.unary_unary_rpc_method_handler
+    return make(call, handler.request_deserializer, handler.response_serializer)
 
 
 def code_of(context: Any) -> grpc.StatusCode:

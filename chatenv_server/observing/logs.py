@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import sys
+import threading
+import time
 import warnings
 from datetime import datetime, timezone
+from queue import SimpleQueue
 from typing import Any, Final
+
+MOST_LINES: Final = 4096
+"""That wait to be written."""
+FLUSH_S: Final = 1.0
+"""Seconds that the end of the server waits for its last lines."""
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -19,7 +29,7 @@ def configure_logging(level: str, form: str) -> None:
         level: least severe level that is shown: debug, info, warning, error.
         form: `text` or `json`.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineWriter(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # At DEBUG other libraries would log too much, the contents of calls among it.
@@ -27,6 +37,63 @@ def configure_logging(level: str, form: str) -> None:
     logging.getLogger("chatenv_server").setLevel(level.upper())
     # Python would print the line of code beside it, which tells an operator nothing.
     warnings.showwarning = lambda message, *_: logging.getLogger("chatenv_server").warning(str(message))
+
+
+class LineWriter(logging.Handler):
+    """Writes lines in a thread of its own, so that a reader who stops to read them holds up no call.
+
+    As long as nobody reads, lines beyond MOST_LINES are dropped; how many, a line says afterwards.
+
+    Args:
+        descriptor: of the file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._dropped = 0
+        self._given = 0
+        self._written = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        if self._lines.qsize() >= MOST_LINES:
+            self._dropped += 1
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._give(_dropped_record(dropped))
+        self._give(record)
+
+    def _give(self, record: logging.LogRecord) -> None:
+        self._given += 1  # logging calls this with the handler's lock held
+        self._lines.put(self.format(record))
+
+    def flush(self) -> None:
+        """Wait until all is written, but not for ever."""
+        until = time.monotonic() + FLUSH_S
+        while self._written < self._given and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            self._write_whole(f"{line}\n".encode(errors="replace"))
+            self._written += 1
+
+    def _write_whole(self, encoded: bytes) -> None:
+        # Not through sys.stderr: whoever waits there holds a lock, which the interpreter wants when it ends.
+        with contextlib.suppress(OSError):
+            while encoded:
+                encoded = encoded[os.write(self._descriptor, encoded) :]
+
+
+def _dropped_record(count: int) -> logging.LogRecord:
+    record = logging.LogRecord(__name__, logging.WARNING, "", 0, "lines of this log were dropped", (), None)
+    record.count = count
+    return record
 
 
 class TextFormatter(logging.Formatter):

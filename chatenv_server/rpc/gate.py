@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from chatenv_client.errors import ServerBusyError, UnavailableError
+from chatenv_client.errors import ChatEnvError, ServerBusyError, UnavailableError
 
 
 class Gate:
@@ -30,6 +30,20 @@ class Gate:
         with self._changed:
             self._open = True
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether a call that comes now would be refused."""
+        return not self._open or self._in_flight >= self._limit
+
+    def refusal(self) -> ChatEnvError:
+        """The error for a call that is not let in: UnavailableError where the server does not serve, else busy."""
+        if not self._open:
+            return UnavailableError(self._refusal)
+        return ServerBusyError(
+            f"the server works on {self._limit} calls, as many as it takes at once; "
+            "try again later, or raise --max-concurrent-calls"
+        )
+
     def enter(self) -> None:
         """Take a place; to be given back with `leave`.
 
@@ -38,13 +52,8 @@ class Gate:
             ServerBusyError: all places are taken.
         """
         with self._changed:
-            if not self._open:
-                raise UnavailableError(self._refusal)
-            if self._in_flight >= self._limit:
-                raise ServerBusyError(
-                    f"the server works on {self._limit} calls, as many as it takes at once; "
-                    "try again later, or raise --max-concurrent-calls"
-                )
+            if self.is_shut:
+                raise self.refusal()
             self._in_flight += 1
 
     def leave(self) -> None:
@@ -53,6 +62,15 @@ class Gate:
             self._in_flight -= 1
             if not self._open:
                 self._changed.notify_all()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for as long as the context lasts; raises as `enter`."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
 
     @contextmanager
     def told_of_drain(self, callback: Callable[[], None]) -> Iterator[None]:

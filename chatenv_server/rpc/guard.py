@@ -1,173 +1,208 @@
-"""Guards every method: checks the token, takes a place at the gate, and makes a status of a failure."""
+"""Guards every method: who may call is asked before a request is read, and whatever is raised becomes a status."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from chatenv_client.errors import InvalidRequestError
-from chatenv_client.reasons import Reason
-from chatenv_server.observing.calls import is_ours
-from chatenv_server.observing.telemetry import Telemetry
+from chatenv_client._generated import status_pb2
+from chatenv_client.errors import ChatEnvError
+from chatenv_server.rpc import access
 from chatenv_server.rpc.access import BearerToken
-from chatenv_server.rpc.failures import log_and_count, status_of
-from chatenv_server.rpc.gate import Gate
-from chatenv_server.rpc.workers import UnaryWorkers, refuse_busy
+from chatenv_server.rpc.arrivals import Arrival
+from chatenv_server.rpc.crew import INLINE, Crew
+from chatenv_server.rpc.failures import Failed, FailureLog, status_of
+from chatenv_server.rpc.traffic import Load
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 
-_HEALTH: Final = "/grpc.health.v1.Health/"
-_BATCHES: Final = "/chatenv.v1.ChatEnvService/Batch"
-
-MAX_OTHER_CALLS: Final = 8
-"""Calls at once to reflection, the one service that is neither ours nor health. Its idle streams could otherwise take
-every thread."""
-
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+Handler = Any
+"""A `grpc.RpcMethodHandler`, whose type names none of its fields."""
 
 
 class CallGuard(grpc.ServerInterceptor):
-    """Guards the methods of a server. Health is open to all, our methods pass the gate, all others a small gate apart.
+    """Guards the methods of a server. Health is open to all; others ask for the token, and have room for so many calls.
 
     Args:
-        gate: lets our calls in.
-        telemetry: told of failures.
+        crew: takes calls in and works on them.
+        failures: told of those that fail.
         token: what callers must carry; None: nothing.
-        workers: threads for our unary calls; None: the server's own, and the gate alone refuses.
-        batch_workers: threads for our batches, in the place of those.
     """
 
-    def __init__(
-        self,
-        gate: Gate,
-        telemetry: Telemetry,
-        token: BearerToken | None = None,
-        workers: UnaryWorkers | None = None,
-        batch_workers: UnaryWorkers | None = None,
-    ) -> None:
-        self._gate = gate
-        self._others = Gate(MAX_OTHER_CALLS)
-        self._others.open()
-        self._workers = workers
-        self._batch_workers = batch_workers
-        self._when_full: dict[str, Any] = {}
-        self._telemetry = telemetry
+    def __init__(self, crew: Crew, failures: FailureLog, token: BearerToken | None = None) -> None:
+        self._crew = crew
+        self._failures = failures
         self._token = token
-        self._guarded: dict[str, Any] = {}
+        self._methods: dict[str, GuardedMethod] = {}
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """The guarded method. gRPC asks for it in its one polling thread, so each is made once and then looked up."""
-        method = handler_call_details.method
-        guarded = self._guarded.get(method)
-        if guarded is None:
-            handler: Any = continuation(handler_call_details)
-            if handler is None or method.startswith(_HEALTH):
-                return handler
-            guarded = self._guarded[method] = self._guard(method, handler)
-        workers = self._workers_for(method)
-        is_full = workers is not None and workers.is_full
-        return self._when_full.get(method, guarded) if is_full else guarded
+    ) -> Handler | None:
+        """How one call is to be answered. gRPC asks in its one polling thread, before it reads the request."""
+        path = handler_call_details.method
+        method = self._methods.get(path)
+        if method is None:
+            handler = continuation(handler_call_details)
+            if handler is None:
+                return None
+            method = self._methods[path] = GuardedMethod(path, handler, self._crew, self._failures)
+        if not (method.is_open_to_all or self._admits(handler_call_details.invocation_metadata or ())):
+            return method.refused(access.refusal)
+        if method.gate is not None and method.gate.is_shut:
+            return method.refused(method.gate.refusal)
+        return method.next_call()
 
-    def _guard(self, method: str, handler: Any) -> Any:
-        ours = is_ours(method)
-        gate = self._gate if ours else self._others
-        if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._guarded_stream(method, handler.stream_stream, gate),
-                _tolerant(handler.request_deserializer),
-                handler.response_serializer,
-            )
-        call: Any = self._guarded_call(method, handler.unary_unary, gate)
-        if (workers := self._workers_for(method)) is not None:
-            # gRPC reads here which threads serve a method. If it ever stops to, the server's own take these calls.
-            call.experimental_thread_pool = workers
-            self._when_full[method] = grpc.unary_unary_rpc_method_handler(self._guarded_call(method, refuse_busy, None))
-        return grpc.unary_unary_rpc_method_handler(
-            call,
-            _tolerant(handler.request_deserializer),
-            handler.response_serializer,
-        )
+    def _admits(self, metadata: Any) -> bool:
+        return self._token is None or self._token.opens(metadata)
 
-    def _workers_for(self, method: str) -> UnaryWorkers | None:
-        if method.startswith(_BATCHES):
-            return self._batch_workers
-        return self._workers if is_ours(method) else None
 
-    def _guarded_call(self, method: str, answer: Callable[..., Any], gate: Gate | None) -> Callable[..., Any]:
-        def call(request: Any, context: grpc.ServicerContext) -> Any:
+class GuardedMethod:
+    """One method behind the guard.
+
+    Args:
+        path: of the method.
+        handler: the method itself.
+        crew: takes calls in and works on them.
+        failures: told of those that fail.
+    """
+
+    def __init__(self, path: str, handler: Handler, crew: Crew, failures: FailureLog) -> None:
+        self._path = path
+        self._handler = handler
+        self._failures = failures
+        part = crew.part_for(path)
+        self.is_open_to_all = part.is_open_to_all
+        self.gate = part.gate
+        self._traffic = part.traffic
+        self._arrivals = part.arrivals
+        self._workers = part.workers
+        self._parser = part.parser(path, handler.request_deserializer)
+
+    def next_call(self) -> Handler:
+        """How the next call is answered.
+
+        All methods are made to read their requests from an iterator. On the wire that is the same, and it is gRPC's one
+        way to answer a call whose request has not been read.
+        """
+        if self._arrivals is None:
+            return self._streaming(self._stream, self._workers)
+        arrival = Arrival(self._arrivals)
+        if self._handler.response_streaming:
+            return self._streaming(lambda _, context: self._answers(arrival, context), arrival)
+        return self._unary(lambda context: self._answer(arrival, context), arrival)
+
+    def refused(self, refusal: Callable[[], ChatEnvError]) -> Handler:
+        """A handler that answers with an error, on the spot and without reading."""
+
+        def refuse(_context: grpc.ServicerContext) -> bytes:
+            raise refusal()
+
+        return self._unary(refuse, INLINE)
+
+    # -- the work of a call -----------------------------------------------------------------------
+
+    def _answer(self, arrival: Arrival, context: grpc.ServicerContext) -> bytes:
+        encoded = arrival.request()
+        load = Load(self._traffic, len(encoded))
+        try:
+            load.add(0)  # refused if answers have filled the room while this call waited
+            with self._place():
+                request = self._parser.message(encoded, load)
+                del encoded
+                arrival.episode_id = getattr(request, "episode_id", "")
+                answer: bytes = self._handler.response_serializer(self._handler.unary_unary(request, context))
+        finally:
+            load.end()
+        self._traffic.answer(context, len(answer))
+        return answer
+
+    def _answers(self, arrival: Arrival, context: grpc.ServicerContext) -> Iterator[Any]:
+        encoded = arrival.request()
+        load = Load(self._traffic, len(encoded))
+        try:
+            request = self._parser.message(encoded, load)
+            del encoded
+        finally:
+            load.end()
+        yield from self._handler.unary_stream(request, context)
+
+    def _stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+        with self._place():
+            yield from self._handler.stream_stream(map(self._stream_request, requests), context)
+
+    def _stream_request(self, encoded: bytes) -> Any:
+        load = Load(self._traffic, 0)
+        try:
+            return self._parser.message(encoded, load)
+        finally:
+            load.end()
+
+    def _place(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.gate is None else self.gate.place()
+
+    # -- handlers around it -----------------------------------------------------------------------
+
+    def _unary(self, answer: Callable[[grpc.ServicerContext], bytes], threads: ThreadPoolExecutor) -> Handler:
+        def call(_requests: Any, context: grpc.ServicerContext) -> bytes:
             began = time.perf_counter()
             try:
-                self._admit(context, gate)
-                try:
-                    return answer(_decoded(request), context)
-                finally:
-                    self._leave(gate)
-            except Exception as error:  # noqa: BLE001 - none may reach gRPC, which would send its text
-                failure = error
-            # Outside the `except`: abort raises a bare Exception, which is gRPC's to catch.
-            return self._abort(context, method, failure, began)
+                return answer(context)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+                episode_id = threads.episode_id if isinstance(threads, Arrival) else ""
+                status = self._status(error, context, began, episode_id)
+            # Outside the `except`: abort raises a bare Exception, which is gRPC's to catch. The failure is gone by
+            # then: a variable that held it would be in a cycle with this frame, and keep the request.
+            return _abort(context, status)
 
-        return call
+        call.experimental_thread_pool = threads  # type: ignore[attr-defined] # where gRPC looks for them
+        return grpc.stream_unary_rpc_method_handler(call, _arrived(threads), None)
 
-    def _guarded_stream(self, method: str, answer: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
-        def stream(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    def _streaming(
+        self, answers: Callable[[Any, grpc.ServicerContext], Iterator[Any]], threads: ThreadPoolExecutor
+    ) -> Handler:
+        def stream(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             began = time.perf_counter()
             try:
-                self._admit(context, gate)
-                try:
-                    yield from answer(map(_decoded, requests), context)
-                finally:
-                    self._leave(gate)
-            except Exception as error:  # noqa: BLE001 - none may reach gRPC, which would send its text
-                failure = error
+                yield from answers(requests, context)
+            except GeneratorExit:  # nobody takes the answers any more
+                raise
+            except grpc.RpcError as error:  # the caller hung up, which is no failure
+                # gRPC keeps the error for as long as the call, and it would keep the call and its requests.
+                error.with_traceback(None)
+                return
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+                status = self._status(error, context, began)
             else:
                 return
-            self._abort(context, method, failure, began)
+            _abort(context, status)
 
-        return stream
+        stream.experimental_thread_pool = threads  # type: ignore[attr-defined] # where gRPC looks for them
+        return grpc.stream_stream_rpc_method_handler(stream, _arrived(threads), self._handler.response_serializer)
 
-    def _admit(self, context: grpc.ServicerContext, gate: Gate | None) -> None:
-        if self._token is not None:
-            self._token.check(context.invocation_metadata())
-        if gate is not None:
-            gate.enter()
-
-    def _leave(self, gate: Gate | None) -> None:
-        if gate is not None:
-            gate.leave()
-
-    def _abort(self, context: grpc.ServicerContext, method: str, failure: Exception, began: float) -> None:
+    def _status(
+        self, failure: BaseException, context: grpc.ServicerContext, began: float, episode_id: str = ""
+    ) -> status_pb2.RpcStatus:
         seconds = time.perf_counter() - began
-        log_and_count(failure, method=method, seconds=seconds, telemetry=self._telemetry)
-        status = status_of(failure)
-        context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-        context.abort(_CODES[status.code], status.message)
+        method = self._path.rpartition("/")[2]
+        self._failures.write(failure, Failed(method, context.peer(), episode_id, seconds))
+        return status_of(failure)
 
 
-def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """A deserializer that returns its error, which the guarded call then raises. gRPC itself would answer INTERNAL."""
-
-    def decode(encoded: bytes) -> Any:
-        try:
-            return deserialize(encoded)
-        except DecodeError as error:
-            return error
-
-    return decode
+def _arrived(threads: ThreadPoolExecutor) -> Callable[[bytes], Any] | None:
+    """What gRPC is to do with the bytes of a request: an arrival takes them, and nobody parses them here."""
+    return threads.arrived if isinstance(threads, Arrival) else None
 
 
-def _decoded(request: Any) -> Any:
-    if isinstance(request, DecodeError):
-        raise InvalidRequestError(
-            "the request is not a protobuf message of this method; make it with the stubs of this version",
-            reason=Reason.MALFORMED_REQUEST,
-        ) from request
-    return request
+def _abort(context: grpc.ServicerContext, status: status_pb2.RpcStatus) -> NoReturn:
+    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+    context.abort(_CODES[status.code], status.message)
+    raise AssertionError("abort returned")

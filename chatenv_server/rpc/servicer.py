@@ -6,8 +6,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -20,12 +20,12 @@ from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.episode import Caller
 from chatenv_server.episodes.store import EpisodeStore
-from chatenv_server.observing.telemetry import Telemetry
-from chatenv_server.rpc.failures import log_and_count, status_of
+from chatenv_server.rpc.failures import FailureLog, ItemFailures, status_of
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.room import AnswerRoom
 from chatenv_server.rpc.streams import StepStream
+from chatenv_server.rpc.traffic import Traffic
 
 AnswerOne = Callable[[Any, Any, Caller, AnswerRoom], None]
 """Answers a request into a response, if there is room for it."""
@@ -42,14 +42,17 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self,
         gate: Gate,
         items: ItemRunner,
-        telemetry: Telemetry,
+        failures: FailureLog,
+        traffic: Traffic,
         *,
         max_batch_items: int,
         max_message_bytes: int,
         max_text_bytes: int,
     ) -> None:
         self._gate = gate
-        self._telemetry = telemetry
+        self._failures = failures
+        self._traffic = traffic
+        self._telemetry = failures.telemetry
         self._items = items
         self._max_batch_items = max_batch_items
         self._max_message_bytes = max_message_bytes
@@ -127,7 +130,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._check_size(request.resets, "resets")
 
         response = pb.BatchResetResponse()
-        self._answer_each(self._reset, request.resets, response.results, WatchedCaller(context), "BatchReset")
+        self._answer_each(self._reset, request.resets, response.results, self._items_of("BatchReset", context))
         return response
 
     def BatchStep(self, request: pb.BatchStepRequest, context: grpc.ServicerContext) -> pb.BatchStepResponse:
@@ -136,24 +139,24 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
         response = pb.BatchStepResponse()
         with self._encoding_ahead(wire.lone_texts(request.steps, most_bytes=self._max_text_bytes)):
-            self._answer_each(self._step, request.steps, response.results, WatchedCaller(context), "BatchStep")
+            self._answer_each(self._step, request.steps, response.results, self._items_of("BatchStep", context))
         return response
 
     def StreamSteps(
         self, request_iterator: Iterator[pb.StreamStepsRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StreamStepsResponse]:
         """Steps pipelined; those of one episode in order."""
-        caller = WatchedCaller(context)
+        call = self._items_of("StreamSteps", context)
 
         def answer(item: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
             outcome = pb.StreamStepsResponse(request_id=item.request_id, episode_id=item.step.episode_id)
             if item.step.HasField("step_index"):
                 outcome.step_index = item.step.step_index
-            self._answer_item(self._step, item.step, outcome, caller, self._room(), "StreamSteps")
+            self._answer_item(self._step, item.step, outcome, call._replace(room=self._room()))
             return outcome
 
-        stream = StepStream(request_iterator, answer, self._items)
-        with self._gate.told_of_drain(stream.interrupt):
+        stream = StepStream(request_iterator, answer, self._items, self._traffic)
+        with call.closing(), self._gate.told_of_drain(stream.interrupt):
             yield from stream.answers()
 
     def _reset(self, request: pb.ResetRequest, response: pb.ResetResponse, caller: Caller, room: AnswerRoom) -> None:
@@ -186,30 +189,30 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     def _room(self) -> AnswerRoom:
         return AnswerRoom(self._max_message_bytes)
 
-    def _answer_each(self, answer: AnswerOne, items: Sequence[Any], results: Any, caller: Caller, rpc: str) -> None:
+    def _items_of(self, rpc: str, context: grpc.ServicerContext) -> CallOfItems:
+        return CallOfItems(WatchedCaller(context), self._room(), ItemFailures(rpc, context.peer(), self._failures))
+
+    def _answer_each(self, answer: AnswerOne, items: Sequence[Any], results: Any, call: CallOfItems) -> None:
         """Answer many items, with a result each, in their order. What does not fit into the answer fails by itself."""
-        room = self._room()
-        if not self._items.has_threads:
-            for item in items:
-                self._answer_item(answer, item, results.add(), caller, room, rpc)
-            return
         pairs = [(item, results.add()) for item in items]
 
         def work(pair: tuple[Any, Any]) -> None:
-            self._answer_item(answer, *pair, caller, room, rpc)
+            self._answer_item(answer, *pair, call)
 
-        self._items.each(work, pairs, lambda pair: pair[0].episode_id)
+        with call.closing():
+            if self._items.has_threads:
+                self._items.each(work, pairs, lambda pair: pair[0].episode_id)
+                return
+            for pair in pairs:
+                work(pair)
 
-    def _answer_item(
-        self, answer: AnswerOne, item: Any, result: Any, caller: Caller, room: AnswerRoom, rpc: str
-    ) -> None:
+    def _answer_item(self, answer: AnswerOne, item: Any, result: Any, call: CallOfItems) -> None:
         """Write the answer to one item, or its status, into its result."""
         began = time.perf_counter()
         try:
-            answer(item, result.response, caller, room)
-        except Exception as error:  # noqa: BLE001 - an item's failure is its own
-            seconds = time.perf_counter() - began
-            log_and_count(error, method=rpc, seconds=seconds, telemetry=self._telemetry)
+            answer(item, result.response, call.caller, call.room)
+        except BaseException as error:  # noqa: BLE001 - an item's failure is its own, whatever it is
+            call.failures.add(error, item.episode_id, time.perf_counter() - began)
             # A result holds one of the two: setting the error removes what may have been written of the response.
             result.error.CopyFrom(status_of(error))
 
@@ -232,6 +235,22 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
                 reason=Reason.BATCH_SIZE,
                 field=field,
             )
+
+
+class CallOfItems(NamedTuple):
+    """A call that asks many things."""
+
+    caller: WatchedCaller
+    room: AnswerRoom
+    failures: ItemFailures
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Sums the failures up at its end."""
+        try:
+            yield
+        finally:
+            self.failures.close()
 
 
 class WatchedCaller:

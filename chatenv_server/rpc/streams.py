@@ -19,11 +19,15 @@ import grpc
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import UnavailableError
 from chatenv_server.rpc.items import ItemRunner
+from chatenv_server.rpc.traffic import Traffic
 
 MAX_IN_FLIGHT: Final = 256
 """Requests that were read and whose answers were not yet taken by gRPC."""
 MAX_IN_FLIGHT_BYTES: Final = 64 * 2**20
 """What those requests and answers may take. A request beyond it is worked on alone."""
+
+ROOM_S: Final = 0.1
+"""Seconds after which a stream looks again whether others have made room."""
 
 Answer = Callable[[pb.StreamStepsRequest], pb.StreamStepsResponse]
 
@@ -37,10 +41,19 @@ class Arrival(NamedTuple):
 
 
 class StepStream:
-    """A stream of steps. Requests of one episode are answered in order."""
+    """A stream of steps. Requests of one episode are answered in order.
 
-    def __init__(self, requests: Iterator[pb.StreamStepsRequest], answer: Answer, items: ItemRunner) -> None:
+    Its bytes are part of the server's traffic. Where that has no room it reads no further, but one request it may
+    always have: so no stream waits for another for ever.
+    """
+
+    def __init__(
+        self, requests: Iterator[pb.StreamStepsRequest], answer: Answer, items: ItemRunner, traffic: Traffic
+    ) -> None:
         self._requests = requests
+        self._traffic = traffic
+        self._counted = 0
+        """Bytes of this stream that are counted as traffic."""
         self._answer = answer
         self._items = items
         self._changed = threading.Condition()
@@ -80,6 +93,7 @@ class StepStream:
                 self._taken(answer)
         finally:
             self._end()
+            self._count(-self._counted)
         if reason is not None:
             raise reason
 
@@ -102,7 +116,8 @@ class StepStream:
                     return
                 take(arrival)
             self._arrivals.put(None)
-        except grpc.RpcError:
+        except grpc.RpcError as error:
+            error.with_traceback(None)  # gRPC keeps the error for as long as the call, and it would keep the call
             self._arrivals.put(None)  # the caller hung up, which is no failure
         except Exception as error:  # noqa: BLE001 - handed to the thread that sends
             self._arrivals.put(error)
@@ -110,7 +125,8 @@ class StepStream:
     def _begin(self, size: int) -> bool:
         """Wait until there is room for a request of `size` bytes; whether the stream goes on."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._has_room(size))
+            while not self._ended and not self._has_room(size):
+                self._changed.wait(ROOM_S)
             if not self._ended:
                 self._begun += 1
                 self._in_flight += 1
@@ -119,9 +135,19 @@ class StepStream:
 
     def _has_room(self, size: int) -> bool:
         in_flight_bytes = self._request_bytes + self._answer_bytes
-        return self._in_flight == 0 or (
-            self._in_flight < MAX_IN_FLIGHT and in_flight_bytes + size <= MAX_IN_FLIGHT_BYTES
-        )
+        if self._in_flight == 0:
+            self._count(size)
+            return True
+        if self._in_flight >= MAX_IN_FLIGHT or in_flight_bytes + size > MAX_IN_FLIGHT_BYTES:
+            return False
+        has_room = self._traffic.try_take(size)
+        self._counted += size * has_room
+        return has_room
+
+    def _count(self, size: int) -> None:
+        """Count so many bytes more, or fewer, whether or not there is room."""
+        self._traffic.add(size)
+        self._counted += size
 
     def _hand_out(self, arrival: Arrival) -> None:
         """Have a request answered in another thread, after those of the same episode."""
@@ -151,16 +177,20 @@ class StepStream:
 
     def _answered(self, arrival: Arrival) -> pb.StreamStepsResponse:
         answer = self._answer(arrival.request)
+        size = answer.ByteSize()
         with self._changed:
             self._request_bytes -= arrival.size
-            self._answer_bytes += answer.ByteSize()
+            self._answer_bytes += size
+            self._count(size - arrival.size)
         return answer
 
     def _taken(self, answer: pb.StreamStepsResponse) -> None:
         """Make room where an answer was, and go on with the episodes that waited for it."""
         with self._changed:
             self._in_flight -= 1
-            self._answer_bytes -= answer.ByteSize()
+            size = answer.ByteSize()
+            self._answer_bytes -= size
+            self._count(-size)
             self._changed.notify_all()
             parked: list[str] = []
             if self._answer_bytes <= MAX_IN_FLIGHT_BYTES:

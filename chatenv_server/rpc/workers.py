@@ -1,15 +1,19 @@
-"""The threads that answer unary calls where no transform waits: few, because they contend; more if they are stuck."""
+"""The threads that work on calls: a bounded number, which outlives every call and every lack of threads.
+
+Where no transform waits, few threads answer, because they contend for one interpreter; more come when those are held
+up. Where calls wait for something, each finds a thread of its own.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final
-
-from chatenv_client.errors import ServerBusyError
 
 UNARY_WORKERS: Final = 3
 """Threads that wait for calls that are no batches."""
@@ -18,57 +22,86 @@ BATCH_WORKERS: Final = 1
 STUCK_S: Final = 0.02
 """Seconds without a call being taken up, although some wait, after which another thread is added."""
 
+_LOG: Final = logging.getLogger(__name__)
 
-class UnaryWorkers(ThreadPoolExecutor):
-    """A few threads, and one more whenever all of them are held up: by a long text, or a request that comes slowly.
+
+class Workers(ThreadPoolExecutor):
+    """A few threads that work on calls, and more while they are needed.
 
     A subclass because gRPC takes nothing but a ThreadPoolExecutor. The threads of the base, whose number is fixed, are
-    never started.
+    never started. A call that comes when the machine gives no more threads waits for one of those that are there.
 
     Args:
-        most_waiting: how many calls may wait until it is full.
-        threads: how many wait for calls.
+        most: threads at once, and calls that may wait for one.
+        threads: how many wait for calls when there are none.
+        at_once: whether a call that finds no idle thread gets a new one at once, and not only when all are held up.
+
+    Raises:
+        RuntimeError: the machine gives no thread at all.
     """
 
-    def __init__(self, most_waiting: int, threads: int = UNARY_WORKERS) -> None:
+    def __init__(self, most: int, threads: int = UNARY_WORKERS, *, at_once: bool = False) -> None:
         super().__init__(1)
-        self._most_waiting = most_waiting
+        self._most = max(most, threads)
+        self._most_waiting = most
         self._threads_at_rest = threads
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._at_once = at_once
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         """None ends a thread."""
         self._lock = threading.Lock()
+        self._count = 0
+        """Threads."""
         self._idle = 0
         self._taken = 0
         """Calls that were taken up so far."""
         self._stirred = threading.Event()
         self._ended = False
-        for _ in range(threads):
+        for _ in range(1 if at_once else threads):
             self._add_thread()
-        threading.Thread(target=self._watch, name="unary-watch", daemon=True).start()
+        if not self._count:
+            raise RuntimeError("this machine gives the server no threads")
+        if not at_once:
+            threading.Thread(target=self._watch, name="worker-watch", daemon=True).start()
 
     @property
     def is_full(self) -> bool:
         """Whether as many calls wait as may."""
         return self._calls.qsize() >= self._most_waiting
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a call as soon as a thread is free."""
-        future: Future[Any] = Future()
-        self._calls.put((future, lambda: fn(*args, **kwargs)))
-        if self._calls.qsize() > self._idle and not self._stirred.is_set():
+    def start(self, work: Callable[[], object]) -> None:
+        """Do `work` as soon as a thread is free. Never blocks, and never raises."""
+        self._calls.put(work)
+        if self._calls.qsize() <= self._idle:
+            return
+        if self._at_once:
+            self._add_thread()
+        elif not self._stirred.is_set():
             self._stirred.set()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """The same, with a future of the result."""
+        future: Future[Any] = Future()
+        self.start(partial(_run, future, partial(fn, *args, **kwargs)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take up no more calls."""
         self._ended = True
         self._stirred.set()
-        for _ in range(self._threads_at_rest):
+        for _ in range(self._count):
             self._calls.put(None)
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def _add_thread(self) -> None:
-        threading.Thread(target=self._work, name="unary", daemon=True).start()
+        with self._lock:
+            if self._count >= self._most or self._ended:
+                return
+            self._count += 1
+        try:
+            threading.Thread(target=self._work, name="worker", daemon=True).start()
+        except RuntimeError:  # the machine gives no more: those that are there go on
+            with self._lock:
+                self._count -= 1
 
     def _watch(self) -> None:
         """Add a thread for as long as calls wait and none is taken up."""
@@ -86,8 +119,14 @@ class UnaryWorkers(ThreadPoolExecutor):
             with self._lock:
                 self._idle -= 1
                 self._taken += 1
-            _run(*call)
+            try:
+                call()
+            except BaseException:  # noqa: BLE001 - nothing ends a thread that others wait for
+                # Calls answer whatever they raise; what comes here is a fault of ours, and costs no thread.
+                _LOG.exception("a call ended without an answer")
             del call  # else a waiting thread would hold on to the last request
+        with self._lock:
+            self._count -= 1
 
     def _stay(self) -> bool:
         """Whether one more thread may wait for calls."""
@@ -98,19 +137,12 @@ class UnaryWorkers(ThreadPoolExecutor):
 
 
 def _run(future: Future[Any], call: Callable[[], Any]) -> None:
-    if future.set_running_or_notify_cancel():
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - the future hands it on
-            future.set_exception(error)
-
-
-def refuse_busy(request: Any, context: Any) -> Any:  # noqa: ARG001 - the signature of a method
-    """Answer a call that found no room.
-
-    Raises:
-        ServerBusyError: always.
-    """
-    raise ServerBusyError(
-        "as many calls wait as this server lets wait; try again later, or raise --max-concurrent-calls"
-    )
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - the future hands it on
+        future.set_exception(error)
+        del future, call  # they would hold the failure, whose frames hold them
+    else:
+        future.set_result(result)

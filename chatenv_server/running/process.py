@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from chatenv_client._generated import chatenv_pb2 as pb
@@ -18,13 +17,15 @@ from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.transforms import Transform
 from chatenv_server.observing.observers import Observers
 from chatenv_server.observing.telemetry import Levels
+from chatenv_server.rpc import health
 from chatenv_server.rpc.access import BearerToken
+from chatenv_server.rpc.crew import INLINE, Crew
+from chatenv_server.rpc.failures import FailureLog
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.guard import CallGuard
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.reflection import reflected_schemas
 from chatenv_server.rpc.servicer import ChatEnvServicer
-from chatenv_server.rpc.workers import BATCH_WORKERS, UnaryWorkers
 from chatenv_server.running.backend import Backend
 from chatenv_server.running.listeners import bind, reachable
 from chatenv_server.settings.settings import Settings, wrong_setting
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
-SPARE_WORKERS: Final = 16
-"""Threads beyond those that admitted calls take: for health, for reflection, for saying BUSY."""
 MAX_HEADER_BYTES: Final = 8192
 """All headers of a call together, each with 32 bytes on top, as HTTP/2 counts them."""
 SHORTEST_PING_PAUSE_MS: Final = 5_000
 """Between pings of a client; gRPC hangs up on one that pings more often. Go's clients may ping every 10 s, ours 30."""
+
+_NONE_AND_GZIP: Final = 0b101
 
 _LONGEST_SWEEP_PAUSE_S: Final = 10.0
 
@@ -85,31 +86,35 @@ class RunningServer:
         self._stopping = threading.Event()
         self._gate = Gate(settings.max_concurrent_calls)
         self._items = ItemRunner(settings.max_concurrent_calls if has_transform else 0)
-        self._health = health.HealthServicer(experimental_non_blocking=True)
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health = health.Health(("", SERVICE))
         self._idle_timeout_s = settings.idle_timeout
         self._drain_grace_s = settings.drain_grace
         self.observers = Observers(settings)
+        token = _bearer_token(settings)
+        self._crew = Crew(
+            self._gate,
+            max_calls=settings.max_concurrent_calls,
+            max_bytes=settings.max_bytes_in_flight,
+            max_request_bytes=settings.max_message_bytes,
+            has_transform=has_transform,
+            tasks=[] if token is None else [token.refresh],
+        )
+        failures = FailureLog(self.observers.telemetry)
         self._servicer = ChatEnvServicer(
             self._gate,
             self._items,
-            self.observers.telemetry,
+            failures,
+            self._crew.traffic,
             max_batch_items=settings.max_batch_items,
             max_message_bytes=settings.max_message_bytes,
             max_text_bytes=settings.max_text_bytes,
         )
-        # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/performance.md.
-        self._workers = None if has_transform else UnaryWorkers(settings.max_concurrent_calls)
-        self._batch_workers = (
-            None if has_transform else UnaryWorkers(settings.max_concurrent_calls, threads=BATCH_WORKERS)
-        )
-        token = _bearer_token(settings)
-        guard = CallGuard(self._gate, self.observers.telemetry, token, self._workers, self._batch_workers)
+        guard = CallGuard(self._crew, failures, token)
         self._server = _make_server(settings, [*self.observers.interceptors, guard])
         pb_grpc.add_ChatEnvServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (SERVICE, health.SERVICE, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server, pool=reflected_schemas())
         self.addresses = self._bind(settings)
         """Where it serves, with real ports."""
@@ -134,7 +139,7 @@ class RunningServer:
             lambda: Levels(calls=self._gate.in_flight, episodes=episodes.live_episodes, tokens=episodes.live_tokens)
         )
         self._gate.open()
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set_serving(True)
         if self._idle_timeout_s:
             threading.Thread(target=self._sweep, args=[backend], name="sweeper", daemon=True).start()
 
@@ -147,18 +152,19 @@ class RunningServer:
         grace_s = self._drain_grace_s if grace_s is None else grace_s
         until = time.monotonic() + grace_s
         self._stopping.set()
-        self._health.enter_graceful_shutdown()
+        self._health.set_serving(False)
         finished = self._gate.drain(grace_s)
-        self._server.stop(max(0.0, until - time.monotonic())).wait()
+        self._crew.traffic.wait_until_taken(until - time.monotonic())
+        # Whoever is still there watches health, or does not read. A grace of gRPC's own would wait for them, too, and
+        # take a thread, which there may not be.
+        self._server.stop(None)
         self._close()
         return finished
 
     def _close(self) -> None:
         """End the threads and the observers."""
         self._items.close()
-        for workers in (self._workers, self._batch_workers):
-            if workers is not None:
-                workers.shutdown(wait=False)
+        self._crew.close()
         self.observers.close()
 
     def _bind(self, settings: Settings) -> tuple[str, ...]:
@@ -168,10 +174,6 @@ class RunningServer:
             self._close()
             raise
 
-    def _set_health(self, status: int) -> None:
-        for name in ("", SERVICE):
-            self._health.set(name, status)
-
     def _sweep(self, backend: Backend) -> None:
         pause_s = min(self._idle_timeout_s / 4, _LONGEST_SWEEP_PAUSE_S)
         while not self._stopping.wait(pause_s):
@@ -179,14 +181,16 @@ class RunningServer:
 
 
 def _make_server(settings: Settings, interceptors: list[grpc.ServerInterceptor]) -> grpc.Server:
-    workers = ThreadPoolExecutor(settings.max_concurrent_calls + SPARE_WORKERS, thread_name_prefix="call")
     return grpc.server(
-        workers,
+        INLINE,  # each method of ours names its threads
         interceptors=interceptors,
         options=[
             # Else a second server on the same port would get half of the calls, and half of the episodes.
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
+            # Requests are unpacked by `Parser`, within bounds; gRPC would do it first and look afterwards.
+            ("grpc.per_message_decompression", 0),
+            ("grpc.compression_enabled_algorithms_bitset", _NONE_AND_GZIP),
             ("grpc.max_send_message_length", settings.max_message_bytes),
             # By default gRPC refuses headers between 8 and 16 KiB now and then, by chance.
             ("grpc.max_metadata_size", MAX_HEADER_BYTES),

@@ -117,6 +117,11 @@ class Settings:
         "messages, tools and prompts of one request, in bytes; beyond: TEXT_TOO_LONG. Tokenizing takes about 230 times "
         "as much memory",
     )
+    max_bytes_in_flight: int = _setting(
+        2**27,
+        values.whole(1024),
+        "all requests and answers under way together, in bytes; beyond: BUSY. One alone is always let in",
+    )
     max_batch_items: int = _setting(1024, values.whole(1), "items of one batch; beyond: BATCH_SIZE")
     max_concurrent_calls: int = _setting(
         256, values.whole(1, 10_000), "calls worked on at once; beyond: BUSY. Health is always answered"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 
 from chatenv_client import AccessError, AsyncChatEnv, ChatEnv, Tls, UnavailableError, VectorChatEnv
 from chatenv_server.commands import cli
-from chatenv_server.rpc.access import BearerToken
+from chatenv_server.rpc import access
+from chatenv_server.rpc.access import GRACE_S, BearerToken
+from chatenv_server.rpc.waiting import SWEEP_S
 from chatenv_server.running import healthcheck
 from chatenv_server.running.process import RunningServer
 from chatenv_server.settings.errors import SettingError
@@ -65,30 +69,39 @@ def test_a_token_file_is_read_again_when_it_changes(serve: Serve, tmp_path: Path
         ask(server, token="first")
 
 
-def test_a_token_file_that_is_gone_for_a_moment_keeps_its_token(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("first")
-    token = BearerToken(file=str(file))
-    file.unlink()
-    token.check([("authorization", "Bearer first")])
-    file.write_text("")
-    token.check([("authorization", "bearer first")])
-
-
-def test_a_token_file_with_what_no_header_can_carry_keeps_its_token_and_says_so_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_text(""), lambda file: file.write_text("ß")])
+def test_a_token_outlives_its_file_for_a_moment_and_then_nobody_is_let_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], object]
 ) -> None:
+    file, now = tmp_path / "token", [0.0]
+    file.write_text("first")
+    token = BearerToken(file=str(file), clock=lambda: now[0])
+    spoil(file)
+    for now[0] in (0.0, 1.0, GRACE_S):
+        assert token.opens([("authorization", "Bearer first")])
+    for now[0] in (GRACE_S + 1, 10 * GRACE_S):
+        assert not token.opens([("authorization", "Bearer first")])
+        assert not token.opens([("authorization", "Bearer ")])
+        assert not token.opens([("authorization", "Bearer None")])
+    kept, shut = [(line.levelname, line.getMessage()) for line in caplog.records]
+    assert kept == ("WARNING", "bearer token kept for a while: its file holds none that works")
+    assert shut == ("WARNING", "nobody is let in: the file of the bearer token holds none that works")
+    assert "ß" not in str([vars(line) for line in caplog.records])
+    file.write_text("third")
+    assert token.opens([("authorization", "Bearer third")])
+
+
+def test_a_file_that_was_emptied_while_nobody_called_lets_nobody_in(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "GRACE_S", 0.0)
     file = tmp_path / "token"
     file.write_text("first")
-    token = BearerToken(file=str(file))
-    file.write_text("schlüssel")
-    for _ in range(3):
-        token.check([("authorization", "Bearer first")])
-    (line,) = caplog.records
-    assert (line.levelname, line.getMessage()) == ("WARNING", "bearer token kept: its file holds none that works")
-    assert "schl" not in str(vars(line))
-    file.write_text("third")
-    token.check([("authorization", "Bearer third")])
+    server = serve(bearer_token_file=str(file))
+    file.write_text("")
+    time.sleep(4 * SWEEP_S)
+    with pytest.raises(AccessError):
+        ask(server, token="first")
 
 
 UNFIT = {"empty": "", "not ascii": "schlüssel", "two lines": "open\nsesame", "too long": "x" * 4097}

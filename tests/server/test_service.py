@@ -23,11 +23,11 @@ from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatObservation
 from chatenv_client.wire import error_from_status, parse_status
 from chatenv_server.engine import TokenEngine
+from chatenv_server.rpc.crew import MAX_OTHER_CALLS
 from chatenv_server.rpc.failures import MAX_MESSAGE_BYTES, status_of
-from chatenv_server.rpc.guard import MAX_OTHER_CALLS
 from chatenv_server.rpc.servicer import _digest
 from chatenv_server.running import healthcheck
-from chatenv_server.running.process import SERVICE, SPARE_WORKERS, RunningServer, start
+from chatenv_server.running.process import SERVICE, RunningServer, start
 from chatenv_server.settings.settings import Settings
 from tests.server.conftest import Serve
 
@@ -122,7 +122,7 @@ def test_health_is_answered_while_callers_hold_on_to_reflection(serve: Serve) ->
     with connected(server) as stub, grpc.insecure_channel(server.addresses[0]) as channel:
         ask = cast("Any", reflection_pb2_grpc.ServerReflectionStub(channel)).ServerReflectionInfo
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
-        streams = [ask(chain([asked], iter(for_ever.get, None))) for _ in range(1 + SPARE_WORKERS)]
+        streams = [ask(chain([asked], iter(for_ever.get, None))) for _ in range(2 * MAX_OTHER_CALLS)]
         held = [stream for stream in streams if is_answered(stream)]
         assert len(held) == MAX_OTHER_CALLS
         assert healthcheck.main(["--address", server.addresses[0], "--timeout", "10"]) == 0
