@@ -67,9 +67,11 @@ class AsyncChatEnv:
             await self._connection.make(call, timeout_s)
         return await self._connection.make(self._session.reset(options), timeout_s)
 
-    async def step(self, action: Action, *, timeout_s: float | None = None) -> StepResult:
+    async def step(
+        self, action: Action, *, replace_from: int | None = None, timeout_s: float | None = None
+    ) -> StepResult:
         """As in `ChatEnv`."""
-        return await self._connection.make(self._session.step(action), timeout_s)
+        return await self._connection.make(self._session.step(action, replace_from=replace_from), timeout_s)
 
     async def resume(self, episode_id: str, *, timeout_s: float | None = None) -> StepResult:
         """As in `ChatEnv`."""

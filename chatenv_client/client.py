@@ -123,8 +123,12 @@ class ChatEnv:
             self._connection.make(call, timeout_s)
         return self._connection.make(self._session.reset(options), timeout_s)
 
-    def step(self, action: Action, *, timeout_s: float | None = None) -> StepResult:
+    def step(self, action: Action, *, replace_from: int | None = None, timeout_s: float | None = None) -> StepResult:
         """Append what a model sampled, a message, or a list of messages.
+
+        With `replace_from` the messages, which may be none, take the place of all messages from that index on. Where
+        those are part of what a model has read already, the observation's `segment` goes up: its stream is then the
+        full rendering of the conversation as it is now, and begins a new segment.
 
         The result's `done` is either `observation.terminated`, the task itself ended, or
         `observation.truncated`, a limit cut it off. After an error the same step may be tried again: where
@@ -135,7 +139,7 @@ class ChatEnv:
             TypeError: it is neither an action, a message nor a list of messages.
             ChatEnvError: see `chatenv_client.errors`.
         """
-        return self._connection.make(self._session.step(action), timeout_s)
+        return self._connection.make(self._session.step(action, replace_from=replace_from), timeout_s)
 
     def resume(self, episode_id: str, *, timeout_s: float | None = None) -> StepResult:
         """Continue an episode as another client left it. The one that this client had before stays live.
@@ -172,7 +176,7 @@ class ChatEnv:
         return self._connection.make(self._session.state(), timeout_s)
 
     def trajectory(self, *, timeout_s: float | None = None) -> Trajectory:
-        """The whole episode as training wants it: tokens, loss mask, logprobs, turns."""
+        """The whole episode as training wants it: per segment tokens, loss mask, logprobs, turns."""
         return self._connection.make(self._session.trajectory(), timeout_s)
 
     def audit(self, *, timeout_s: float | None = None) -> AuditReport:

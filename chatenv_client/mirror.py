@@ -1,7 +1,8 @@
 """The client's copy of an episode: what makes an answer small although the caller always sees the whole.
 
-The stream up to the last sampled token can never change and is kept in a growing buffer that all
-observations share. The tail behind it may be rendered anew by any step until somebody samples again.
+Within a segment the stream up to the last sampled token never changes, and is kept in a growing buffer that all
+observations share. The tail after it may be rendered anew by any step until somebody samples again. A new segment is
+tail alone at first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Mirror:
         self.prompt_fingerprint = ""
         """Of the whole stream."""
         self._seed = seed
+        self._segment = 0
         self._frozen = GrowingArray(np.int32)
         self._frozen_fingerprint = Fingerprint()
         self._tail: Int32Array = EMPTY_TOKENS
@@ -42,6 +44,7 @@ class Mirror:
         mirror._frozen_fingerprint.extend(mirror._frozen.view())
         mirror._tail = state.token_ids[frozen_length:]
         mirror._messages = list(state.history_messages)
+        mirror._segment = state.segment
         mirror.step_count = state.step_count
         mirror.prompt_fingerprint = mirror._frozen_fingerprint.with_tail(mirror._tail)
         mirror._check_fingerprint(mirror.prompt_fingerprint, state.prompt_fingerprint)
@@ -57,21 +60,46 @@ class Mirror:
         """Number of messages."""
         return len(self._messages)
 
+    def kept_messages(self, replace_from: int | None) -> int:
+        """How many messages stay where those from an index on are replaced; None: all."""
+        count = len(self._messages)
+        return count if replace_from is None else max(0, min(replace_from, count))
+
     def absorb(
-        self, delta: ObservationDelta, sampled: Int32Array = EMPTY_TOKENS, given: tuple[Message, ...] = ()
+        self,
+        delta: ObservationDelta,
+        sampled: Int32Array = EMPTY_TOKENS,
+        given: tuple[Message, ...] = (),
+        replace_from: int | None = None,
     ) -> ChatObservation:
-        """Take in the answer to a step and show the whole episode. Costs only what is new.
+        """Take in the answer to a step and show the whole episode. Costs only what is new; all, of a new segment.
 
         Args:
             delta: the answer.
             sampled: (n,) int32, the sampled tokens that were sent.
             given: the messages that were sent; they become the mirror's own.
+            replace_from: the first message that was to be replaced by those; None: they were appended.
 
         Raises:
             ProtocolError: the answer does not follow on what is held.
         """
         observation, tokens, messages = delta
-        self._check_order(observation, len(given))
+        kept = self.kept_messages(replace_from)
+        self._check_order(observation, kept + len(given))
+        if observation.segment != self._segment:
+            self._begin_segment(observation, tokens)
+        else:
+            self._go_on(observation, tokens, sampled)
+        self._replace_messages(kept, observation.held_messages, messages, given)
+        self.step_count = observation.step_count
+
+        observation.stream = TokenSnapshot(self._frozen.view(), self._tail)
+        observation.conversation = MessageSnapshot(self._messages, len(self._messages))
+        observation.seed = self._seed
+        return observation
+
+    def _go_on(self, observation: ChatObservation, tokens: Int32Array, sampled: Int32Array) -> None:
+        """Take in the stream of a segment that goes on."""
         newly_frozen = (self._tail, sampled) if len(sampled) else ()
         tail = self._next_tail(observation.held_tokens, tokens, newly_frozen)
         fingerprint = self._frozen_fingerprint.extended(*newly_frozen) if newly_frozen else self._frozen_fingerprint
@@ -82,14 +110,19 @@ class Mirror:
             self._frozen.extend(*newly_frozen)
             self._frozen_fingerprint = fingerprint
         self._tail = tail
-        self._extend_messages(observation.held_messages, messages, given)
-        self.step_count = observation.step_count
         self.prompt_fingerprint = prompt_fingerprint
 
-        observation.stream = TokenSnapshot(self._frozen.view(), tail)
-        observation.conversation = MessageSnapshot(self._messages, len(self._messages))
-        observation.seed = self._seed
-        return observation
+    def _begin_segment(self, observation: ChatObservation, tokens: Int32Array) -> None:
+        """Take in the stream of a new segment. Observations of earlier ones go on with the buffer as it was."""
+        held = observation.held_tokens
+        if held > self.token_count:
+            raise ProtocolError(f"tokens before {held} are missing; call resume()")
+        tail = np.concatenate([self._frozen.view(0, held), self._tail[: max(0, held - len(self._frozen))], tokens])
+        prompt_fingerprint = Fingerprint().with_tail(tail)
+        self._check_fingerprint(prompt_fingerprint, observation.prompt_fingerprint)
+        self._segment, self._tail = observation.segment, tail
+        self._frozen, self._frozen_fingerprint = GrowingArray(np.int32), Fingerprint()
+        self.prompt_fingerprint = prompt_fingerprint
 
     def observation(self, state: ChatState) -> ChatObservation:
         """What the last step of an episode showed, as far as its state tells."""
@@ -105,15 +138,16 @@ class Mirror:
             generation_prompt_length=state.generation_prompt_length,
             prompt_fingerprint=self.prompt_fingerprint,
             seed=self._seed,
+            segment=self._segment,
         )
 
-    def _check_order(self, answered: ChatObservation, given: int) -> None:
+    def _check_order(self, answered: ChatObservation, most_messages: int) -> None:
         if answered.step_count != self.step_count + 1 or answered.episode_id != self.episode_id:
             raise ProtocolError(
                 f"the answer is step {answered.step_count} of episode {answered.episode_id!r}, not step "
                 f"{self.step_count + 1} of {self.episode_id!r}; use one client per episode and thread"
             )
-        if answered.held_messages > len(self._messages) + given:
+        if answered.held_messages > most_messages:
             raise ProtocolError(f"messages before {answered.held_messages} are missing; call resume()")
 
     def _next_tail(self, offset: int, tokens: Int32Array, newly_frozen: tuple[Int32Array, ...]) -> Int32Array:
@@ -128,12 +162,13 @@ class Mirror:
         # A server may repeat frozen tokens; that they are the same is what the fingerprint proves.
         return tokens[-kept:] if kept else tokens
 
-    def _extend_messages(self, offset: int, messages: list[Message], given: tuple[Message, ...]) -> None:
-        if offset < len(self._messages):
+    def _replace_messages(self, kept: int, offset: int, messages: list[Message], given: tuple[Message, ...]) -> None:
+        """Put `given` after the first `kept` messages, and `messages` after `offset` of all those."""
+        if min(kept, offset) < len(self._messages):
             # Observations of earlier steps go on with the list as it was.
-            self._messages = self._messages[:offset]
-        elif given:
-            self._messages += given[: offset - len(self._messages)]
+            self._messages = self._messages[: min(kept, offset)]
+        if given and offset > kept:
+            self._messages += given[: offset - kept]
         self._messages += messages
 
     def _check_fingerprint(self, held: str, answered: str) -> None:

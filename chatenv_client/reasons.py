@@ -14,7 +14,10 @@ class Reason(str, enum.Enum):
     """The action holds neither tokens nor messages. Send one of them."""
     BAD_ACTION = "BAD_ACTION"
     """Tokens and messages came together; or logprobs, stop_reason, model_version or prompt_fingerprint came with
-    messages; or model_version is no text of at most 256 characters. Send two Steps, or leave out what does not fit."""
+    messages, or replace_from with tokens; or model_version is no text of at most 256 characters. Send two Steps, or
+    leave out what does not fit."""
+    BAD_REPLACE_FROM = "BAD_REPLACE_FROM"
+    """`replace_from` is beyond the last message. Give an index of a message, or their number to append."""
     TOKEN_OUT_OF_RANGE = "TOKEN_OUT_OF_RANGE"
     """A token id is negative, or not below the server's `token_id_limit`. Check that sampler and server have the same
     tokenizer; raise `--token-id-limit` if the model's embedding is padded."""
@@ -78,8 +81,8 @@ class Reason(str, enum.Enum):
     EPISODE_DONE = "EPISODE_DONE"
     """The episode is over; `done` was true in the last answer. Read the trajectory, then reset."""
     HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
-    """The template would write earlier turns differently, and the episode's policy is `strict`. Choose `append`, or
-    template arguments that keep history."""
+    """The template would write earlier turns differently, and the episode's policy is `strict`. Choose `segment`,
+    `append`, or template arguments that keep history."""
     STEP_INDEX_MISMATCH = "STEP_INDEX_MISMATCH"
     """`step_index` is neither the next step nor a repetition of the last; `details` has `expected_step_index` and
     `received_step_index`. Let one caller work on an episode; `resume(episode_id)` takes up what another left."""

@@ -64,23 +64,27 @@ class Session:
 
         return Call("Reset", request, receive)
 
-    def step(self, action: Action, request: pb.StepRequest | None = None) -> Call[StepResult]:
+    def step(
+        self, action: Action, request: pb.StepRequest | None = None, *, replace_from: int | None = None
+    ) -> Call[StepResult]:
         """Append one turn, on the condition that the server's episode is where this one is.
 
         Args:
             action: what to append.
             request: an empty message that becomes the call's request; None: a new one.
+            replace_from: the messages take the place of all from this index on; None: as the action says.
 
         Raises:
             TypeError: it is neither an action, a message nor a list of messages.
             InvalidRequestError: a message is neither text nor JSON.
         """
         mirror = self._live()
-        action = as_action(action)
-        if action.messages:
+        action = as_action(action, replace_from)
+        if action.changes_messages:
             sampled, given, prompt = EMPTY_TOKENS, tuple(map(own_message, action.messages)), ""
         else:
             sampled, given, prompt = action.tokens, (), mirror.prompt_fingerprint
+        kept = mirror.kept_messages(action.replace_from)
         request = pb.StepRequest() if request is None else request
         wire.write_step(
             request,
@@ -89,9 +93,9 @@ class Session:
             prompt_fingerprint=prompt,
             step_index=mirror.step_count,
             known_tokens=mirror.token_count + len(sampled),
-            known_messages=mirror.message_count + len(given),
+            known_messages=kept + len(given),
         )
-        return Call("Step", request, partial(_take_step, mirror, sampled, given))
+        return Call("Step", request, partial(_take_step, mirror, sampled, given, action.replace_from))
 
     def resume(self, episode_id: str) -> Call[StepResult]:
         """Take up an episode that is live on the server. Whoever opened it goes on to own it."""
@@ -173,9 +177,13 @@ def _check_episode(answered: str, asked: str) -> None:
 
 
 def _take_step(
-    mirror: Mirror, sampled: Int32Array, given: tuple[Message, ...], response: pb.StepResponse
+    mirror: Mirror,
+    sampled: Int32Array,
+    given: tuple[Message, ...],
+    replace_from: int | None,
+    response: pb.StepResponse,
 ) -> StepResult:
-    return _result(mirror.absorb(wire.observation_from_proto(response.observation), sampled, given))
+    return _result(mirror.absorb(wire.observation_from_proto(response.observation), sampled, given, replace_from))
 
 
 def _result(observation: ChatObservation) -> StepResult:

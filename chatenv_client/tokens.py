@@ -132,6 +132,15 @@ class GrowingArray:
         self._length = min(self._length, length)
 
 
+def shared_length(left: Int32Array, right: Int32Array) -> int:
+    """Length of the common prefix of two stretches of a stream."""
+    shared = min(len(left), len(right))
+    if shared == 0:
+        return 0  # nearly always: a tail is rendered anew only where messages follow messages
+    different = np.flatnonzero(left[:shared] != right[:shared])
+    return int(different[0]) if len(different) else shared
+
+
 class Fingerprint:
     """BLAKE2b-128 over int32 little-endian bytes, kept incrementally so that a long prefix is hashed once."""
 

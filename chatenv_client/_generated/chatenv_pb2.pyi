@@ -26,6 +26,7 @@ class HistoryPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HISTORY_POLICY_UNSPECIFIED: _ClassVar[HistoryPolicy]
     HISTORY_POLICY_APPEND: _ClassVar[HistoryPolicy]
     HISTORY_POLICY_STRICT: _ClassVar[HistoryPolicy]
+    HISTORY_POLICY_SEGMENT: _ClassVar[HistoryPolicy]
 
 class ControlTokenPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -58,6 +59,7 @@ STOP_REASON_ABORT: StopReason
 HISTORY_POLICY_UNSPECIFIED: HistoryPolicy
 HISTORY_POLICY_APPEND: HistoryPolicy
 HISTORY_POLICY_STRICT: HistoryPolicy
+HISTORY_POLICY_SEGMENT: HistoryPolicy
 CONTROL_TOKEN_POLICY_UNSPECIFIED: ControlTokenPolicy
 CONTROL_TOKEN_POLICY_ESCAPE: ControlTokenPolicy
 CONTROL_TOKEN_POLICY_REJECT: ControlTokenPolicy
@@ -128,7 +130,7 @@ class ToolCall(_message.Message):
     def __init__(self, id: _Optional[str] = ..., type: _Optional[str] = ..., name: _Optional[str] = ..., arguments_json: _Optional[str] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("episode_id", "step_count", "tokens_offset", "tokens", "generation_prompt_length", "prompt_fingerprint", "messages_offset", "messages", "reward", "terminated", "truncated", "metadata_json", "fidelity")
+    __slots__ = ("episode_id", "step_count", "tokens_offset", "tokens", "generation_prompt_length", "prompt_fingerprint", "messages_offset", "messages", "reward", "terminated", "truncated", "metadata_json", "fidelity", "segment")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +144,7 @@ class Observation(_message.Message):
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     step_count: int
     tokens_offset: int
@@ -155,7 +158,8 @@ class Observation(_message.Message):
     truncated: bool
     metadata_json: str
     fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
-    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., tokens_offset: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., generation_prompt_length: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., messages_offset: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ...) -> None: ...
+    segment: int
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., tokens_offset: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., generation_prompt_length: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., messages_offset: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., segment: _Optional[int] = ...) -> None: ...
 
 class ResetRequest(_message.Message):
     __slots__ = ("episode_id", "messages", "system_prompt", "system_role", "tools_json", "chat_template_kwargs_json", "max_steps", "max_tokens", "seed", "metadata_json", "add_generation_prompt", "history_policy", "control_token_policy", "clock")
@@ -196,7 +200,7 @@ class ResetResponse(_message.Message):
     def __init__(self, observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages")
+    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages", "replace_from")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +211,7 @@ class StepRequest(_message.Message):
     PROMPT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     KNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KNOWN_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FROM_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     tokens: _containers.RepeatedScalarFieldContainer[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -217,13 +222,24 @@ class StepRequest(_message.Message):
     prompt_fingerprint: str
     known_tokens: int
     known_messages: int
-    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ...) -> None: ...
+    replace_from: int
+    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ..., replace_from: _Optional[int] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("observation",)
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     observation: Observation
     def __init__(self, observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
+
+class SegmentEnd(_message.Message):
+    __slots__ = ("token_count", "message_count", "step")
+    TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    token_count: int
+    message_count: int
+    step: int
+    def __init__(self, token_count: _Optional[int] = ..., message_count: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class GetStateRequest(_message.Message):
     __slots__ = ("episode_id",)
@@ -264,7 +280,7 @@ class Turn(_message.Message):
     def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ...) -> None: ...
 
 class GetStateResponse(_message.Message):
-    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock")
+    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +297,7 @@ class GetStateResponse(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     step_count: int
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -297,7 +314,8 @@ class GetStateResponse(_message.Message):
     seed: int
     metadata_json: str
     clock: _timestamp_pb2.Timestamp
-    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    sealed: _containers.RepeatedCompositeFieldContainer[SegmentEnd]
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ...) -> None: ...
 
 class GetTrajectoryRequest(_message.Message):
     __slots__ = ("episode_id",)
@@ -305,25 +323,33 @@ class GetTrajectoryRequest(_message.Message):
     episode_id: str
     def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
 
-class GetTrajectoryResponse(_message.Message):
-    __slots__ = ("episode_id", "tokens", "loss_mask_runs", "logprobs", "turns", "fidelity", "terminated", "truncated")
-    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+class Segment(_message.Message):
+    __slots__ = ("shared_tokens", "tokens", "loss_mask_runs", "logprobs", "turns", "fidelity")
+    SHARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOSS_MASK_RUNS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
-    TERMINATED_FIELD_NUMBER: _ClassVar[int]
-    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
-    episode_id: str
+    shared_tokens: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     loss_mask_runs: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
     fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
+    def __init__(self, shared_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., loss_mask_runs: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ...) -> None: ...
+
+class GetTrajectoryResponse(_message.Message):
+    __slots__ = ("episode_id", "segments", "terminated", "truncated")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
     terminated: bool
     truncated: bool
-    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., loss_mask_runs: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., terminated: bool = ..., truncated: bool = ...) -> None: ...
+    def __init__(self, episode_id: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., terminated: bool = ..., truncated: bool = ...) -> None: ...
 
 class RenderMessageRequest(_message.Message):
     __slots__ = ("episode_id", "messages")

@@ -121,7 +121,7 @@ class ChatEnvServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetTrajectory(self, request, context):
-        """The whole episode as training wants it: tokens, loss mask, logprobs, turns. Changes nothing.
+        """The whole episode as training wants it: of each segment tokens, loss mask, logprobs, turns. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -332,7 +332,7 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
     """The whole episode, for people and for checkpoints. Changes nothing."""
 
     GetTrajectory: _ChatEnvServiceGetTrajectoryType
-    """The whole episode as training wants it: tokens, loss mask, logprobs, turns. Changes nothing."""
+    """The whole episode as training wants it: of each segment tokens, loss mask, logprobs, turns. Changes nothing."""
 
     RenderMessage: _ChatEnvServiceRenderMessageType
     """What the stream would become if a message were appended now. Changes nothing."""
@@ -443,7 +443,7 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         request: chatenv_client._generated.chatenv_pb2.GetTrajectoryRequest,
         context: _ServicerContext,
     ) -> typing.Union[chatenv_client._generated.chatenv_pb2.GetTrajectoryResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.GetTrajectoryResponse]]:
-        """The whole episode as training wants it: tokens, loss mask, logprobs, turns. Changes nothing."""
+        """The whole episode as training wants it: of each segment tokens, loss mask, logprobs, turns. Changes nothing."""
 
     @abc.abstractmethod
     def RenderMessage(

@@ -6,7 +6,7 @@ Plain data, the same in-process and over the wire. Shapes: T is the length of an
 from __future__ import annotations
 
 from chatenv_client.models.action import Action, ChatAction, StopReason, as_action
-from chatenv_client.models.episode import ChatState
+from chatenv_client.models.episode import ChatState, SegmentEnd
 from chatenv_client.models.fidelity import AuditReport, FidelityKind, FidelityReport, Verdict
 from chatenv_client.models.messages import Message, MessageSnapshot, ToolCall, is_plain, own_message
 from chatenv_client.models.observation import ChatObservation, Rendered, StepResult
@@ -14,10 +14,13 @@ from chatenv_client.models.reset_options import ControlTokenPolicy, HistoryPolic
 from chatenv_client.models.server_info import Limits, ServerInfo, SpecialToken
 from chatenv_client.models.trajectory import (
     Origin,
+    Sample,
+    Segment,
     Trajectory,
     Turn,
     logprobs_of,
     loss_mask_of,
+    segment_of,
     turn_of_each_token,
 )
 
@@ -37,6 +40,9 @@ __all__ = [
     "Origin",
     "Rendered",
     "ResetOptions",
+    "Sample",
+    "Segment",
+    "SegmentEnd",
     "ServerInfo",
     "SpecialToken",
     "StepResult",
@@ -50,5 +56,6 @@ __all__ = [
     "logprobs_of",
     "loss_mask_of",
     "own_message",
+    "segment_of",
     "turn_of_each_token",
 ]

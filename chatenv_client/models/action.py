@@ -6,8 +6,9 @@ An action converts and checks its values when it is made. It says nothing of wha
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chatenv_client.models.messages import Message
@@ -45,6 +46,8 @@ class ChatAction:
     """Messages to append, recorded as given."""
     prompt_fingerprint: str = ""
     """Fingerprint of the prompt the tokens were sampled from. Empty: no check; the client fills it in."""
+    replace_from: int | None = None
+    """The messages take the place of all from this index on, and there may be none of them. None: they are appended."""
 
     def __post_init__(self) -> None:
         self.tokens = EMPTY_TOKENS if self.tokens is None else as_token_ids(self.tokens)
@@ -53,6 +56,8 @@ class ChatAction:
         if self.stop_reason is not None:
             self.stop_reason = StopReason(self.stop_reason)
         self.messages = tuple(self.messages)
+        if self.replace_from is not None:
+            self.replace_from = operator.index(self.replace_from)
 
     @classmethod
     def of_checked(
@@ -64,6 +69,7 @@ class ChatAction:
         model_version: str = "",
         messages: tuple[Message, ...] = (),
         prompt_fingerprint: str = "",
+        replace_from: int | None = None,
     ) -> ChatAction:
         """An action of values that have their final types and no other owner; they are neither checked nor copied."""
         action = cls.__new__(cls)
@@ -73,19 +79,30 @@ class ChatAction:
         action.model_version = model_version
         action.messages = messages
         action.prompt_fingerprint = prompt_fingerprint
+        action.replace_from = replace_from
         return action
+
+    @property
+    def changes_messages(self) -> bool:
+        """Whether it appends or replaces messages; else it appends sampled tokens."""
+        return bool(self.messages) or self.replace_from is not None
 
 
 Action = ChatAction | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 """What `step` takes: an action, a message, or a list of messages."""
 
 
-def as_action(action: Any) -> ChatAction:
+def as_action(action: Any, replace_from: int | None = None) -> ChatAction:
     """Make an action of what `step` was given.
 
     Raises:
         TypeError: it is neither an action, a message nor a list of messages.
     """
+    made = _as_action(action)
+    return made if replace_from is None else replace(made, replace_from=replace_from)
+
+
+def _as_action(action: Any) -> ChatAction:
     if isinstance(action, ChatAction):
         return action
     if isinstance(action, Mapping):

@@ -6,7 +6,7 @@ Its turns are those of `trajectory.py`; spans and tensors of single messages are
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import Message
@@ -18,9 +18,20 @@ if TYPE_CHECKING:
     import torch
 
 
+class SegmentEnd(NamedTuple):
+    """Where a segment ended that is sealed."""
+
+    token_count: int
+    """Length of its stream."""
+    message_count: int
+    """Messages that the conversation had."""
+    step: int
+    """The step that sampled its last token."""
+
+
 @dataclass(frozen=True, eq=False)
 class ChatState:
-    """A whole episode at one moment."""
+    """An episode as it is at one moment: its current segment, and where those before ended."""
 
     episode_id: str
     step_count: int
@@ -30,6 +41,7 @@ class ChatState:
     token_ids: Int32Array
     """(T,) int32, the generation prompt included."""
     turns: tuple[Turn, ...]
+    """Of the current segment, as are token ids, spans and reports."""
     fidelity: tuple[FidelityReport, ...]
     generation_prompt_length: int = 0
     prompt_fingerprint: str = ""
@@ -41,6 +53,13 @@ class ChatState:
     metadata: dict[str, Any] = field(default_factory=dict)
     clock_unix_seconds: float | None = None
     """The time that the template sees."""
+    sealed: tuple[SegmentEnd, ...] = ()
+    """Where each earlier segment ended."""
+
+    @property
+    def segment(self) -> int:
+        """Number of the current segment, from 0: as many as are sealed."""
+        return len(self.sealed)
 
     @property
     def history_token_ids(self) -> list[Int32Array]:

@@ -50,6 +50,9 @@ class ChatObservation:
     """Number of leading tokens that a caller holds already, if it saw the step before and sent this one."""
     held_messages: int = 0
     """Number of leading messages that this caller holds already."""
+    segment: int = 0
+    """Number of the segment that the stream is, from 0. It goes up where the stream is no continuation of the one
+    before."""
 
     @property
     def done(self) -> bool:

@@ -17,6 +17,8 @@ class HistoryPolicy(enum.Enum):
     """Keep the stream append-only and report it."""
     STRICT = "strict"
     """Refuse the step."""
+    SEGMENT = "segment"
+    """Begin a new segment: the stream becomes what the template writes for the whole conversation."""
 
 
 class ControlTokenPolicy(enum.Enum):

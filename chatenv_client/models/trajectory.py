@@ -1,6 +1,6 @@
-"""An episode as training wants it: its turns, and arrays as long as its token stream.
+"""An episode as training wants it: its segments, each with its turns and with arrays as long as its token stream.
 
-What a stream's tokens have of their turns is computed here.
+What a stream's tokens have of their turns is computed here, and the rows to train on.
 """
 
 from __future__ import annotations
@@ -50,22 +50,138 @@ class Turn:
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
-    """An episode as training wants it. All arrays have the length T of the stream."""
+class Segment:
+    """One append-only stream of an episode. All arrays have its length T."""
 
-    episode_id: str
     tokens: Int32Array
     """(T,) int32."""
     loss_mask: BoolArray
-    """(T,) bool, true exactly on sampled tokens."""
+    """(T,) bool, true exactly on tokens that were sampled in this segment."""
     logprobs: Float32Array
     """(T,) float32 as given; NaN where none was given."""
     turn: Int32Array
     """(T,) int32, index into `turns`."""
     turns: tuple[Turn, ...]
-    fidelity: tuple[FidelityReport, ...]
+    fidelity: tuple[FidelityReport, ...] = ()
+    shared_length: int = 0
+    """Leading tokens that the segment before has, too; 0 in the first one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One row to train on: a segment through its last sampled token. All arrays have its length T."""
+
+    episode_id: str
+    segment: int
+    """Number of the segment in its episode, from 0."""
+    tokens: Int32Array
+    """(T,) int32."""
+    loss_mask: BoolArray
+    """(T,) bool, true exactly on the tokens to train on."""
+    logprobs: Float32Array
+    """(T,) float32 as given; NaN where none was given."""
+    reward: float | None
+    """Of the whole episode, the same on each of its rows; None where no reward was given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """An episode as training wants it: one segment, or several where its history changed on the way.
+
+    Of an episode with one segment, `tokens`, `loss_mask`, `logprobs`, `turn` and `turns` are that segment's.
+    """
+
+    episode_id: str
+    segments: tuple[Segment, ...]
+    """At least one; the last is the current one."""
     terminated: bool = False
     truncated: bool = False
+
+    def samples(self) -> list[Sample]:
+        """The rows to train on: one for each segment that has anything to train on."""
+        return [
+            _sample(self.episode_id, number, segment, self.reward)
+            for number, segment in enumerate(self.segments)
+            if segment.loss_mask.any()
+        ]
+
+    @property
+    def reward(self) -> float | None:
+        """Sum of all rewards; None where none was given."""
+        rewards = [turn.reward for segment in self.segments for turn in segment.turns if turn.reward is not None]
+        return sum(rewards) if rewards else None
+
+    @property
+    def fidelity(self) -> tuple[FidelityReport, ...]:
+        """What was not exact in any segment, in order. Indices of tokens count from the beginning of its segment."""
+        return tuple(report for segment in self.segments for report in segment.fidelity)
+
+    @property
+    def tokens(self) -> Int32Array:
+        """(T,) int32. Raises ValueError where there are several segments."""
+        return self._only.tokens
+
+    @property
+    def loss_mask(self) -> BoolArray:
+        """(T,) bool, true exactly on sampled tokens. Raises ValueError where there are several segments."""
+        return self._only.loss_mask
+
+    @property
+    def logprobs(self) -> Float32Array:
+        """(T,) float32; NaN where none was given. Raises ValueError where there are several segments."""
+        return self._only.logprobs
+
+    @property
+    def turn(self) -> Int32Array:
+        """(T,) int32, index into `turns`. Raises ValueError where there are several segments."""
+        return self._only.turn
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns. Raises ValueError where there are several segments."""
+        return self._only.turns
+
+    @property
+    def _only(self) -> Segment:
+        if len(self.segments) > 1:
+            raise ValueError(
+                f"the history of this episode changed, so it has {len(self.segments)} segments and no one stream; "
+                "read `segments`, or `samples()` for the rows to train on"
+            )
+        return self.segments[0]
+
+
+def _sample(episode_id: str, number: int, segment: Segment, reward: float | None) -> Sample:
+    end = int(np.flatnonzero(segment.loss_mask)[-1]) + 1
+    return Sample(episode_id, number, segment.tokens[:end], segment.loss_mask[:end], segment.logprobs[:end], reward)
+
+
+def segment_of(
+    tokens: Int32Array,
+    turns: Sequence[Turn],
+    given_logprobs: Float32Array,
+    fidelity: Sequence[FidelityReport],
+    *,
+    shared_length: int = 0,
+) -> Segment:
+    """A segment with one mask value, logprob and turn index a token.
+
+    Args:
+        tokens: (T,) int32, the whole stream.
+        turns: its turns.
+        given_logprobs: of the turns that have some, in stream order.
+        fidelity: what was not exact.
+        shared_length: leading tokens that the segment before has, too.
+    """
+    return Segment(
+        tokens,
+        loss_mask_of(turns, len(tokens)),
+        logprobs_of(turns, given_logprobs, len(tokens)),
+        turn_of_each_token(turns),
+        tuple(turns),
+        tuple(fidelity),
+        shared_length,
+    )
 
 
 def loss_mask_of(turns: Sequence[Turn], length: int) -> BoolArray:

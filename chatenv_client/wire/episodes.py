@@ -13,6 +13,8 @@ from chatenv_client.models import (
     AuditReport,
     ChatState,
     Origin,
+    Segment,
+    SegmentEnd,
     Trajectory,
     Turn,
     logprobs_of,
@@ -20,8 +22,10 @@ from chatenv_client.models import (
 )
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import (
+    EMPTY_TOKENS,
     BoolArray,
     Float32Array,
+    Int32Array,
     pack_logprobs,
     pack_tokens,
     unpack_logprobs,
@@ -52,6 +56,7 @@ def state_to_proto(state: ChatState) -> pb.GetStateResponse:
         seed=state.seed,
         metadata_json=dump_json(state.metadata, "metadata", Reason.BAD_METADATA) if state.metadata else "",
         clock=None if state.clock_unix_seconds is None else timestamp(state.clock_unix_seconds),
+        sealed=[pb.SegmentEnd(**end._asdict()) for end in state.sealed],
     )
     pack_tokens(encoded, state.token_ids)
     return encoded
@@ -81,6 +86,7 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
         seed=encoded.seed if encoded.HasField("seed") else None,
         metadata=load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
         clock_unix_seconds=unix_seconds(encoded.clock) if encoded.HasField("clock") else None,
+        sealed=tuple(SegmentEnd(end.token_count, end.message_count, end.step) for end in encoded.sealed),
     )
 
 
@@ -136,19 +142,27 @@ def turns_from_proto(turns: Sequence[pb.Turn], length: int) -> tuple[Turn, ...]:
 
 
 def trajectory_to_proto(trajectory: Trajectory) -> pb.GetTrajectoryResponse:
-    """The episode as training wants it: the mask as runs, the logprobs of the turns that have some."""
-    encoded = pb.GetTrajectoryResponse(
+    """The episode as training wants it: of each segment what the one before lacks."""
+    return pb.GetTrajectoryResponse(
         episode_id=trajectory.episode_id,
-        loss_mask_runs=_mask_runs(trajectory.turns),
-        turns=map(turn_to_proto, trajectory.turns),
-        fidelity=map(fidelity_to_proto, trajectory.fidelity),
+        segments=map(_segment_to_proto, trajectory.segments),
         terminated=trajectory.terminated,
         truncated=trajectory.truncated,
     )
-    pack_tokens(encoded, trajectory.tokens)
-    for turn in trajectory.turns:
+
+
+def _segment_to_proto(segment: Segment) -> pb.Segment:
+    """One segment: the mask as runs, the logprobs of the turns that have some."""
+    encoded = pb.Segment(
+        shared_tokens=segment.shared_length,
+        loss_mask_runs=_mask_runs(segment.turns),
+        turns=map(turn_to_proto, segment.turns),
+        fidelity=map(fidelity_to_proto, segment.fidelity),
+    )
+    pack_tokens(encoded, segment.tokens[segment.shared_length :])
+    for turn in segment.turns:
         if turn.has_logprobs:
-            pack_logprobs(encoded, trajectory.logprobs[turn.start : turn.stop])
+            pack_logprobs(encoded, segment.logprobs[turn.start : turn.stop])
     return encoded
 
 
@@ -156,20 +170,35 @@ def trajectory_from_proto(encoded: pb.GetTrajectoryResponse) -> Trajectory:
     """The episode as training wants it, with one mask value, logprob and turn index a token.
 
     Raises:
-        ProtocolError: lengths do not agree.
+        ProtocolError: lengths do not agree, or there is no segment.
     """
+    segments: list[Segment] = []
+    before = EMPTY_TOKENS
+    for one in encoded.segments:
+        segments.append(_segment_from_proto(one, before))
+        before = segments[-1].tokens
+    if not segments:
+        raise ProtocolError("the server's answer has no segment; update the older of the two sides")
+    return Trajectory(encoded.episode_id, tuple(segments), encoded.terminated, encoded.truncated)
+
+
+def _segment_from_proto(encoded: pb.Segment, before: Int32Array) -> Segment:
+    """A segment, its leading tokens taken from the one before."""
+    shared = encoded.shared_tokens
+    if shared > len(before):
+        raise ProtocolError(f"a segment shares {shared} tokens with one that has {len(before)}")
     tokens = unpack_tokens(encoded.tokens)
+    if shared:
+        tokens = np.concatenate([before[:shared], tokens])
     turns = turns_from_proto(encoded.turns, len(tokens))
-    return Trajectory(
-        episode_id=encoded.episode_id,
+    return Segment(
         tokens=tokens,
         loss_mask=_mask_of_runs(encoded.loss_mask_runs, len(tokens)),
         logprobs=_spread_logprobs(unpack_logprobs(encoded.logprobs), turns, len(tokens)),
         turn=turn_of_each_token(turns),
         turns=turns,
         fidelity=fidelity_from_proto(encoded.fidelity),
-        terminated=encoded.terminated,
-        truncated=encoded.truncated,
+        shared_length=shared,
     )
 
 

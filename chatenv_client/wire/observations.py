@@ -58,6 +58,7 @@ def write_observation(
         encoded.fidelity.extend(map(fidelity_to_proto, observation.fidelity))
     if observation.metadata:
         encoded.metadata_json = dump_json(observation.metadata, "metadata", Reason.BAD_METADATA)
+    encoded.segment = observation.segment
     if tokens_offset < length:
         pack_tokens(encoded, stream.since(tokens_offset))
 
@@ -82,6 +83,7 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         prompt_fingerprint=encoded.prompt_fingerprint,
         held_tokens=encoded.tokens_offset,
         held_messages=encoded.messages_offset,
+        segment=encoded.segment,
     )
     return ObservationDelta(
         observation, unpack_tokens(encoded.tokens), messages_from_proto(messages) if messages else []

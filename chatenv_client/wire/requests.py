@@ -124,10 +124,10 @@ def write_step(
     known_tokens: int = 0,
     known_messages: int = 0,
 ) -> None:
-    """Write a Step with the messages of an action, or with its tokens when it has none, into an empty request.
+    """Write a Step with what an action does to messages, or with its tokens when it does nothing to them.
 
     Args:
-        request: where to write it.
+        request: where to write it; an empty one.
         action: what to append.
         episode_id: the episode.
         prompt_fingerprint: of the prompt that the caller holds, for an action that names none; empty: no check.
@@ -151,13 +151,22 @@ def write_step(
         raise InvalidRequestError(what, reason=Reason.BAD_ACTION) from error
     if action.stop_reason is not None:
         request.stop_reason = STOP_REASON.number(action.stop_reason)  # type: ignore[assignment]
-    if action.messages:
-        for message in action.messages:
-            write_message(request.messages.add(), message)
-    else:
+    if action.replace_from is not None:
+        _write_replace_from(request, action.replace_from)
+    for message in action.messages:
+        write_message(request.messages.add(), message)
+    if not action.messages:  # else the tokens are a preview
         pack_tokens(request, action.tokens)
     if action.logprobs is not None:
         pack_logprobs(request, action.logprobs)
+
+
+def _write_replace_from(request: pb.StepRequest, index: int) -> None:
+    try:
+        request.replace_from = index
+    except ValueError as error:
+        what = f"replace_from is an index of a message, from 0, not {index!r}"
+        raise InvalidRequestError(what, reason=Reason.BAD_REPLACE_FROM, field="replace_from") from error
 
 
 def action_from_proto(request: pb.StepRequest) -> ChatAction:
@@ -167,7 +176,7 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         InvalidRequestError: with the field that is bad.
     """
     messages = tuple(_messages(request)) if request.messages else ()
-    for field in ("tokens", "prompt_fingerprint") if messages else ():
+    for field in ("tokens", "prompt_fingerprint") if messages or request.HasField("replace_from") else ():
         if getattr(request, field):
             what = f"{field} belongs to sampled tokens and cannot stand beside messages; send two Steps"
             raise InvalidRequestError(what, reason=Reason.BAD_ACTION, field=field)
@@ -178,6 +187,7 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         model_version=request.model_version,
         messages=messages,
         prompt_fingerprint=request.prompt_fingerprint,
+        replace_from=request.replace_from if request.HasField("replace_from") else None,
     )
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import AuditReport, Message, Origin, Verdict
-from chatenv_client.tokens import Int32Array
+from chatenv_client.tokens import Int32Array, shared_length
 from chatenv_server.engine.codec import shared_prefix_length
 from chatenv_server.engine.forms import texts_of
-from chatenv_server.engine.log import EpisodeLog, shared_length
+from chatenv_server.engine.log import EpisodeLog
 from chatenv_server.engine.renderer import Renderer
 from chatenv_server.engine.template import normalise
 

@@ -103,6 +103,18 @@ class BoundTemplate:
             return self.formed({**message, "tool_calls": calls})
         return self.formed(message)
 
+    def prepare_recorded(self, message: Message) -> PreparedMessage:
+        """A message on record in the template's form, control-token strings in its texts marked.
+
+        It was taken once, or a model spelt them, so the policy `reject` has no say.
+        """
+        formed = self.prepare_own(message)
+        controls = self.chat_format.controls
+        if self.options.control_token_policy is ControlTokenPolicy.ALLOW or not controls.occur_in(formed):
+            return formed
+        marked: PreparedMessage = controls.mark(formed)
+        return marked
+
     def _marked(self, value: Any, path: str) -> Any:
         policy, controls = self.options.control_token_policy, self.chat_format.controls
         if policy is ControlTokenPolicy.ALLOW or not controls.occur_in(value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -85,6 +85,35 @@ class TailPlace(NamedTuple):
     """An earlier message that later turns may make the template rewrite."""
 
 
+class OpeningText(NamedTuple):
+    """What a template wrote for an opening."""
+
+    text: str
+    """Marks included."""
+    starts: tuple[int, ...]
+    """First character of each message's part."""
+
+
+class KnownOpening(NamedTuple):
+    """An opening that was written before, of which another one may take over the beginning."""
+
+    written: OpeningText
+    tokens: Int32Array
+    """(n,) int32, its tokens and what came after."""
+    starts: Sequence[int]
+    """First token of each message's part."""
+
+
+class Reopening(NamedTuple):
+    """What is known where a segment begins, or its opening is written anew, that is not the episode's first."""
+
+    recorded: int
+    """Leading messages that were on record before: taken then, and reported on."""
+    same: int
+    """Leading messages that are as they were when `known` was written."""
+    known: KnownOpening | None
+
+
 class Tail(NamedTuple):
     """The stream after the last sampled span: rendered text, encoded, not yet committed."""
 
@@ -97,6 +126,8 @@ class Tail(NamedTuple):
     """What is not exact; indices count from the beginning of the stream and the conversation."""
     pending_rewrite: PendingRewrite | None = None
     """The first of its messages that the template will rewrite later."""
+    opening: OpeningText | None = None
+    """Its text, where it is an opening."""
 
 
 EMPTY_TAIL = Tail(EMPTY_TOKENS)

@@ -1,9 +1,12 @@
 """One episode's append-only log of turns: the committed stream, the pending tail, and everything derived from them.
 
 T0 | S1 | T1 | S2 | ... : sampled spans S are kept bit for bit; the tail after the last one may be rendered anew until
-somebody samples after it. Where the log stands is told by its head, an immutable value that owns every length. What is
-appended is written at the head, over whatever lies there; so a step is taken back by putting the old head in its place.
-Not safe for threads; its owner serializes. Knows nothing of limits, transforms or episode ids.
+somebody samples after it. Such a stream is a segment. Where history changes, it is sealed and another one begins
+(`segments.py`); `continuations.py` says when.
+
+Where the log stands is told by its head, an immutable value that owns every length. What is appended is written at the
+head, over whatever lies there; a new segment has records of its own. So a step is taken back by putting the old head in
+its place. Not safe for threads; its owner serializes. Knows nothing of limits, transforms or episode ids.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chatenv_client.errors import HistoryRewrittenError
 from chatenv_client.models import (
     FidelityKind,
     FidelityReport,
@@ -21,22 +23,19 @@ from chatenv_client.models import (
     Message,
     MessageSnapshot,
     Origin,
+    Segment,
     StopReason,
     Turn,
+    segment_of,
 )
-from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, TokenSnapshot
+from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, TokenSnapshot, shared_length
 from chatenv_server.engine import rewrites
-from chatenv_server.engine.conversation import (
-    EMPTY_TAIL,
-    PendingRewrite,
-    ReadTurn,
-    RenderOptions,
-    SampledTurn,
-    Tail,
-    TailPlace,
-)
-from chatenv_server.engine.records import Records, TemplatePart, Written
+from chatenv_server.engine.continuations import Continuation, Continuations, refuse_rewriting
+from chatenv_server.engine.conversation import OpeningText, ReadTurn, RenderOptions, SampledTurn, Tail
+from chatenv_server.engine.log_head import Head
+from chatenv_server.engine.records import Records, Written
 from chatenv_server.engine.renderer import Renderer
+from chatenv_server.engine.segments import SealedSegment, opened, sealed_with, shared_with
 from chatenv_server.engine.turn_table import Extent
 
 _END_TOKENS = 16
@@ -54,25 +53,6 @@ class Change(NamedTuple):
     """Number of leading messages that such a caller holds."""
 
 
-class Head(NamedTuple):
-    """Where a log stands: replaced as a whole, never changed."""
-
-    written: Written = Written()
-    """What of the log's records counts: all that can never change any more."""
-    tail: Tail = EMPTY_TAIL
-    tail_step: int = 0
-    tail_reward: float | None = None
-    messages: list[Message | None] = []  # noqa: RUF012 - shared on purpose: of it only `message_count` are this head's
-    """The conversation, the tail's messages included. None for a sampled turn that is read off its tokens when somebody
-    asks."""
-    message_count: int = 0
-    tail_message: int = 0
-    """First message of the tail."""
-    last: SampledTurn | None = None
-    pending_rewrite: PendingRewrite | None = None
-    """The first committed message that later turns will make the template rewrite, until they have."""
-
-
 class EpisodeLog:
     """The turns of one episode.
 
@@ -83,15 +63,22 @@ class EpisodeLog:
             somebody asks for the messages, which takes some twenty microseconds a turn and halves the memory.
     """
 
-    __slots__ = ("_hashed", "_head", "_keeps_texts", "_records", "options", "renderer")
+    __slots__ = ("_continuations", "_head", "_keeps_texts", "options")
 
     def __init__(self, renderer: Renderer, options: RenderOptions, *, keeps_texts: bool = True) -> None:
-        self.renderer = renderer
         self.options = options
-        self._records = Records()
+        self._continuations = Continuations(renderer, options, self._read_back)
         self._keeps_texts = keeps_texts or renderer.reads_history
-        self._head = Head(messages=[])
-        self._hashed = HashedPrefix()
+        self._head = Head(Records(), messages=[])
+
+    @property
+    def renderer(self) -> Renderer:
+        """Renders and reads for it."""
+        return self._continuations.renderer
+
+    @renderer.setter
+    def renderer(self, renderer: Renderer) -> None:
+        self._continuations.renderer = renderer
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -101,11 +88,29 @@ class EpisodeLog:
     @property
     def stream(self) -> TokenSnapshot:
         """The token stream as it is now; costs no copy."""
-        return TokenSnapshot(self._committed, self._head.tail.tokens, self._hashed)
+        return TokenSnapshot(self._committed, self._head.tail.tokens, self._head.records.hashed)
 
     @property
     def _committed(self) -> Int32Array:
-        return self._records.tokens.view(0, self._head.written.tokens)
+        return self._head.records.tokens.view(0, self._head.written.tokens)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that it holds, those of sealed segments included."""
+        sealed = self._head.sealed
+        return len(self) + (sealed[-1].held_tokens if sealed else 0)
+
+    @property
+    def sealed(self) -> tuple[SealedSegment, ...]:
+        """The segments before the current one."""
+        return self._head.sealed
+
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments, the current one last; costs time proportional to all of them."""
+        stream, turns = self.stream.token_ids, self.turns()
+        shared = shared_with(self._head.sealed, stream, turns)
+        current = segment_of(stream, turns, self.logprobs(), self.reports(), shared_length=shared)
+        return (*opened(self._head.sealed), current)
 
     @property
     def message_count(self) -> int:
@@ -119,8 +124,8 @@ class EpisodeLog:
 
     def _read_back(self, index: int) -> Message:
         """A sampled message, read as it was when it came."""
-        span = self._records.turns.span_of(index, self._head.written.turns)
-        tokens = self._records.tokens
+        span = self._head.records.turns.span_of(index, self._head.written.turns)
+        tokens = self._head.records.tokens
         before = tokens.view(max(0, span.start - _END_TOKENS), span.start)
         return self.renderer.read_turn(tokens.view(span.start, span.stop), before, prompted=span.prompted).message
 
@@ -134,32 +139,30 @@ class EpisodeLog:
         return self.stream.fingerprint()
 
     def turns(self) -> tuple[Turn, ...]:
-        """All turns, the pending tail last."""
-        committed, extent = self._records.turns.first(self._head.written.turns), _tail_extent(self._head)
+        """All turns of the segment, the pending tail last."""
+        committed, extent = self._head.records.turns.first(self._head.written.turns), self._head.tail_extent
         if extent is None:
             return committed
         return (*committed, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self._head.tail_reward))
 
     def reports(self) -> tuple[FidelityReport, ...]:
-        """Everything that is not exact, the pending tail's reports last."""
-        return (*self._records.reports[: self._head.written.reports], *self._head.tail.reports)
+        """Everything that is not exact in the segment, the pending tail's reports last."""
+        return (*self._head.records.reports[: self._head.written.reports], *self._head.tail.reports)
 
     def logprobs(self) -> Float32Array:
-        """Logprobs of all turns that have them, in stream order."""
-        logprobs: Float32Array = self._records.logprobs.view(0, self._head.written.logprobs).copy()
+        """Logprobs of all turns of the segment that have them, in stream order."""
+        logprobs: Float32Array = self._head.records.logprobs.view(0, self._head.written.logprobs).copy()
         return logprobs
 
     def message_spans(self) -> tuple[tuple[int, int], ...]:
         """(start, stop) of each message's part of the stream."""
         written, tail = self._head.written, self._head.tail
-        starts = [*self._records.starts[: written.starts], *(written.tokens + start for start in tail.message_starts)]
+        starts = [
+            *self._head.records.starts[: written.starts],
+            *(written.tokens + start for start in tail.message_starts),
+        ]
         end = len(self) - self.generation_prompt_length
         return tuple(zip(starts, [*starts[1:], end], strict=True)) if starts else ()
-
-    def _pending_messages(self) -> list[Message]:
-        head = self._head
-        pending: list[Message] = head.messages[head.tail_message : head.message_count]  # type: ignore[assignment]
-        return pending  # given ones, which are all kept
 
     # -- where the log stands ---------------------------------------------------------------------
 
@@ -174,27 +177,56 @@ class EpisodeLog:
         Snapshots of what is taken back must not be used any more.
         """
         self._head = head
-        if len(self._hashed) > head.written.tokens:  # a step that was taken back
-            self._hashed = HashedPrefix()
+        if len(head.records.hashed) > head.written.tokens:  # a step that was taken back
+            head.records.hashed = HashedPrefix()
 
-    # -- appending messages -----------------------------------------------------------------------
+    # -- messages ---------------------------------------------------------------------------------
 
-    def append_messages(self, messages: Sequence[Message], step: int) -> Change:
-        """Append messages to the pending tail and render it anew.
+    def append_messages(self, messages: Sequence[Message], step: int, replace_from: int | None = None) -> Change:
+        """Append messages, or put them in the place of all from `replace_from` on, and render the tail anew.
+
+        Where the stream cannot go on so, a segment begins; see `continuations.py`.
 
         Raises:
             TemplateRejectedError: the template rejects them; nothing has changed.
             HistoryRewrittenError: the template would rewrite history and the policy is `strict`; nothing has changed.
         """
         head = self._head
-        pending = self._pending_messages()
-        tail = self._render_tail([*pending, *messages])
-        _refuse_rewriting(self.options.history_policy, tail.reports)
-        head.messages[head.message_count :] = messages
-        count = head.message_count + len(messages)
-        self.stand_at(head._replace(tail=tail, message_count=count, tail_step=head.tail_step if pending else step))
-        held = head.written.tokens + shared_length(head.tail.tokens, tail.tokens)
-        return Change(_news(tail.reports, head.tail.reports), held, count)
+        then = self._continuations.of(head, messages, replace_from)
+        count = then.first + len(then.messages)
+        held = self._held_tokens(then)
+        if then.kept is not None:
+            self._begin_segment(then, then.kept, step)
+            return Change(then.tail.reports, held, count)
+        if then.first == head.message_count:
+            held_messages = head.messages
+            held_messages[then.first :] = then.messages
+        else:
+            # Snapshots handed out share the old list, in which the messages must stay.
+            held_messages = [*head.messages[: then.first], *then.messages]
+        begun = head.tail_step if head.message_count > head.tail_message else step
+        self.stand_at(
+            head._replace(
+                tail=then.tail, messages=held_messages, message_count=count, tail_step=begun, recorded=then.recorded
+            )
+        )
+        return Change(_news(then.tail.reports, head.tail.reports), held, count)
+
+    def _begin_segment(self, then: Continuation, kept: Sequence[Message], step: int) -> None:
+        head = self._head
+        self.stand_at(
+            Head(
+                Records(),
+                tail=then.tail,
+                tail_step=step,
+                # What was earned on the tail that goes must not be lost with it.
+                tail_reward=head.tail_reward,
+                messages=[*kept, *then.messages],
+                message_count=len(kept) + len(then.messages),
+                recorded=then.recorded,
+                sealed=sealed_with(head.sealed, head.records, head.written, head.tail_message),
+            )
+        )
 
     def preview(self, messages: Sequence[Message]) -> tuple[int, Int32Array, tuple[FidelityReport, ...]]:
         """What the stream would become: (offset, tokens from there on, reports). Changes nothing.
@@ -203,17 +235,20 @@ class EpisodeLog:
             TemplateRejectedError: the template rejects the messages.
         """
         head = self._head
-        tail = self._render_tail([*self._pending_messages(), *messages])
-        shared = shared_length(head.tail.tokens, tail.tokens)
-        return head.written.tokens + shared, tail.tokens[shared:], _news(tail.reports, head.tail.reports)
+        then = self._continuations.of(head, messages)
+        held = self._held_tokens(then)
+        if then.kept is not None:
+            return held, then.tail.tokens[held:], then.tail.reports
+        return held, then.tail.tokens[held - head.written.tokens :], _news(then.tail.reports, head.tail.reports)
 
-    def _render_tail(self, messages: Sequence[Message]) -> Tail:
+    def _held_tokens(self, then: Continuation) -> int:
+        """Length of the prefix that the new stream has in common with this one."""
         head = self._head
-        if head.last is None:
-            return self.renderer.opening(messages)
-        history = MessageSnapshot(head.messages, head.last.message_index, self._read_back)
-        pending = rewrites.to_check(head.pending_rewrite, head.last)
-        return self.renderer.tail(TailPlace(history, head.last, self._committed, pending), messages)
+        if then.kept is None:
+            return head.written.tokens + shared_length(head.tail.tokens, then.tail.tokens)
+        tokens = then.tail.tokens
+        held = shared_length(self._committed, tokens)
+        return held + (shared_length(head.tail.tokens, tokens[held:]) if held == head.written.tokens else 0)
 
     # -- appending sampled tokens -----------------------------------------------------------------
 
@@ -243,16 +278,17 @@ class EpisodeLog:
             prompted, after_prompt = continued.prompted, continued.after_prompt
         read = self.renderer.read_turn(span, self._end_before(start), prompted=prompted)
         reports = _reading_reports(read, start, index)
-        if continued is None and not len(head.tail.tokens) and not self._pending_messages():
+        if continued is None and not len(head.tail.tokens) and not head.pending_messages:
             reports = (_unprompted(len(self), index), *reports)
-        _refuse_rewriting(self.options.history_policy, reports)
+        if self.options.history_policy is HistoryPolicy.STRICT:
+            refuse_rewriting(reports)
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
         last = SampledTurn(
             read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
         )
-        written = self._records.write(
+        written = head.records.write(
             head.written,
-            _template_part(head, starts_message=continued is None),
+            head.template_part(starts_message=continued is None),
             Extent(len(self), len(tokens), step, index, int(continued is None)),
             tokens,
             last,
@@ -260,7 +296,7 @@ class EpisodeLog:
             model_version=model_version,
             reports=reports,
         )
-        self._commit(last, written)
+        self._commit(last, written, is_doubtful=bool(reports) or (continued is not None and head.is_doubtful))
         return Change(reports, written.tokens, index)
 
     def _end_before(self, position: int) -> Int32Array:
@@ -268,7 +304,7 @@ class EpisodeLog:
         within = position - self._head.written.tokens
         if within > 0:
             return self._head.tail.tokens[:within]
-        return self._records.tokens.view(max(0, position - _END_TOKENS), position)
+        return self._head.records.tokens.view(max(0, position - _END_TOKENS), position)
 
     def _continued_turn(self) -> SampledTurn | None:
         """The sampled turn that further tokens go on with: the last thing on record, cut off before a stop token."""
@@ -276,7 +312,7 @@ class EpisodeLog:
         cut_off = head.last is not None and head.last.stop_id is None
         return head.last if cut_off and head.message_count == head.tail_message else None
 
-    def _commit(self, last: SampledTurn, written: Written) -> None:
+    def _commit(self, last: SampledTurn, written: Written, *, is_doubtful: bool) -> None:
         """Stand after a span whose tail and tokens are written."""
         head, tail = self._head, self._head.tail
         count = last.message_index + 1
@@ -289,6 +325,7 @@ class EpisodeLog:
             messages = [*head.messages[: last.message_index], last.message]
         self.stand_at(
             Head(
+                records=head.records,
                 written=written,
                 tail_step=head.tail_step,
                 messages=messages,
@@ -296,48 +333,28 @@ class EpisodeLog:
                 tail_message=count,
                 last=last,
                 pending_rewrite=rewrites.left_by(head.pending_rewrite, tail),
+                is_doubtful=is_doubtful,
+                opening=self._kept_opening(tail),
+                sealed=head.sealed,
             )
         )
+
+    def _kept_opening(self, tail: Tail) -> OpeningText | None:
+        """The text of the segment's opening, where it is likely that another segment begins like it."""
+        is_likely = self._head.sealed or self.options.history_policy is HistoryPolicy.SEGMENT
+        return (tail.opening or self._head.opening) if is_likely else None
 
     def _let_go_of(self, turn: SampledTurn | None) -> None:
         """Hold a turn's text no longer, now that nothing is rendered from it any more."""
         if turn is not None and not self._keeps_texts and "tool_calls" not in turn.message:
             self._head.messages[turn.message_index] = None
 
-    def add_reward(self, reward: float) -> None:
-        """Book a step's reward on the turn it appended; rewards of several steps on one tail add up."""
-        if self._pending_messages():
+    def add_reward(self, reward: float, *, of_messages: bool) -> None:
+        """Book a step's reward on what it appended: the tail, where those of several steps add up, or a span."""
+        if of_messages:
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
-        elif self._head.written.turns:
-            self._records.turns.reward(self._head.written.turns - 1, reward)
-
-
-def _tail_extent(head: Head) -> Extent | None:
-    """What the pending tail covers; None where it is no turn, having neither tokens nor messages."""
-    count, length = head.message_count - head.tail_message, len(head.tail.tokens)
-    if count == 0 and length == 0:
-        return None
-    return Extent(head.written.tokens, length, head.tail_step, head.tail_message, count)
-
-
-def _template_part(head: Head, *, starts_message: bool) -> TemplatePart:
-    """The pending tail, as it is recorded before a span that begins a message of its own, or goes on with one."""
-    tail = head.tail
-    starts = [head.written.tokens + start for start in tail.message_starts]
-    if starts_message:
-        starts.append(head.written.tokens + len(tail.tokens) - tail.generation_prompt_length)
-    return TemplatePart(_tail_extent(head), tail.tokens, starts, head.tail_reward, tail.reports)
-
-
-def _refuse_rewriting(policy: HistoryPolicy, reports: Sequence[FidelityReport]) -> None:
-    if policy is HistoryPolicy.APPEND:
-        return
-    for report in reports:
-        if report.kind is FidelityKind.HISTORY_REWRITTEN:
-            raise HistoryRewrittenError(
-                f"history_policy is 'strict' and {report.detail}; "
-                "choose 'append', or template arguments that keep history"
-            )
+        else:
+            self._head.records.turns.reward(self._head.written.turns - 1, reward)
 
 
 def _unprompted(position: int, message: int) -> FidelityReport:
@@ -362,12 +379,3 @@ def _reading_reports(read: ReadTurn, start: int, index: int) -> tuple[FidelityRe
 def _news(reports: Sequence[FidelityReport], known: Sequence[FidelityReport]) -> tuple[FidelityReport, ...]:
     """The reports that were not there before the tail was rendered anew."""
     return tuple(report for report in reports if report not in known)
-
-
-def shared_length(left: Int32Array, right: Int32Array) -> int:
-    """Length of the common prefix of two stretches of a stream."""
-    shared = min(len(left), len(right))
-    if shared == 0:
-        return 0  # nearly always: a tail is rendered anew only where messages follow messages
-    different = np.flatnonzero(left[:shared] != right[:shared])
-    return int(different[0]) if len(different) else shared

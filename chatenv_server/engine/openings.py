@@ -1,15 +1,23 @@
-"""The opening of an episode: everything that its chat template writes before the first sampled turn."""
+"""The opening of a segment: everything that its chat template writes before the first turn sampled in it.
+
+Where a segment begins that is not the episode's first, its opening mostly begins like the one before. What the two have
+in common is not encoded again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, Message
-from chatenv_client.tokens import EMPTY_TOKENS
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.controls import without_marks
-from chatenv_server.engine.conversation import EMPTY_TAIL, Tail
+from chatenv_server.engine.conversation import EMPTY_TAIL, OpeningText, Reopening, Tail
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.locate import locate
@@ -17,6 +25,42 @@ from chatenv_server.engine.message_faults import message_reports
 from chatenv_server.engine.probe_messages import user
 from chatenv_server.engine.rewrites import RewriteFinder
 from chatenv_server.engine.tail_encoder import TailEncoder, WrittenTail
+
+
+class _Beginning(NamedTuple):
+    """A beginning of an opening whose tokens are known: leading messages that are written as they were before."""
+
+    messages: int
+    characters: int
+    tokens: Int32Array
+    character_starts: Sequence[int]
+    """First character of each of the messages."""
+    token_starts: Sequence[int]
+    """First token of each of the messages."""
+
+
+NOTHING_KNOWN: Final = _Beginning(0, 0, EMPTY_TOKENS, (), ())
+
+
+_MOST_TRIED: Final = 3
+"""Beginnings that are tried. Where a message begins is known roughly for those that the template altered."""
+
+
+def _known_beginnings(text: str, count: int, reopening: Reopening) -> Iterator[_Beginning]:
+    """What an opening that says `text` of `count` messages may take over from the one before, the most first."""
+    if reopening.known is not None:
+        (before, characters), tokens, starts = reopening.known
+        most = min(count, reopening.same, len(characters) - 1)
+        # The last message at whose beginning both texts are still the same.
+        parted = bisect_left(range(1, most + 1), True, key=lambda i: not text.startswith(before[: characters[i]]))
+        for i in range(parted, max(0, parted - _MOST_TRIED), -1):
+            yield _Beginning(i, characters[i], tokens[: starts[i]], characters[:i], starts[:i])
+    yield NOTHING_KNOWN
+
+
+def _ends_in_a_token(known: _Beginning, tail: Tail) -> bool:
+    """Whether the tokens of a beginning would be others if it were encoded with what follows."""
+    return known.messages > 0 and any(one.kind is FidelityKind.BOUNDARY_MERGE for one in tail.reports)
 
 
 class OpeningWriter:
@@ -30,30 +74,60 @@ class OpeningWriter:
         self._encoder = encoder
         self._rewrites = rewrites
 
-    def opening(self, messages: Sequence[Message]) -> Tail:
+    def opening(self, messages: Sequence[Message], reopening: Reopening | None = None) -> Tail:
         """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.
+
+        Args:
+            messages: the whole conversation.
+            reopening: what is known where a segment begins that is not the episode's first.
 
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
         if not messages:
             return EMPTY_TAIL
-        prepared = [self._template.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        recorded = 0 if reopening is None else reopening.recorded
+        prepared = [
+            self._template.prepare_recorded(message)
+            if i < recorded
+            else self._template.prepare(message, f"messages[{i}]")
+            for i, message in enumerate(messages)
+        ]
         text = self._render_unless_waiting(prepared)
         if text is None:
             return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
+        pending = self._rewrites.find(messages, 0, self._heads.constant(messages))
+        if reopening is None:
+            tail = self._encoded(text, prepared, NOTHING_KNOWN)
+            faults = self._option_reports(text) if _has_spoken(prepared) else []
+            return tail._replace(pending_rewrite=pending, reports=(*tail.reports, *faults))
+        tail = next(
+            tail
+            for known in _known_beginnings(text, len(prepared), reopening)
+            if not _ends_in_a_token(known, tail := self._encoded(text, prepared, known))
+        )
+        news = tuple(one for one in tail.reports if one.message_index is None or one.message_index >= recorded)
+        return tail._replace(pending_rewrite=pending, reports=news)
+
+    def _encoded(self, text: str, prepared: Sequence[PreparedMessage], known: _Beginning) -> Tail:
+        """The tail of a text whose beginning is known. Its reports are those on the messages after that."""
+        rest, count = text[known.characters :], known.messages
         places = locate(
-            text,
-            prepared,
-            lambda others: self._template.render_opening(others, self._asks),
+            rest,
+            prepared[count:],
+            lambda others: self._template.render_opening([*prepared[:count], *others], self._asks)[known.characters :],
             self._template.literal_text,
         )
-        reports = []
-        if _has_spoken(prepared):
-            reports = [*message_reports(prepared, places, 0, text), *self._option_reports(text)]
-        pending = self._rewrites.find(messages, 0, self._heads.constant(messages))
-        return self._encoder.tail(
-            WrittenTail(text, prepared, places, faults=reports, pending_rewrite=pending), EMPTY_TOKENS
+        faults = message_reports(prepared[count:], places, count, rest) if _has_spoken(prepared) else []
+        written = WrittenTail(rest, prepared[count:], places, faults=faults)
+        tail = self._encoder.tail(written, known.tokens)
+        starts = tuple(known.characters + start for start in self._encoder.message_starts(written))
+        if not count:
+            return tail._replace(opening=OpeningText(text, starts))
+        return tail._replace(
+            tokens=np.concatenate([known.tokens, tail.tokens]),
+            message_starts=(*known.token_starts, *(len(known.tokens) + start for start in tail.message_starts)),
+            opening=OpeningText(text, (*known.character_starts, *starts)),
         )
 
     def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:

@@ -17,7 +17,15 @@ import numpy as np
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, Message, StopReason
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, as_token_ids
-from chatenv_server.engine.conversation import EMPTY_TAIL, ReadTurn, RenderOptions, SampledTurn, Tail, TailPlace
+from chatenv_server.engine.conversation import (
+    EMPTY_TAIL,
+    ReadTurn,
+    RenderOptions,
+    Reopening,
+    SampledTurn,
+    Tail,
+    TailPlace,
+)
 
 _HEAD: Message = {"role": "user", "content": "a"}
 _DUMMIES = ("b", "c d")
@@ -61,6 +69,7 @@ class PlainRenderer:
     """A plain tokenizer under certain options."""
 
     reads_history = False
+    sees_rewrites = False
 
     def __init__(self, path: PlainPath, options: RenderOptions) -> None:
         self.options = options
@@ -84,7 +93,7 @@ class PlainRenderer:
             ) from error
         return as_token_ids(rendered["input_ids"] if isinstance(rendered, Mapping) else rendered)
 
-    def opening(self, messages: Sequence[Message]) -> Tail:
+    def opening(self, messages: Sequence[Message], reopening: Reopening | None = None) -> Tail:
         """Everything up to the first sampled token: `apply_chat_template(messages)`."""
         if not messages:
             return EMPTY_TAIL

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chatenv_client.models import FidelityReport
-from chatenv_client.tokens import Float32Array, GrowingArray, Int32Array
+from chatenv_client.tokens import Float32Array, GrowingArray, HashedPrefix, Int32Array
 from chatenv_server.engine.conversation import SampledTurn
 from chatenv_server.engine.turn_table import Extent, TurnTable
 
@@ -40,10 +40,12 @@ class TemplatePart(NamedTuple):
 class Records:
     """The columns of one log. Each is written at a given place, over whatever lies from there on."""
 
-    __slots__ = ("logprobs", "reports", "starts", "tokens", "turns")
+    __slots__ = ("hashed", "logprobs", "reports", "starts", "tokens", "turns")
 
     def __init__(self) -> None:
         self.tokens = GrowingArray(np.int32)
+        self.hashed = HashedPrefix()
+        """What is hashed already of the tokens."""
         self.logprobs = GrowingArray(np.float32)
         """Of the turns that have some, in stream order."""
         self.turns = TurnTable()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from chatenv_client.models import Message
 from chatenv_client.tokens import Int32Array
-from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Tail, TailPlace
+from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Reopening, Tail, TailPlace
 
 
 class Renderer(Protocol):
@@ -21,8 +21,14 @@ class Renderer(Protocol):
     reads_history: bool
     """Whether tails are rendered from all messages, not only from the last ones."""
 
-    def opening(self, messages: Sequence[Message]) -> Tail:
-        """Everything up to the first sampled token. Raises TemplateRejectedError."""
+    sees_rewrites: bool
+    """Whether tails report where the template writes earlier turns in another way."""
+
+    def opening(self, messages: Sequence[Message], reopening: Reopening | None = None) -> Tail:
+        """Everything up to the first sampled token, of the whole conversation. Raises TemplateRejectedError.
+
+        `reopening` is there where a segment begins that is not the episode's first.
+        """
 
     def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """Everything after the last sampled turn for the messages that follow it. Raises TemplateRejectedError."""

@@ -8,7 +8,7 @@ from chatenv_client.models import ControlTokenPolicy, Message
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate, Fill
 from chatenv_server.engine.chat_format import ChatFormat
-from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Tail, TailPlace
+from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Reopening, Tail, TailPlace
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.openings import OpeningWriter
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails
@@ -39,6 +39,7 @@ class TemplateRenderer:
         reuses_tails: bool = True,
         tails_of: TemplateRenderer | None = None,
     ) -> None:
+        self.sees_rewrites = True
         self.reads_history = chat_format.profile.needs_skeleton
         self._codec = chat_format.codec
         self._escapes = options.control_token_policy is not ControlTokenPolicy.ALLOW
@@ -59,13 +60,17 @@ class TemplateRenderer:
             self._template = BoundTemplate(chat_format, options, fill)
         self._openings = OpeningWriter(self._template, self._writer.heads, self._writer.encoder, self._writer.rewrites)
 
-    def opening(self, messages: Sequence[Message]) -> Tail:
+    def opening(self, messages: Sequence[Message], reopening: Reopening | None = None) -> Tail:
         """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.
+
+        Args:
+            messages: the whole conversation.
+            reopening: what is known where a segment begins that is not the episode's first.
 
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
-        return self._openings.opening(messages)
+        return self._openings.opening(messages, reopening)
 
     def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """Everything after the last sampled turn for the messages that follow it.

@@ -29,7 +29,7 @@ from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.transforms import Transform, check_transform
-from chatenv_server.environment.validation import check_action, check_messages
+from chatenv_server.environment.validation import check_action, check_messages, check_replace_from
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -105,8 +105,18 @@ class ChatEnvironment:
         self._episode = episode
         return observation
 
-    def step(self, action: Action, *, answer: Callable[[ChatObservation], None] | None = None) -> ChatObservation:
+    def step(
+        self,
+        action: Action,
+        *,
+        replace_from: int | None = None,
+        answer: Callable[[ChatObservation], None] | None = None,
+    ) -> ChatObservation:
         """Append one turn: sampled tokens (`ChatAction(tokens=...)`), a message, or a list of messages.
+
+        With `replace_from` the messages, which may be none, take the place of all messages from that index on. Where
+        those are part of what a model has read already, the observation's `segment` goes up: its stream is then the
+        full rendering of the conversation as it is now, and begins a new segment.
 
         The observation's `terminated` says that the task ended the episode, `truncated` that a limit or a transform
         cut it off.
@@ -129,8 +139,10 @@ class ChatEnvironment:
             In every case the episode is as it was.
         """
         episode = self._live()
-        action = as_action(action)
+        action = as_action(action, replace_from)
         check_action(action, self.engine.token_id_limit)
+        if action.replace_from is not None:
+            check_replace_from(action.replace_from, episode.log.message_count)
         moment = episode.moment
         try:
             change = episode.append(action)
@@ -148,7 +160,7 @@ class ChatEnvironment:
             episode.take_back(moment)
             raise
         if observation.reward is not None:
-            episode.log.add_reward(observation.reward)
+            episode.log.add_reward(observation.reward, of_messages=action.changes_messages)
         return observation
 
     def _live(self) -> EpisodeRecord:
@@ -195,7 +207,7 @@ class ChatEnvironment:
         return self._current().state()
 
     def trajectory(self) -> Trajectory:
-        """The episode as training wants it: tokens, loss mask, logprobs, turns."""
+        """The episode as training wants it: per segment tokens, loss mask, logprobs, turns."""
         return self._current().trajectory()
 
     def audit(self) -> AuditReport:
@@ -216,6 +228,11 @@ class ChatEnvironment:
     def token_count(self) -> int:
         """Length of the stream."""
         return len(self._current().log)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that the episode holds, those of sealed segments included."""
+        return self._current().log.held_tokens
 
     @property
     def message_count(self) -> int:

@@ -12,15 +12,14 @@ from chatenv_client.models import (
     ChatObservation,
     ChatState,
     FidelityReport,
+    SegmentEnd,
     StopReason,
     Trajectory,
-    logprobs_of,
-    loss_mask_of,
     own_message,
-    turn_of_each_token,
 )
 from chatenv_server.engine import EpisodeLog
-from chatenv_server.engine.log import Change, Head
+from chatenv_server.engine.log import Change
+from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.options import EpisodeOptions
 
 
@@ -82,8 +81,9 @@ class EpisodeRecord:
 
     def _append(self, action: ChatAction, step: int) -> Change:
         log = self.log
-        if action.messages:
-            return log.append_messages([own_message(message) for message in action.messages], step)
+        if action.changes_messages:
+            messages = [own_message(message) for message in action.messages]
+            return log.append_messages(messages, step, action.replace_from)
         if action.prompt_fingerprint and action.prompt_fingerprint != log.fingerprint():
             raise PromptMismatchError(
                 "these tokens were sampled from another prompt than the one on record; read the state and sample again",
@@ -130,10 +130,11 @@ class EpisodeRecord:
             seed=options.seed,
             held_tokens=held_tokens,
             held_messages=held_messages,
+            segment=len(log.sealed),
         )
 
     def state(self) -> ChatState:
-        """The whole episode as it is now."""
+        """The episode as it is now."""
         log, progress, options = self.log, self.progress, self.options
         return ChatState(
             episode_id=self.episode_id,
@@ -152,20 +153,10 @@ class EpisodeRecord:
             seed=options.seed,
             metadata=copy.deepcopy(dict(options.metadata)),
             clock_unix_seconds=log.options.clock_unix_seconds,
+            sealed=tuple(SegmentEnd(one.length, one.message_count, one.turns[-1].step) for one in log.sealed),
         )
 
     def trajectory(self) -> Trajectory:
         """The episode as training wants it."""
-        log, progress = self.log, self.progress
-        tokens, turns = log.stream.token_ids, log.turns()
-        return Trajectory(
-            episode_id=self.episode_id,
-            tokens=tokens,
-            loss_mask=loss_mask_of(turns, len(tokens)),
-            logprobs=logprobs_of(turns, log.logprobs(), len(tokens)),
-            turn=turn_of_each_token(turns),
-            turns=turns,
-            fidelity=log.reports(),
-            terminated=progress.terminated,
-            truncated=progress.truncated,
-        )
+        progress = self.progress
+        return Trajectory(self.episode_id, self.log.segments(), progress.terminated, progress.truncated)

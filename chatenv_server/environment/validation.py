@@ -30,7 +30,13 @@ _LARGEST_LIMIT = 2**32 - 1
 
 def check_action(action: ChatAction, token_id_limit: int) -> None:
     """Raise InvalidRequestError unless the action is either sampled tokens or messages, and well-formed."""
-    if action.messages:
+    if action.changes_messages:
+        if len(action.tokens) and not action.messages:
+            raise InvalidRequestError(
+                "replace_from belongs to messages, not to sampled tokens; send two Steps",
+                reason=Reason.BAD_ACTION,
+                field="replace_from",
+            )
         if action.logprobs is not None or action.stop_reason is not None or action.model_version:
             raise InvalidRequestError(
                 "logprobs, stop_reason and model_version belong to sampled tokens; leave them out with messages",
@@ -55,6 +61,16 @@ def check_action(action: ChatAction, token_id_limit: int) -> None:
             f"model_version is longer than {_LONGEST_MODEL_VERSION} characters",
             reason=Reason.BAD_ACTION,
             field="model_version",
+        )
+
+
+def check_replace_from(index: Any, message_count: int) -> None:
+    """Raise InvalidRequestError unless it is an index from which messages can be replaced: 0 to their number."""
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= message_count:
+        raise InvalidRequestError(
+            f"replace_from is 0 to {message_count}, the number of messages, not {index!r}",
+            reason=Reason.BAD_REPLACE_FROM,
+            field="replace_from",
         )
 
 

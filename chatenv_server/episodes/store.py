@@ -288,8 +288,8 @@ class EpisodeStore:
             self._tokens.reserve(tokens)
 
     def _account(self, episode: Episode, *, reserved: int) -> None:
-        """Count the true length of an episode in place of the tokens that were reserved for it."""
-        length = 0 if episode.environment is None else episode.environment.token_count
+        """Count what an episode really holds in place of the tokens that were reserved for it."""
+        length = 0 if episode.environment is None else episode.environment.held_tokens
         self._tokens.adjust(length - episode.accounted_tokens - reserved)
         episode.accounted_tokens = length
 

@@ -80,7 +80,8 @@ class Settings:
     history_policy: str = _setting(
         EpisodeOptions.history_policy.value,
         values.choice(*(policy.value for policy in HistoryPolicy)),
-        "when the template would rewrite history: `append` and report it, or `strict`: refuse the step",
+        "when the template would rewrite history: `append` and report it, `strict`: refuse the step, or `segment`: "
+        "begin a new segment",
     )
     control_token_policy: str = _setting(
         EpisodeOptions.control_token_policy.value,

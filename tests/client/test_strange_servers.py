@@ -155,7 +155,11 @@ ANSWERS: dict[str, ProtoMessage] = {
         fidelity=REPORTS,
     ),
     "GetTrajectory": pb.GetTrajectoryResponse(
-        episode_id="e", tokens=[1, 2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS, fidelity=REPORTS
+        episode_id="e",
+        segments=[
+            pb.Segment(tokens=[1, 2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS, fidelity=REPORTS),
+            pb.Segment(shared_tokens=1, tokens=[2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS),
+        ],
     ),
     "AuditEpisode": pb.AuditEpisodeResponse(verdict=1, index=3, detail="x"),  # type: ignore[arg-type]
     "RenderMessage": pb.RenderMessageResponse(tokens_offset=1, tokens=[1, 2], fidelity=REPORTS),
@@ -258,11 +262,11 @@ def test_another_number_of_results_than_of_items_is_a_protocol_error(server: Str
 
 def huge_turns(episode_id: str) -> pb.GetTrajectoryResponse:
     turns = [pb.Turn(origin=pb.ORIGIN_TEMPLATE, length=2**32 - 1)]
-    return pb.GetTrajectoryResponse(episode_id=episode_id, turns=turns)
+    return pb.GetTrajectoryResponse(episode_id=episode_id, segments=[pb.Segment(turns=turns)])
 
 
 def huge_runs(episode_id: str) -> pb.GetTrajectoryResponse:
-    return pb.GetTrajectoryResponse(episode_id=episode_id, loss_mask_runs=[2**32 - 1] * 3)
+    return pb.GetTrajectoryResponse(episode_id=episode_id, segments=[pb.Segment(loss_mask_runs=[2**32 - 1] * 3)])
 
 
 @pytest.mark.parametrize("huge", [huge_turns, huge_runs])

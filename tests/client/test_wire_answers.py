@@ -28,7 +28,7 @@ from chatenv_client import (
     Verdict,
 )
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.models import MessageSnapshot, loss_mask_of
+from chatenv_client.models import MessageSnapshot, segment_of
 from chatenv_client.tokens import TokenSnapshot, as_token_ids
 from chatenv_client.wire import (
     audit_from_proto,
@@ -132,9 +132,9 @@ def trajectory(turns: tuple[Turn, ...]) -> Trajectory:
     for turn in turns:
         if turn.has_logprobs:
             logprobs[turn.start : turn.stop] = np.float32(-0.1) * np.arange(turn.length, dtype=np.float32)
-    of_turn = np.repeat(np.arange(len(turns), dtype=np.int32), [turn.length for turn in turns])
-    tokens = np.arange(length, dtype=np.int32)
-    return Trajectory("e", tokens, loss_mask_of(turns, length), logprobs, of_turn, turns, (), truncated=True)
+    given_logprobs = logprobs[~np.isnan(logprobs)]
+    segment = segment_of(np.arange(length, dtype=np.int32), turns, given_logprobs, ())
+    return Trajectory("e", (segment,), truncated=True)
 
 
 @given(lengths)
@@ -148,13 +148,30 @@ def test_a_trajectory_arrives_as_it_was(parts: list[tuple[Origin, int, bool]]) -
         assert getattr(received, name).tobytes() == getattr(sent, name).tobytes()
 
 
+def test_a_segment_travels_without_the_tokens_that_the_one_before_has() -> None:
+    turns = turns_of([(Origin.TEMPLATE, 4, False), (Origin.SAMPLED, 2, False)])
+    streams = [np.array(ids, np.int32) for ids in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8, 9], [1, 2, 0, 0, 8, 9])]
+    none = np.empty(0, np.float32)
+    segments = [
+        segment_of(stream, turns, none, (), shared_length=shared)
+        for stream, shared in zip(streams, (0, 3, 2), strict=True)
+    ]
+    encoded = trajectory_to_proto(Trajectory("e", tuple(segments)))
+    assert [list(segment.tokens) for segment in encoded.segments] == [[1, 2, 3, 4, 5, 6], [7, 8, 9], [0, 0, 8, 9]]
+    received = trajectory_from_proto(encoded)
+    assert [segment.tokens.tolist() for segment in received.segments] == [stream.tolist() for stream in streams]
+    encoded.segments[1].shared_tokens = 7
+    with pytest.raises(ProtocolError, match="shares"):
+        trajectory_from_proto(encoded)
+
+
 @pytest.mark.parametrize(
     "damage",
     [{"tokens": [1]}, {"loss_mask_runs": [1]}, {"logprobs": [0.5]}, {"turns": [pb.Turn(origin=1, length=1)]}],  # type: ignore[arg-type]
 )
 def test_a_trajectory_whose_lengths_do_not_agree_is_refused(damage: dict[str, Any]) -> None:
     encoded = trajectory_to_proto(trajectory(turns_of([(Origin.TEMPLATE, 2, False), (Origin.SAMPLED, 3, True)])))
-    encoded.MergeFrom(pb.GetTrajectoryResponse(**damage))
+    encoded.segments[0].MergeFrom(pb.Segment(**damage))
     with pytest.raises(ProtocolError, match="cover"):
         trajectory_from_proto(encoded)
 

@@ -64,7 +64,8 @@ def test_a_person_holds_a_whole_conversation_with_text_alone(target: str, path: 
     assert last["observation"]["stepCount"] == state["stepCount"] == 4
     roles = [message["role"] for message in state["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
-    assert state["tokens"][-3:] == trajectory["tokens"][-3:] == [51, 53, 257]
-    assert trajectory["lossMaskRuns"] == [len(state["tokens"]) - 3, 3]
-    assert len(trajectory["logprobs"]) == 3
+    (segment,) = trajectory["segments"]
+    assert state["tokens"][-3:] == segment["tokens"][-3:] == [51, 53, 257]
+    assert segment["lossMaskRuns"] == [len(state["tokens"]) - 3, 3]
+    assert len(segment["logprobs"]) == 3
     assert closed == {"wasLive": True}

@@ -28,18 +28,18 @@ BROKEN = """
 import sys
 
 from chatenv_server.commands.cli import main
-from chatenv_server.engine.log import EpisodeLog
+from chatenv_server.engine.template_renderer import TemplateRenderer
 
-render = EpisodeLog._render_tail
+render = TemplateRenderer.tail
 
 
-def careless(log, messages):
+def careless(renderer, place, messages):
     # The newline behind a sampled turn is lost.
-    tail = render(log, messages)
-    return tail._replace(tokens=tail.tokens[1:]) if log.turns() else tail
+    tail = render(renderer, place, messages)
+    return tail._replace(tokens=tail.tokens[1:])
 
 
-EpisodeLog._render_tail = careless
+TemplateRenderer.tail = careless
 sys.exit(main(sys.argv[1:]))
 """
 

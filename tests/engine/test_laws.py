@@ -385,7 +385,7 @@ def test_08_control_token_strings_in_texts_never_become_control_tokens(
 # -- 9, 10: cost and position --------------------------------------------------------------------------
 
 
-class _Meter:
+class Meter:
     """Characters that are rendered and encoded while it runs."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
@@ -433,7 +433,7 @@ def _spend(
     action = Span((answer,)).action(subject)
     costs = []
     with pytest.MonkeyPatch.context() as patch:
-        meter = _Meter(patch)
+        meter = Meter(patch)
         for _ in range(turns):
             env.step(action)
             env.step({"role": "user", "content": question})

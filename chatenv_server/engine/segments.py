@@ -1,0 +1,79 @@
+"""Segments that are sealed: what an episode showed its models before its history changed.
+
+Theory of operation. A segment is one append-only stream (`log.py`). When messages change that are part of the committed
+stream, or the template now writes them otherwise, the stream cannot go on. It is sealed as it is up to its last sampled
+token: the tail after that was read by no model, and goes. A new segment begins with the full rendering of the history.
+
+Mostly two neighbours begin alike. So a sealed segment holds only what the one before lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from chatenv_client.models import FidelityReport, Origin, Segment, Turn, segment_of
+from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array, shared_length
+from chatenv_server.engine.records import Records, Written
+
+
+class SealedSegment(NamedTuple):
+    """A segment that nothing is written to any more."""
+
+    shared: int
+    """Leading tokens that it has in common with the segment before; all of them are its opening's."""
+    own: Int32Array
+    """(n - shared,) int32, the tokens after those."""
+    turns: tuple[Turn, ...]
+    logprobs: Float32Array
+    """Of the turns that have some, in stream order."""
+    reports: tuple[FidelityReport, ...]
+    message_count: int
+    """Messages of the conversation when it ended."""
+    held_tokens: int
+    """Tokens that this segment and those before it hold."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole segment."""
+        return self.shared + len(self.own)
+
+
+def sealed_with(
+    before: tuple[SealedSegment, ...], records: Records, written: Written, message_count: int
+) -> tuple[SealedSegment, ...]:
+    """The sealed segments, with one more: what is written of `records`."""
+    tokens, turns = records.tokens.view(0, written.tokens), records.turns.first(written.turns)
+    shared = shared_with(before, tokens, turns)
+    own = tokens[shared:].copy()
+    held = (before[-1].held_tokens if before else 0) + len(own)
+    logprobs = records.logprobs.view(0, written.logprobs).copy()
+    reports = tuple(records.reports[: written.reports])
+    return (*before, SealedSegment(shared, own, turns, logprobs, reports, message_count, held))
+
+
+def shared_with(before: Sequence[SealedSegment], tokens: Int32Array, turns: Sequence[Turn]) -> int:
+    """How many leading tokens a segment has in common with the last one before it, sampled ones excepted."""
+    if not before or not turns or turns[0].origin is Origin.SAMPLED:
+        return 0
+    return shared_length(_last_tokens(before), tokens[: turns[0].length])
+
+
+def _last_tokens(sealed: Sequence[SealedSegment]) -> Int32Array:
+    """(n,) int32, all tokens of the last segment; costs what it returns."""
+    pieces: list[Int32Array] = []
+    needed = sealed[-1].length
+    for segment in reversed(sealed):
+        pieces.append(segment.own[: max(0, needed - segment.shared)])
+        needed = min(needed, segment.shared)
+    return np.concatenate(pieces[::-1])
+
+
+def opened(sealed: Sequence[SealedSegment]) -> Iterator[Segment]:
+    """The sealed segments as callers see them, in order."""
+    tokens = EMPTY_TOKENS
+    for one in sealed:
+        tokens = np.concatenate([tokens[: one.shared], one.own])
+        yield segment_of(tokens, one.turns, one.logprobs, one.reports, shared_length=one.shared)

@@ -1,0 +1,374 @@
+"""Laws of segments, over random episodes whose history is changed on the way, on every tokenizer at hand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from chatenv_client import ChatAction, ChatEnvError, ChatObservation, FidelityKind, Message, Origin
+from chatenv_client.tokens import Int32Array, fingerprint_of
+from chatenv_server import ChatEnvironment
+from tests.engine.episodes import (
+    TOOL,
+    Plan,
+    Said,
+    Span,
+    canonical_span,
+    dialogues,
+    messages,
+    plans,
+    spans,
+    start,
+    state_bytes,
+    steps,
+    words,
+)
+from tests.engine.learning import render_every_time
+from tests.engine.subjects import Subject, subject
+from tests.engine.test_laws import Meter, law
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Messages in the place of all from some index on."""
+
+    at: int
+    """Stands for an index: taken modulo one more than there are messages."""
+    messages: Sequence[Mapping[str, Any]] = ()
+
+    def index(self, env: ChatEnvironment) -> int:
+        return self.at % (env.message_count + 1)
+
+
+rewrites = st.builds(Rewrite, st.integers(0, 50), st.lists(messages(("user", "user", "tool", "assistant")), max_size=2))
+_policies = st.fixed_dictionaries(
+    {"history_policy": st.sampled_from(["segment", "segment", "append", "strict"])},
+    optional={"tools": st.just([TOOL]), "system_prompt": words, "control_token_policy": st.just("reject")},
+)
+edited = st.builds(
+    lambda plan, more, options: replace(plan, steps=more, options=options),
+    plans,
+    st.lists(st.one_of(steps, spans, rewrites), min_size=2, max_size=8),
+    _policies,
+)
+"""Episodes in which history is changed now and then."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A span as it was sent: its segment, and the prompt that it was sampled from."""
+
+    segment: int
+    prompt: Int32Array
+    tokens: list[int]
+    fingerprint: str
+
+
+def take(env: ChatEnvironment, subject: Subject, step: Any) -> ChatObservation:
+    if isinstance(step, Rewrite):
+        return env.step(list(step.messages), replace_from=step.index(env))
+    return env.step(step.action(subject) if isinstance(step, Span) else step)
+
+
+def play(subject: Subject, plan: Plan) -> Iterator[tuple[ChatEnvironment, Any, ChatObservation, list[Sampled]]]:
+    """Take the plan's steps; after each that is not refused: the episode, the step, its answer, all spans so far."""
+    env = start(subject, plan)
+    assume(env is not None)
+    assert env is not None
+    sampled: list[Sampled] = []
+    for step in plan.steps:
+        before = env.state
+        try:
+            observation = take(env, subject, step)
+        except ChatEnvError:
+            assert env.state.token_ids.tolist() == before.token_ids.tolist()
+            continue
+        if isinstance(step, Span):
+            fingerprint = before.prompt_fingerprint
+            sampled.append(Sampled(before.segment, before.token_ids, step.ids(subject), fingerprint))
+        yield env, step, observation, sampled
+
+
+# -- 15, 16: what was sampled stays in its segment -----------------------------------------------------
+
+
+@pytest.mark.law(15)
+@law(edited)
+def test_15_a_sampled_token_is_trained_on_in_one_segment_alone(subject: Subject, plan: Plan) -> None:
+    for env, _, _, sampled in play(subject, plan):
+        trajectory = env.trajectory()
+        for number, segment in enumerate(trajectory.segments):
+            expected = np.zeros(len(segment.tokens), dtype=np.bool_)
+            for one in sampled:
+                if one.segment == number:
+                    expected[len(one.prompt) : len(one.prompt) + len(one.tokens)] = True
+            assert np.array_equal(segment.loss_mask, expected)
+        assert [row.segment for row in trajectory.samples()] == sorted({one.segment for one in sampled})
+        assert all(row.loss_mask[-1] for row in trajectory.samples())
+
+
+@pytest.mark.law(16)
+@law(edited)
+def test_16_the_prompt_of_a_span_is_a_prefix_of_its_segment_for_ever(subject: Subject, plan: Plan) -> None:
+    for env, _, _, sampled in play(subject, plan):
+        segments = env.trajectory().segments
+        for one in sampled:
+            stream, start_of_span = segments[one.segment].tokens, len(one.prompt)
+            assert fingerprint_of(stream[:start_of_span]) == one.fingerprint
+            assert stream[start_of_span : start_of_span + len(one.tokens)].tolist() == one.tokens
+        for before, after in itertools.pairwise(segments):
+            assert after.tokens[: after.shared_length].tolist() == before.tokens[: after.shared_length].tolist()
+            assert before.loss_mask[-1]
+
+
+@pytest.mark.law(16)
+@law(edited)
+def test_16_a_sealed_segment_never_changes(subject: Subject, plan: Plan) -> None:
+    seen: list[Any] = []
+    for env, _, _, _ in play(subject, plan):
+        sealed = [
+            (one.tokens.tolist(), one.turns, one.logprobs.tobytes(), one.fidelity, one.shared_length)
+            for one in env.trajectory().segments[:-1]
+        ]
+        assert sealed[: len(seen)] == seen
+        assert [end.token_count for end in env.state.sealed] == [len(tokens) for tokens, *_ in sealed]
+        seen = sealed
+
+
+# -- 17, 18: segments and the template's own rendering -------------------------------------------------
+
+
+def full(subject: Subject, history: Sequence[Message], tools: Any, prompt: bool = True) -> list[int] | None:
+    """The tokenizer's own tokens of a conversation; None where it gives none, or where texts spell control tokens and
+    it cannot keep them from becoming such.
+    """
+    if not subject.sanitizes and subject.chat_format.controls.occur_in(list(history)):
+        return None
+    with_ids = list(map(_with_ids, history)) if subject.chat_format.profile.needs_call_ids else history
+    try:
+        return subject.full(with_ids, tools=tools, prompt=prompt)
+    except Exception:  # noqa: BLE001 - each tokenizer has an exception of its own for this
+        return None
+
+
+def _with_ids(message: Message) -> Any:
+    calls = [{"id": "call00001", **call} for call in message.get("tool_calls") or ()]
+    return {**message, "tool_calls": calls} if calls else message
+
+
+@pytest.mark.law(17)
+@law(edited)
+def test_17_a_segment_opens_with_the_full_rendering_of_the_conversation(subject: Subject, plan: Plan) -> None:
+    segment = 0
+    for env, _, observation, _ in play(subject, plan):
+        if observation.segment > segment and observation.messages:
+            expected = full(subject, observation.messages, plan.options.get("tools"))
+            if expected is not None:
+                assert observation.token_ids.tolist() == expected
+                turn = env.state.turns[0]
+                assert (turn.origin, turn.length, turn.message_count) == (
+                    Origin.TEMPLATE,
+                    len(expected),
+                    len(observation.messages),
+                )
+        segment = observation.segment
+
+
+@pytest.mark.law(18)
+@law(dialogues())
+def test_18_under_segment_every_prompt_is_the_full_rendering(subject: Subject, plan: Plan) -> None:
+    plan = replace(plan, options={**plan.options, "history_policy": "segment"})
+    env = start(subject, plan)
+    assume(env is not None)
+    assert env is not None
+    tools = plan.options.get("tools")
+    history: list[Any] = list(plan.opening)
+    for said, following in zip(plan.steps[::2], plan.steps[1::2], strict=False):
+        assert isinstance(said, Said)
+        ids = canonical_span(subject, history, said.message, following, tools)
+        if ids is None:
+            return
+        env.step(ChatAction(tokens=ids))
+        try:
+            observation = env.step(following)
+        except ChatEnvError:
+            return
+        history += [said.message, *following]
+        kinds = {report.kind for report in env.trajectory().fidelity}
+        expected = full(subject, observation.messages, tools)
+        if expected is not None and FidelityKind.HISTORY_REWRITTEN not in {
+            report.kind for report in observation.fidelity
+        }:
+            assert observation.token_ids.tolist() == expected
+        assert FidelityKind.HISTORY_REWRITTEN not in kinds
+
+
+# -- 19: what is no change -----------------------------------------------------------------------------
+
+
+@pytest.mark.law(19)
+@law(edited, st.integers(0, 50))
+def test_19_a_rewrite_that_changes_nothing_begins_no_segment(subject: Subject, plan: Plan, at: int) -> None:
+    for env, _, _, _ in play(subject, plan):
+        before, index = env.state, at % (env.message_count + 1)
+        try:
+            observation = env.step(before.history_messages[index:], replace_from=index)
+        except ChatEnvError as error:
+            pytest.fail(f"the same messages again were refused: {error}")
+        assert observation.segment == before.segment
+        assert observation.token_ids.tolist() == before.token_ids.tolist()
+        assert observation.fidelity == ()
+
+
+@pytest.mark.law(19)
+@law(words, spans, st.lists(messages(("user", "tool")), min_size=1, max_size=3), words)
+def test_19_other_messages_after_the_last_sampled_one_begin_no_segment(
+    subject: Subject, opening: str, span: Span, after: Sequence[Message], text: str
+) -> None:
+    other = {"role": "user", "content": text}
+    env, direct = (ChatEnvironment(subject.engine) for _ in range(2))
+    for each in (env, direct):
+        each.reset(messages=[{"role": "user", "content": opening}], episode_id="e", clock=0.0)
+        each.step(span.action(subject))
+    try:
+        env.step(after)
+        expected = direct.step(other)
+    except ChatEnvError:
+        return
+    observation = env.step(other, replace_from=2)
+    assert observation.segment == 0
+    assert observation.token_ids.tolist() == expected.token_ids.tolist()
+    assert observation.messages == expected.messages
+    assert env.state.message_spans == direct.state.message_spans
+
+
+# -- refused steps, rewards, and what is told apart ----------------------------------------------------
+
+
+class _Moody:
+    raises = False
+
+    def __call__(self, observation: ChatObservation) -> ChatObservation:
+        if self.raises:
+            raise RuntimeError("moody")
+        observation.reward = 1.0
+        return observation
+
+
+@pytest.mark.law(7)
+@law(edited)
+def test_07_a_refused_rewrite_changes_nothing_and_no_reward_is_lost(subject: Subject, plan: Plan) -> None:
+    moody = _Moody()
+    env = ChatEnvironment(subject.engine, transform=moody)
+    try:
+        env.reset(messages=plan.opening, clock=0.0, **plan.options)
+    except ChatEnvError:
+        return
+    for step in plan.steps:
+        before = state_bytes(env)
+        moody.raises = True
+        with pytest.raises(ChatEnvError):
+            take(env, subject, step)
+        assert state_bytes(env) == before
+        moody.raises = False
+        try:
+            take(env, subject, step)
+        except ChatEnvError:
+            assert state_bytes(env) == before
+        assert (env.trajectory().reward or 0.0) == env.step_count
+
+
+@pytest.mark.law(6)
+@law(edited)
+def test_06_texts_that_are_not_held_are_read_back_in_every_segment(subject: Subject, plan: Plan) -> None:
+    def keep(observation: ChatObservation) -> ChatObservation:
+        return observation
+
+    frugal, keeping = ChatEnvironment(subject.engine), ChatEnvironment(subject.engine, transform=keep)
+    try:
+        for env in (frugal, keeping):
+            env.reset(messages=plan.opening, clock=0.0, episode_id="e", **plan.options)
+    except ChatEnvError:
+        return
+    for step in plan.steps:
+        left, right = (_shown(env, subject, step) for env in (frugal, keeping))
+        assert left == right
+    assert state_bytes(frugal) == state_bytes(keeping)
+
+
+def _shown(env: ChatEnvironment, subject: Subject, step: Any) -> Any:
+    """What a step answers, or why it is refused."""
+    try:
+        observation = take(env, subject, step)
+    except ChatEnvError as error:
+        return str(error)
+    return observation.messages, observation.token_ids.tolist(), observation.fidelity, observation.segment
+
+
+# -- 22: what it costs ---------------------------------------------------------------------------------
+
+
+def _costs(subject: Subject, turns: int, policy: str) -> list[tuple[int, int]]:
+    """Characters rendered and encoded for each message of an episode in which models think."""
+    env = ChatEnvironment(subject.engine, history_policy=policy)
+    env.reset(messages=[{"role": "user", "content": "How are you today?"}], clock=0.0)
+    costs = []
+    with pytest.MonkeyPatch.context() as patch:
+        meter = Meter(patch)
+        for turn in range(turns):
+            env.step(Span((f"Hmm.\n</think>\n\nFine on day {turn}.",)).action(subject))
+            meter.spent()
+            env.step({"role": "user", "content": f"And after day {turn}?"})
+            costs.append(meter.spent())
+    return costs
+
+
+@pytest.mark.law(22)
+def test_22_a_new_segment_encodes_no_more_at_turn_100_than_at_turn_10() -> None:
+    tested = subject("own_thoughts_stripped")
+    costs = _costs(tested, 100, "segment")
+    assert len(set(costs[99:])) == 1
+    assert costs[99][1] <= costs[9][1] + 20  # the days have more digits
+
+
+@pytest.mark.law(22)
+@law(words, words)
+def test_22_a_step_that_begins_no_segment_does_no_further_work(subject: Subject, answer: str, question: str) -> None:
+    def spent(policy: str) -> tuple[list[tuple[int, int]], int]:
+        env = ChatEnvironment(subject.engine, history_policy=policy)
+        env.reset(messages=[{"role": "user", "content": "How are you today?"}], clock=0.0)
+        render_every_time(env)
+        costs, inexact = [], 0
+        with pytest.MonkeyPatch.context() as patch:
+            meter = Meter(patch)
+            for _ in range(4):
+                inexact += len(env.step(Span((answer,)).action(subject)).fidelity)
+                inexact += len(env.step({"role": "user", "content": question}).fidelity)
+                costs.append(meter.spent())
+        return costs, inexact
+
+    spent("append")  # until there is no more to learn
+    costs, inexact = spent("append")
+    if not inexact:
+        assert spent("segment")[0] == costs
+
+
+@pytest.mark.law(22)
+def test_22_a_sealed_segment_holds_what_the_one_before_lacks() -> None:
+    tested = subject("own_thoughts_stripped")
+    env = ChatEnvironment(tested.engine, history_policy="segment")
+    env.reset(messages=[{"role": "user", "content": "How are you today?"}], clock=0.0)
+    for turn in range(20):
+        env.step(Span((f"Hmm.\n</think>\n\nFine on day {turn}.",)).action(tested))
+        env.step({"role": "user", "content": f"And after day {turn}?"})
+    segments = env.trajectory().segments
+    assert len(segments) == 21
+    assert env.held_tokens == sum(len(one.tokens) - one.shared_length for one in segments[:-1]) + env.token_count
+    assert env.held_tokens < 5 * env.token_count < sum(len(one.tokens) for one in segments)
