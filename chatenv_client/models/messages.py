@@ -81,9 +81,9 @@ class MessageSnapshot:
         message = self.messages[index]
         return self.read(index) if message is None else message
 
-    def first(self) -> Sequence[Message]:
-        """The first message, if there is one, not copied."""
-        return [self._at(0)] if self.length else ()
+    def first(self, count: int = 1) -> Sequence[Message]:
+        """The first messages, as far as there are any, not copied."""
+        return [self._at(each) for each in range(min(count, self.length))]
 
     def since(self, index: int) -> list[Message]:
         """The messages from `index` on, not copied."""

@@ -68,6 +68,7 @@ def read_facts(chat_format: ChatFormat) -> TemplateFacts:
 class _Reader:
     def __init__(self, chat_format: ChatFormat) -> None:
         self._format = chat_format
+        self._needs = [chat_format.dependencies(tools=tools) for tools in (False, True)]
 
     def read(self) -> TemplateFacts:
         profile, codec = self._format.profile, self._format.codec
@@ -90,9 +91,9 @@ class _Reader:
             depends_on=tuple(
                 words
                 for words, holds in (
-                    ("the system prompt", profile.needs_system),
-                    ("the tools", profile.needs_tools),
-                    ("all roles and calls before it", profile.needs_skeleton),
+                    ("the system prompt", any(needs.system for needs in self._needs)),
+                    ("the tools", any(needs.tools for needs in self._needs)),
+                    ("all roles and calls before it", any(needs.skeleton_under_system for needs in self._needs)),
                 )
                 if holds
             ),
@@ -160,7 +161,10 @@ class _Reader:
                 "cuts <think>...</think> out of a turn's content once a user has spoken after it",
                 self._loses(_TAGGED, [_NEXT]),
             ),
-            ("drops the reasoning before tool calls once a later user has spoken", profile.forgets),
+            (
+                "drops the reasoning before tool calls once a later user has spoken",
+                any(needs.forgets for needs in self._needs),
+            ),
             (self._words_of_closers(), profile.last_closers != profile.closers and self._closes_differently()),
             ("writes an answer without reasoning differently once a user has spoken after it", self._differs_later()),
             ("writes the system prompt into the last user's turn", self._moves_system()),

@@ -37,6 +37,11 @@ class BoundTemplate:
         self.chat_format = chat_format
         self.options = options
         self.profile = chat_format.profile
+        self.needs = chat_format.dependencies(
+            tools=options.tools is not None,
+            asks=options.add_generation_prompt,
+            template_kwargs=options.template_kwargs,
+        )
         self.literal_text = chat_format.template.literal_text
         """Everything the template can write by itself."""
         self._fill = fill
@@ -60,7 +65,7 @@ class BoundTemplate:
 
     @cached_property
     def _local(self) -> Filled:
-        if self.profile.needs_tools or self._variables["tools"] is None:
+        if self.needs.tools or self._variables["tools"] is None:
             return self._whole
         return self._fill(self.chat_format.template, {**self._variables, "tools": None})
 

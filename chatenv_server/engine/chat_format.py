@@ -10,21 +10,27 @@ from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.controls import ControlTokens
+from chatenv_server.engine.dependencies import Dependencies
 from chatenv_server.engine.learn_parser import learn_parser
 from chatenv_server.engine.parsing import ResponseTemplateParser, TurnParser
 from chatenv_server.engine.probe import probe
-from chatenv_server.engine.probe_messages import user
+from chatenv_server.engine.probe_messages import PROBE_CLOCK, PROBE_TOOL, user
+from chatenv_server.engine.probe_renders import ProbeRenders
+from chatenv_server.engine.probe_tails import find_dependencies
 from chatenv_server.engine.profile import Profile
 from chatenv_server.engine.template import ChatTemplate, variables_of
 
 _MOST_KEPT = 64
-"""Different template arguments whose parser is kept. Callers choose them, so there must be a bound."""
+"""Different terms of which is kept what was found out. Callers choose them, so there must be a bound."""
 _LONGEST_KEPT = 32_768
 """Characters, as JSON, of template arguments that are kept."""
 
 
 class ChatFormat:
-    """A fast tokenizer and its Jinja template. Parsers are learnt when they are first asked for. Safe for threads."""
+    """A fast tokenizer and its Jinja template. Safe for threads.
+
+    What depends on an episode's terms is found out when it is first asked for: parsers, and what tails depend on.
+    """
 
     def __init__(
         self,
@@ -41,6 +47,7 @@ class ChatFormat:
         self.controls = ControlTokens(self._control_texts(), codec.added.texts.values())
         self._parse_response = parse_response
         self._parsers: BoundedCache[str, TurnParser] = BoundedCache(_MOST_KEPT)
+        self._dependencies: BoundedCache[tuple[bool, bool, str], Dependencies] = BoundedCache(_MOST_KEPT)
 
     def _control_texts(self) -> list[str]:
         """Special tokens, and added tokens that the template writes."""
@@ -50,6 +57,32 @@ class ChatFormat:
         return [
             text for i, text in texts if i in self.codec.added.special_ids or (text in written and not text.isspace())
         ]
+
+    def dependencies(
+        self, *, tools: bool = False, asks: bool = True, template_kwargs: Mapping[str, Any] | None = None
+    ) -> Dependencies:
+        """What tails depend on; found out when it is first asked for under these terms.
+
+        Args:
+            tools: whether there are any.
+            asks: whether the model is asked to speak.
+            template_kwargs: template arguments.
+        """
+        key = json.dumps(template_kwargs or {}, sort_keys=True, default=str)
+        if len(key) > _LONGEST_KEPT:
+            return self._find_dependencies(tools, asks, template_kwargs)
+        return self._dependencies.get_or_put(
+            (tools, asks, key), lambda: self._find_dependencies(tools, asks, template_kwargs)
+        )
+
+    def _find_dependencies(self, tools: bool, asks: bool, template_kwargs: Mapping[str, Any] | None) -> Dependencies:
+        variables = variables_of(
+            self.special_tokens,
+            template_kwargs,
+            tools=[PROBE_TOOL] if tools else None,
+            clock_unix_seconds=PROBE_CLOCK,
+        )
+        return find_dependencies(ProbeRenders(self.template, variables, self.profile.forms), asks=asks)
 
     def parser_for(self, template_kwargs: Mapping[str, Any]) -> TurnParser:
         """The parser for turns sampled under these template arguments."""

@@ -13,6 +13,7 @@ from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import RenderOptions
+from chatenv_server.engine.dependencies import Dependencies
 from chatenv_server.engine.probe_messages import assistant, user
 from chatenv_server.engine.reuse.reusing_template import ReusingTemplate
 from chatenv_server.engine.template import variables_of
@@ -37,7 +38,7 @@ class ExactPath:
         """The chat format under one episode's options; the same again for the same options."""
         clock = options.clock_unix_seconds if "strftime_now" in self.chat_format.template.variables else 0.0
         # Nearly every episode has a clock of its own, but its tails may well be those of all others.
-        if clock and not self.chat_format.profile.needs_clock:
+        if clock and not self._dependencies(options).clock:
             timeless = self.renderer(replace(options, clock_unix_seconds=0.0))
             return TemplateRenderer(self.chat_format, options, tails_of=timeless)
         policies = (options.add_generation_prompt, options.control_token_policy, clock)
@@ -47,6 +48,13 @@ class ExactPath:
         if len(inputs) > _LONGEST_KEPT:
             return TemplateRenderer(self.chat_format, options)
         return self._renderers.get_or_put(key, lambda: TemplateRenderer(self.chat_format, options))
+
+    def _dependencies(self, options: RenderOptions) -> Dependencies:
+        return self.chat_format.dependencies(
+            tools=options.tools is not None,
+            asks=options.add_generation_prompt,
+            template_kwargs=options.template_kwargs,
+        )
 
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""
@@ -60,15 +68,15 @@ class ExactPath:
     @cached_property
     def features(self) -> tuple[str, ...]:
         """What the template does, a word each: see docs/wire.md."""
-        profile = self.chat_format.profile
+        under = [self.chat_format.dependencies(tools=tools) for tools in (False, True)]
         words = {
-            "needs_system": profile.needs_system,
-            "needs_tools": profile.needs_tools,
-            "needs_skeleton": profile.needs_skeleton,
-            "forgets": profile.forgets,
+            "needs_system": any(needs.system for needs in under),
+            "needs_tools": any(needs.tools for needs in under),
+            "needs_skeleton": any(needs.skeleton_under_system for needs in under),
+            "forgets": any(needs.forgets for needs in under),
             "reuses_renders": self._reuses_renders(),
         }
-        return ("exact", *sorted(profile.takes), *(word for word, holds in words.items() if holds))
+        return ("exact", *sorted(self.chat_format.profile.takes), *(word for word, holds in words.items() if holds))
 
     def _reuses_renders(self) -> bool:
         """Whether a plain conversation needs no second render; see `ReusingTemplate`."""

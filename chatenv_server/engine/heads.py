@@ -13,11 +13,13 @@ from typing import Any, Final
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import ControlTokenPolicy, Message, MessageSnapshot
 from chatenv_server.engine.bound_template import BoundTemplate
-from chatenv_server.engine.forms import PreparedMessage, texts_of
+from chatenv_server.engine.forms import PreparedMessage
+from chatenv_server.engine.outlines import outline_of
 from chatenv_server.engine.probe_messages import user
 
 _ALIKE: Final = ["user", "assistant"] * 3
 """Who speaks in three plain rounds in a row. The last can be left out where the probe saw that it changes nothing."""
+_SYSTEM_ROLES: Final = ("system", "developer")
 _TEXTS: Final = {"role", "content", "reasoning_content"}
 
 
@@ -26,14 +28,14 @@ class Heads:
 
     def __init__(self, template: BoundTemplate) -> None:
         self._template = template
-        self._profile = template.profile
+        self._needs = template.needs
         self._asked: dict[bool, str] = {}
 
     # -- the constant head ------------------------------------------------------------------------
 
     def constant(self, opening: Sequence[Message]) -> list[PreparedMessage]:
         """The constant head, after the conversation's own system message where tails depend on it."""
-        system = self.system_of(opening) if self._profile.needs_system else []
+        system = self.system_of(opening) if self._needs.system else []
         return [*system, self._user]
 
     @cached_property
@@ -42,9 +44,7 @@ class Heads:
 
     def system_of(self, opening: Sequence[Message]) -> list[PreparedMessage]:
         """The system message that a conversation begins with, if it does."""
-        return [
-            self._template.prepare(message) for message in opening[:1] if message["role"] in ("system", "developer")
-        ]
+        return [self._template.prepare(message) for message in opening[:1] if message["role"] in _SYSTEM_ROLES]
 
     def asked(self, head: Sequence[PreparedMessage], prompt: bool) -> str:
         """What the template writes for a constant head, with the generation prompt or without."""
@@ -73,11 +73,30 @@ class Heads:
         written = self._template.render_local([*head, self._template.prepare_own(answer)], False)
         return self.asked(head, True), written
 
+    def suffices(self, history: MessageSnapshot) -> bool:
+        """Whether the constant head will do in the place of this history."""
+        first, *others = [message["role"] for message in history.first(2)] or ["user"]
+        system = first in _SYSTEM_ROLES
+        # Where nobody has asked anything, there is nothing that the constant head could stand for.
+        if (others[:1] if system else [first]) != ["user"]:
+            return False
+        return not (self._needs.skeleton_under_system if system else self._needs.skeleton)
+
     # -- the skeleton -----------------------------------------------------------------------------
 
     def skeleton(self, history: MessageSnapshot) -> list[PreparedMessage]:
-        """The true roles and calls with one-letter texts: O(messages), whatever their length."""
-        return [*self.system_of(history.first()), *map(self._template.formed, self.outlines(history))]
+        """The true roles and calls with one-letter texts: O(messages), whatever their length.
+
+        All of the history, where the template tells what its messages say.
+        """
+        system = self.system_of(history.first())
+        if self._needs.texts:
+            return [*system, *map(self._whole, history.since(len(system)))]
+        return [*system, *map(self._template.formed, self.outlines(history))]
+
+    def _whole(self, message: Message) -> PreparedMessage:
+        own = message.get("role") == "assistant"
+        return self._template.prepare_own(message) if own else self._template.prepare(message)
 
     def outlines(self, history: MessageSnapshot) -> list[dict[str, Any]]:
         """What a skeleton shows of all messages but the system message at the beginning."""
@@ -86,15 +105,19 @@ class Heads:
 
     def shape(self, history: MessageSnapshot) -> tuple[Any, ...]:
         """What two histories have in common whose skeletons are the same; cheaper than the skeletons."""
+        if self._needs.texts:
+            return tuple(map(repr, history.since(0)))
         kept, speakers = self._kept(history)
         return tuple(
-            (speaker, bool(message["content"])) if speaker else repr(self._outline(message, index))
+            (speaker, bool(message["content"]), "reasoning_content" in message)
+            if speaker
+            else repr(self._outline(message, index))
             for index, (message, speaker) in enumerate(zip(kept, speakers, strict=True))
         )
 
     def _kept(self, history: MessageSnapshot) -> tuple[list[Message], list[str]]:
         """The messages that a skeleton shows, and of those that say nothing telling, who speaks."""
-        tested, alike = self._template.chat_format.template.tested_texts, self._profile.rounds_are_alike
+        tested, alike = self._template.chat_format.template.tested_texts, self._needs.rounds_are_alike
         kept: list[Message] = []
         speakers: list[str] = []
         for message in history.since(len(self.system_of(history.first()))):
@@ -105,18 +128,9 @@ class Heads:
         return kept, speakers
 
     def _outline(self, message: Message, index: int) -> dict[str, Any]:
-        """A message with one letter for its texts, and what the template looks for in them."""
-        outline: dict[str, Any] = {
-            key: value for key, value in message.items() if key not in ("content", "reasoning_content")
-        }
-        own = "".join(texts_of(message))
-        tested = "".join(text for text in self._template.chat_format.template.tested_texts if text in own)
         escapes = self._template.options.control_token_policy is ControlTokenPolicy.ESCAPE
-        if tested and message.get("role") != "assistant" and escapes:
-            tested = self._template.chat_format.controls.mark(tested)
-        letter = chr(ord("a") + index % 26)
-        outline["content"] = tested + letter if message.get("content") else message.get("content", "")
-        return outline
+        mark = self._template.chat_format.controls.mark if escapes else None
+        return outline_of(message, index, self._template.chat_format.template.tested_texts, mark)
 
 
 def _speaker_of(message: Message, tested: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ Their texts are unlike anything that a caller sends, for templates that compare 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SENTINEL = "Zq7xK2vW"
@@ -14,6 +14,9 @@ HEAD_TEXT = "Zq7xH4nB"
 """What the user says in the constant head. Unlike anything a caller sends, for templates that compare messages."""
 PROBE_CALL_ID = "callZq7x1"
 """Nine letters and digits, the strictest form that a known template asks for."""
+
+PROBE_CLOCK = 1_700_000_000.0
+"""When the probe takes place."""
 
 PROBE_TOOL = {
     "type": "function",
@@ -49,46 +52,17 @@ def assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-def calling(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """An assistant message of one call."""
-    call = {"id": PROBE_CALL_ID, "type": "function", "function": {"name": "lookup", "arguments": dict(arguments)}}
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
+def calling(
+    arguments: Mapping[str, Any], content: str | None = "", *, ids: Sequence[str] = (PROBE_CALL_ID,)
+) -> dict[str, Any]:
+    """An assistant message of one call, or of one for each id."""
+    calls: list[dict[str, Any]] = [
+        {"id": call_id, "type": "function", "function": {"name": "lookup", "arguments": dict(arguments)}}
+        for call_id in ids
+    ]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
-def tool_result(text: str) -> dict[str, Any]:
+def tool_result(text: str, call_id: str = PROBE_CALL_ID) -> dict[str, Any]:
     """A tool's answer."""
-    return {"role": "tool", "content": text, "tool_call_id": PROBE_CALL_ID, "name": "lookup"}
-
-
-DEEPER_HEADS: tuple[list[dict[str, Any]], ...] = (
-    [user("a"), assistant("b"), user("c")],
-    [user("a"), assistant("b"), user("c"), assistant("d"), user("e")],
-    [user("a"), calling({"key": "b"}), tool_result("c"), assistant("d"), user("e")],
-    [user("a"), calling({"key": "b"}), tool_result("c")],
-    [user("a"), calling({"key": "b"}), tool_result("c"), calling({"key": "d"}), tool_result("e")],
-    [
-        user("a"),
-        calling({"key": "b"}),
-        tool_result("c"),
-        assistant("d"),
-        user("e"),
-        calling({"key": "f"}),
-        tool_result("g"),
-    ],
-)
-"""Conversations that differ in what came before the last turn."""
-
-_ROUNDS = ([user("a"), assistant("b")], [user("a"), assistant("")])
-_CALL_ROUND = [user("a"), calling({"key": "b"}), tool_result("c"), assistant("d")]
-LONGER_HEADS: tuple[tuple[list[dict[str, Any]], list[dict[str, Any]]], ...] = tuple(
-    ([*before, *plain, *plain, *after], [*before, *(plain * count), *after])
-    for plain in _ROUNDS
-    for count in (3, 4, 7)
-    for before, after in (
-        ([], [user("e")]),
-        (_CALL_ROUND, [user("e")]),
-        ([], [*_CALL_ROUND, user("e")]),
-        ([], _CALL_ROUND[:3]),
-    )
-)
-"""Pairs that differ in how many plain questions and answers came in a row: two, and more."""
+    return {"role": "tool", "content": text, "tool_call_id": call_id, "name": "lookup"}

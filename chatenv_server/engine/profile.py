@@ -1,4 +1,4 @@
-"""What a chat template does on one tokenizer, as the probe found it out."""
+"""What a chat template does on one tokenizer whatever the episode, as the probe found it out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from chatenv_server.engine.forms import Forms
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Everything the probe found out about one template on one tokenizer. Immutable, shared by all episodes."""
+    """How messages are given to one template on one tokenizer, and how its turns end. Immutable, shared by all.
+
+    What its tails depend on is another thing, since that differs with an episode's terms: see `Dependencies`.
+    """
 
     forms: Forms
     closers: tuple[str, ...]
@@ -21,22 +24,7 @@ class Profile:
     """A sampled span that ends in one of these counts as stopped."""
     role_closes: Mapping[str, str]
     """What follows a role's text when it is the last message."""
-    needs_system: bool
-    """Whether a tail depends on the system prompt."""
-    needs_tools: bool
-    """Whether a tail depends on the tools."""
-    needs_clock: bool
-    """Whether a tail depends on the time that the template sees."""
-    needs_skeleton: bool
-    """Whether a tail depends on what came before the last assistant turn."""
     needs_call_ids: bool
     """Whether the template insists on an id for every tool call."""
-    rounds_are_alike: bool
-    """Whether further questions and answers of plain text change no tail after two in a row. False where no skeleton is
-    needed: nobody asks."""
-    forgets: bool
-    """Whether the template writes an assistant turn differently once later turns have come."""
-    forgets_late: bool
-    """Whether it does so even where a user has answered the turn already."""
     takes: frozenset[str] = field(default_factory=frozenset)
     """Roles and shapes the template takes: `system`, `tool`, `tool_calls`, `tools`, `reasoning`, ..."""

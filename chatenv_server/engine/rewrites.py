@@ -65,8 +65,8 @@ class RewriteFinder:
 
     def __init__(self, template: BoundTemplate) -> None:
         self._template = template
-        self._may_come = template.profile.forgets
-        self._may_come_late = template.profile.forgets_late
+        self._may_come = template.needs.forgets
+        self._may_come_late = template.needs.forgets_late
 
     def find(self, record: Sequence[Message], start: int, head: Sequence[PreparedMessage]) -> PendingRewrite | None:
         """The first assistant turn of `record` that later messages will make the template rewrite.

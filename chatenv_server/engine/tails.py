@@ -88,14 +88,15 @@ class TailWriter:
         The last value says whether the constant head was tried before, in vain.
         """
         last, prompted = place.last, self.turns.was_prompted(place.last)
-        if not self._profile.needs_skeleton:
+        suffices = self.heads.suffices(place.history)
+        if suffices:
             try:
                 return *self._cut_after(head, last, said, tail, self.heads.asked(head, prompted)), False
             except TemplateRejectedError:
                 pass  # a template may take these messages only in their true place
         skeleton = self.heads.skeleton(place.history)
         asked = self.template.render_local(skeleton, prompted)
-        return *self._cut_after(skeleton, last, said, tail, asked), not self._profile.needs_skeleton
+        return *self._cut_after(skeleton, last, said, tail, asked), suffices
 
     def _cut_after(
         self,

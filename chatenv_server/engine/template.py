@@ -48,6 +48,8 @@ class ChatTemplate:
         """Everything the template can write by itself, pieces joined by NUL."""
         self.tested_texts = _tested_texts(tree)
         """What the template looks for in texts, such as `/no_think`."""
+        self.cut_texts = _cut_texts(tree)
+        """What the template cuts texts at, such as `</think>`."""
         self.fingerprint = hashlib.sha256(source.encode()).hexdigest()
 
     def render(
@@ -134,6 +136,17 @@ def _tested_texts(tree: nodes.Template) -> tuple[str, ...]:
     texts = {node.value for node in (*compared, *begun) if isinstance(node, nodes.Const)}
     # A bare name is the key of a mapping: `'tool_calls' in message`.
     return tuple(sorted(text for text in texts if isinstance(text, str) and not text.isidentifier()))
+
+
+def _cut_texts(tree: nodes.Template) -> tuple[str, ...]:
+    cutting = ("split", "rsplit", "partition", "rpartition", "replace", "find", "rfind", "index", "rindex")
+    cuts = [
+        node.args[0]
+        for node in tree.find_all(nodes.Call)
+        if isinstance(node.node, nodes.Getattr) and node.node.attr in cutting and node.args
+    ]
+    texts = {node.value for node in cuts if isinstance(node, nodes.Const)}
+    return tuple(sorted(text for text in texts if isinstance(text, str) and text.strip()))
 
 
 def _literal_text(tree: nodes.Template) -> str:

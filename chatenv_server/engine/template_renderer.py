@@ -40,7 +40,6 @@ class TemplateRenderer:
         tails_of: TemplateRenderer | None = None,
     ) -> None:
         self.sees_rewrites = True
-        self.reads_history = chat_format.profile.needs_skeleton
         self._codec = chat_format.codec
         self._escapes = options.control_token_policy is not ControlTokenPolicy.ALLOW
 
@@ -58,6 +57,7 @@ class TemplateRenderer:
         else:
             self._writer, self._tails = tails_of._writer, tails_of._tails
             self._template = BoundTemplate(chat_format, options, fill)
+        self.reads_history = self._template.needs.skeleton_under_system
         self._openings = OpeningWriter(self._template, self._writer.heads, self._writer.encoder, self._writer.rewrites)
 
     def opening(self, messages: Sequence[Message], reopening: Reopening | None = None) -> Tail:

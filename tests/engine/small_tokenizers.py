@@ -152,6 +152,7 @@ class Dialogue:
         """The tokenizer's own tokens of the messages as they are meant."""
         named = ("tools",)
         options = {key: value for key, value in self.options.items() if key in named}
+        options |= self.options.get("chat_template_kwargs", {})
         return list(
             self.tokenizer.apply_chat_template(
                 self.meant, add_generation_prompt=prompt, tokenize=True, return_dict=False, **options

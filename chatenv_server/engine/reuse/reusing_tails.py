@@ -42,7 +42,7 @@ class ReusingTails:
     def __init__(self, writer: TailWriter, write_with: WriteWith) -> None:
         self._writer = writer
         self._write_with = write_with
-        self._profile = writer.template.profile
+        self._needs = writer.template.needs
         self._controls = writer.template.chat_format.controls
         self._codec = writer.template.chat_format.codec
         self._recordings: Recordings[tuple[TailRecording, Surroundings | None]] = Recordings()
@@ -79,9 +79,10 @@ class ReusingTails:
         shape: tuple[Any, ...] = (last.stop_id, last.close, prompted, said, shape_of(messages[0], texts))
         if self._spell_control_tokens(texts[count:]):
             return None
-        if self._profile.needs_system or self._profile.needs_skeleton:
+        suffices = self._writer.heads.suffices(place.history)
+        if self._needs.system or not suffices:
             shape = (*shape, _digest(self._writer.heads.system_of(place.history.first())))
-        if self._profile.needs_skeleton:
+        if not suffices:
             shape = (*shape, _digest(self._writer.heads.shape(place.history)))
         return Exchange(shape, texts, given)
 
