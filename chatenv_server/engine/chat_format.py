@@ -12,7 +12,7 @@ from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.controls import ControlTokens
 from chatenv_server.engine.dependencies import Dependencies
 from chatenv_server.engine.learn_parser import learn_parser
-from chatenv_server.engine.parsing import ResponseTemplateParser, TurnParser
+from chatenv_server.engine.parsing import PROBE_TOOLS, VERBATIM, ResponseTemplateParser, TurnParser
 from chatenv_server.engine.probe import probe
 from chatenv_server.engine.probe_messages import PROBE_CLOCK, PROBE_TOOL, user
 from chatenv_server.engine.probe_renders import ProbeRenders
@@ -84,16 +84,31 @@ class ChatFormat:
         )
         return find_dependencies(ProbeRenders(self.template, variables, self.profile.forms), asks=asks)
 
-    def parser_for(self, template_kwargs: Mapping[str, Any]) -> TurnParser:
-        """The parser for turns sampled under these template arguments."""
-        # They may decide whether a thought is open already when sampling starts.
-        key = json.dumps(template_kwargs, sort_keys=True, default=str)
+    def parser_for(self, template_kwargs: Mapping[str, Any], *, with_tools: bool = False) -> TurnParser:
+        """The parser for turns sampled under these template arguments, by a model that was given tools or none."""
+        # They may decide whether a thought is open already when sampling starts, and whether calls are written at all.
+        key = json.dumps([template_kwargs, with_tools], sort_keys=True, default=str)
         if len(key) > _LONGEST_KEPT:
-            return self._learn_parser(template_kwargs)
-        return self._parsers.get_or_put(key, lambda: self._learn_parser(template_kwargs))
+            return self._learn_parser(template_kwargs, with_tools)
+        return self._parsers.get_or_put(key, lambda: self._learn_parser(template_kwargs, with_tools))
 
-    def _learn_parser(self, template_kwargs: Mapping[str, Any]) -> TurnParser:
-        variables = variables_of(self.special_tokens, template_kwargs)
+    def _learn_parser(self, template_kwargs: Mapping[str, Any], with_tools: bool) -> TurnParser:
+        learnt = self._learn_from(template_kwargs, PROBE_TOOLS if with_tools else None)
+        if learnt.name == VERBATIM and "tools" in self.template.variables:
+            learnt = self._learn_from(template_kwargs, None if with_tools else PROBE_TOOLS)
+        if self._parse_response is None:
+            return learnt
+        prompt = self._renderer(template_kwargs, None)([user()], True) or ""
+        return ResponseTemplateParser(self._parse_response, prompt, learnt)
+
+    def _learn_from(self, template_kwargs: Mapping[str, Any], tools: list[Any] | None) -> TurnParser:
+        stop_texts = [self.codec.added.texts[i] for i in self.profile.stop_ids if i in self.codec.added]
+        return learn_parser(self._renderer(template_kwargs, tools), stop_texts)
+
+    def _renderer(
+        self, template_kwargs: Mapping[str, Any], tools: list[Any] | None
+    ) -> Callable[[Sequence[Mapping[str, Any]], bool], str | None]:
+        variables = variables_of(self.special_tokens, template_kwargs, tools=tools)
 
         def render(messages: Sequence[Mapping[str, Any]], prompt: bool) -> str | None:
             try:
@@ -102,8 +117,4 @@ class ChatFormat:
             except TemplateRejectedError:
                 return None
 
-        stop_texts = [self.codec.added.texts[i] for i in self.profile.stop_ids if i in self.codec.added]
-        learnt = learn_parser(render, stop_texts)
-        if self._parse_response is None:
-            return learnt
-        return ResponseTemplateParser(self._parse_response, render([user()], True) or "", learnt)
+        return render

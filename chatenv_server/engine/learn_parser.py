@@ -1,35 +1,59 @@
-"""Chooses the reader of sampled turns by what it recovers from the template's own renders."""
+"""Learns the reader of sampled turns from the template's own renders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
-from chatenv_server.engine.parsing import PROBE_MESSAGES, ProbeRender, TurnParser, choose_parser
-from chatenv_server.engine.probe_messages import user
+from chatenv_server.engine.parsing import TurnParser, learn_reader
+from chatenv_server.engine.probe_messages import HEAD_TEXT, user
 
 
-def _without_close(text: str, stop_texts: Sequence[str]) -> str:
-    """A rendered last turn without the template's close: white space, one stop token, white space."""
-    bare = text.rstrip()
-    for stop in stop_texts:
-        if bare.endswith(stop):
-            return bare.removesuffix(stop)
-    return text
+def without_close(text: str, message: Mapping[str, Any], stop_texts: Sequence[str]) -> str:
+    """A rendered last turn without what closes it: from the first stop token after all that the message says.
+
+    A template may write the beginning of the next turn after it.
+    """
+    said = max((text.rfind(leaf) + len(leaf) for leaf in _texts_in(message) if leaf in text), default=0)
+    ends = [found for stop in stop_texts if (found := text.find(stop, said)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+_TELLING: Final = 4
+"""Characters from which on a text is not found in a template's own by chance."""
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """The texts in a message that a turn may show as they are."""
+    if isinstance(value, str):
+        if len(value) >= _TELLING:
+            yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key not in ("role", "type"):
+                yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
 
 
 def learn_parser(
     render: Callable[[Sequence[Mapping[str, Any]], bool], str | None], stop_texts: Sequence[str]
 ) -> TurnParser:
-    """The parser for sampled turns, chosen by what it recovers from the template's own renders.
+    """The parser for sampled turns.
 
     Args:
         render: (messages, add_generation_prompt) -> text, None where the template rejects them.
         stop_texts: texts of the tokens that may close a turn.
     """
-    renders = []
-    for message in PROBE_MESSAGES:
+
+    def write(message: Mapping[str, Any]) -> str | None:
         whole = render([user(), message], False)
-        if whole is not None:
-            renders.append(ProbeRender(message, _without_close(whole, stop_texts)))
-    return choose_parser(renders, render([user()], True) or "")
+        return None if whole is None else without_close(_after_user(whole), message, stop_texts)
+
+    return learn_reader(write, _after_user(render([user()], True) or ""))
+
+
+def _after_user(text: str) -> str:
+    """What stands after the user's text; what stands before it may depend on who speaks last."""
+    return text.rpartition(HEAD_TEXT)[2]

@@ -101,8 +101,8 @@ class _Probe:
     def _find_arguments_form(self, forms: Forms) -> Forms:
         as_text = replace(forms, arguments_as_text=True)
         messages = [user(), calling({"key": SENTINEL}), tool_result("x")]
-        escaped_twice = '\\"' + SENTINEL
-        if self._shows(messages, forms, damage=escaped_twice):
+        escaped_twice, as_python = '\\"' + SENTINEL, repr({"key": SENTINEL})
+        if self._shows(messages, forms, damage=escaped_twice) and self._shows(messages, forms, damage=as_python):
             return forms
         return as_text if self._shows(messages, as_text, damage=escaped_twice) else forms
 

@@ -10,7 +10,7 @@ from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import ReadTurn, RenderOptions, SampledTurn
 from chatenv_server.engine.heads import Heads
-from chatenv_server.engine.parsing import TurnParser
+from chatenv_server.engine.parsing import TurnParser, types_of_tools
 from chatenv_server.engine.probe_messages import SENTINEL, assistant
 
 
@@ -46,7 +46,9 @@ class TurnReader:
 
     @cached_property
     def _parser(self) -> TurnParser:
-        return self._format.parser_for(self._options.template_kwargs)
+        tools = self._options.tools
+        parser = self._format.parser_for(self._options.template_kwargs, with_tools=tools is not None)
+        return parser.typed(types_of_tools(tools))
 
     @cached_property
     def _unprompted_parser(self) -> TurnParser:

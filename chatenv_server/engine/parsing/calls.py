@@ -1,20 +1,22 @@
-"""Notations of tool calls: what they share, whatever the notation.
+"""Calls in a text: where they stand, and what of a text was meant to be one.
 
-A notation finds the spans of a text that are calls. A span that begins like a call and is none is a
-problem, and stays text.
+A notation finds the spans of a text that are calls. A span that begins like a call and is none is a problem, and stays
+text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from chatenv_server.engine.parsing.cursor import Cursor, Malformed, parse_json
+from chatenv_server.engine.parsing.literal import Fixed
 from chatenv_server.engine.parsing.turn import ToolCall
+from chatenv_server.engine.parsing.types import ToolTypes
 
-Reader = Callable[[Cursor], list[ToolCall]]
-"""Reads what follows an opener, through its closer; raises Malformed."""
+VERBATIM: Final = "verbatim"
+"""Name of the notation of a template whose calls cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,36 +34,86 @@ class Notation(Protocol):
 
     @property
     def name(self) -> str:
-        """Its usual name."""
+        """What it is like: `json`, `tagged`, ..."""
 
-    def spans(self, text: str) -> list[Span]:
+    def spans(self, text: str, types: ToolTypes) -> list[Span]:
         """All spans in order, not overlapping; never raises."""
 
 
+class Unit(Protocol):
+    """One call, or one list of calls, with what closes it."""
+
+    def read(self, cursor: Cursor, types: ToolTypes) -> list[ToolCall]:
+        """Step over a unit, its close included. Raises Malformed."""
+
+
 @dataclass(frozen=True, slots=True)
-class Tagged:
-    """A notation whose calls stand after an opener, and before a closer if it has one."""
+class Verbatim:
+    """The notation of a template whose calls, if it has any, cannot be read."""
+
+    name: str = VERBATIM
+
+    def spans(self, text: str, types: ToolTypes) -> list[Span]:  # noqa: ARG002 - the protocol's signature
+        """No text is a call."""
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Units between what opens them and what closes them, one after the other."""
+
+    before: Fixed
+    """What stands before the first unit."""
+    between: Fixed | None
+    """What stands between two units; None where each is a section of its own."""
+    after: Fixed
+    """What stands after the last unit."""
+
+    def read(self, unit: Unit, cursor: Cursor, types: ToolTypes) -> list[ToolCall]:
+        """Step over a section, and return its calls. Raises Malformed."""
+        self.before.expect(cursor)
+        calls = unit.read(cursor, types)
+        while self.between is not None and not self._ends(cursor) and cursor.take_match(self.between.pattern):
+            calls += unit.read(cursor, types)
+        self.after.expect(cursor)
+        return calls
+
+    def _ends(self, cursor: Cursor) -> bool:
+        found = self.after.pattern.match(cursor.text, cursor.position)
+        return found is not None and (found.end() > cursor.position or cursor.at_end)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedCalls:
+    """Calls that a literal announces which is found nowhere else, wherever in the text it stands."""
 
     name: str
     opener: str
     closer: str
-    read: Reader
+    """Text through which a malformed span reaches; empty: to the end."""
+    section: Section
+    unit: Unit
 
-    def spans(self, text: str) -> list[Span]:
+    def spans(self, text: str, types: ToolTypes) -> list[Span]:
         """All spans in order. A malformed one is not looked into again: hostile text must not cost more."""
-        spans = []
         start = text.find(self.opener)
+        if start < 0:
+            return []
+        spans = []
+        cursor = Cursor(text)
         while start >= 0:
-            spans.append(self._span(text, start))
-            start = text.find(self.opener, spans[-1].end)
+            cursor.position = start
+            spans.append(self._span(cursor, types))
+            start = text.find(self.opener, max(spans[-1].end, start + 1))
         return spans
 
-    def _span(self, text: str, start: int) -> Span:
-        cursor = Cursor(text, start + len(self.opener))
+    def _span(self, cursor: Cursor, types: ToolTypes) -> Span:
+        text, start = cursor.text, cursor.position
         try:
-            calls = self.read(cursor)
+            calls = self.section.read(self.unit, cursor, types)
         except Malformed as malformed:
-            closed = text.find(self.closer, start + len(self.opener)) if self.closer else len(text)
+            inside = start + len(self.opener)
+            closed = text.find(self.closer, inside) if self.closer else len(text)
             if closed < 0:
                 return Span(start, len(text), problem=f"a tool call is cut off before {self.closer!r}")
             return Span(start, closed + len(self.closer), problem=f"a tool call {malformed}")
@@ -69,29 +121,44 @@ class Tagged:
 
 
 @dataclass(frozen=True, slots=True)
-class Verbatim:
-    """The notation of a template whose calls, if it has any, nobody here can read."""
+class UnmarkedCalls:
+    """Calls that nothing announces but how they begin.
 
-    name: str = "verbatim"
-
-    def spans(self, text: str) -> list[Span]:  # noqa: ARG002 - the protocol's signature
-        """No text is a call."""
-        return []
-
-
-def read_section(cursor: Cursor, opener: str, closer: str, read_call: Callable[[Cursor], ToolCall]) -> list[ToolCall]:
-    """Calls that each begin with `opener`, at least one of them, through the section's `closer`.
-
-    Raises:
-        Malformed: one of them is no call, or something else stands between them.
+    Where the template writes no text beside calls, a turn is calls, all of it, or none of it is.
     """
-    calls: list[ToolCall] = []
-    while not calls or not cursor.take(closer):
-        cursor.skip_space()
-        cursor.expect(opener)
-        calls.append(read_call(cursor))
-        cursor.skip_space()
-    return calls
+
+    name: str
+    begins: re.Pattern[str]
+    section: Section
+    unit: Unit
+    beside_text: bool
+    """Whether a text may stand before and after the calls."""
+
+    def spans(self, text: str, types: ToolTypes) -> list[Span]:
+        """All spans in order; what only begins like a call is one with a problem."""
+        lead = _LEAD.match(text)
+        begin = self.begins.match(text, lead.end() if lead else 0)
+        if begin is None and self.beside_text:
+            begin = self.begins.search(text)
+        if begin is None:
+            return []
+        start = begin.start() if self.beside_text else 0
+        cursor = Cursor(text, begin.start())
+        try:
+            calls = self.section.read(self.unit, cursor, types)
+            end = cursor.position
+            cursor.skip_space()
+            if not self.beside_text:
+                cursor.expect_end()
+        except NoCall:
+            return []
+        except Malformed as malformed:
+            return [Span(start, len(text), problem=f"a tool call {malformed}")]
+        return [Span(start, len(text) if cursor.at_end else end, tuple(calls))]
+
+
+_LEAD = re.compile(r"\s*(?:<[^<>]*>\s*)?")
+"""White space and a tag that models write before a call that has no announcement of its own."""
 
 
 def function_call(name: Any, arguments: Any, call_id: str | None = None) -> ToolCall:
@@ -110,42 +177,5 @@ def function_call(name: Any, arguments: Any, call_id: str | None = None) -> Tool
     return call if call_id is None else {"id": call_id, **call}
 
 
-_NAME_KEYS = ("name", "tool_name")
-_ARGUMENT_KEYS = ("arguments", "parameters")
-_ID_KEYS = ("id", "tool_call_id")
-
-
-def call_from_json(value: Any) -> ToolCall:
-    """A call from an object such as `{"name": …, "arguments": {…}, "id": …}`.
-
-    Raises:
-        Malformed: it is no such object, or has a key that no message could keep.
-    """
-    if not isinstance(value, dict):
-        raise Malformed("is not a JSON object")
-    rest = {key: item for key, item in value.items() if (key, item) != ("type", "function")}
-    name = _take(rest, _NAME_KEYS)
-    arguments = _take(rest, _ARGUMENT_KEYS)
-    call_id = _take(rest, _ID_KEYS)
-    if call_id is not None and not isinstance(call_id, str):
-        raise Malformed("has an id that is not a string")
-    if rest:
-        raise Malformed(f"has an unknown key {next(iter(rest))!r}")
-    return function_call(name, arguments, call_id)
-
-
-def calls_from_json(value: Any) -> list[ToolCall]:
-    """The calls of one object or of a list of them.
-
-    Raises:
-        Malformed: as `call_from_json`; and the list is empty.
-    """
-    if not isinstance(value, list):
-        return [call_from_json(value)]
-    if not value:
-        raise Malformed("names no function")
-    return [call_from_json(item) for item in value]
-
-
-def _take(mapping: dict[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((mapping.pop(key) for key in keys if key in mapping), None)
+class NoCall(Malformed):
+    """A well-formed value that is not meant as a call: it has no arguments."""

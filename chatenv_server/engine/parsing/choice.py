@@ -1,68 +1,70 @@
-"""Choosing the parser for a chat template by what it recovers from renders, never by a family's name."""
+"""Learns how to read a template's turns from what it writes, never from a family's name."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from chatenv_server.engine.parsing.calls import Notation, Verbatim
-from chatenv_server.engine.parsing.deepseek import DEEPSEEK
-from chatenv_server.engine.parsing.gemma import FUNCTION_GEMMA, GEMMA
-from chatenv_server.engine.parsing.gpt_oss import GptOssParser
-from chatenv_server.engine.parsing.json_calls import COMMAND, HERMES, NEMOTRON_NANO2, PHI4
-from chatenv_server.engine.parsing.kimi import KIMI
+from chatenv_server.engine.parsing.channels import ChannelParser
+from chatenv_server.engine.parsing.evidence import Evidence, Write
+from chatenv_server.engine.parsing.induce import functions_of, induce_notation, same
 from chatenv_server.engine.parsing.layout import learn_layout, shared_start
 from chatenv_server.engine.parsing.layout_parser import LayoutParser
-from chatenv_server.engine.parsing.lfm2 import LFM2
-from chatenv_server.engine.parsing.llama3_json import Llama3Json
-from chatenv_server.engine.parsing.mistral import MISTRAL
+from chatenv_server.engine.parsing.literal import shared_end
+from chatenv_server.engine.parsing.probes import NAMES, PROBE_MESSAGES, PROBE_TOOLS, with_naming_ids
 from chatenv_server.engine.parsing.turn import ProbeRender, TurnParser
-from chatenv_server.engine.parsing.xml_calls import GLM, QWEN3_XML, QWEN3_XML_PYTHON
-
-NOTATIONS: tuple[Notation, ...] = (
-    Verbatim(),
-    HERMES,
-    QWEN3_XML,
-    QWEN3_XML_PYTHON,
-    GLM,
-    KIMI,
-    DEEPSEEK,
-    MISTRAL,
-    GEMMA,
-    FUNCTION_GEMMA,
-    LFM2,
-    PHI4,
-    COMMAND,
-    NEMOTRON_NANO2,
-    Llama3Json(),
-)
-"""Tried in this order; of those that recover equally much, the first is taken."""
+from chatenv_server.engine.parsing.types import types_of_tools
 
 
-def choose_parser(renders: Sequence[ProbeRender], generation_prompt: str = "") -> TurnParser:
-    """The parser that recovers the messages of `renders` best; `verbatim` for calls if none recovers any.
+def learn_reader(write: Write, generation_prompt: str = "") -> TurnParser:
+    """The parser that recovers the messages that the template writes; `verbatim` for calls if none can be read.
 
-    The texts and `generation_prompt` must begin at the same place: all after the generation prompt (which is
-    empty then), or anywhere before it, the beginning of the whole render included. The turn is what follows
-    their common beginning, so a generation prompt that opens a thought, or writes an empty one, is understood
-    as the template means it. A text ends before what closes the turn.
+    What `write` gives and `generation_prompt` must begin at the same place: all after the generation prompt (which is
+    empty then), or anywhere before it, the beginning of the whole render included. The turn is what follows their
+    common beginning, so a generation prompt that opens a thought, or writes an empty one, is understood as the
+    template means it. A text ends before what closes the turn.
     """
-    start = _start_of_turns([generation_prompt, *(render.text for render in renders)])
-    opening = generation_prompt[start:]
+    named_by_id = _is_named_by_id(write)
+    messages = [with_naming_ids(one) if named_by_id else one for one in PROBE_MESSAGES]
+    written = [(message, write(message)) for message in messages]
+    renders = [ProbeRender(message, text) for message, text in written if text is not None]
+    start = _start_of_turns(generation_prompt, renders)
+    opening, before = generation_prompt[start:], generation_prompt[:start]
     turns = [replace(render, text=render.text[start:]) for render in renders]
-    parsers = [LayoutParser(notation, learn_layout(turns, notation, opening)) for notation in NOTATIONS]
-    candidates: list[LayoutParser | GptOssParser] = [*parsers, GptOssParser()]
-    best = max(candidates, key=lambda parser: _recovered(parser, turns))
-    return best.after(opening)
+    notation = induce_notation(Evidence(write, before, opening, named_by_id=named_by_id))
+    induced = LayoutParser(notation, learn_layout(turns, notation, opening))
+    types = types_of_tools(PROBE_TOOLS)
+    channels = ChannelParser()
+    calls, whole = _recovered(channels, turns)
+    if calls and (calls, whole) >= _recovered(induced.typed(types), turns):
+        return channels.after(opening)
+    return induced.after(opening)
 
 
-def _start_of_turns(texts: list[str]) -> int:
-    shared = shared_start(texts)
+def _is_named_by_id(write: Write) -> bool:
+    """Whether the template writes an id for a call, and no name."""
+    message = PROBE_MESSAGES[2]
+    text = write(message) or ""
+    return NAMES[0] not in text and message["tool_calls"][0]["id"] in text
+
+
+def _start_of_turns(generation_prompt: str, renders: Sequence[ProbeRender]) -> int:
+    shared = shared_start([generation_prompt, *(render.text for render in renders)])
     # Two different tags may begin alike; a tag is never cut in two.
     ends = [(shared.rfind(left), shared.rfind(right)) for left, right in ("<>", "[]")]
-    return min((left for left, right in ends if left > right), default=len(shared))
+    start = min((left for left, right in ends if left > right), default=len(shared))
+    return start - len(_mark_in_prompt(generation_prompt[:start], renders))
+
+
+def _mark_in_prompt(prompt: str, renders: Sequence[ProbeRender]) -> str:
+    """What announces a call after a text, where the prompt ends in it: it announces the first call, too."""
+    for render in renders:
+        calls, text = render.message.get("tool_calls"), render.message.get("content")
+        name = calls[0]["function"]["name"] if calls else ""
+        if calls and text and text in render.text and name in render.text:
+            mark = shared_end(render.text[: render.text.index(name)].rpartition(text)[2], prompt)
+            return mark if mark.strip() else ""
+    return ""
 
 
 def _recovered(parser: TurnParser, turns: Sequence[ProbeRender]) -> tuple[int, int]:
@@ -71,7 +73,7 @@ def _recovered(parser: TurnParser, turns: Sequence[ProbeRender]) -> tuple[int, i
     in_calls = [
         (one, turn)
         for one, turn in parsed
-        if _functions(one.tool_calls) == _functions(turn.message.get("tool_calls") or ())
+        if same(functions_of(one.tool_calls), functions_of(turn.message.get("tool_calls") or ()))
     ]
     in_all = [
         one
@@ -80,13 +82,3 @@ def _recovered(parser: TurnParser, turns: Sequence[ProbeRender]) -> tuple[int, i
         and one.reasoning_content == turn.message.get("reasoning_content")
     ]
     return sum(bool(one.tool_calls) for one, _ in in_calls), len(in_all)
-
-
-def _functions(calls: Sequence[Mapping[str, Any]]) -> list[str]:
-    functions = [call["function"] for call in calls]
-    # As JSON, because in Python True equals 1.
-    return [json.dumps([one["name"], _object(one["arguments"])], sort_keys=True) for one in functions]
-
-
-def _object(arguments: Any) -> Any:
-    return json.loads(arguments) if isinstance(arguments, str) else arguments

@@ -21,11 +21,12 @@ class Malformed(Exception):  # noqa: N818 - a signal between a notation and its 
 class Cursor:
     """A position in `text` that only moves forward."""
 
-    __slots__ = ("position", "text")
+    __slots__ = ("_absent", "position", "text")
 
     def __init__(self, text: str, position: int = 0) -> None:
         self.text = text
         self.position = position
+        self._absent: tuple[re.Pattern[str], ...] = ()
 
     def at(self, literal: str) -> bool:
         """Whether `literal` comes next."""
@@ -59,9 +60,36 @@ class Cursor:
         self.position = found.end()
         return found.group()
 
+    def take_match(self, pattern: re.Pattern[str]) -> bool:
+        """Step over what `pattern` matches here, if it does; says whether it did."""
+        found = pattern.match(self.text, self.position)
+        if found is not None:
+            self.position = found.end()
+        return found is not None
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing comes any more."""
+        return self.position == len(self.text)
+
+    def expect_end(self) -> None:
+        """Raise Malformed where something comes yet."""
+        if not self.at_end:
+            raise Malformed("holds text after its end")
+
+    def search(self, pattern: re.Pattern[str], start: int) -> re.Match[str] | None:
+        """The next place from `start` on that `pattern` matches. What was not found once is not looked for again."""
+        if pattern in self._absent:
+            return None
+        found = pattern.search(self.text, start)
+        if found is None:
+            self._absent += (pattern,)
+        return found
+
     def skip_space(self) -> None:
         """Step over whitespace, if any."""
-        self.match(_SPACE, "whitespace")
+        if self.text[self.position : self.position + 1].isspace():
+            self.match(_SPACE, "whitespace")
 
     def until(self, literal: str) -> str:
         """Step over `literal`, wherever it is next, and return what stood before it.

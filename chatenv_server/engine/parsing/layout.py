@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chatenv_server.engine.parsing.calls import Notation
+from chatenv_server.engine.parsing.probes import PROBE_TOOLS
 from chatenv_server.engine.parsing.turn import ProbeRender
+from chatenv_server.engine.parsing.types import types_of_tools
 
+_TYPES = types_of_tools(PROBE_TOOLS)
 _OPENING_TAG = re.compile(r"(?P<bracket>[<\[])(?P<name>[\w:]+)[>\]]\s*\Z")
 
 
@@ -75,7 +78,7 @@ class Layout:
         closing_tag = thought.closer.lstrip()
         reasoning, closed, rest = turn[begin:].partition(closing_tag)
         if not closed:
-            return Split(reasoning, "")
+            return Split(reasoning, "") if self._opens_thoughts() else Split(None, turn)
         return Split(strip_end(reasoning, thought.closer.removesuffix(closing_tag)), rest)
 
     def content(self, text: str, *, after_thought: bool) -> str:
@@ -102,6 +105,14 @@ class Layout:
         opener = self.thought.opener if self.thought else ""
         leads = [lead for lead in self._plain_leads() if lead.strip() and len(lead) > len(opener)]
         return turn.startswith(tuple(leads))
+
+    def _opens_thoughts(self) -> bool:
+        """Whether what begins like a thought is one, even if it is never closed."""
+        thought = self.thought
+        if thought is None or thought.opener.strip():
+            return thought is not None
+        # Where nothing opens it, a turn without a thought has to close an empty one.
+        return all(thought.closer.strip() in lead for lead in self._plain_leads())
 
     def _plain_leads(self) -> list[str]:
         leads = [around.before for (thought, _), around in self.contents.items() if not thought]
@@ -134,7 +145,9 @@ def learn_layout(renders: Iterable[ProbeRender], notation: Notation, opening: st
     looks = ((render, _look(render, notation)) for render in renders)
     seen = [one for render, one in looks if one.calls == bool(render.message.get("tool_calls"))]
     after = [one for one in seen if one.opener is not None]
-    thought = _opened_by(opening)
+    shown = any(one.opener is None and one.content and one.content.before == opening for one in seen)
+    # What the template writes before a plain text is no thought that only the prompt opens.
+    thought = None if shown else _opened_by(opening)
     closer = ""
     if after:
         closer = shared_start([one.content.before if one.content else one.gap for one in after]).rstrip()
@@ -159,7 +172,7 @@ def _look(render: ProbeRender, notation: Notation) -> _Seen:
     opener, text = None, render.text
     if reasoning and reasoning in text:
         opener, text = text.split(reasoning, 1)
-    spans = [span for span in notation.spans(text) if span.calls]
+    spans = [span for span in notation.spans(text, _TYPES) if span.calls]
     gap = text[: spans[0].start] if spans else text
     around = Around(*gap.split(content, 1)) if content and content in gap else None
     return _Seen(opener, around, gap, bool(spans), text[spans[-1].end :] if spans else "")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from chatenv_server.engine.parsing.calls import Notation, Span
 from chatenv_server.engine.parsing.layout import Layout
 from chatenv_server.engine.parsing.turn import ParsedTurn
+from chatenv_server.engine.parsing.types import ToolTypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class LayoutParser:
     layout: Layout
     opening: str = ""
     """The end of the generation prompt, as far as it belongs to the turn: it may have opened the thought."""
+    types: ToolTypes = field(default_factory=dict)
+    """The types that the tools give to their arguments."""
 
     @property
     def name(self) -> str:
@@ -28,11 +31,15 @@ class LayoutParser:
         """This parser after a generation prompt that ends in `opening`; one that means nothing here is left aside."""
         return replace(self, opening=opening if self.layout.knows(opening) else "")
 
+    def typed(self, types: ToolTypes) -> LayoutParser:
+        """This parser where tools give such types to their arguments."""
+        return replace(self, types=types)
+
     def parse(self, text: str) -> ParsedTurn:
         """Read one turn; never raises. Text after or between calls is content, as text before them is."""
         split = self.layout.split(self.opening + text)
         thinks = split.reasoning is not None
-        spans = self.notation.spans(split.rest)
+        spans = self.notation.spans(split.rest, self.types)
         if not spans:
             return ParsedTurn(self.layout.content(split.rest, after_thought=thinks), split.reasoning)
         calls = [span for span in spans if span.calls]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chatenv_server.engine.parsing.turn import ParsedTurn, ToolCall, TurnParser
+from chatenv_server.engine.parsing.types import ToolTypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,10 @@ class ResponseTemplateParser:
     def after(self, opening: str) -> ResponseTemplateParser:
         """The same parser where the generation prompt ends in `opening`."""
         return replace(self, prompt=opening, learnt=self.learnt.after(opening))
+
+    def typed(self, types: ToolTypes) -> ResponseTemplateParser:
+        """The same parser where the tools give such types to their arguments."""
+        return replace(self, learnt=self.learnt.typed(types))
 
     def parse(self, text: str) -> ParsedTurn:
         """Read one turn; never raises."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from chatenv_server.engine.parsing.types import ToolTypes
+
 ToolCall = dict[str, Any]
 """`{"type": "function", "function": {"name": str, "arguments": dict}}`, and an `"id"` if one was written."""
 
@@ -40,7 +42,7 @@ class TurnParser(Protocol):
 
     @property
     def name(self) -> str:
-        """The notation of its tool calls: `hermes`, `mistral`, …, or `verbatim` where none is known."""
+        """The form of its tool calls, as `docs/tokens.md` lists them; `verbatim` where none is known."""
 
     @property
     def opening(self) -> str:
@@ -51,6 +53,9 @@ class TurnParser(Protocol):
 
         `choose_parser` has done so for the prompt that it was given; a tool round may open turns differently.
         """
+
+    def typed(self, types: ToolTypes) -> TurnParser:
+        """The same parser where the episode's tools give such types to their arguments."""
 
     def parse(self, text: str) -> ParsedTurn:
         """Read one turn; never raises.

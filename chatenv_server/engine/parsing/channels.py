@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from chatenv_server.engine.parsing.calls import function_call
 from chatenv_server.engine.parsing.cursor import Malformed
 from chatenv_server.engine.parsing.turn import ParsedTurn, ToolCall
+from chatenv_server.engine.parsing.types import ToolTypes
 
 _START, _MESSAGE, _END = "<|start|>assistant", "<|message|>", "<|end|>"
 _HEADER = re.compile(r"(?:\s*to=(?P<early>[^\s<]+))?\s*<\|channel\|>(?P<channel>\w+)(?:\s+to=(?P<late>[^\s<]+))?")
@@ -19,16 +20,20 @@ _CLOSERS = (_END, "<|call|>", "<|return|>")
 
 
 @dataclass(frozen=True, slots=True)
-class GptOssParser:
+class ChannelParser:
     """Reads turns of gpt-oss."""
 
     opening: str = ""
     """The end of the generation prompt, as far as it belongs to the turn."""
-    name: str = "gpt_oss"
+    name: str = "channels"
 
-    def after(self, opening: str) -> GptOssParser:
+    def after(self, opening: str) -> ChannelParser:
         """This parser after a generation prompt that ends in `opening`."""
         return replace(self, opening=opening)
+
+    def typed(self, types: ToolTypes) -> ChannelParser:  # noqa: ARG002 - arguments are JSON, which says its types
+        """This parser; schemas tell it nothing."""
+        return self
 
     def parse(self, text: str) -> ParsedTurn:
         """Read one turn; never raises."""

@@ -1,0 +1,103 @@
+"""Fixed text of a template as a pattern that forgives other white space, since models space calls as they like."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from chatenv_server.engine.parsing.cursor import Cursor
+
+_SPACE = re.compile(r"(\s+)")
+_DIGITS = re.compile(r"\d+")
+_NAME_MARK, _KEY_MARK = "\ue0f0", "\ue0f1"
+
+
+def with_marks(text: str, name: str, key: str = "") -> str:
+    """A literal in which the name of the function, and of an argument, stand for whatever name is read."""
+    text = text.replace(name, _NAME_MARK)
+    return text.replace(key, _KEY_MARK) if key else text
+
+
+def has_marks(literal: str) -> bool:
+    """Whether a literal repeats a name that was read before."""
+    return _NAME_MARK in literal or _KEY_MARK in literal
+
+
+def unmarked(literal: str) -> str:
+    """A literal as far as no name stands in it."""
+    return re.split(f"[{_NAME_MARK}{_KEY_MARK}]", literal, maxsplit=1)[0]
+
+
+def filled(literal: str, name: str, key: str = "") -> str:
+    """A literal with the names that were read."""
+    return literal.replace(_NAME_MARK, name).replace(_KEY_MARK, key)
+
+
+def pattern_of(literal: str, *, bare_before: bool = False, bare_after: bool = False, numbered: bool = False) -> str:
+    """The source of a pattern that finds `literal`, whatever its white space.
+
+    Args:
+        bare_before: a text that is written as it is stands before it. White space there belongs to the literal only
+            as far as the literal has it.
+        bare_after: the same after it.
+        numbered: digits in it count calls, and may be others.
+    """
+    pieces = _SPACE.split(literal)
+    parts = []
+    for index, piece in enumerate(pieces):
+        if not index % 2:
+            escaped = re.escape(piece)
+            parts.append(_DIGITS.sub(r"\\d+", escaped) if numbered else escaped)
+        elif (index == 1 and not pieces[0] and bare_before) or (
+            index == len(pieces) - 2 and not pieces[-1] and bare_after
+        ):
+            parts.append(f"(?:{re.escape(piece)})?")
+        else:
+            parts.append(r"\s+" if _parts_words(pieces[index - 1], pieces[index + 1]) else r"\s*")
+    return "".join(parts)
+
+
+def _parts_words(before: str, after: str) -> bool:
+    return before[-1:].isalnum() and after[:1].isalnum()
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A literal that is due where it is looked for."""
+
+    text: str
+    pattern: re.Pattern[str]
+
+    @classmethod
+    def of(cls, literal: str, *, numbered: bool = False) -> Fixed:
+        """Make the pattern of a literal."""
+        return cls(literal.strip(), re.compile(pattern_of(literal, numbered=numbered)))
+
+    def expect(self, cursor: Cursor) -> None:
+        """Step over it. Raises Malformed."""
+        cursor.match(self.pattern, repr(self.text))
+
+
+def shared_start(left: str, right: str) -> str:
+    """The longest beginning that both have and that ends within no tag."""
+    same = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    shared = left[:same]
+    ends = [(shared.rfind(opener), shared.rfind(closer)) for opener, closer in ("<>", "[]")]
+    begun = [opener for opener, closer in ends if opener > closer]
+    return shared[: min(begun)] if begun and left != right else shared
+
+
+def shared_end(left: str, right: str) -> str:
+    """The longest end that both have and that begins within no tag."""
+    same = next(
+        (i for i, (a, b) in enumerate(zip(reversed(left), reversed(right), strict=False)) if a != b),
+        min(len(left), len(right)),
+    )
+    shared = left[len(left) - same :]
+    if same == len(left) == len(right):
+        return shared
+    for opener, closer in ("<>", "[]"):
+        closed, opened = shared.find(closer), shared.find(opener)
+        if closed >= 0 and (opened < 0 or closed < opened) and opener in left[: len(left) - same].rsplit(closer, 1)[-1]:
+            shared = shared[closed + 1 :]
+    return shared

@@ -1,0 +1,63 @@
+"""What stands around calls: what opens them, parts them and closes them, put together to a notation."""
+
+from __future__ import annotations
+
+import re
+
+from chatenv_server.engine.parsing import probes
+from chatenv_server.engine.parsing.calls import MarkedCalls, Notation, Section, Unit, UnmarkedCalls
+from chatenv_server.engine.parsing.evidence import Evidence
+from chatenv_server.engine.parsing.literal import Fixed, pattern_of, shared_start
+
+Parts = tuple[str, "str | None", str]
+"""What closes a call, what stands between two (None: there is never a second), and what stands after the last."""
+
+_TAG = re.compile(r"<[^<>\n]+>|\[/?[A-Z_]+\]")
+_FIRST_TAG = re.compile(r"\s*[^\s<\[]*(?:<[^<>\n]+>|\[[A-Z_]+\])")
+_FEW = 3
+"""Letters and digits that a literal has at least that no text has by chance."""
+
+
+def parts_after(after: str, sep: str | None) -> Parts:
+    """The parts around a call, from what follows the last call, and what stands between one and the next."""
+    if sep is None:
+        return after.rstrip(), None, ""
+    close = shared_start(sep, after)
+    return close, sep[len(close) :], after[len(close) :].rstrip()
+
+
+def notation_of(name: str, evidence: Evidence, before: str, parts: Parts, unit: Unit, looks: str) -> Notation:
+    """The notation of calls that are written as `unit` reads them.
+
+    Args:
+        before: what stands before the first call.
+        looks: the source of a pattern for how a call begins.
+    """
+    close, sep, end = parts
+    marked = sum(letter.isalnum() for letter in before) >= _FEW
+    alone = sep is not None and marked and _core(sep) == _core(before)
+    section = Section(Fixed.of(before), None if sep is None or alone else Fixed.of(sep), Fixed.of("" if alone else end))
+    if marked:
+        closer = _last_tag(end if end.strip() and not alone else close)
+        return MarkedCalls(name, _opener(before, evidence), closer, section, unit)
+    begins = re.compile(rf"(?P<calls>{pattern_of(before.lstrip())}{looks})")
+    return UnmarkedCalls(name, begins, section, unit, beside_text=evidence.shows_text_beside_calls)
+
+
+def _core(text: str) -> str:
+    return "".join(text.split())
+
+
+def _opener(before: str, evidence: Evidence) -> str:
+    """The beginning of what stands before a call, as far as it tells a call from all else that the template writes."""
+    tag = _FIRST_TAG.match(before)
+    others = [evidence.turn(message) or "" for message in probes.PROBE_MESSAGES[:2]]
+    if tag is not None and not any(tag.group() in other for other in others):
+        return tag.group().strip()
+    return before.strip()
+
+
+def _last_tag(text: str) -> str:
+    """What a span that cannot be read ends in; empty: it reaches to the end."""
+    tags = _TAG.findall(text)
+    return tags[-1] if tags else ""
