@@ -49,6 +49,7 @@ class FidelityKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FIDELITY_KIND_UNDECODABLE_TOKENS: _ClassVar[FidelityKind]
     FIDELITY_KIND_KWARG_UNUSED: _ClassVar[FidelityKind]
     FIDELITY_KIND_TOOL_CALL_MALFORMED: _ClassVar[FidelityKind]
+    FIDELITY_KIND_TEXT_AFTER_STOP: _ClassVar[FidelityKind]
 ORIGIN_UNSPECIFIED: Origin
 ORIGIN_TEMPLATE: Origin
 ORIGIN_SAMPLED: Origin
@@ -76,6 +77,7 @@ FIDELITY_KIND_STOP_STRING_OVERLAP: FidelityKind
 FIDELITY_KIND_UNDECODABLE_TOKENS: FidelityKind
 FIDELITY_KIND_KWARG_UNUSED: FidelityKind
 FIDELITY_KIND_TOOL_CALL_MALFORMED: FidelityKind
+FIDELITY_KIND_TEXT_AFTER_STOP: FidelityKind
 
 class FidelityReport(_message.Message):
     __slots__ = ("kind", "token_index", "message_index", "detail")

@@ -34,6 +34,8 @@ class FidelityKind(enum.Enum):
     """A chat-template keyword that the template never reads."""
     TOOL_CALL_MALFORMED = "tool_call_malformed"
     """A sampled turn looked like a tool call but could not be parsed; it is kept as text."""
+    TEXT_AFTER_STOP = "text_after_stop"
+    """The sampled span goes on after a token that ends a turn; what stands there is kept as text, calls included."""
 
 
 @dataclass(frozen=True, slots=True)

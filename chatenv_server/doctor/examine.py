@@ -28,6 +28,7 @@ EXPLAINS_TEXT: Final = frozenset(
         FidelityKind.TRUNCATED_TURN_CLOSED,
         FidelityKind.STOP_STRING_OVERLAP,
         FidelityKind.UNDECODABLE_TOKENS,
+        FidelityKind.TEXT_AFTER_STOP,
     }
 )
 """Reports after which the stream may read otherwise than the full rendering."""

@@ -33,6 +33,8 @@ CONSEQUENCES: Final[Mapping[FidelityKind, str]] = {
     "the model wrote is trained on.",
     FidelityKind.UNDECODABLE_TOKENS: "The tokens are trained on as sampled, but the message shows them only in part.",
     FidelityKind.KWARG_UNUSED: "An argument has no effect; the run is not the one that was meant.",
+    FidelityKind.TEXT_AFTER_STOP: "The sampler went on after a token that ends a turn. What it wrote there, a made-up "
+    "user turn perhaps, is in the stream and is trained on; give the sampler its stop tokens.",
     FidelityKind.TOOL_CALL_MALFORMED: "A turn that looks like a call, or like a thought that never ends, is kept as "
     "text: no tool is called for it.",
 }

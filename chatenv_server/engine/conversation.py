@@ -61,6 +61,8 @@ class ReadTurn(NamedTuple):
     undecodable: bool = False
     merges: bool = False
     """Encoding prompt and span together would give other tokens at the end of the prompt."""
+    inner_stop: int | None = None
+    """Index, in the span, of the first token that ends a turn although the span goes on."""
 
 
 class PendingRewrite(NamedTuple):

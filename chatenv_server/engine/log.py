@@ -363,9 +363,12 @@ def _unprompted(position: int, message: int) -> FidelityReport:
 
 
 def _reading_reports(read: ReadTurn, start: int, index: int) -> tuple[FidelityReport, ...]:
-    if not (read.problems or read.undecodable or read.merges):
+    if not (read.problems or read.undecodable or read.merges or read.inner_stop is not None):
         return ()
     reports = [FidelityReport(FidelityKind.TOOL_CALL_MALFORMED, problem, start, index) for problem in read.problems]
+    if read.inner_stop is not None:
+        detail = "the span goes on after a token that ends a turn; no call was read there"
+        reports.append(FidelityReport(FidelityKind.TEXT_AFTER_STOP, detail, start + read.inner_stop, index))
     if read.undecodable:
         reports.append(
             FidelityReport(FidelityKind.UNDECODABLE_TOKENS, "the sampled tokens are not valid text", start, index)

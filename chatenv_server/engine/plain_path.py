@@ -157,7 +157,15 @@ class PlainRenderer:
         """Decode a sampled span; its text stays verbatim."""
         stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._stop_ids else None
         text = self.text_of(ids if stop_id is None else ids[:-1])
-        return ReadTurn({"role": "assistant", "content": text}, text, "", stop_id, (), "\ufffd" in text)
+        stops = np.flatnonzero(np.isin(ids[:-1], list(self._stop_ids)))
+        return ReadTurn(
+            {"role": "assistant", "content": text},
+            text,
+            "",
+            stop_id,
+            undecodable="\ufffd" in text,
+            inner_stop=int(stops[0]) if len(stops) else None,
+        )
 
     def text_of(self, ids: Int32Array) -> str:
         """The text of a stretch of the stream."""

@@ -10,6 +10,7 @@ from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import ReadTurn, RenderOptions, SampledTurn
 from chatenv_server.engine.heads import Heads
+from chatenv_server.engine.inner_stops import InnerStops
 from chatenv_server.engine.parsing import TurnParser, types_of_tools
 from chatenv_server.engine.probe_messages import SENTINEL, assistant
 
@@ -23,6 +24,7 @@ class TurnReader:
         self._stop_ids = chat_format.profile.stop_ids
         self._options = options
         self._heads = heads
+        self._inner_stops = InnerStops({stop_id: self.stop_text(stop_id) for stop_id in self._stop_ids}, heads)
 
     def read(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises."""
@@ -31,10 +33,17 @@ class TurnReader:
         text, close = self._without_close(self._codec.decode_after(before, ids), stop_id)
         # Where no prompt asked the model to speak, it writes the header of its turn itself.
         said = text if prompted else text.removeprefix(self._header)
-        parsed = (self._parser if prompted else self._unprompted_parser).parse(said)
+        parser = self._parser if prompted else self._unprompted_parser
+        inner_stop = self._inner_stops.first(ids, text)
+        if inner_stop is None:
+            parsed = parser.parse(said)
+        else:  # what comes after the stop stays as it is: nobody asked the model for it, and no tool is to run for it
+            length = len(self._codec.decode_after(before, ids[:inner_stop])) - (len(text) - len(said))
+            parsed = parser.parse(said[:length])
+            parsed = parsed._replace(content=parsed.content + said[length:])
         message: Message = parsed.as_message()  # type: ignore[assignment]
         merges = self._codec.merges(before, ids)
-        return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges)
+        return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges, inner_stop)
 
     def was_prompted(self, last: SampledTurn) -> bool:
         """Whether the header of the turn was the prompt's, not the model's own."""
