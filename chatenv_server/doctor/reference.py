@@ -17,7 +17,8 @@ from typing import Any
 from chatenv_server.doctor.given_form import GivenForm, find_form
 from chatenv_server.doctor.scenarios import CONTROL_TEXT, TOOLS
 from chatenv_server.engine import PLAIN_TEMPLATE
-from chatenv_server.engine.controls import any_of, map_strings
+from chatenv_server.engine.controls import map_strings
+from chatenv_server.engine.spellings import any_of
 
 
 class NotTakenError(Exception):

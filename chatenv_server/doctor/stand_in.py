@@ -18,8 +18,8 @@ from tokenizers import AddedToken
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message, ToolCall
 from chatenv_server.doctor.scenarios import TOOLS
-from chatenv_server.engine.controls import any_of
 from chatenv_server.engine.forms import Forms
+from chatenv_server.engine.spellings import any_of
 from chatenv_server.engine.template import ChatTemplate, variables_of
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 

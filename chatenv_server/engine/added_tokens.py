@@ -5,11 +5,11 @@ Knows nothing of encoding, messages or templates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tokenizers import AddedToken, Tokenizer
 
-from chatenv_server.engine.controls import any_of
+from chatenv_server.engine.spellings import Spellings, any_of
 
 
 class AddedTokens:
@@ -17,10 +17,10 @@ class AddedTokens:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         found = tokenizer.get_added_tokens_decoder()
+        self._found, self._normalizer = found, tokenizer.normalizer
         self.texts: Mapping[int, str] = {token_id: token.content for token_id, token in found.items()}
         """Text of every added token by id, special or not."""
         self.special_ids = frozenset(token_id for token_id, token in found.items() if token.special)
-        self._is_normalized = tokenizer.normalizer is not None
         self.isolating_ids = frozenset(token_id for token_id, token in found.items() if self._takes_nothing(token))
         """Those that take nothing from the text beside them: it is encoded as if they parted two texts."""
         self.pattern = any_of(self.texts.values())
@@ -45,6 +45,10 @@ class AddedTokens:
         """Text of an added token; empty for any other id, and for None."""
         return "" if token_id is None else self.texts.get(token_id, "")
 
+    def spellings(self, texts: Iterable[str]) -> Spellings:
+        """Finds those of the tokens in texts."""
+        return Spellings(texts, self._found, self._normalizer)
+
     def cuts(self, text: str, position: int) -> int:
         """The last position up to `position` that lies inside of no added token."""
         for found in self.pattern.finditer(text, max(0, position - self.longest)):
@@ -67,7 +71,7 @@ class AddedTokens:
 
     def _depends_on_normalizing(self, token: AddedToken) -> bool:
         """Whether it is looked for in a text only after that was normalized, which may have changed it."""
-        return token.normalized and self._is_normalized
+        return token.normalized and self._normalizer is not None
 
     def _parts(self, token_id: int, token: AddedToken) -> bool:
         """Whether nothing before the token changes what comes after it, nor the reverse, whatever the texts are."""

@@ -59,15 +59,28 @@ class BoundTemplate:
             clock_unix_seconds=options.clock_unix_seconds,
         )
 
+    def variables(self, *, local: bool) -> Mapping[str, Any]:
+        """What the template sees beside the messages in `render_local`, or in `render_opening`."""
+        return {**self._variables, "tools": None} if local and self._leaves_out_tools else self._variables
+
+    def given(self, *, local: bool) -> list[Any]:
+        """What callers gave of that."""
+        variables = self.variables(local=local)
+        return [variables["tools"], [variables[name] for name in self.options.template_kwargs]]
+
+    @property
+    def _leaves_out_tools(self) -> bool:
+        return not self.needs.tools and self._variables["tools"] is not None
+
     @cached_property
     def _whole(self) -> Filled:
         return self._fill(self.chat_format.template, self._variables)
 
     @cached_property
     def _local(self) -> Filled:
-        if self.needs.tools or self._variables["tools"] is None:
+        if not self._leaves_out_tools:
             return self._whole
-        return self._fill(self.chat_format.template, {**self._variables, "tools": None})
+        return self._fill(self.chat_format.template, self.variables(local=True))
 
     def render_opening(self, messages: Sequence[PreparedMessage], prompt: bool) -> str:
         """The text of a whole conversation. Raises TemplateRejectedError."""
@@ -101,6 +114,13 @@ class BoundTemplate:
         prepared: PreparedMessage = self._marked(self.formed(message), path)
         return prepared
 
+    def recorded(self, value: Any) -> Any:
+        """What is on record, its control-token strings marked: it was given before, or a model spelt them."""
+        controls = self.chat_format.controls
+        if self.options.control_token_policy is ControlTokenPolicy.ALLOW or not controls.occur_in(value):
+            return value
+        return controls.mark(value)
+
     def prepare_own(self, message: Message | dict[str, Any]) -> PreparedMessage:
         """A message of ours or on record in the template's form, its texts unmarked."""
         if self.profile.needs_call_ids and message.get("tool_calls"):
@@ -113,18 +133,16 @@ class BoundTemplate:
 
         It was taken once, or a model spelt them, so the policy `reject` has no say.
         """
-        formed = self.prepare_own(message)
-        controls = self.chat_format.controls
-        if self.options.control_token_policy is ControlTokenPolicy.ALLOW or not controls.occur_in(formed):
-            return formed
-        marked: PreparedMessage = controls.mark(formed)
+        marked: PreparedMessage = self.recorded(self.prepare_own(message))
         return marked
 
     def _marked(self, value: Any, path: str) -> Any:
         policy, controls = self.options.control_token_policy, self.chat_format.controls
-        if policy is ControlTokenPolicy.ALLOW or not controls.occur_in(value):
+        if not controls.occur_in(value):
             return value
-        if policy is ControlTokenPolicy.REJECT:
+        if policy is ControlTokenPolicy.ALLOW:
+            return controls.escape(value)
+        if policy is ControlTokenPolicy.REJECT and controls.are_spelt_in(value):
             raise InvalidRequestError(
                 "a text spells a control token of this tokenizer; remove it, or choose control_token_policy 'escape'",
                 reason=Reason.CONTROL_TOKEN_IN_TEXT,

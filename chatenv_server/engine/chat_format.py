@@ -44,7 +44,8 @@ class ChatFormat:
         self.codec = codec
         self.special_tokens = dict(special_tokens)
         self.profile: Profile = probe(template, codec, special_tokens, stop_ids)
-        self.controls = ControlTokens(self._control_texts(), codec.added.texts.values())
+        added = codec.added
+        self.controls = ControlTokens(added.spellings(self._control_texts()), added.spellings(added.texts.values()))
         self._parse_response = parse_response
         self._parsers: BoundedCache[str, TurnParser] = BoundedCache(_MOST_KEPT)
         self._dependencies: BoundedCache[tuple[bool, bool, str], Dependencies] = BoundedCache(_MOST_KEPT)

@@ -22,6 +22,7 @@ from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.boundaries import Boundaries
 from chatenv_server.engine.encodings import LONG, decoded, encoding_of, reaches_over, token_at
 from chatenv_server.engine.isolated_texts import IsolatedTexts
+from chatenv_server.engine.spellings import add_in_order
 from chatenv_server.engine.token_bytes import token_bytes
 
 _CONTEXT_TOKENS = 8
@@ -141,8 +142,15 @@ class Codec:
         return encoded, merged
 
     def _check_escaped(self, text: str, as_text: bool, piece: _Piece) -> None:
-        if as_text and self.id_of(text) in piece.ids:
+        if as_text and any(i in self.added and self._spells(text, self.added.texts[i]) for i in piece.ids):
             raise ValueError("this tokenizer makes a control token even of plain text that spells it")
+
+    def _spells(self, text: str, token: str) -> bool:
+        return token in text or self._normal(token) in self._normal(text)
+
+    def _normal(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def _encode_after(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
         """Encode after an anchor, the text of what stands before, and drop the anchor's ids again."""
@@ -160,7 +168,7 @@ class Codec:
         dropped, merged = self._boundaries.edge(encoding, context)
         if not merged:
             return _Piece(0, encoding, len(context), dropped), False
-        if dropped and encoding.ids[dropped - 1] in self.added:
+        if dropped and text.lstrip().startswith(self.added.text_of(encoding.ids[dropped - 1]) or "\0"):
             # A control token that swallows the white space before it: the token still has to be written.
             return _Piece(0, encoding, len(context), dropped - 1), True
         if reaches_over(encoding, dropped, len(context)):
@@ -238,10 +246,7 @@ def shared_prefix_length(left: str, right: str) -> int:
 def _private_copy(backend: Tokenizer) -> Tokenizer:
     copy = _without_added_tokens(backend)
     added = backend.get_added_tokens_decoder()
-    in_order = (token for _, token in sorted(added.items()))
-    for special, run in itertools.groupby(in_order, lambda token: token.special):  # one by one would take seconds
-        add = copy.add_special_tokens if special else copy.add_tokens
-        add([*run])
+    add_in_order(copy, added)
     if copy.get_added_tokens_decoder() == added:
         return copy
     # Ids with holes between them cannot be added again in order; a copy by text is right, only ten times slower.

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, StopReason
-from chatenv_server.engine.controls import strings_in
+from chatenv_server.engine.controls import OPEN, strings_in, unmarked_length, without_marks
 from chatenv_server.engine.conversation import SampledTurn
 from chatenv_server.engine.forms import PreparedMessage, texts_of
 from chatenv_server.engine.probe_messages import SENTINEL, unlike
 from chatenv_server.engine.profile import Profile
+
+Render = Callable[[Sequence[PreparedMessage]], str]
+"""Renders messages as those of a tail are rendered."""
 
 
 class Cut(NamedTuple):
@@ -37,6 +40,8 @@ class Cut(NamedTuple):
     """The render of the true turn."""
     asked: str
     """What the template writes for the head and its generation prompt."""
+    escaped: tuple[str, ...] = ()
+    """What after the cut would be a control token and is written as text: a sentence each."""
 
 
 def cuts_after(
@@ -44,7 +49,7 @@ def cuts_after(
     last: SampledTurn,
     said: PreparedMessage,
     tail: Sequence[PreparedMessage],
-    render: Callable[[Sequence[PreparedMessage]], str],
+    render: Render,
     asked: str,
 ) -> Iterator[Cut]:
     """Render head, last turn and tail, and cut after the last turn.
@@ -74,6 +79,31 @@ def cuts_after(
         if sentinel in rendered:
             position = rendered.rindex(sentinel) + len(sentinel)
             yield Cut(rendered[position:], position, False, sentinel_turn, rendered, whole, asked)
+
+
+def with_turn_as_text(
+    cut: Cut,
+    marked: PreparedMessage,
+    head: Sequence[PreparedMessage],
+    tail: Sequence[PreparedMessage],
+    render: Render,
+) -> Cut | None:
+    """The same cut with the control-token strings marked that the model spelt, should the template repeat them.
+
+    None where the template writes another tail after the turn with marks.
+
+    Args:
+        marked: the turn that was cut after, marked.
+    """
+    rendered = render([*head, marked, *tail])
+    seen, wanted = without_marks(rendered), without_marks(cut.text)
+    if not seen.endswith(wanted):
+        return None
+    position = unmarked_length(rendered, len(seen) - len(wanted))
+    text = rendered[position:]
+    repeated = ("control-token strings of this turn, repeated after it, were encoded as text",)
+    escaped = repeated if text.count(OPEN) > cut.text.count(OPEN) else ()
+    return cut._replace(text=text, position=position, turn=marked, rendered=rendered, escaped=escaped)
 
 
 def _sentinel_turns(said: PreparedMessage, last: SampledTurn, sentinel: str) -> list[PreparedMessage]:
@@ -192,6 +222,11 @@ def _take_off_stop_string(cut: Cut, last: SampledTurn, limit: int, profile: Prof
         FidelityKind.STOP_STRING_OVERLAP, last, f"the turn already holds {overlap} characters of the template's close"
     )
     return Remainder(whole.text[overlap:], whole.taken + whole.text[:overlap], [report])
+
+
+def escaped_in(cut: Cut, last: SampledTurn) -> list[FidelityReport]:
+    """The reports for what was written as text after a turn."""
+    return [_report(FidelityKind.CONTROL_TOKEN_ESCAPED, last, detail) for detail in cut.escaped]
 
 
 def rewritten(last: SampledTurn) -> FidelityReport:

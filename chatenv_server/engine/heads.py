@@ -91,12 +91,12 @@ class Heads:
         """
         system = self.system_of(history.first())
         if self._needs.texts:
-            return [*system, *map(self._whole, history.since(len(system)))]
-        return [*system, *map(self._template.formed, self.outlines(history))]
+            return [*system, *map(self._template.prepare_recorded, history.since(len(system)))]
+        return [*system, *map(self._formed_outline, self.outlines(history))]
 
-    def _whole(self, message: Message) -> PreparedMessage:
-        own = message.get("role") == "assistant"
-        return self._template.prepare_own(message) if own else self._template.prepare(message)
+    def _formed_outline(self, outline: dict[str, Any]) -> PreparedMessage:
+        formed = self._template.formed(outline)
+        return {key: value if key == "content" else self._template.recorded(value) for key, value in formed.items()}
 
     def outlines(self, history: MessageSnapshot) -> list[dict[str, Any]]:
         """What a skeleton shows of all messages but the system message at the beginning."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chatenv_client.models import FidelityKind, FidelityReport
-from chatenv_server.engine.controls import has_marks, strings_in
+from chatenv_server.engine.controls import is_marked, strings_in
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.locate import Place
 
@@ -25,7 +25,7 @@ def message_reports(
         first: index of the first message in the conversation.
         text: the render, marks included.
     """
-    escaped = has_marks(text)
+    escaped = is_marked(text)
     return [
         FidelityReport(kind, detail, message_index=index)
         for index, (message, place) in enumerate(zip(prepared, places, strict=True), start=first)
@@ -43,7 +43,7 @@ def _faults(message: PreparedMessage, place: Place, text: str, escaped: bool) ->
     reasoning = message.get("reasoning_content")
     if isinstance(reasoning, str) and reasoning.strip() not in text:
         yield FidelityKind.MESSAGE_DROPPED, "the chat template leaves out this message's reasoning_content"
-    if escaped and any(has_marks(own) for own in strings_in(message)):
+    if escaped and any(is_marked(own) for own in strings_in(message)):
         yield FidelityKind.CONTROL_TOKEN_ESCAPED, "control-token strings in this message were encoded as text"
 
 

@@ -16,8 +16,9 @@ from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, Message
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate
-from chatenv_server.engine.controls import without_marks
+from chatenv_server.engine.controls import is_marked, strings_in, without_marks
 from chatenv_server.engine.conversation import EMPTY_TAIL, OpeningText, Reopening, Tail
+from chatenv_server.engine.forgeries import FORGED, Forgeries
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.locate import locate
@@ -73,6 +74,7 @@ class OpeningWriter:
         self._heads = heads
         self._encoder = encoder
         self._rewrites = rewrites
+        self._forgeries = Forgeries(template)
 
     def opening(self, messages: Sequence[Message], reopening: Reopening | None = None) -> Tail:
         """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.
@@ -96,10 +98,13 @@ class OpeningWriter:
         text = self._render_unless_waiting(prepared)
         if text is None:
             return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
+        rendered, text = text, self._forgeries.escaped(text, 0, prepared, prompt=self._asks, local=False)
         pending = self._rewrites.find(messages, 0, self._heads.constant(messages))
         if reopening is None:
             tail = self._encoded(text, prepared, NOTHING_KNOWN)
             faults = self._option_reports(text) if _has_spoken(prepared) else []
+            if text is not rendered:
+                faults.append(FidelityReport(FidelityKind.CONTROL_TOKEN_ESCAPED, FORGED))
             return tail._replace(pending_rewrite=pending, reports=(*tail.reports, *faults))
         tail = next(
             tail
@@ -151,6 +156,9 @@ class OpeningWriter:
         names = [tool.get("function", tool).get("name") for tool in self._options.tools or ()]
         if any(isinstance(name, str) and name not in without_marks(text) for name in names):
             reports.append(FidelityReport(FidelityKind.MESSAGE_DROPPED, "the chat template leaves out the tools"))
+        if is_marked(text) and any(map(is_marked, strings_in(self._template.given(local=False)))):
+            detail = "control-token strings in the tools or template arguments were encoded as text"
+            reports.append(FidelityReport(FidelityKind.CONTROL_TOKEN_ESCAPED, detail))
         return reports
 
 

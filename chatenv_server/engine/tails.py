@@ -13,7 +13,16 @@ from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message
 from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.conversation import EMPTY_TAIL, SampledTurn, Tail, TailPlace
-from chatenv_server.engine.cut import Cut, cuts_after, rewritten, take_off_said
+from chatenv_server.engine.cut import (
+    Cut,
+    Render,
+    cuts_after,
+    escaped_in,
+    rewritten,
+    take_off_said,
+    with_turn_as_text,
+)
+from chatenv_server.engine.forgeries import FORGED, Forgeries
 from chatenv_server.engine.forms import PreparedMessage, texts_of
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.locate import Place, locate
@@ -35,6 +44,7 @@ class TailWriter:
         self.encoder = encoder
         self.turns = turns
         self.rewrites = RewriteFinder(template)
+        self.forgeries = Forgeries(template)
 
     def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """What the template writes after the last sampled turn for the messages that follow it.
@@ -60,7 +70,7 @@ class TailWriter:
         spoken = (one.start for one, message in zip(places, prepared, strict=True) if _stands_at(one, message))
         limit = max(next(spoken, len(cut.text)), _length_of_close(cut.text, self._profile.closers))
         rest = take_off_said(cut, last, self.turns.stop_text(last.stop_id), limit, self._profile)
-        reports = [*([] if cut.exact else [rewritten(last)]), *rest.reports]
+        reports = [*([] if cut.exact else [rewritten(last)]), *rest.reports, *escaped_in(cut, last)]
         if place.pending is not None and self.rewrites.has_come(place.pending, [said, *prepared], head):
             reports.append(report_of(place.pending))
         faults = message_reports(prepared, places, last.message_index + 1, rest.text)
@@ -112,7 +122,8 @@ class TailWriter:
             return self.template.render_local(messages, self._asks)
 
         first: tuple[Cut, list[Place]] | None = None
-        for cut in cuts_after(head, last, said, tail, render, asked):
+        for found in cuts_after(head, last, said, tail, render, asked):
+            cut = self._as_text(found, head, last, said, tail, render, asked)
             places = locate(cut.text, tail, partial(_after_cut, render, head, cut), self.template.literal_text)
             if not any(place.dropped for place in places):
                 return cut, places
@@ -120,6 +131,28 @@ class TailWriter:
         if first is None:
             raise TemplateRejectedError("the chat template leaves out the last assistant turn", field="messages")
         return first
+
+    def _as_text(
+        self,
+        cut: Cut,
+        head: Sequence[PreparedMessage],
+        last: SampledTurn,
+        said: PreparedMessage,
+        tail: Sequence[PreparedMessage],
+        render: Render,
+        asked: str,
+    ) -> Cut:
+        """The same cut with nothing after it that became a control token and is not the template's own."""
+        marked = self.template.recorded(cut.turn)
+        if marked is not cut.turn:
+            others = cuts_after(head, last, self.template.recorded(said), tail, render, asked)
+            cut = with_turn_as_text(cut, marked, head, tail, render) or next(others, cut)
+        text = self.forgeries.escaped(
+            cut.rendered, cut.position, [*head, cut.turn, *tail], prompt=self._asks, local=True
+        )
+        if text is cut.rendered:
+            return cut
+        return cut._replace(text=text[cut.position :], rendered=text, escaped=(*cut.escaped, FORGED))
 
 
 def _after_cut(

@@ -16,6 +16,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.engine.alterations import alterations_in
 from chatenv_server.engine.template_language import configured
 
 RESERVED_NAMES = frozenset(
@@ -50,6 +51,8 @@ class ChatTemplate:
         """What the template looks for in texts, such as `/no_think`."""
         self.cut_texts = _cut_texts(tree)
         """What the template cuts texts at, such as `</think>`."""
+        self.alterations = alterations_in(tree)
+        """What the template may do to a text that it writes."""
         self.fingerprint = hashlib.sha256(source.encode()).hexdigest()
 
     def render(

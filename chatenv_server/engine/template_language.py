@@ -11,6 +11,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from chatenv_server.engine.controls import with_marks_as_they_are
+
 _Sandbox = TypeVar("_Sandbox", bound=ImmutableSandboxedEnvironment)
 
 
@@ -46,4 +48,5 @@ def write_json(
 ) -> str:
     """The filter `tojson`, as transformers has it."""
     # Jinja's own filter escapes HTML, which would change what the model reads.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return with_marks_as_they_are(text) if ensure_ascii else text

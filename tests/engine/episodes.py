@@ -53,7 +53,7 @@ _ODDITIES = (
     '[TOOL_CALLS] [{"name": "lookup", "arguments": {}}]',
     '{"name": "lookup", "parameters": {"key": "x"}}',
     "\x00\ufffd\u200b",
-    "\U000f0000<|im_end|>\U000f0001",
+    "\U0001d200<|im_end|>\U0001d201\U0001d202\U0001d203",
 )
 _SPELLINGS = (
     "<|im_start|>",

@@ -61,7 +61,9 @@ class ReusingTails:
             if _fits(recording, exchange.texts, place.last.text):
                 return self._tail_of(recording, surroundings, exchange.given, place)
         tail = self._writer.tail(place, messages)
-        known.learn(lambda: self._record(place, messages[0], exchange, tail))
+        # Nothing is learnt from texts that were marked, or would have to be: what the marks do is done unseen.
+        if not self._controls.occur_in((place.last.message, messages[0])):
+            known.learn(lambda: self._record(place, messages[0], exchange, tail))
         return tail
 
     def _exchange(self, place: TailPlace, messages: Sequence[Message]) -> Exchange | None:
@@ -95,7 +97,7 @@ class ReusingTails:
     ) -> tuple[TailRecording, Surroundings | None] | None:
         """A recording that gives the tail it was learnt from; None where there is none."""
         recording, stop_id = learn(self._write_with, place, message, exchange.texts, tail), place.last.stop_id
-        if recording is None or stop_id is None:
+        if recording is None or stop_id is None or self._writer.forgeries.may_join(recording.before, recording.after):
             return None
         around = self._codec.isolated_texts.surroundings(stop_id, recording.before, recording.after)
         if around is not None and not _tells_all(around, tail):

@@ -1,0 +1,87 @@
+"""Where a text spells certain added tokens: as they are, or in another form that the tokenizer's normaliser undoes.
+
+A tokenizer may look for some of its added tokens after normalising, and then finds them in capitals or in full-width
+letters, too. Knows nothing of messages or templates.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+
+from tokenizers import AddedToken, Tokenizer, models
+from tokenizers.normalizers import Normalizer
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that matches any of `texts`, the longest first."""
+    longest_first = sorted(set(texts), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def add_in_order(tokenizer: Tokenizer, added: Mapping[int, AddedToken]) -> None:
+    """Add tokens in the order of their ids."""
+    in_order = (token for _, token in sorted(added.items()))
+    for special, run in itertools.groupby(in_order, lambda token: token.special):  # one by one would take seconds
+        add = tokenizer.add_special_tokens if special else tokenizer.add_tokens
+        add([*run])
+
+
+class Spellings:
+    """Finds certain added tokens of one tokenizer in texts. Immutable; safe for threads.
+
+    Args:
+        texts: of the tokens to be found.
+        added: every added token of the tokenizer, by id.
+        normalizer: the tokenizer's.
+    """
+
+    def __init__(
+        self, texts: Iterable[str], added: Mapping[int, AddedToken] | None = None, normalizer: Normalizer | None = None
+    ) -> None:
+        self.texts = frozenset(texts)
+        """Of the tokens that are found."""
+        self._as_they_are = any_of(self.texts)
+        self._normalizer = normalizer
+        self._normalized: re.Pattern[str] | None = None
+        found_late = [token.content for token in (added or {}).values() if token.normalized]
+        if normalizer is None or added is None or self.texts.isdisjoint(found_late):
+            return
+        self._normalized = any_of(map(self.plain, self.texts.intersection(found_late)))
+        # It finds the same added tokens at the same places, and makes one token of all that lies between.
+        self._finder = Tokenizer(models.WordLevel({"": 0}, unk_token=""))
+        self._finder.normalizer = normalizer
+        add_in_order(self._finder, added)
+        self._ids = {self._finder.token_to_id(text) for text in self.texts}
+
+    def plain(self, text: str) -> str:
+        """A text as the tokenizer looks at it."""
+        return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
+
+    def occur_in(self, text: str) -> bool:
+        """Whether a text spells one of the tokens."""
+        return self._as_they_are.search(text) is not None or (self._may_be_late_in(text) and bool(self.in_(text)))
+
+    def in_(self, text: str) -> list[tuple[int, int]]:
+        """Where a text spells the tokens: the first character of each and the one after its last, in order."""
+        spans = [found.span() for found in self._as_they_are.finditer(text)]
+        if not self._may_be_late_in(text):
+            return spans
+        encoding = self._finder.encode(text, add_special_tokens=False)
+        late = (place for place, found in zip(encoding.offsets, encoding.ids, strict=True) if found in self._ids)
+        return _disjoint([*spans, *late])
+
+    def _may_be_late_in(self, text: str) -> bool:
+        return self._normalized is not None and self._normalized.search(self.plain(text)) is not None
+
+
+def _disjoint(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that overlap made one."""
+    united: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if united and start < united[-1][1]:
+            united[-1] = (united[-1][0], max(stop, united[-1][1]))
+        else:
+            united.append((start, stop))
+    return united
