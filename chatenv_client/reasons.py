@@ -11,7 +11,7 @@ class Reason(str, enum.Enum):
     # The caller sent something wrong.
 
     EMPTY_ACTION = "EMPTY_ACTION"
-    """The action holds neither tokens nor messages. Send one of them."""
+    """The action holds neither tokens nor messages. Send one of them, or a `stop_reason` where nothing was sampled."""
     BAD_ACTION = "BAD_ACTION"
     """Tokens and messages came together; or logprobs, stop_reason, model_version or prompt_fingerprint came with
     messages, or replace_from with tokens; or model_version is no text of at most 256 characters. Send two Steps, or

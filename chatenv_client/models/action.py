@@ -35,7 +35,7 @@ class ChatAction:
     """
 
     tokens: Any = None
-    """(n,) int32 after construction."""
+    """(n,) int32 after construction. May be empty beside a `stop_reason`: sampling stopped before the first token."""
     logprobs: Any = None
     """(n,) float32 after construction, or None: natural-log probability of each sampled token."""
     stop_reason: StopReason | str | None = None

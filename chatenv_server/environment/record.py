@@ -93,7 +93,8 @@ class EpisodeRecord:
                 },
             )
         reason = None if action.stop_reason is None else StopReason(action.stop_reason)
-        return log.append_sampled(action.tokens, step, action.logprobs, reason, action.model_version)
+        logprobs = action.logprobs if len(action.tokens) else None
+        return log.append_sampled(action.tokens, step, logprobs, reason, action.model_version)
 
     def end_as(self, observation: ChatObservation) -> None:
         """Take over from a transform whether the episode has ended."""

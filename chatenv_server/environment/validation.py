@@ -45,9 +45,11 @@ def check_action(action: ChatAction, token_id_limit: int) -> None:
             )
         check_messages(action.messages)
         return
-    if len(action.tokens) == 0:
+    if len(action.tokens) == 0 and action.stop_reason is None:
         raise InvalidRequestError(
-            "the action is empty; send sampled tokens or messages", reason=Reason.EMPTY_ACTION, field="tokens"
+            "the action is empty; send sampled tokens or messages, or a stop_reason where nothing was sampled",
+            reason=Reason.EMPTY_ACTION,
+            field="tokens",
         )
     check_token_ids(action.tokens, token_id_limit)
     if action.logprobs is not None and len(action.logprobs) != len(action.tokens):

@@ -26,6 +26,7 @@ from chatenv_client import (
     ServerInfo,
     StepResult,
     StopReason,
+    Verdict,
 )
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
@@ -104,6 +105,38 @@ def test_tokens_are_an_assistant_turn_that_was_sampled(env: ChatEnv, sample: Sam
     messages = env.step(sample()).observation.messages
     assert [message["role"] for message in messages[-2:]] == ["user", "assistant"]
     assert env.state().turns[1].origin is Origin.SAMPLED
+
+
+@pytest.mark.parametrize("cut_off", [False, True], ids=["at once", "after a turn that was cut off"])
+def test_nothing_sampled_is_a_turn_of_no_tokens(env: ChatEnv, sample: Sampler, cut_off: bool) -> None:
+    before = env.reset(messages=[HELLO]).observation
+    begun = sample(4, stop=False) if cut_off else None
+    if begun is not None:
+        before = env.step(begun).observation
+    prompt = before.token_ids.tolist()
+    for stop_reason in ("abort", StopReason.LENGTH):
+        result = env.step(ChatAction(tokens=[], stop_reason=stop_reason))
+        assert result.observation.token_ids.tolist() == prompt
+        assert result.observation.fidelity == before.fidelity
+        assert_shows(result, env.state())
+    turns = env.state().turns[-2:]
+    assert [(turn.length, turn.stop_reason) for turn in turns] == [(0, StopReason.ABORT), (0, StopReason.LENGTH)]
+    action = sample()
+    result = env.step(action)
+    assert result.observation.token_ids.tolist() == [*prompt, *action.tokens]
+    assert len(result.observation.messages) == 2  # all is one message
+    assert_shows(result, env.state())
+    trajectory = env.trajectory()
+    assert trajectory.loss_mask.sum() == len(action.tokens) + (4 if begun is not None else 0)
+
+
+def test_a_message_after_nothing_sampled_closes_an_empty_turn(env: ChatEnv) -> None:
+    env.reset(messages=[HELLO])
+    env.step(ChatAction(tokens=[], stop_reason="abort"))
+    result = env.step(AGAIN)
+    assert [message["content"] for message in result.observation.messages] == [HELLO["content"], "", AGAIN["content"]]
+    assert_shows(result, env.state())
+    assert env.audit().verdict is Verdict.EXACT
 
 
 def test_an_observation_stays_as_it_was_while_the_episode_goes_on(env: ChatEnv, sample: Sampler) -> None:

@@ -117,6 +117,7 @@ def test_an_unheard_of_stop_reason_is_refused() -> None:
     [
         (ChatAction(), "EMPTY_ACTION", "tokens"),
         (ChatAction(tokens=[]), "EMPTY_ACTION", "tokens"),
+        (ChatAction(tokens=[], logprobs=[0.5], stop_reason="abort"), "LOGPROBS_LENGTH", "logprobs"),
         ([], "EMPTY_ACTION", "tokens"),
         (ChatAction(tokens=[1, 2], logprobs=[-0.5]), "LOGPROBS_LENGTH", "logprobs"),
         (ChatAction(tokens=[1, 2], logprobs=[]), "LOGPROBS_LENGTH", "logprobs"),
