@@ -14,6 +14,7 @@ from chatenv_server.doctor.facts import TemplateFacts, read_facts
 from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.template_check import NoChatTemplateError
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 _BORROWED_VOCABULARY: Final = "gpt2"
@@ -31,12 +32,21 @@ class Checkup:
     exact_path: bool
     facts: TemplateFacts | None
     """None for a tokenizer that is only known by `apply_chat_template` and `decode`."""
+    lacks_template: bool
+    """Whether the tokenizer has no chat template, so that a plain one was examined."""
     examinations: list[Examination]
+    refusal: str = ""
+    """Why there was nothing to examine: the template is none."""
+
+    @property
+    def unplayable(self) -> bool:
+        """Whether no conversation came as far as an answer, so that nothing is known of the streams."""
+        return not any(one.steps > 1 for one in self.examinations)
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is inexact without a report."""
-        return all(one.verdict is not Verdict.INEXACT for one in self.examinations)
+        """Whether conversations were played, and nothing in them is inexact without a report."""
+        return not self.unplayable and all(one.verdict is not Verdict.INEXACT for one in self.examinations)
 
 
 def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checkup:
@@ -45,7 +55,10 @@ def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checku
     Raises:
         TokenizerError: it is no tokenizer, or the template is not valid Jinja.
     """
-    engine = _load(tokenizer, chat_template)
+    try:
+        engine = _load(tokenizer, chat_template)
+    except NoChatTemplateError as error:
+        return _refused(name, str(error))
     chat_format = engine.chat_format
     return Checkup(
         name=name,
@@ -54,6 +67,7 @@ def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checku
         template_fingerprint=engine.template_fingerprint,
         exact_path=engine.exact,
         facts=read_facts(chat_format) if chat_format is not None else None,
+        lacks_template=engine.lacks_template,
         examinations=examine(engine, Reference(tokenizer, chat_template)),
     )
 
@@ -63,8 +77,14 @@ def _load(tokenizer: Any, chat_template: str | None) -> TokenEngine:
         warnings.simplefilter("ignore", UserWarning)  # that a plain template is used; the report shows it
         try:
             return TokenEngine.load(tokenizer, chat_template=chat_template)
+        except NoChatTemplateError:
+            raise
         except (TypeError, ValueError) as error:
             raise TokenizerError(str(error)) from error
+
+
+def _refused(name: str, why: str) -> Checkup:
+    return Checkup(name, 0, "", "", True, None, False, [], refusal=why)
 
 
 def check_folder(folder: Path, begun: Callable[[int, int, str], None] = lambda *_: None) -> Iterator[Checkup]:
@@ -75,7 +95,7 @@ def check_folder(folder: Path, begun: Callable[[int, int, str], None] = lambda *
         begun: told before each of them which one of how many it is, from 1, and its name.
 
     Raises:
-        TokenizerError: there is nothing to examine.
+        TokenizerError: there is nothing to examine, or one of the folders is no tokenizer.
     """
     tokenizers = sorted(path for path in folder.glob("tokenizers/*") if path.is_dir())
     templates = sorted(folder.glob("templates/*.jinja"))
@@ -92,4 +112,12 @@ def check_folder(folder: Path, begun: Callable[[int, int, str], None] = lambda *
     vocabulary = load_tokenizer(str(borrowed)) if borrowed.is_dir() and templates else None
     for number, path in enumerate(templates, start=len(tokenizers) + 1):
         begun(number, count, path.stem)
-        yield check(path.stem, stand_in(read_chat_template(str(path)), vocabulary))
+        yield _check_template(path, vocabulary)
+
+
+def _check_template(path: Path, vocabulary: Any) -> Checkup:
+    try:
+        tokenizer = stand_in(read_chat_template(str(path)), vocabulary)
+    except ValueError as error:  # it is not valid Jinja, which is no reason to leave the others unexamined
+        return _refused(path.stem, str(error))
+    return check(path.stem, tokenizer)

@@ -40,6 +40,11 @@ CONSEQUENCES: Final[Mapping[FidelityKind, str]] = {
 }
 """What each kind of report means for training, a sentence or two."""
 
+_PLAIN: Final = (
+    "This tokenizer has no chat template. A plain one was examined, which no model was trained on: each role and a "
+    "colon, the text, an empty line. The server uses it, too, unless it is started with --require-template."
+)
+
 _SIGNS: Final = {
     Verdict.EXACT: "exact",
     Verdict.REPORTED: "reported",
@@ -50,9 +55,13 @@ _SIGNS: Final = {
 
 def as_text(checkup: Checkup) -> str:
     """The report on one tokenizer, for a person."""
+    if checkup.refusal:
+        return f"{checkup.name}: {_conclusion(checkup)}\n"
     lines = [
         f"{checkup.name}: {checkup.vocabulary_size:,} tokens, template {checkup.template_fingerprint[:12] or '(none)'}"
     ]
+    if checkup.lacks_template:
+        lines += ["", *textwrap.wrap(_PLAIN, 100)]
     if checkup.facts is not None:
         lines += ["", "The template", *_facts(checkup.facts)]
     lines += ["", "Against full-history apply_chat_template", *_scenarios(checkup.examinations)]
@@ -72,6 +81,8 @@ def as_json(checkup: Checkup) -> dict[str, Any]:
         "tokenizer_fingerprint": checkup.tokenizer_fingerprint,
         "template_fingerprint": checkup.template_fingerprint,
         "exact_path": checkup.exact_path,
+        "lacks_template": checkup.lacks_template,
+        "refusal": checkup.refusal,
         "template": None if checkup.facts is None else dataclasses.asdict(checkup.facts),
         "scenarios": [_scenario_json(one) for one in checkup.examinations],
         "counts": counts(checkup),
@@ -90,9 +101,9 @@ def as_rows(checkups: Sequence[Checkup]) -> str:
         parser = checkup.facts.turn_parser if checkup.facts else "verbatim"
         figures = [str(numbers[verdict.value]) for verdict in Verdict]
         rows.append((checkup.name, *figures, parser, ", ".join(kinds)))
-    unsound = [checkup.name for checkup in checkups if not checkup.sound]
-    verdict = f"inexact without a report: {', '.join(unsound)}" if unsound else "Every step is exact, or says why not."
-    return "\n".join([*_table(rows), "", verdict, ""])
+    wrong = [checkup for checkup in checkups if not checkup.sound]
+    sentences = [f"{checkup.name}: {_why_unsound(checkup)}" for checkup in wrong]
+    return "\n".join([*_table(rows), "", *(sentences or ["Every step is exact, or says why not."]), ""])
 
 
 def counts(checkup: Checkup) -> dict[str, int]:
@@ -165,7 +176,15 @@ def _conclusion(checkup: Checkup) -> str:
     figures = ", ".join(f"{number} {verdict}" for verdict, number in numbers.items() if number)
     if checkup.sound:
         return f"{figures}. Every step is exact, or says why not."
-    return f"{figures}. Do not train on this: a stream is not what the template writes, and nothing says so."
+    return f"{figures}. Do not train on this: {_why_unsound(checkup)}.".removeprefix(". ")
+
+
+def _why_unsound(checkup: Checkup) -> str:
+    if checkup.refusal:
+        return checkup.refusal
+    if checkup.unplayable:
+        return "no conversation comes as far as an answer, so nothing is known of the streams"
+    return "a stream is not what the template writes, and nothing says so"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,6 +19,7 @@ from chatenv_server.engine.log import EpisodeLog
 from chatenv_server.engine.plain_path import PlainPath
 from chatenv_server.engine.renderer import RenderPath
 from chatenv_server.engine.template import ChatTemplate
+from chatenv_server.engine.template_check import check_writes_turns
 from chatenv_server.engine.tokenizer_facts import (
     end_of_text_ids,
     special_tokens_of,
@@ -52,6 +53,7 @@ class TokenEngine:
         vocabulary_size: int,
         token_id_limit: int | None,
         tokenizer_name: str,
+        lacks_template: bool = False,
     ) -> None:
         self._path = path
         self._tools_path = tools_path
@@ -60,6 +62,8 @@ class TokenEngine:
         self.token_id_limit = token_id_limit or vocabulary_size
         """Ids from here on are refused."""
         self.tokenizer_name = tokenizer_name
+        self.lacks_template = lacks_template
+        """Whether there is no chat template, so that `PLAIN_TEMPLATE` is used."""
 
     @classmethod
     def load(
@@ -74,23 +78,33 @@ class TokenEngine:
 
         Raises:
             TypeError: the object is no tokenizer.
+            NoChatTemplateError: a ValueError; the template writes no turns, such as any text that is no template.
             ValueError: the template is not valid Jinja, or a template was given to a tokenizer on the plain path.
         """
         name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if isinstance(backend, Tokenizer):
             codec = Codec(backend)
-            source = chat_template or template_of(tokenizer) or _missing_template(name)
-            for_tools = chat_template or template_of(tokenizer, tools=True) or source
+            own = template_of(tokenizer) if chat_template is None else chat_template
+            source = _missing_template(name) if own is None else own
+            for_tools = (template_of(tokenizer, tools=True) if chat_template is None else None) or source
             path: RenderPath = _exact_path(tokenizer, codec, source)
             tools_path = path if for_tools == source else _exact_path(tokenizer, codec, for_tools)
             size = codec.vocabulary_size
         elif chat_template is None:
+            own = ""
             path = tools_path = PlainPath(tokenizer, stop_ids_of(tokenizer))
             size = vocabulary_size_of(tokenizer)
         else:
             raise ValueError("chat_template needs a fast tokenizer; set the template on the tokenizer itself")
-        return cls(path, tools_path, vocabulary_size=size, token_id_limit=token_id_limit, tokenizer_name=name)
+        return cls(
+            path,
+            tools_path,
+            vocabulary_size=size,
+            token_id_limit=token_id_limit,
+            tokenizer_name=name,
+            lacks_template=own is None,
+        )
 
     @classmethod
     def shared(
@@ -129,7 +143,7 @@ class TokenEngine:
     @property
     def features(self) -> tuple[str, ...]:
         """What the template does, a word each: see docs/wire.md."""
-        return self._path.features
+        return (*self._path.features, *(["plain_template"] if self.lacks_template else []))
 
     @property
     def turn_parser(self) -> str:
@@ -179,6 +193,7 @@ def _exact_path(tokenizer: Any, codec: Codec, source: str) -> ExactPath:
         sorted(stop_ids_of(tokenizer) | end_of_text_ids(codec.added)),
         tokenizer.parse_response if has_response_template else None,
     )
+    check_writes_turns(chat_format)
     return ExactPath(chat_format)
 
 

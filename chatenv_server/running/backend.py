@@ -126,10 +126,15 @@ def _load_engine(settings: Settings) -> TokenEngine:
     except TokenizerError as error:
         raise wrong_setting("tokenizer", f"cannot be loaded: {error}") from error
     try:
-        return TokenEngine.load(tokenizer, chat_template=template, token_id_limit=settings.token_id_limit or None)
+        engine = TokenEngine.load(tokenizer, chat_template=template, token_id_limit=settings.token_id_limit or None)
     except (TypeError, ValueError) as error:
         name = "chat_template" if settings.chat_template else "tokenizer"
         raise wrong_setting(name, f"does not work: {error}") from error
+    if settings.require_template and engine.lacks_template:
+        raise wrong_setting(
+            "require_template", f"is on, and tokenizer {settings.tokenizer!r} has no chat template: give chat-template"
+        )
+    return engine
 
 
 def _public_name(name: str) -> str:

@@ -67,6 +67,9 @@ class Settings:
         "`bytes` (built in), a folder, or a Hugging Face name",
     )
     chat_template: str = _setting("", values.file, "file with a Jinja chat template that replaces the tokenizer's own")
+    require_template: bool = _setting(
+        False, values.switch, "refuse to serve a tokenizer that has no chat template, which otherwise gets a plain one"
+    )
     system_prompt: str = _setting("", values.text, "system prompt of episodes that give none")
     system_role: str = _setting(EpisodeOptions.system_role, values.text, "role of the system prompt")
     transform: str = _setting(

@@ -183,3 +183,52 @@ def test_a_template_that_writes_sampled_turns_in_other_words_is_examined_to_the_
     examined = doctor("bytes", "--template", str(file), "--json")
     assert examined.stderr == ""
     assert "turn cut off" in {scenario["name"] for scenario in json.loads(examined.stdout)["scenarios"]}
+
+
+NONE_THAT_WRITES_TURNS = {
+    "a text": ("# A project\n\nIt reads nothing.", "never reads `messages`"),
+    "nothing": ("", "never reads `messages`"),
+    "roles alone": ("{% for m in messages %}{{ m.role }}: {% endfor %}", "writes nothing of what a user says"),
+    "users alone": (
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}\n{% endfor %}",
+        "writes nothing of what an assistant says",
+    ),
+    "words of its own": ("{{ raise_exception('No ' + messages[0].role) }}", "takes no conversation"),
+}
+
+
+@pytest.mark.parametrize("text", NONE_THAT_WRITES_TURNS)
+def test_what_is_no_chat_template_fails_and_is_told_so(text: str, tmp_path: Path) -> None:
+    source, words = NONE_THAT_WRITES_TURNS[text]
+    (tmp_path / "t.jinja").write_text(source)
+    examined = doctor("bytes", "--template", str(tmp_path / "t.jinja"))
+    assert (examined.returncode, examined.stderr) == (1, "")
+    assert "Do not train on this" in examined.stdout
+    assert words in examined.stdout
+    report = json.loads(doctor("bytes", "--template", str(tmp_path / "t.jinja"), "--json").stdout)
+    assert not report["sound"]
+    assert words in report["refusal"]
+
+
+def test_one_template_of_a_folder_that_is_none_leaves_the_others_examined(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "a.jinja").write_text("Read me.")
+    (tmp_path / "templates" / "b.jinja").write_text(FORGETFUL)
+    (tmp_path / "templates" / "c.jinja").write_text("{% for %}")
+    examined = doctor("--all", str(tmp_path), "--json")
+    assert examined.returncode == 1
+    assert [one["sound"] for one in json.loads(examined.stdout)["checkups"]] == [False, True, False]
+
+
+def test_a_template_under_which_nobody_can_be_answered_is_not_sound(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text("{{ messages[-1].content }}")
+    examined = doctor("bytes", "--template", str(tmp_path / "t.jinja"))
+    assert examined.returncode == 1
+    assert "no conversation comes as far as an answer" in examined.stdout
+
+
+def test_a_tokenizer_without_a_template_is_told_so(conformance_dir: Path) -> None:
+    folder = str(conformance_dir / "tokenizers" / "gpt2")
+    assert "This tokenizer has no chat template." in doctor(folder).stdout
+    assert json.loads(doctor(folder, "--json").stdout)["lacks_template"]
+    assert not json.loads(doctor("bytes", "--json").stdout)["lacks_template"]

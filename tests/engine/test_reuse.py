@@ -91,7 +91,9 @@ TELLING = {
     "taken off another text by a filter": "{{ 'yes no maybe' | trim(message.content) }}{{ message.content }}",
     "joined as they come": "{{ '-'.join(messages | map(attribute='content')) }}",
     "joined as values of a mapping": "{{ '-'.join({'said': message.content}.values()) }}",
-    "lengths compared": "{% if message.content | length > messages[0].content | length %}L{% endif %}",
+    "lengths compared": (
+        "{% if message.content | length > messages[0].content | length %}L{% endif %}{{ message.content }}"
+    ),
     "as much as another is long": "{{ 'x' ~ message.content[:messages[0].content | length] }}",
     "a length that is a number": (
         "{% if message.content | length is number and message.content | length is integer"

@@ -23,6 +23,7 @@ from chatenv_client import ChatAction, ChatEnv, EpisodeUnknownError, Unavailable
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_server.running import healthcheck
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.server.conftest import Launch, ServerProcess
 
 HI = {"role": "user", "content": "hi"}
@@ -84,6 +85,36 @@ def test_a_template_that_is_no_jinja_is_refused_by_name(launch: Launch, tmp_path
     code, said = launch("--chat-template", str(tmp_path / "t.jinja"), wait=False).ended()
     assert code == 2
     assert "--chat-template" in said
+
+
+@pytest.mark.parametrize("text", ["Read me.", "{% for m in messages %}{{ m.role }}{% endfor %}", ""])
+def test_a_template_that_writes_no_turns_is_refused_by_name(launch: Launch, tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.jinja").write_text(text)
+    code, said = launch("--chat-template", str(tmp_path / "t.jinja"), wait=False).ended()
+    assert code == 2
+    assert "--chat-template" in said
+    assert "the chat template" in said
+
+
+def test_a_tokenizer_without_a_template_says_so_and_can_be_refused(launch: Launch, tmp_path: Path) -> None:
+    folder = bare_tokenizer(tmp_path)
+    with ChatEnv(launch("--tokenizer", folder).addresses[0]) as env:
+        assert "plain_template" in env.server_info().features
+    code, said = launch("--tokenizer", folder, "--require-template", wait=False).ended()
+    assert code == 2
+    assert "--require-template" in said
+    (tmp_path / "t.jinja").write_text(ByteTokenizer().chat_template)
+    with ChatEnv(
+        launch("--tokenizer", folder, "--require-template", "--chat-template", str(tmp_path / "t.jinja")).addresses[0]
+    ) as env:
+        assert "plain_template" not in env.server_info().features
+
+
+def bare_tokenizer(folder: Path) -> str:
+    """A tokenizer's folder without a chat template."""
+    ByteTokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    return str(folder)
 
 
 def test_a_second_server_on_the_same_port_fails_to_start(launch: Launch) -> None:
