@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import secrets
 import socket
 import ssl
 import stat
@@ -20,22 +21,71 @@ from chatenv_server.settings.settings import Settings, wrong_setting
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared with, not bound to
 
 
-def bind(server: grpc.Server, settings: Settings) -> tuple[str, ...]:
-    """Bind to all addresses of the settings; as they are bound, with real ports.
+class Listeners:
+    """The addresses of a server. It binds to all of them, or to none.
 
     Raises:
         BindError: one of them cannot be bound.
         SettingError: the certificates do not work.
     """
-    credentials = _credentials(settings)
-    bound: list[str] = []
-    for address in settings.listen:
-        if address.startswith("unix:"):
-            _bind_unix(server, Path(address.removeprefix("unix://")), settings.socket_mode)
-            bound.append(address)
-        else:
-            bound.append(_bind_tcp(server, address, credentials))
-    return tuple(bound)
+
+    def __init__(self, server: grpc.Server, settings: Settings) -> None:
+        self._sockets: list[UnixSocket] = []
+        credentials = _credentials(settings)
+        bound: list[str] = []
+        try:
+            for address in settings.listen:
+                if address.startswith("unix:"):
+                    path = Path(address.removeprefix("unix://"))
+                    self._sockets.append(UnixSocket(server, path, settings.socket_mode))
+                    bound.append(address)
+                else:
+                    bound.append(_bind_tcp(server, address, credentials))
+        except BaseException:
+            self.close()
+            raise
+        self.addresses = tuple(bound)
+        """As they are bound, with real ports."""
+
+    def close(self) -> None:
+        """Remove the sockets that are still this server's own. gRPC itself closes all."""
+        for unix_socket in self._sockets:
+            unix_socket.remove()
+
+
+class UnixSocket:
+    """A Unix socket that a server is bound to.
+
+    gRPC binds it under another name, which it removes at the server's end; the name that was asked for is a second one
+    for the same socket. By then another server may have that name, and gRPC would remove it without a look.
+    """
+
+    def __init__(self, server: grpc.Server, path: Path, mode: int) -> None:
+        _refuse_live_socket(path)
+        # No longer than the path, as far as that can be: the system takes some hundred bytes.
+        name = path.with_name(f".{secrets.token_hex(8)}"[: max(9, len(path.name))])
+        with _umask(0o777 & ~mode):  # never open wider than asked, not even for a moment
+            try:
+                server.add_insecure_port(f"unix://{name}")
+            except RuntimeError as error:
+                raise BindError(
+                    f"cannot serve on the socket {path}: see that its folder exists and may be written, "
+                    "and that its path is no longer than some hundred bytes"
+                ) from error
+        self._path = path
+        self._identity = _file_identity(name)
+        name.replace(path)
+
+    def remove(self) -> None:
+        """Remove it, if nobody has taken its place."""
+        with contextlib.suppress(OSError):
+            if _file_identity(self._path) == self._identity:
+                self._path.unlink()
+
+
+def _file_identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
 
 
 def reachable(address: str) -> str:
@@ -104,17 +154,6 @@ def _add_port(server: grpc.Server, address: str, credentials: grpc.ServerCredent
             f"cannot serve on {address}: another process holds it, or it is not an address of this machine; "
             "choose another --listen, or end the other process"
         ) from error
-
-
-def _bind_unix(server: grpc.Server, path: Path, mode: int) -> None:
-    _refuse_live_socket(path)
-    with _umask(0o777 & ~mode):  # never open wider than asked, not even for a moment
-        try:
-            server.add_insecure_port(f"unix://{path}")
-        except RuntimeError as error:
-            raise BindError(
-                f"cannot serve on the socket {path}: see that its folder exists and may be written"
-            ) from error
 
 
 def _refuse_live_socket(path: Path) -> None:

@@ -27,7 +27,7 @@ from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.reflection import reflected_schemas
 from chatenv_server.rpc.servicer import ChatEnvServicer
 from chatenv_server.running.backend import Backend
-from chatenv_server.running.listeners import bind, reachable
+from chatenv_server.running.listeners import Listeners, reachable
 from chatenv_server.settings.settings import Settings, wrong_setting
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class RunningServer:
         if settings.reflection:
             names = (SERVICE, health.SERVICE, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server, pool=reflected_schemas())
-        self.addresses = self._bind(settings)
+        self._listeners = self._bind(settings)
+        self.addresses = self._listeners.addresses
         """Where it serves, with real ports."""
         self._server.start()
 
@@ -158,6 +159,7 @@ class RunningServer:
         # Whoever is still there watches health, or does not read. A grace of gRPC's own would wait for them, too, and
         # take a thread, which there may not be.
         self._server.stop(None)
+        self._listeners.close()
         self._close()
         return finished
 
@@ -167,9 +169,9 @@ class RunningServer:
         self._crew.close()
         self.observers.close()
 
-    def _bind(self, settings: Settings) -> tuple[str, ...]:
+    def _bind(self, settings: Settings) -> Listeners:
         try:
-            return bind(self._server, settings)
+            return Listeners(self._server, settings)
         except BaseException:
             self._close()
             raise

@@ -179,6 +179,26 @@ def test_the_socket_is_gone_after_a_clean_end(launch: Launch, socket_path: Path)
     assert not socket_path.exists()
 
 
+def test_an_old_server_leaves_the_socket_of_the_one_that_took_its_place(launch: Launch, socket_path: Path) -> None:
+    old = launch("--listen", f"unix://{socket_path}")
+    new = launch("--listen", f"unix://{socket_path}.new")
+    socket_path.with_name(socket_path.name + ".new").replace(socket_path)
+    old.tell(signal.SIGTERM)
+    assert old.ended()[0] == 0
+    with ChatEnv(f"unix://{socket_path}") as env:
+        env.reset()
+    new.tell(signal.SIGTERM)
+    new.ended()
+
+
+def test_nothing_stays_in_the_folder_of_a_socket(launch: Launch, socket_path: Path) -> None:
+    server = launch("--listen", f"unix://{socket_path}")
+    assert [path.name for path in socket_path.parent.iterdir()] == [socket_path.name]
+    server.tell(signal.SIGTERM)
+    server.ended()
+    assert list(socket_path.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_server_ends_at_once_and_with_0(launch: Launch, number: signal.Signals) -> None:
     server = launch()
