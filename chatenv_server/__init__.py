@@ -9,8 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from chatenv_client.extras import needing
-
 if TYPE_CHECKING:
     from chatenv_server.engine import TokenEngine
     from chatenv_server.environment.environment import ChatEnvironment
@@ -35,6 +33,8 @@ def __getattr__(name: str) -> Any:
     """What is public, imported when it is first asked for."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from chatenv_client.extras import needing  # which imports gRPC; the server's command has to come before that
+
     module, name_there = _PLACES[name]
     with needing("server", f"chatenv_server.{name}"):
         value = globals()[name] = getattr(import_module(module), name_there)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import logging
@@ -9,9 +10,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Final
+
+# What gRPC's core has to say it writes past the log, and any caller can make it say something. It reads this when it is
+# first imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from chatenv_client._version import __version__
 from chatenv_client.extras import MissingExtraError, needing
@@ -32,6 +37,8 @@ try:
 except MissingExtraError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(EXIT_SETTING)
+
+_LOOK_S: Final = 0.5
 
 _LOG: Final = logging.getLogger("chatenv_server")
 
@@ -64,7 +71,7 @@ def _serve(settings: Settings) -> int:
                 "metrics": server.observers.metrics_address,
             },
         )
-        asked_to_end.get()
+        _wait_for(asked_to_end)
         _LOG.info("draining", extra={"grace_s": settings.drain_grace})
     finally:
         finished = server.stop()
@@ -92,6 +99,14 @@ def _catch_signals() -> SimpleQueue[int]:
     for number in handled:
         signal.signal(number, handle)
     return received
+
+
+def _wait_for(asked_to_end: SimpleQueue[int]) -> None:
+    """Wait for the first signal. One that comes just before the wait begins does not end it, so this looks again."""
+    while True:
+        with contextlib.suppress(Empty):
+            asked_to_end.get(timeout=_LOOK_S)
+            return
 
 
 def _tidy_memory() -> None:
