@@ -108,6 +108,8 @@ def _tls(arguments: argparse.Namespace) -> Tls | None:
         for path in (arguments.tls_ca, arguments.tls_key, arguments.tls_certificate)
     )
     if not (arguments.tls or ca):
+        if key or certificate:
+            raise ValueError("--tls-certificate and --tls-key need --tls or --tls-ca, which turn TLS on")
         return None
     return Tls(ca, private_key=key, certificate_chain=certificate)
 

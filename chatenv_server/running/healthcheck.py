@@ -65,6 +65,8 @@ def _ask(options: argparse.Namespace, settings: Settings) -> str:
 def _channel(options: argparse.Namespace, settings: Settings) -> grpc.Channel:
     address = reachable(options.address or settings.listen[0])
     if not options.tls_ca:
+        if options.tls_name or options.tls_certificate or options.tls_key:
+            raise ValueError("--tls-name, --tls-certificate and --tls-key need --tls-ca, which turns TLS on")
         return grpc.insecure_channel(address)
     credentials = Tls(_read(options.tls_ca), _read(options.tls_key), _read(options.tls_certificate)).credentials()
     names = [("grpc.ssl_target_name_override", options.tls_name)] if options.tls_name else []

@@ -21,6 +21,7 @@ from chatenv_server.rpc.waiting import SWEEP_S
 from chatenv_server.running import healthcheck
 from chatenv_server.running.process import RunningServer
 from chatenv_server.settings.errors import SettingError
+from chatenv_server.settings.settings import read_settings
 from tests.server.conftest import Serve
 
 OPENSSL = shutil.which("openssl")
@@ -234,6 +235,34 @@ def test_the_command_speaks_tls_and_mtls(
         assert cli.main([command, *trusting, "--timeout", "1"]) == 1
         assert cli.main([command, *trusting[:2], "--tls", "--timeout", "1"]) == 1
     assert "PRIVATE KEY" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("flags", [("--tls-certificate", "client.pem", "--tls-key", "client.key")])
+def test_certificates_without_tls_are_refused_and_not_ignored(
+    serve: Serve, certificates: Certificates, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    server = serve()
+    given = [flag if flag.startswith("--") else certificates.path(flag) for flag in flags]
+    assert healthcheck.main(["--address", server.addresses[0], *given]) == 1
+    assert "which turns TLS on" in capsys.readouterr().err
+    assert cli.main(["health", "--address", server.addresses[0], *given]) == 2
+    assert "which turn TLS on" in capsys.readouterr().err
+    assert healthcheck.main(["--address", server.addresses[0], "--tls-name", "chatenv.test"]) == 1
+
+
+def test_half_a_pair_of_certificate_and_key_is_refused_by_name(
+    serve: Serve, certificates: Certificates, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve()
+    trusting = ["--address", server.addresses[0], "--tls-ca", certificates.path("ca.pem")]
+    for half in (
+        ["--tls-certificate", certificates.path("client.pem")],
+        ["--tls-key", certificates.path("client.key")],
+    ):
+        assert healthcheck.main([*trusting, *half]) == 1
+        assert "come together" in capsys.readouterr().err
+        with pytest.raises(SettingError):
+            read_settings(half, {})
 
 
 def test_a_unix_socket_beside_tls_stays_plain(serve: Serve, tls_settings: dict[str, str], tmp_path: Path) -> None:
