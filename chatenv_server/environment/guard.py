@@ -9,12 +9,11 @@ import copy
 import math
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, wait
 from typing import Any
 
 import numpy as np
 
-from chatenv_client.errors import InvalidRequestError, TransformError, TransformTimeoutError
+from chatenv_client.errors import InvalidRequestError, ServerBusyError, TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import dump_json
@@ -32,7 +31,7 @@ class TransformGuard:
         self._transform = transform
         self._timeout_s = timeout_s
         """Seconds a call may take; 0: any."""
-        self._running: Future[Any] | None = None
+        self._running: _Running | None = None
 
     def outcome(self, observation: ChatObservation) -> ChatObservation:
         """The observation with the reward, the end and the metadata that the transform gives it.
@@ -61,32 +60,49 @@ class TransformGuard:
                 if _is_the_users(error):
                     raise
                 raise _failure("the transform raised") from error
-        self._wait_for(self._running)
-        self._running = self._started(observation)
-        self._wait_for(self._running)
-        if (raised := self._running.exception()) is not None:
+        if self._running is not None:
+            self._wait_for(self._running)
+        self._running = running = _Running(self._transform, observation)
+        self._wait_for(running)
+        self._running = None
+        if (raised := running.raised) is not None:
+            running.raised = None  # its frames hold this one
             raise _failure("the transform raised") from raised
-        return self._running.result()
+        return running.result
 
-    def _started(self, observation: ChatObservation) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(self._transform(observation))
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-                future.set_exception(error)
-
-        # A daemon, because a transform that hangs must not keep the server from ending.
-        threading.Thread(target=run, name="transform", daemon=True).start()
-        return future
-
-    def _wait_for(self, call: Future[Any] | None) -> None:
-        if call is not None and wait([call], self._timeout_s).not_done:
+    def _wait_for(self, running: _Running) -> None:
+        if not running.ended.wait(self._timeout_s):
             raise TransformTimeoutError(
                 f"the transform took longer than {self._timeout_s:g} s and the step was taken back; "
                 "mend it, or raise --transform-timeout"
             )
+
+
+class _Running:
+    """A call of a transform, in a thread of its own.
+
+    Raises:
+        ServerBusyError: the machine gives no thread for it.
+    """
+
+    def __init__(self, transform: Transform, observation: ChatObservation) -> None:
+        self.ended = threading.Event()
+        self.result: Any = None
+        self.raised: BaseException | None = None
+        # A daemon, because a transform that hangs must not keep the server from ending.
+        thread = threading.Thread(target=self._run, args=[transform, observation], name="transform", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise ServerBusyError("this machine gives the server no more threads; try again later") from error
+
+    def _run(self, transform: Transform, observation: ChatObservation) -> None:
+        try:
+            self.result = transform(observation)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            self.raised = error
+        finally:
+            self.ended.set()
 
 
 def _is_the_users(error: BaseException) -> bool:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import grpc
+
 import chatenv_client
 import chatenv_server
 from chatenv_client import wire
@@ -42,6 +44,9 @@ _UNEXPECTED: Final = UnexpectedStatusError(
     code="INTERNAL",
     reason=Reason.INTERNAL,
 )
+
+_CODES: Final = frozenset(code.name for code in grpc.StatusCode) - {"OK"}
+"""Others come of an error that somebody has changed."""
 
 _MOST_FRAMES: Final = 8
 """Of one failure that are told, the innermost."""
@@ -196,7 +201,7 @@ class ItemFailures:
 
 def _told(failure: BaseException) -> ChatEnvError:
     """What the caller is told of a failure: all of an exception of chatenv, and nothing of any other."""
-    return failure if isinstance(failure, ChatEnvError) else _UNEXPECTED
+    return failure if isinstance(failure, ChatEnvError) and failure.code in _CODES else _UNEXPECTED
 
 
 def _clip(text: str, limit: int) -> str:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import grpc
 
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.errors import UnavailableError
+from chatenv_client.errors import ServerBusyError, UnavailableError
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.traffic import Traffic
 
@@ -76,9 +76,10 @@ class StepStream:
         """The answers, until all requests are answered.
 
         Raises:
+            ServerBusyError: the machine gives no thread that reads.
             ChatEnvError: a request could not be read, or the server is shutting down; what was read is answered before.
         """
-        threading.Thread(target=self._read, name="stream-reader", daemon=True).start()
+        self._start_reading()
         reason: Exception | None = None
         reading, answered = True, 0
         try:
@@ -96,6 +97,12 @@ class StepStream:
             self._count(-self._counted)
         if reason is not None:
             raise reason
+
+    def _start_reading(self) -> None:
+        try:
+            threading.Thread(target=self._read, name="stream-reader", daemon=True).start()
+        except RuntimeError as error:
+            raise ServerBusyError("this machine gives the server no more threads; try again later") from error
 
     def interrupt(self) -> None:
         """Read no further; to be called from any thread."""

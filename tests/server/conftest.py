@@ -46,11 +46,16 @@ def serve(engine: TokenEngine) -> Iterator[Serve]:
     running: list[RunningServer] = []
 
     def serve(
-        *, transform: Any = None, clock: Any = None, engine: TokenEngine = engine, **settings: Any
+        *,
+        transform: Any = None,
+        open_transform: Any = None,
+        clock: Any = None,
+        engine: TokenEngine = engine,
+        **settings: Any,
     ) -> RunningServer:
         keywords: dict[str, Any] = {"listen": ("127.0.0.1:0",), **settings}
         options = {} if clock is None else {"clock": clock}
-        opened = None if transform is None else lambda: transform
+        opened = open_transform if transform is None else lambda: transform
         running.append(start(Settings(**keywords), engine=engine, open_transform=opened, **options))
         return running[-1]
 
