@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
+from typing import Any, Final
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message
@@ -11,8 +13,13 @@ from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import ReadTurn, RenderOptions, SampledTurn
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.inner_stops import InnerStops
-from chatenv_server.engine.parsing import TurnParser, types_of_tools
+from chatenv_server.engine.parsing import ParsedTurn, TurnParser, types_of_tools
 from chatenv_server.engine.probe_messages import SENTINEL, assistant
+
+MAX_CALL_CHARACTERS: Final = 2**20
+"""Of a call's arguments, as JSON: what a field of JSON on the wire holds. A longer call stays text."""
+_MOST_GROWTH: Final = 5
+"""How many times as long as it was sampled a number may be written again: `1e15` as `1000000000000000.0`."""
 
 
 class TurnReader:
@@ -41,6 +48,12 @@ class TurnReader:
             length = len(self._codec.decode_after(before, ids[:inner_stop])) - (len(text) - len(said))
             parsed = parser.parse(said[:length])
             parsed = parsed._replace(content=parsed.content + said[length:])
+        if (
+            parsed.tool_calls
+            and len(said) * _MOST_GROWTH > MAX_CALL_CHARACTERS
+            and any(map(_is_long, parsed.tool_calls))
+        ):
+            parsed = ParsedTurn(said, problems=(*parsed.problems, "the arguments of a tool call are too long"))
         message: Message = parsed.as_message()  # type: ignore[assignment]
         merges = self._codec.merges(before, ids)
         return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges, inner_stop)
@@ -92,3 +105,8 @@ class TurnReader:
             before_stop = close.partition(stop_text)[0] if stop_text else ""
             closes[stop_id] = (before_stop + stop_text, stop_text)
         return closes
+
+
+def _is_long(call: dict[str, Any]) -> bool:
+    written = json.dumps(call["function"]["arguments"], ensure_ascii=False, separators=(",", ":"))
+    return len(written) > MAX_CALL_CHARACTERS
