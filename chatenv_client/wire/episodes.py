@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Final
 
 import numpy as np
 
@@ -36,6 +37,9 @@ from chatenv_client.wire.json_fields import dump_json, load_object
 from chatenv_client.wire.messages import message_to_proto, messages_from_proto
 from chatenv_client.wire.observations import fidelity_from_proto, fidelity_to_proto
 from chatenv_client.wire.requests import timestamp, unix_seconds
+
+_MOST_SEGMENT_TOKENS: Final = 2**28
+"""Of all segments of an episode. A segment of a few bytes may share millions of tokens with the one before."""
 
 
 def state_to_proto(state: ChatState) -> pb.GetStateResponse:
@@ -170,8 +174,11 @@ def trajectory_from_proto(encoded: pb.GetTrajectoryResponse) -> Trajectory:
     """The episode as training wants it, with one mask value, logprob and turn index a token.
 
     Raises:
-        ProtocolError: lengths do not agree, or there is no segment.
+        ProtocolError: lengths do not agree, there is no segment, or all segments together would take gigabytes.
     """
+    total = sum(one.shared_tokens + len(one.tokens) for one in encoded.segments)
+    if total > _MOST_SEGMENT_TOKENS:
+        raise ProtocolError(f"the segments of the server's answer have {total} tokens, more than a client takes")
     segments: list[Segment] = []
     before = EMPTY_TOKENS
     for one in encoded.segments:

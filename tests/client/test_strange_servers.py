@@ -221,6 +221,25 @@ def test_whatever_comes_ends_in_a_result_or_a_typed_error(server: StrangeServer,
             assert env.step(ChatAction(tokens=[1, 2])).observation.token_ids.tolist() == [1, 2]
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_comes_for_a_batch_ends_in_results_or_a_typed_error(
+    server: StrangeServer, data: st.DataObject
+) -> None:
+    server.answers.clear()
+    env = VectorChatEnv(server.address, 2)
+    env.reset([{"episode_id": "e"}, {"episode_id": "e2"}])
+    right = pb.BatchStepResponse(results=[pb.BatchStepResult(response=ANSWERS["Step"])] * 2)  # type: ignore[arg-type]
+    server.answers["BatchStep"] = constant(data.draw(st.binary(max_size=32) | mutated(right)))
+    sampled = ChatAction(tokens=[1, 2])
+    try:
+        env.step([sampled, sampled])
+    except ChatEnvError:
+        for session in env._session.sessions:
+            assert (session._live().step_count, session._live().token_count) in {(0, 0), (1, 2)}
+        assert env._session.sessions[1]._live().step_count == 0
+
+
 @given(st.binary(max_size=40), st.binary(max_size=40), st.integers(-5, 50))
 def test_whatever_stands_in_an_errors_details_it_is_told(first: bytes, second: bytes, code: int) -> None:
     urls = ("type.googleapis.com/google.rpc.ErrorInfo", "type.googleapis.com/google.rpc.BadRequest")
@@ -269,7 +288,13 @@ def huge_runs(episode_id: str) -> pb.GetTrajectoryResponse:
     return pb.GetTrajectoryResponse(episode_id=episode_id, segments=[pb.Segment(loss_mask_runs=[2**32 - 1] * 3)])
 
 
-@pytest.mark.parametrize("huge", [huge_turns, huge_runs])
+def huge_sharing(episode_id: str) -> pb.GetTrajectoryResponse:
+    long = pb.Segment(tokens=[0] * 2**16, turns=[pb.Turn(origin=pb.ORIGIN_TEMPLATE, length=2**16)])
+    sharing = pb.Segment(shared_tokens=2**16, turns=long.turns, loss_mask_runs=[2**16])
+    return pb.GetTrajectoryResponse(episode_id=episode_id, segments=[long] + [sharing] * 2**12)
+
+
+@pytest.mark.parametrize("huge", [huge_turns, huge_runs, huge_sharing])
 def test_lengths_are_checked_before_anything_is_allocated(
     server: StrangeServer, huge: Callable[[str], pb.GetTrajectoryResponse]
 ) -> None:
@@ -279,7 +304,7 @@ def test_lengths_are_checked_before_anything_is_allocated(
     env.reset(episode_id="e")
     tracemalloc.start()
     try:
-        with pytest.raises(ProtocolError, match="cover"):
+        with pytest.raises(ProtocolError, match=r"cover|more than a client takes"):
             env.trajectory()
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
