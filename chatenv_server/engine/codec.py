@@ -66,8 +66,8 @@ class Codec:
     def __init__(self, backend: Tokenizer) -> None:
         self._tokenizer = _private_copy(backend)
         self._bare = _without_added_tokens(backend)
-        self._token_bytes = token_bytes(self._tokenizer)
         self.added = AddedTokens(self._tokenizer)
+        self._token_bytes = token_bytes(self._tokenizer, after_text=self.added.neutral_id is not None)
         self.vocabulary_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         # The neutral token stands for "something came before".
         self._neutral_text = self.added.text_of(self.added.neutral_id)

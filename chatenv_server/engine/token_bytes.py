@@ -35,7 +35,7 @@ _PIECES_OF_TEXT: Final = [
 ]
 """The decoder of tokenizers in SentencePiece's manner, which write a space as U+2581, and some bytes as `<0x0A>`."""
 _NO_FIRST_SPACE: Final = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-"""Often follows: it takes the first space of a text. What is decoded here is never the first of all."""
+"""Often follows: it takes the first space of a text."""
 
 
 class TokenBytes(dict[int, bytes]):
@@ -65,13 +65,18 @@ class TokenBytes(dict[int, bytes]):
             return None
 
 
-def token_bytes(tokenizer: Tokenizer) -> TokenBytes | None:
-    """The bytes of a tokenizer's tokens; None where its decoder does more than put bytes together."""
+def token_bytes(tokenizer: Tokenizer, *, after_text: bool) -> TokenBytes | None:
+    """The bytes of a tokenizer's tokens; None where its decoder does more than put bytes together.
+
+    Args:
+        tokenizer: whose tokens they are.
+        after_text: whether what is decoded is never the first of a text.
+    """
     if isinstance(tokenizer.decoder, decoders.ByteLevel):
         return TokenBytes(tokenizer, _of_byte_level, replaces_broken=True)
     if isinstance(tokenizer.decoder, decoders.Sequence):
         steps = json.loads(tokenizer.decoder.__getstate__())["decoders"]
-        if steps in (_PIECES_OF_TEXT, [*_PIECES_OF_TEXT, _NO_FIRST_SPACE]):
+        if steps == _PIECES_OF_TEXT or (after_text and steps == [*_PIECES_OF_TEXT, _NO_FIRST_SPACE]):
             return TokenBytes(tokenizer, _of_piece, replaces_broken=False)
     return None
 

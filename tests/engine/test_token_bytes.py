@@ -26,7 +26,7 @@ def decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
 @pytest.mark.parametrize("name", [*RECORDED, *OWN])
 def test_the_text_of_tokens_is_what_the_library_decodes(name: str) -> None:
     tokenizer = subject(name).tokenizer.backend_tokenizer
-    table = token_bytes(tokenizer)
+    table = token_bytes(tokenizer, after_text=True)
     if table is None:
         assert not isinstance(tokenizer.decoder, decoders.ByteLevel)
         assert "ByteFallback" not in str(tokenizer.decoder)
@@ -43,13 +43,13 @@ def test_the_text_of_tokens_is_what_the_library_decodes(name: str) -> None:
 
 def test_an_added_token_of_other_letters_is_written_as_it_is() -> None:
     tokenizer = byte_level(control=("two words", "<｜end▁of▁turn｜>")).backend_tokenizer
-    table = token_bytes(tokenizer)
+    table = token_bytes(tokenizer, after_text=True)
     assert table is not None
     assert table.decode([256, 257]) == tokenizer.decode([256, 257], skip_special_tokens=False)
 
 
 @given(st.lists(st.integers(0, 258), max_size=40))
 def test_any_bytes_become_the_text_that_the_library_makes_of_them(ids: list[int]) -> None:
-    table = token_bytes(BYTES)
+    table = token_bytes(BYTES, after_text=True)
     assert table is not None
     assert table.decode(ids) == BYTES.decode(ids, skip_special_tokens=False)
