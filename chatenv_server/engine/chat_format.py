@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from chatenv_client.errors import TemplateRejectedError
@@ -39,25 +39,29 @@ class ChatFormat:
         special_tokens: Mapping[str, str],
         stop_ids: Sequence[int],
         parse_response: Callable[..., Any] | None = None,
+        named_controls: Collection[str] | None = None,
     ) -> None:
         self.template = template
         self.codec = codec
         self.special_tokens = dict(special_tokens)
         self.profile: Profile = probe(template, codec, special_tokens, stop_ids)
         added = codec.added
-        self.controls = ControlTokens(added.spellings(self._control_texts()), added.spellings(added.texts.values()))
+        self.controls = ControlTokens(
+            added.spellings(self._control_texts(named_controls)), added.spellings(added.texts.values())
+        )
         self._parse_response = parse_response
         self._parsers: BoundedCache[str, TurnParser] = BoundedCache(_MOST_KEPT)
         self._dependencies: BoundedCache[tuple[bool, bool, str], Dependencies] = BoundedCache(_MOST_KEPT)
 
-    def _control_texts(self) -> list[str]:
-        """Special tokens, and added tokens that the template writes."""
-        # White space is excepted: some tokenizers have it as added tokens, and templates hold it as plain text.
-        texts = self.codec.added.texts.items()
-        written = self.template.literal_text
-        return [
-            text for i, text in texts if i in self.codec.added.special_ids or (text in written and not text.isspace())
-        ]
+    def _control_texts(self, named: Collection[str] | None) -> list[str]:
+        """Special tokens, and added tokens that the tokenizer names, or else those that the template writes."""
+        added, written = self.codec.added, self.template.literal_text
+
+        def is_control(text: str) -> bool:
+            # White space is excepted: some tokenizers have it as added tokens, and templates hold it as plain text.
+            return text in named if named is not None else text in written and not text.isspace()
+
+        return [text for i, text in added.texts.items() if i in added.special_ids or is_control(text)]
 
     def dependencies(
         self, *, tools: bool = False, asks: bool = True, template_kwargs: Mapping[str, Any] | None = None

@@ -118,6 +118,7 @@ class TokenEngine:
         key = (
             chat_template,
             str(getattr(tokenizer, "chat_template", None)),
+            str(getattr(tokenizer, "chat_control_tokens", None)),
             token_id_limit,
             vocabulary_size_of(tokenizer),
         )
@@ -192,6 +193,7 @@ def _exact_path(tokenizer: Any, codec: Codec, source: str) -> ExactPath:
         special_tokens_of(tokenizer),
         sorted(stop_ids_of(tokenizer) | end_of_text_ids(codec.added)),
         tokenizer.parse_response if has_response_template else None,
+        getattr(tokenizer, "chat_control_tokens", None),
     )
     check_writes_turns(chat_format)
     return ExactPath(chat_format)

@@ -137,6 +137,20 @@ def test_a_template_that_writes_all_it_sees_writes_no_control_token_of_a_callers
     assert FidelityKind.CONTROL_TOKEN_ESCAPED in {report.kind for report in obs.fidelity}
 
 
+@pytest.mark.parametrize("named", [None, [], ["<tool>"], ["<tool>", "<result>"]])
+def test_the_control_tokens_that_a_tokenizer_names_are_those_of_transformers(named: list[str] | None) -> None:
+    tokenizer = byte_level(CHATML.replace("{{ m.content }}", "{{ '<result>' if m.role == 'tool' }}{{ m.content }}"))
+    tokenizer.backend_tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("<tool>", "<result>")])
+    if not hasattr(tokenizer, "chat_control_tokens"):
+        pytest.skip("this transformers knows no chat_control_tokens")
+    tokenizer.chat_control_tokens = named
+    message = user("a<tool>b<result>c<|im_end|>")
+    expected = tokenizer.apply_chat_template(
+        [message], add_generation_prompt=True, tokenize=True, return_dict=False, sanitize_control_tokens=True
+    )
+    assert ChatEnvironment(tokenizer).reset(messages=[message]).token_ids.tolist() == expected
+
+
 # -- texts that spell one together, or when they are altered -------------------------------------------
 
 _NAMED = CHATML.replace("{{ m.content }}", "{{ m.name }}{{ m.content }}")
