@@ -31,6 +31,11 @@ _CONTEXT_TOKENS = 8
 
 _OFFSETS = re.compile(r'"trim_offsets":(true|false),?')
 
+_DECODED_AGAIN = range(4, 9)
+"""How many of the tokens that were decoded before are decoded again with those that go on: of four places in a row, one
+is between two characters."""
+_UNREADABLE = "\ufffd"
+
 
 class Encoded(NamedTuple):
     """Token ids of a text, and where the marked characters went."""
@@ -200,6 +205,17 @@ class Codec:
     def decode_after(self, before: Int32Array, ids: Int32Array) -> str:
         """Text of token ids that follow the tokens `before`."""
         return self._text_after(ids.tolist(), before[-1:].tolist())
+
+    def decode_on(self, text: str, count: int, before: Int32Array, ids: Int32Array) -> str:
+        """As `decode_after`, where the first `count` of the ids are known to read `text`: costs what is new."""
+        for start in (count - few for few in _DECODED_AGAIN if few < count):
+            last = ids[start - 1 : start]
+            again = self.decode_after(last, ids[start:count])
+            kept = text[: len(text) - len(again)]
+            # The tokens part where neither side has a piece of a character that the other one completes.
+            if kept and text.endswith(again) and not kept.endswith(_UNREADABLE):
+                return kept + self.decode_after(last, ids[start:])
+        return self.decode_after(before, ids)
 
     def _text_after(self, ids: Sequence[int], before: Sequence[int]) -> str:
         text = self._decode(ids)

@@ -49,6 +49,14 @@ class SampledTurn(NamedTuple):
     """Whether the template did write one there; some do not after a tool's result."""
 
 
+class KnownText(NamedTuple):
+    """What the first tokens of a span read."""
+
+    text: str
+    tokens: int
+    """How many they are."""
+
+
 class ReadTurn(NamedTuple):
     """A sampled span, read."""
 

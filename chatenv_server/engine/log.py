@@ -31,7 +31,7 @@ from chatenv_client.models import (
 from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, TokenSnapshot, shared_length
 from chatenv_server.engine import rewrites
 from chatenv_server.engine.continuations import Continuation, Continuations, refuse_rewriting
-from chatenv_server.engine.conversation import OpeningText, ReadTurn, RenderOptions, SampledTurn, Tail
+from chatenv_server.engine.conversation import KnownText, OpeningText, ReadTurn, RenderOptions, SampledTurn, Tail
 from chatenv_server.engine.log_head import Head
 from chatenv_server.engine.records import Records, Written
 from chatenv_server.engine.renderer import Renderer
@@ -270,13 +270,14 @@ class EpisodeLog:
         """
         head, continued = self._head, self._continued_turn()
         if continued is None:
-            start, span, index = len(self), tokens, head.message_count
+            start, span, index, known = len(self), tokens, head.message_count, None
             prompted, after_prompt = head.tail.generation_prompt_length > 0, self.options.add_generation_prompt
         else:
             start, index = continued.start, continued.message_index
-            span = np.concatenate([self._committed[start:], tokens])
+            before = self._committed[start:]
+            span, known = np.concatenate([before, tokens]), KnownText(continued.text, len(before))
             prompted, after_prompt = continued.prompted, continued.after_prompt
-        read = self.renderer.read_turn(span, self._end_before(start), prompted=prompted)
+        read = self.renderer.read_turn(span, self._end_before(start), prompted=prompted, known=known)
         reports = _reading_reports(read, start, index)
         if continued is None and not len(head.tail.tokens) and not head.pending_messages:
             reports = (_unprompted(len(self), index), *reports)

@@ -19,6 +19,7 @@ from chatenv_client.models import FidelityKind, FidelityReport, Message, StopRea
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, as_token_ids
 from chatenv_server.engine.conversation import (
     EMPTY_TAIL,
+    KnownText,
     ReadTurn,
     RenderOptions,
     Reopening,
@@ -153,8 +154,10 @@ class PlainRenderer:
             last.message_index,
         )
 
-    def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
-        """Decode a sampled span; its text stays verbatim."""
+    def read_turn(
+        self, ids: Int32Array, before: Int32Array, *, prompted: bool, known: KnownText | None = None
+    ) -> ReadTurn:
+        """Decode a sampled span; its text stays verbatim. Nothing tells that it could be decoded in parts."""
         stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._stop_ids else None
         text = self.text_of(ids if stop_id is None else ids[:-1])
         stops = np.flatnonzero(np.isin(ids[:-1], list(self._stop_ids)))

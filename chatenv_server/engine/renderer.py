@@ -12,7 +12,7 @@ from typing import Protocol
 
 from chatenv_client.models import Message
 from chatenv_client.tokens import Int32Array
-from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Reopening, Tail, TailPlace
+from chatenv_server.engine.conversation import KnownText, ReadTurn, RenderOptions, Reopening, Tail, TailPlace
 
 
 class Renderer(Protocol):
@@ -33,10 +33,13 @@ class Renderer(Protocol):
     def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """Everything after the last sampled turn for the messages that follow it. Raises TemplateRejectedError."""
 
-    def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
+    def read_turn(
+        self, ids: Int32Array, before: Int32Array, *, prompted: bool, known: KnownText | None = None
+    ) -> ReadTurn:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises.
 
         `prompted` says whether the stream before it ends in the generation prompt, which may have opened a thought.
+        `known` is what was read of the span before it went on.
         """
 
     def in_form(self, message: Message) -> Message:

@@ -8,7 +8,7 @@ from chatenv_client.models import ControlTokenPolicy, Message
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate, Fill
 from chatenv_server.engine.chat_format import ChatFormat
-from chatenv_server.engine.conversation import ReadTurn, RenderOptions, Reopening, Tail, TailPlace
+from chatenv_server.engine.conversation import KnownText, ReadTurn, RenderOptions, Reopening, Tail, TailPlace
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.openings import OpeningWriter
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails
@@ -80,9 +80,11 @@ class TemplateRenderer:
         """
         return self._tails.tail(place, messages)
 
-    def read_turn(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
+    def read_turn(
+        self, ids: Int32Array, before: Int32Array, *, prompted: bool, known: KnownText | None = None
+    ) -> ReadTurn:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises; the tokens stay."""
-        return self._writer.turns.read(ids, before, prompted=prompted)
+        return self._writer.turns.read(ids, before, prompted=prompted, known=known)
 
     def text_of(self, ids: Int32Array) -> str:
         """The text of a whole stream, control tokens shown."""

@@ -10,7 +10,7 @@ from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import Message
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.chat_format import ChatFormat
-from chatenv_server.engine.conversation import ReadTurn, RenderOptions, SampledTurn
+from chatenv_server.engine.conversation import KnownText, ReadTurn, RenderOptions, SampledTurn
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.inner_stops import InnerStops
 from chatenv_server.engine.parsing import ParsedTurn, TurnParser, types_of_tools
@@ -33,11 +33,12 @@ class TurnReader:
         self._heads = heads
         self._inner_stops = InnerStops({stop_id: self.stop_text(stop_id) for stop_id in self._stop_ids}, heads)
 
-    def read(self, ids: Int32Array, before: Int32Array, *, prompted: bool) -> ReadTurn:
+    def read(self, ids: Int32Array, before: Int32Array, *, prompted: bool, known: KnownText | None = None) -> ReadTurn:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises."""
         last = ids.item(-1) if len(ids) else None
         stop_id = last if last in self._stop_ids else None
-        text, close = self._without_close(self._codec.decode_after(before, ids), stop_id)
+        whole = self._codec.decode_on(*known, before, ids) if known else self._codec.decode_after(before, ids)
+        text, close = self._without_close(whole, stop_id)
         # Where no prompt asked the model to speak, it writes the header of its turn itself.
         said = text if prompted else text.removeprefix(self._header)
         parser = self._parser if prompted else self._unprompted_parser
