@@ -84,7 +84,7 @@ class _Examiner:
             for turn in self._scenario.rounds:
                 given = self._reference.spelt(turn.given)
                 self._sample(turn, given)
-                self._give(given)
+                self._give(_answering(given, turn.sampled, self._history[-1]))
         except _Stop:
             pass
         return self._result
@@ -135,6 +135,7 @@ class _Examiner:
         if not np.array_equal(observation.token_ids, [*self._stream, *ids]):
             self._fault(FaultKind.BROKEN, "the stream is not the prompt and the sampled tokens")
         self._last = said
+        message = _with_ids_of(self._environment.state.history_messages[-1], message)
         self._take_in([message], observation)
         self._told_apart[-1] = _with_thought_apart(message, self._environment.state.history_messages[-1])
         self._read_back(message, said, following)
@@ -308,6 +309,25 @@ class _Examiner:
 
     def _fault(self, kind: FaultKind, sentence: str) -> None:
         self._result.faults.append(Fault(kind, sentence))
+
+
+def _with_ids_of(read: Mapping[str, Any], message: Message) -> Message:
+    """The message with the ids of calls as they were read: a caller knows no others, where the template writes none."""
+    calls, found = message.get("tool_calls") or [], read.get("tool_calls") or []
+    if len(calls) != len(found):
+        return message
+    renamed = [{**call, "id": one.get("id") or call["id"]} for call, one in zip(calls, found, strict=True)]
+    return {**message, "tool_calls": renamed} if calls else message  # type: ignore[typeddict-item]
+
+
+def _answering(given: Sequence[Message], meant: Message, said: Message) -> list[Message]:
+    """The messages that follow a turn, their results under the ids that the turn's calls were read with."""
+    pairs = zip(meant.get("tool_calls") or [], said.get("tool_calls") or [], strict=False)
+    ids = {one["id"]: other["id"] for one, other in pairs}
+    return [
+        {**message, "tool_call_id": ids[message["tool_call_id"]]} if message.get("tool_call_id") in ids else message
+        for message in given
+    ]
 
 
 def _with_thought_apart(message: Message, read: Mapping[str, Any]) -> Message:
