@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
@@ -30,10 +30,12 @@ class Place(NamedTuple):
     stop: int
     altered: bool = False
     dropped: bool = False
+    elsewhere: bool = False
+    """It stands out of order, so it has no place between its neighbours."""
 
     def moved(self, distance: int) -> Place:
         """The same place counted from `distance` characters further on."""
-        return Place(max(0, self.start - distance), max(0, self.stop - distance), self.altered, self.dropped)
+        return self._replace(start=max(0, self.start - distance), stop=max(0, self.stop - distance))
 
 
 def locate(
@@ -62,40 +64,7 @@ def locate(
         frame = render(stand_ins)
     except TemplateRejectedError:
         return _find_roughly(text, messages)
-    return _compare(text, _Frame(frame, name), messages)
-
-
-class _Frame:
-    """A render with stand-ins for texts, read from left to right."""
-
-    def __init__(self, text: str, name: str) -> None:
-        self._text = text
-        # In any case: some templates write texts in capitals.
-        found = re.finditer(f"{name}([0-9]{{1,9}})e", text, re.IGNORECASE)
-        self._stand_ins = [(int(one[1]), one.start(), one.end()) for one in found]
-        self._starts: dict[int, list[int]] = {}
-        """Where in that list each message's stand-ins are."""
-        for place, (index, _, _) in enumerate(self._stand_ins):
-            self._starts.setdefault(index, []).append(place)
-        self._next = 0
-        self._position = 0
-
-    def before(self, index: int) -> str | None:
-        """What it has up to a message's stand-in, to read on after that; None where there is none."""
-        places = self._starts.get(index, [])
-        later = bisect_left(places, self._next)
-        if later == len(places):
-            return None
-        _, start, stop = self._stand_ins[places[later]]
-        gap = self._text[self._position : start]
-        self._position, self._next = stop, places[later] + 1
-        return gap
-
-    def up_to_later_than(self, index: int) -> str:
-        """What follows, up to the next stand-in for a later message."""
-        followers = itertools.islice(self._stand_ins, self._next, None)
-        stop = next((start for other, start, _ in followers if other > index), len(self._text))
-        return self._text[self._position : stop]
+    return _compare(text, frame, name, messages)
 
 
 def _find_plainly(text: str, messages: Sequence[Mapping[str, Any]], literal_text: str) -> list[Place] | None:
@@ -140,31 +109,68 @@ def _find_roughly(text: str, messages: Sequence[Mapping[str, Any]]) -> list[Plac
         own = "".join(texts_of(message)).strip()
         found = text.find(own, position)
         if found < 0:
-            places.append(Place(position, position, dropped=True))
+            elsewhere = own in text
+            places.append(Place(position, position, dropped=not elsewhere, elsewhere=elsewhere))
         else:
             places.append(Place(found, found + len(own)))
             position = found + len(own)
     return places
 
 
-def _compare(text: str, frame: _Frame, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """Walk through the frame and see what stands in the stand-ins' places."""
-    places = []
+def _compare(text: str, frame: str, name: str, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
+    """Walk through the frame, a render with stand-ins for texts, and see what stands in their places."""
+    # In any case: some templates write texts in capitals.
+    found = [(int(one[1]), one.span()) for one in re.finditer(f"{name}([0-9]{{1,9}})e", frame, re.IGNORECASE)]
+    in_order = _longest_rise([index for index, _ in found])
+    standing: dict[int, Place] = {}
+    elsewhere: dict[int, bool] = {}
+    """Of messages that stand out of order, whether they are altered."""
+    position = 0
+    edges = [0, *(edge for _, span in found for edge in span), len(frame)]
+    gaps = [frame[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    for place, ((index, _), gap, following) in enumerate(zip(found, gaps, gaps[1:], strict=False)):
+        own = "".join(texts_of(messages[index]))
+        start = _skip(text, position, gap)
+        written = _written_form(text, start, own, following)
+        position = start + len(written or "")
+        altered = written is None or not _same(written, own)
+        if place in in_order:
+            standing[index] = Place(start, position, altered=altered)
+        else:
+            elsewhere.setdefault(index, altered)
+    return list(_in_turn(messages, standing, elsewhere))
+
+
+def _in_turn(
+    messages: Sequence[Mapping[str, Any]], standing: Mapping[int, Place], elsewhere: Mapping[int, bool]
+) -> Iterator[Place]:
+    """The place of each message: where it stands, or after the message before it."""
     position = 0
     for index, message in enumerate(messages):
-        if not texts_of(message):
-            places.append(Place(position, position))
-            continue
-        own = "".join(texts_of(message))
-        gap = frame.before(index)
-        if gap is None:
-            places.append(Place(position, position, dropped=bool(own.strip())))
-            continue
-        start = _skip(text, position, gap)
-        written = _written_form(text, start, own, frame.up_to_later_than(index))
-        position = start + len(written if written is not None else "")
-        places.append(Place(start, position, altered=written is None or not _same(written, own)))
-    return places
+        if index in standing:
+            position = standing[index].stop
+            yield standing[index]
+        elif index in elsewhere:
+            yield Place(position, position, altered=elsewhere[index], elsewhere=True)
+        else:
+            yield Place(position, position, dropped=bool("".join(texts_of(message)).strip()))
+
+
+def _longest_rise(numbers: Sequence[int]) -> set[int]:
+    """Where the numbers of a longest strictly rising part of a sequence stand (patience sorting)."""
+    ends: list[int] = []
+    places: list[int] = []
+    before: list[int] = []
+    for place, number in enumerate(numbers):
+        length = bisect_left(ends, number)
+        before.append(places[length - 1] if length else -1)
+        ends[length : length + 1], places[length : length + 1] = [number], [place]
+    rise: set[int] = set()
+    place = places[-1] if places else -1
+    while place >= 0:
+        rise.add(place)
+        place = before[place]
+    return rise
 
 
 def _skip(text: str, position: int, gap: str) -> int:

@@ -173,4 +173,4 @@ def _length_of_close(text: str, closers: Sequence[str]) -> int:
 
 
 def _stands_at(place: Place, message: PreparedMessage) -> bool:
-    return not place.dropped and bool(texts_of(message))
+    return not (place.dropped or place.elsewhere) and bool(texts_of(message))
