@@ -55,8 +55,8 @@ def cuts_after(
     """Render head, last turn and tail, and cut after the last turn.
 
     Where the template writes the turn as it was sampled there is one cut, at the end of what was sampled. Where it does
-    not, sentinel turns of the same shape are rendered in its place, the likeliest first, and cut after the last
-    sentinel.
+    not, or where nothing was said that could tell, sentinel turns of the same shape are rendered in its place, the
+    likeliest first, and cut after the last sentinel.
 
     Args:
         said: the last turn, in the template's form.
@@ -67,9 +67,12 @@ def cuts_after(
     """
     whole = render([*head, said, *tail])
     spoken = asked + last.text
-    if whole.startswith(spoken):
-        yield Cut(whole[len(spoken) :], len(spoken), True, said, whole, whole, asked)
+    exact = Cut(whole[len(spoken) :], len(spoken), True, said, whole, whole, asked)
+    is_exact = whole.startswith(spoken)
+    if is_exact and last.text:
+        yield exact
         return
+    found = False
     sentinel = unlike(SENTINEL, strings_in(tail))
     for sentinel_turn in _sentinel_turns(said, last, sentinel):
         try:
@@ -78,7 +81,12 @@ def cuts_after(
             continue  # a shape that this template does not take; another one may do
         if sentinel in rendered:
             position = rendered.rindex(sentinel) + len(sentinel)
-            yield Cut(rendered[position:], position, False, sentinel_turn, rendered, whole, asked)
+            cut = Cut(rendered[position:], position, False, sentinel_turn, rendered, whole, asked)
+            found = True
+            # Nothing that was said is found anywhere: some templates leave such a turn out.
+            yield exact if is_exact and cut.text == exact.text else cut
+    if is_exact and not found:
+        yield exact
 
 
 def with_turn_as_text(

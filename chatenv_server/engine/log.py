@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import (
     FidelityKind,
     FidelityReport,
@@ -267,8 +268,14 @@ class EpisodeLog:
         Raises:
             HistoryRewrittenError: policy `strict`, and the template would write something before this span; nothing
                 has changed.
+            TemplateRejectedError: the template has written nothing of the messages that are there; nothing has changed.
         """
         head, continued = self._head, self._continued_turn()
+        if head.pending_messages and not len(self):
+            raise TemplateRejectedError(
+                "the chat template has written nothing yet: it waits for a user's message; append one, then sample",
+                field="tokens",
+            )
         if continued is None:
             start, span, index, known = len(self), tokens, head.message_count, None
             prompted, after_prompt = head.tail.generation_prompt_length > 0, self.options.add_generation_prompt

@@ -17,7 +17,7 @@ from chatenv_server import ChatEnvironment
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
 from tests.conformance import CONFORMANCE
-from tests.engine.episodes import TOOL
+from tests.engine.episodes import TOOL, state_bytes
 from tests.engine.small_tokenizers import CHATML, Dialogue, byte_level, system, tool, user
 
 PUBLIC = sorted(path for path in CONFORMANCE.glob("templates*/*.jinja") if not path.stem.endswith("_training"))
@@ -122,6 +122,117 @@ def test_a_prompt_after_a_result_that_history_does_not_keep_is_reported(thinks: 
     talk.says("It is 42").hears("Thanks")
     assert talk.kinds == ({FidelityKind.HISTORY_REWRITTEN} if thinks else set())
     assert (talk.stream == talk.full()) is not thinks
+
+
+# -- what is forgotten later ---------------------------------------------------------------------------
+
+_KEEPS_THE_LAST_THOUGHT = (
+    "{% set n = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% set n.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.index0 != n.last %}STRIPPED{% else %}{{ m.content }}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_STRIPS = {
+    "<think>hm</think>Yes": "{{ m.content.split('</think>')[-1] }}",
+    "[THINK]hm[/THINK]Yes": "{{ m.content.split('[/THINK]')[-1] }}",
+    "<|channel>hm<channel|>Yes": (
+        "{% for part in m.content.split('<channel|>') %}{{ part.split('<|channel>')[0] }}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("answer", _STRIPS)
+def test_a_thought_inside_the_content_is_reported_when_a_later_answer_makes_the_template_strip_it(answer: str) -> None:
+    talk = Dialogue(byte_level(_KEEPS_THE_LAST_THOUGHT.replace("STRIPPED", _STRIPS[answer])))
+    talk.says(answer).hears("Sure?")
+    assert talk.is_exact(), "the last answer keeps its thought even after a user has spoken"
+    talk.says(answer).hears("Really?")
+    assert [(one.kind, one.message_index) for one in talk.observation.fidelity] == [(FidelityKind.HISTORY_REWRITTEN, 1)]
+    talk.says("Yes").hears("Well.")
+    assert [one.message_index for one in talk.observation.fidelity] == [3]
+
+
+def test_answers_without_thoughts_are_exact_where_thoughts_would_be_stripped() -> None:
+    talk = Dialogue(byte_level(_KEEPS_THE_LAST_THOUGHT.replace("STRIPPED", "{{ m.content.split('</think>')[-1] }}")))
+    for question in ("Sure?", "Really?", "Well."):
+        talk.says("Yes").hears(question)
+        assert talk.is_exact()
+
+
+# -- messages that move --------------------------------------------------------------------------------
+
+_SYSTEM_LAST = (
+    "{% set users = messages | selectattr('role', 'equalto', 'user') | list %}{% for m in messages %}"
+    "{% if m.role != 'system' %}<|im_start|>{{ m.role }}\n{% if m.role == 'user' and m == users[-1] %}"
+    "{{ messages[0].content }}\n{% endif %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_messages_that_stand_before_a_moved_system_prompt_are_not_reported_as_dropped() -> None:
+    said = {"role": "assistant", "content": "Hello."}
+    talk = Dialogue(byte_level(_SYSTEM_LAST), [system("Be brief"), user("Hi there"), said, user("How are you?")])
+    assert talk.is_exact()
+    spans = talk.env.state.message_spans
+    texts = [talk.tokenizer.decode(talk.stream[start:stop]) for start, stop in spans]
+    assert [text.strip().splitlines()[-1:] for text in texts] == [
+        [],
+        ["Hi there<|im_end|>"],
+        ["Hello.<|im_end|>"],
+        ["How are you?<|im_end|>"],
+    ]
+
+
+def test_a_message_that_is_changed_where_it_moved_to_is_altered() -> None:
+    talk = Dialogue(
+        byte_level(_SYSTEM_LAST.replace("messages[0].content }}", "messages[0].content | upper }}")),
+        [system("Be brief"), user("Hi there"), {"role": "assistant", "content": "Hello."}, user("How are you?")],
+    )
+    assert [(one.kind, one.message_index) for one in talk.env.state.fidelity] == [(FidelityKind.CONTENT_ALTERED, 0)]
+
+
+def test_a_message_that_stands_nowhere_is_dropped_although_another_one_moved() -> None:
+    dropping = _SYSTEM_LAST.replace("m.role != 'system'", "m.role not in ('system', 'note')")
+    note = {"role": "note", "content": "Nobody reads this."}
+    talk = Dialogue(byte_level(dropping), [system("Be brief"), user("Hi there"), note, user("How are you?")])
+    assert [(one.kind, one.message_index) for one in talk.env.state.fidelity] == [(FidelityKind.MESSAGE_DROPPED, 2)]
+
+
+# -- nothing to go on from -----------------------------------------------------------------------------
+
+_WANTS_A_USER = (
+    "{% if messages | selectattr('role', 'equalto', 'user') | list | length == 0 %}"
+    "{{ raise_exception('No user query found') }}{% endif %}" + CHATML
+)
+_SILENT_WITHOUT_A_USER = "{% if messages | selectattr('role', 'equalto', 'user') | list %}" + CHATML + "{% endif %}"
+
+
+@pytest.mark.parametrize("template", [_WANTS_A_USER, _SILENT_WITHOUT_A_USER])
+def test_nothing_is_sampled_before_the_template_has_written_the_system_prompt(template: str) -> None:
+    talk = Dialogue(byte_level(template), [system("Be brief")])
+    assert talk.stream == []
+    before = state_bytes(talk.env)
+    with pytest.raises(TemplateRejectedError, match="waits for a user"):
+        talk.env.step(ChatAction(tokens=talk.ids("Hello")))
+    assert state_bytes(talk.env) == before
+    assert talk.hears("Hi").says("Hello").hears("Why?").is_exact()
+
+
+_SKIPS_EMPTY = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.content %}")
+
+
+def test_an_empty_turn_that_the_template_skips_is_closed_and_a_prompt_follows() -> None:
+    talk = Dialogue(byte_level(_SKIPS_EMPTY))
+    talk.says("").hears("")
+    assert talk.tail == "\n<|im_start|>assistant\n"
+    assert talk.kinds == {FidelityKind.HISTORY_REWRITTEN}
+    talk.says("Yes").hears("Why?")
+    assert talk.tail == "\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_an_empty_turn_that_the_template_writes_is_exact() -> None:
+    talk = Dialogue(byte_level()).says("").hears("Why?")
+    assert talk.is_exact()
 
 
 # -- public templates ----------------------------------------------------------------------------------
