@@ -1,4 +1,4 @@
-"""Writes into the documents what the code states: the table of settings, and the tables of errors.
+"""Writes into the documents what the code states: the tables of settings, of reset's options and of errors.
 
 Usage: ``python tools/write_docs.py``.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chatenv_client import errors, reasons
 from chatenv_client.errors import ChatEnvError
+from chatenv_client.models import reset_options
 from chatenv_client.reasons import Reason
 from chatenv_server.settings.settings import settings_table
 
@@ -36,12 +37,28 @@ def up_to_date(document: str) -> str:
 def tables() -> Iterator[tuple[str, str]]:
     """(name of its marks, Markdown) of every table."""
     yield "settings", settings_table()
+    yield "reset options", reset_options_table()
     rows: dict[str, list[str]] = {}
     for reason, meaning in meanings().items():
         status, kind = raised_for(reason)
         rows.setdefault(status, []).append(f"| `{reason}` | `{kind.__name__}` | {meaning} |")
     for status, lines in rows.items():
         yield status, "\n".join(["| reason | exception | what happened, what to do |", "|---|---|---|", *lines, ""])
+
+
+def reset_options_table() -> str:
+    """The keywords of `reset`, each with the text under it in `ResetOptions`."""
+    (options,) = (
+        node
+        for node in ast.parse(Path(reset_options.__file__).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == reset_options.ResetOptions.__name__
+    )
+    rows = [
+        f"| `{ast.unparse(option.target)}` | {' '.join(ast.literal_eval(text.value).split())} |"
+        for option, text in zip(options.body, options.body[1:], strict=False)
+        if isinstance(option, ast.AnnAssign) and isinstance(text, ast.Expr)
+    ]
+    return "\n".join(["| keyword | meaning |", "|---|---|", *rows, ""])
 
 
 def meanings() -> dict[Reason, str]:

@@ -38,14 +38,15 @@ class ResetOptions(TypedDict, total=False):
     episode_id: str | None
     """1 to 128 characters of `[A-Za-z0-9._:-]`. Left out: one is chosen. A live episode of this id is started anew."""
     seed: int | None
-    """Handed to the transform."""
+    """Any number, for the transform to draw with."""
     messages: Sequence[Mapping[str, Any]]
-    """Opening messages."""
+    """Opening messages. Left out: the conversation begins with the first step."""
     tools: Sequence[Mapping[str, Any]] | None
-    """JSON schemas of tools, handed to the template."""
+    """JSON schemas of tools, which the template writes into the prompt."""
     system_prompt: str | None
-    """Put before the opening messages; the empty string: none."""
+    """Put before the opening messages; the empty string: none, where the server has one."""
     system_role: str | None
+    """Role of the system prompt, such as `developer`. Left out: `system`."""
     chat_template_kwargs: Mapping[str, Any] | None
     """Keyword arguments for the template, such as `{"enable_thinking": False}`."""
     max_steps: int | None
@@ -55,8 +56,11 @@ class ResetOptions(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
     """A JSON object kept with the episode and shown to transforms."""
     add_generation_prompt: bool | None
-    """Whether the stream ends with the generation prompt when it is the model's turn."""
+    """Whether the stream ends with the generation prompt when it is the model's turn. Left out: yes."""
     history_policy: HistoryPolicy | str | None
+    """When the template would write earlier turns differently: `append` goes on and reports it, `strict` refuses the
+    step, `segment` begins a new stream."""
     control_token_policy: ControlTokenPolicy | str | None
+    """Control-token strings in texts: `escape` encodes them as text, `reject` refuses them, `allow` lets them be."""
     clock: float | None
     """The time that templates see, in Unix seconds, fixed for the whole episode."""

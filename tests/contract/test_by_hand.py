@@ -22,9 +22,9 @@ exec '{buf}' curl --http2-prior-knowledge --protocol grpc -d "$3" "http://$4/$5"
 
 
 def commands() -> str:
-    """All lines of the README's shell blocks that call grpcurl, or the function that stands for it."""
+    """All lines of the README's shell blocks that call grpcurl, through the function that stands for it."""
     blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith(("grpcurl ", "call"))]
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("call")]
     return "\n".join(["set -e", *lines])
 
 
@@ -60,7 +60,7 @@ def test_a_person_holds_a_whole_conversation_with_text_alone(target: str, path: 
     )
     assert (finished.returncode, finished.stderr) == (0, "")
     opened, *_, last, state, trajectory, closed = answers(finished.stdout)
-    assert opened["observation"]["messages"] == [{"role": "user", "content": "Hello!"}]
+    assert opened["observation"]["messages"] == [{"role": "system", "content": "You are brief."}]
     assert last["observation"]["stepCount"] == state["stepCount"] == 4
     roles = [message["role"] for message in state["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
