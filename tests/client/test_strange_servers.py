@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -34,6 +38,7 @@ from chatenv_client.models import ChatObservation
 from chatenv_client.tokens import EMPTY_TOKENS, fingerprint_of
 
 HELLO = {"role": "user", "content": "Hello!"}
+CHECKOUT = Path(__file__).resolve().parents[2]
 JUNK = b"\xff\xff\xff"
 
 Answer = Callable[[bytes, Any], bytes]
@@ -356,6 +361,36 @@ def test_ctrl_c_on_a_hung_server_ends_the_block_soon(server: StrangeServer, conn
         began = time.monotonic()
         raise KeyboardInterrupt
     assert time.monotonic() - began < FAREWELL_S + 3
+
+
+PROGRAM = """
+import os, sys
+from tests.client.test_strange_servers import HELLO, ChatEnv, StrangeServer, VectorChatEnv, hang
+
+server = StrangeServer()
+try:
+    with ChatEnv(server.address) if sys.argv[1] == "one" else VectorChatEnv(server.address, 300) as env:
+        env.reset()
+        server.answers |= dict.fromkeys(["Step", "BatchStep", "CloseEpisode"], hang)
+        print("asks", flush=True)
+        env.step(HELLO if sys.argv[1] == "one" else [HELLO] * 300)
+except KeyboardInterrupt:
+    print("left", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("clients", ["one", "many"])
+def test_ctrl_c_in_a_call_that_hangs_ends_the_block_soon(clients: str) -> None:
+    command = [sys.executable, "-c", PROGRAM, clients]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asks\n"
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "left\n"
+        assert time.monotonic() - began < FAREWELL_S + 3
 
 
 def test_cancelling_a_task_on_a_hung_server_ends_the_block_soon(server: StrangeServer) -> None:
