@@ -45,6 +45,9 @@ class Session:
         self._mirror: Mirror | None = None
         self._owns = False
         """Whether this session opened the episode, and so ends it."""
+        self._next_id = uuid.uuid4().hex
+        """For the next Reset that names no episode. The same until one is answered: where only the answer was lost, the
+        next starts that episode anew, and leaves none behind that nobody knows."""
 
     @property
     def episode_id(self) -> str | None:
@@ -53,13 +56,15 @@ class Session:
 
     def reset(self, options: ResetOptions) -> Call[StepResult]:
         """Start an episode, under an id of its own when `options` names none."""
-        episode_id = options.get("episode_id") or uuid.uuid4().hex
+        episode_id = options.get("episode_id") or self._next_id
         request = wire.reset_to_proto({**options, "episode_id": episode_id})
         mirror = Mirror(episode_id, options.get("seed"))
 
         def receive(response: pb.ResetResponse) -> StepResult:
             observation = mirror.absorb(wire.observation_from_proto(response.observation))
             self._mirror, self._owns = mirror, True
+            if episode_id == self._next_id:
+                self._next_id = uuid.uuid4().hex
             return _result(observation)
 
         return Call("Reset", request, receive)

@@ -431,6 +431,22 @@ def test_a_reset_is_retried_only_where_it_surely_names_its_episode(server: Stran
         ChatEnv(channel).reset()
 
 
+def test_a_reset_whose_answer_is_lost_leaves_no_episode_behind(server: StrangeServer) -> None:
+    asked = []
+
+    def note(request: bytes, context: Any) -> bytes:
+        asked.append(pb.ResetRequest.FromString(request).episode_id)
+        return open_one(request, context) if len(asked) > 1 else JUNK
+
+    server.answers["Reset"] = note
+    with ChatEnv(server.address) as env:
+        with pytest.raises(ProtocolError):
+            env.reset()
+        env.reset()
+        env.reset()
+    assert asked[0] == asked[1] != asked[2]
+
+
 def test_a_server_that_is_there_again_is_noticed_soon() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
