@@ -75,10 +75,12 @@ class Heads:
 
     def suffices(self, history: MessageSnapshot) -> bool:
         """Whether the constant head will do in the place of this history."""
-        first, *others = [message["role"] for message in history.first(2)] or ["user"]
-        system = first in _SYSTEM_ROLES
-        # Where nobody has asked anything, there is nothing that the constant head could stand for.
-        if (others[:1] if system else [first]) != ["user"]:
+        begins = history.first()
+        system = bool(begins) and begins[0]["role"] in _SYSTEM_ROLES
+        # Where nobody has asked anything, there is nothing that the constant head could stand for. No message is looked
+        # at that need not be: one that was sampled would have to be read.
+        asked = history.first(2)[1:] if system else begins
+        if [message["role"] for message in asked] != ["user"] and history.length:
             return False
         return not (self._needs.skeleton_under_system if system else self._needs.skeleton)
 

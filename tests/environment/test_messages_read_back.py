@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chatenv_client import ChatAction, ChatObservation
 from chatenv_server import ChatEnvironment
-from chatenv_server.engine import TokenEngine
+from chatenv_server.engine import EpisodeLog, TokenEngine
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 END = 257
@@ -60,3 +60,12 @@ def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: objec
         env.step({"role": "user", "content": "more"})
     held = env._episode.log.head.messages  # type: ignore[union-attr]
     assert (None in held) == (transform is None)
+
+
+def test_no_step_reads_back_what_was_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EpisodeLog, "_read_back", None)
+    env = ChatEnvironment(engine)
+    env.reset(messages=[{"role": "user", "content": "hi"}])
+    for _ in range(12):
+        env.step(ChatAction(tokens=[*b"yes", END]))
+        env.step({"role": "user", "content": "more"})
