@@ -25,8 +25,8 @@ _CHUNK: Final = 2**18
 """Bytes that are unpacked at a time, each time with room for them."""
 MAX_FIELDS: Final = 2**19
 """Of one request, those of the messages inside it included."""
-_FEW_BYTES: Final = 2**16
-"""A shorter request is parsed at once: it cannot become much."""
+_FIELD_BYTES: Final = 2
+"""The shortest field: its tag, and an empty value. A request that is too short for too many needs no look."""
 
 
 class Parser:
@@ -59,7 +59,7 @@ class Parser:
             request = self._unpacked(request, load)
         if len(request) > self._limit:
             raise self._too_large()
-        if self._schema is not None and len(request) > _FEW_BYTES:
+        if self._schema is not None and len(request) > _FIELD_BYTES * MAX_FIELDS:
             _check_fields(request, self._schema)
         try:
             return self._parse(request)
