@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chatenv_server.doctor.examination import Examination, Verdict
-from chatenv_server.doctor.examine import examine
+from chatenv_server.doctor.examine import examine, examine_segments
 from chatenv_server.doctor.facts import TemplateFacts, read_facts
 from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.stand_in import stand_in
@@ -35,6 +35,8 @@ class Checkup:
     lacks_template: bool
     """Whether the tokenizer has no chat template, so that a plain one was examined."""
     examinations: list[Examination]
+    segmented: list[Examination]
+    """Those that were not exact throughout, once more under the policy `segment`."""
     refusal: str = ""
     """Why there was nothing to examine: the template is none."""
 
@@ -42,6 +44,14 @@ class Checkup:
     def unplayable(self) -> bool:
         """Whether no conversation came as far as an answer, so that nothing is known of the streams."""
         return not any(one.steps > 1 for one in self.examinations)
+
+    @property
+    def exact_under_segment(self) -> tuple[int, int, int]:
+        """How many prompts are the full rendering: under `append`, under `segment`, of how many."""
+        again = {one.scenario: one for one in self.segmented}
+        exact = sum(one.exact_steps for one in self.examinations)
+        segmented = sum(again.get(one.scenario, one).exact_steps for one in self.examinations)
+        return exact, segmented, sum(one.steps for one in self.examinations)
 
     @property
     def sound(self) -> bool:
@@ -59,7 +69,8 @@ def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checku
         engine = _load(tokenizer, chat_template)
     except NoChatTemplateError as error:
         return _refused(name, str(error))
-    chat_format = engine.chat_format
+    chat_format, reference = engine.chat_format, Reference(tokenizer, chat_template)
+    examinations = examine(engine, reference)
     return Checkup(
         name=name,
         vocabulary_size=engine.vocabulary_size,
@@ -68,7 +79,8 @@ def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checku
         exact_path=engine.exact,
         facts=read_facts(chat_format) if chat_format is not None else None,
         lacks_template=engine.lacks_template,
-        examinations=examine(engine, Reference(tokenizer, chat_template)),
+        examinations=examinations,
+        segmented=examine_segments(engine, reference, examinations),
     )
 
 
@@ -84,7 +96,7 @@ def _load(tokenizer: Any, chat_template: str | None) -> TokenEngine:
 
 
 def _refused(name: str, why: str) -> Checkup:
-    return Checkup(name, 0, "", "", True, None, False, [], refusal=why)
+    return Checkup(name, 0, "", "", True, None, False, [], [], refusal=why)
 
 
 def check_folder(folder: Path, begun: Callable[[int, int, str], None] = lambda *_: None) -> Iterator[Checkup]:

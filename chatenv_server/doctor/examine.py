@@ -12,7 +12,15 @@ from typing import Any, Final
 import numpy as np
 
 from chatenv_client.errors import ChatEnvError, TemplateRejectedError
-from chatenv_client.models import ChatAction, ChatObservation, FidelityKind, FidelityReport, Message, StopReason
+from chatenv_client.models import (
+    ChatAction,
+    ChatObservation,
+    FidelityKind,
+    FidelityReport,
+    HistoryPolicy,
+    Message,
+    StopReason,
+)
 from chatenv_client.tokens import Int32Array
 from chatenv_server.doctor.examination import Examination, Fault, FaultKind
 from chatenv_server.doctor.reference import NotTakenError, Reference
@@ -46,12 +54,24 @@ _END_CHARACTERS: Final = 12
 
 def examine(engine: TokenEngine, reference: Reference, scenarios: Sequence[Scenario] = SCENARIOS) -> list[Examination]:
     """Play the scenarios, and some with the texts that the template itself looks for."""
+    played = _with_special_ones(engine, scenarios)
+    return [_Examiner(engine, reference, scenario, HistoryPolicy.APPEND).run() for scenario in played]
+
+
+def examine_segments(engine: TokenEngine, reference: Reference, examined: Sequence[Examination]) -> list[Examination]:
+    """Play those once more that were not exact throughout, under the policy `segment`."""
+    inexact = {one.scenario for one in examined if one.exact_steps < one.steps}
+    played = [one for one in _with_special_ones(engine, SCENARIOS) if one.name in inexact]
+    return [_Examiner(engine, reference, scenario, HistoryPolicy.SEGMENT).run() for scenario in played]
+
+
+def _with_special_ones(engine: TokenEngine, scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """The scenarios that say something of this template, and some with the texts that it looks for."""
     template = engine.chat_format.template if engine.chat_format is not None else None
     looked_for = template.tested_texts if template is not None else ()
     special = [scenario for text in looked_for[:_MOST_LOOKED_FOR] for scenario in looking_for(text)]
     read = template.variables if template is not None else frozenset()
-    played = [one for one in (*scenarios, *special) if not one.template_kwargs or one.template_kwargs.keys() & read]
-    return [_Examiner(engine, reference, scenario).run() for scenario in played]
+    return [one for one in (*scenarios, *special) if not one.template_kwargs or one.template_kwargs.keys() & read]
 
 
 class _Stop(Exception):  # noqa: N818 - it ends a scenario, and is no error
@@ -61,11 +81,12 @@ class _Stop(Exception):  # noqa: N818 - it ends a scenario, and is no error
 class _Examiner:
     """One scenario in play."""
 
-    def __init__(self, engine: TokenEngine, reference: Reference, scenario: Scenario) -> None:
+    def __init__(self, engine: TokenEngine, reference: Reference, scenario: Scenario, policy: HistoryPolicy) -> None:
         self._engine, self._scenario = engine, scenario
         self._reference = reference.under(scenario.template_kwargs)
         self._result = Examination(scenario.name)
-        self._environment = ChatEnvironment(engine)
+        self._environment = ChatEnvironment(engine, history_policy=policy)
+        self._segment, self._reads = 0, policy is HistoryPolicy.SEGMENT
         self._history: list[Message] = []
         self._told_apart: list[Message] = []
         """The same, with the thoughts of sampled contents as thoughts where the engine reads them so."""
@@ -201,6 +222,8 @@ class _Examiner:
     def _take_in(self, messages: Sequence[Message], observation: ChatObservation) -> None:
         self._history.extend(messages)
         self._told_apart.extend(messages)
+        if observation.segment > self._segment:
+            self._segment, self._sampled = observation.segment, []
         self._stream = observation.token_ids
         self._result.reports.extend(observation.fidelity)
 
@@ -232,10 +255,12 @@ class _Examiner:
         """The full rendering of the messages as they are meant; and one with thoughts told apart, where it is another.
 
         A model that writes a thought may mean it as a part of its content or not; the tokens are the same, but a
-        template may strip the one and keep the other.
+        template may strip the one and keep the other. Segments are written of the messages as they were read; where
+        those are others than the meant ones, that is said apart.
         """
         found: list[list[int]] = []
-        for messages in (self._history, self._told_apart):
+        read = [self._environment.state.history_messages] if self._reads else []
+        for messages in (self._history, self._told_apart, *read):
             try:
                 tokens = self._reference.tokens(
                     messages,

@@ -16,7 +16,7 @@ from chatenv_server.doctor.facts import TemplateFacts
 CONSEQUENCES: Final[Mapping[FidelityKind, str]] = {
     FidelityKind.HISTORY_REWRITTEN: "The model goes on seeing its earlier turn as it was sampled; served the usual "
     "way, it would see it rewritten. Training on this stream is on-policy; deployment differs from it. Policy "
-    "'strict' refuses such steps.",
+    "'segment' begins a new stream instead, as deployment would show it; 'strict' refuses such steps.",
     FidelityKind.CONTENT_ALTERED: "The model reads another text than the caller gave, trimmed for instance; rewards "
     "or checks that compare with the given text would be off.",
     FidelityKind.MESSAGE_DROPPED: "The model never reads a part of what was given, so it is rewarded for an answer to "
@@ -69,7 +69,7 @@ def as_text(checkup: Checkup) -> str:
     if kinds:
         lines += ["", "What the reports mean for training"]
         lines += [line for kind in kinds for line in _item(kind.value, CONSEQUENCES[kind])]
-    return "\n".join([*lines, "", _conclusion(checkup), ""])
+    return "\n".join([*lines, "", _gain(checkup), _conclusion(checkup), ""])
 
 
 def as_json(checkup: Checkup) -> dict[str, Any]:
@@ -87,6 +87,7 @@ def as_json(checkup: Checkup) -> dict[str, Any]:
         "scenarios": [_scenario_json(one) for one in checkup.examinations],
         "counts": counts(checkup),
         "consequences": {kind.value: CONSEQUENCES[kind] for kind in kinds},
+        "segments": _segments_json(checkup),
         "sound": checkup.sound,
     }
 
@@ -185,6 +186,22 @@ def _why_unsound(checkup: Checkup) -> str:
     if checkup.unplayable:
         return "no conversation comes as far as an answer, so nothing is known of the streams"
     return "a stream is not what the template writes, and nothing says so"
+
+
+def _gain(checkup: Checkup) -> str:
+    """What the policy `segment` gains."""
+    appended, segmented, steps = checkup.exact_under_segment
+    if appended == segmented:
+        return "history_policy 'segment' gains nothing here: 'append' gives the same prompts."
+    return (
+        f"history_policy 'segment' gains {segmented - appended} prompts: {segmented} of {steps} are the full "
+        f"rendering, and {appended} under 'append'."
+    )
+
+
+def _segments_json(checkup: Checkup) -> dict[str, int]:
+    appended, segmented, steps = checkup.exact_under_segment
+    return {"prompts": steps, "exact_under_append": appended, "exact_under_segment": segmented}
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -128,12 +128,17 @@ class BoundTemplate:
             return self.formed({**message, "tool_calls": calls})
         return self.formed(message)
 
-    def prepare_recorded(self, message: Message) -> PreparedMessage:
+    def prepare_recorded(self, message: Message, *, own: bool = False) -> PreparedMessage:
         """A message on record in the template's form, control-token strings in its texts marked.
 
-        It was taken once, or a model spelt them, so the policy `reject` has no say.
+        Those of `own` messages are tokens that a model sampled, and stay. The policy `reject` has no say: what is on
+        record was taken once.
         """
-        marked: PreparedMessage = self.recorded(self.prepare_own(message))
+        formed = self.prepare_own(message)
+        controls = self.chat_format.controls
+        marked: PreparedMessage = self.recorded(formed)
+        if own and controls.occur_in(formed):
+            marked = controls.escape(formed)
         return marked
 
     def _marked(self, value: Any, path: str) -> Any:

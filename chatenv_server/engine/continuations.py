@@ -12,7 +12,7 @@ is asked every time. Changes nothing: `log.py` stands where it is told to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -52,6 +52,8 @@ class Continuation(NamedTuple):
     """The messages from `first` on."""
     recorded: int
     """Leading messages of an opening that were on record before its segment began."""
+    own: frozenset[int]
+    """Those of them that a model said; see `Reopening`."""
     kept: Sequence[Message] | None = None
     """The messages before `first`, where a segment begins; None: the stream goes on."""
 
@@ -78,17 +80,18 @@ class Continuations:
         if replace_from is not None:
             first, messages = self._first_change(head, messages, replace_from)
             if first == head.message_count and not messages:
-                return Continuation(head.tail, first, (), head.recorded)
+                return Continuation(head.tail, first, (), head.recorded, head.own)
             if first < head.tail_message:
                 return self._new_segment(head, first, messages, recorded=first)
         pending = head.pending_messages[: first - head.tail_message]
         recorded = min(head.recorded, first)
-        tail = self._tail(head, [*pending, *messages], Reopening(recorded, first, head.known_opening))
+        own = head.own if first >= head.recorded else frozenset(i for i in head.own if i < first)
+        tail = self._tail(head, [*pending, *messages], Reopening(recorded, first, head.known_opening, own))
         if self._options.history_policy is HistoryPolicy.STRICT:
             refuse_rewriting(tail.reports)
         elif self._options.history_policy is HistoryPolicy.SEGMENT and self._may_differ(head, tail):
             return self._exact(head, first, messages, tail)
-        return Continuation(tail, first, messages, recorded)
+        return Continuation(tail, first, messages, recorded, own)
 
     def _first_change(
         self, head: Head, messages: Sequence[Message], replace_from: int
@@ -124,11 +127,11 @@ class Continuations:
             anew = self._new_segment(head, first, messages, recorded=head.tail_message)
         except TemplateRejectedError:
             # The template takes these turns after one another, but not as a whole. The model can go on all the same.
-            return Continuation(tail, first, messages, head.recorded)
+            return Continuation(tail, first, messages, head.recorded, head.own)
         if not self._is_stream(head, tail, anew.tail.tokens):
             return anew
         reports = tuple(report for report in tail.reports if report.kind not in _SAYS_DIFFERENT)
-        return Continuation(tail._replace(reports=reports), first, messages, head.recorded)
+        return Continuation(tail._replace(reports=reports), first, messages, head.recorded, head.own)
 
     def _is_stream(self, head: Head, tail: Tail, tokens: Int32Array) -> bool:
         committed = head.records.tokens.view(0, head.written.tokens)
@@ -143,8 +146,16 @@ class Continuations:
 
     def _new_segment(self, head: Head, first: int, messages: Sequence[Message], *, recorded: int) -> Continuation:
         kept = self._conversation(head, first).since(0)
-        opening = self.renderer.opening([*kept, *messages], Reopening(recorded, first, head.known_opening))
-        return Continuation(opening, first, messages, recorded, kept)
+        own = frozenset(i for i in (*head.own, *self._said(head)) if i < first)
+        opening = self.renderer.opening([*kept, *messages], Reopening(recorded, first, head.known_opening, own))
+        return Continuation(opening, first, messages, recorded, own, kept)
+
+    def _said(self, head: Head) -> Iterator[int]:
+        """The messages that a model said in this segment without spelling a control token in other tokens."""
+        tokens = head.records.tokens
+        for message, start, stop in head.records.turns.said(head.written.turns):
+            if not self.renderer.spells_controls(tokens.view(start, stop)):
+                yield message
 
 
 def refuse_rewriting(reports: Sequence[FidelityReport]) -> None:

@@ -58,6 +58,10 @@ class ControlTokens:
         """A copy of `value` in which nothing is marked, and what looks like a mark is none."""
         return map_strings(value, _escape)
 
+    def count(self, text: str) -> int:
+        """How many control-token strings a text holds."""
+        return len(self.control.in_(text))
+
     def mark(self, value: Any) -> Any:
         """A copy of `value` with every control-token string in it marked, in texts and in keys."""
         return map_strings(value, self._mark_text)

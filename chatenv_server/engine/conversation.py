@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -122,6 +123,8 @@ class Reopening(NamedTuple):
     same: int
     """Leading messages that are as they were when `known` was written."""
     known: KnownOpening | None
+    own: AbstractSet[int] = frozenset()
+    """Those on record that a model said, whose control-token strings are the control tokens that it sampled."""
 
 
 class Tail(NamedTuple):

@@ -208,7 +208,12 @@ class EpisodeLog:
         begun = head.tail_step if head.message_count > head.tail_message else step
         self.stand_at(
             head._replace(
-                tail=then.tail, messages=held_messages, message_count=count, tail_step=begun, recorded=then.recorded
+                tail=then.tail,
+                messages=held_messages,
+                message_count=count,
+                tail_step=begun,
+                recorded=then.recorded,
+                own=then.own,
             )
         )
         return Change(_news(then.tail.reports, head.tail.reports), held, count)
@@ -225,6 +230,7 @@ class EpisodeLog:
                 messages=[*kept, *then.messages],
                 message_count=len(kept) + len(then.messages),
                 recorded=then.recorded,
+                own=then.own,
                 sealed=sealed_with(head.sealed, head.records, head.written, head.tail_message),
             )
         )
@@ -343,6 +349,7 @@ class EpisodeLog:
                 pending_rewrite=rewrites.left_by(head.pending_rewrite, tail),
                 is_doubtful=is_doubtful,
                 opening=self._kept_opening(tail),
+                own=head.own,
                 sealed=head.sealed,
             )
         )

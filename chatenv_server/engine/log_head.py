@@ -43,6 +43,8 @@ class Head(NamedTuple):
     """What the template wrote for the opening of the current segment, where another one may begin like it."""
     recorded: int = 0
     """Messages of the current segment's opening that were on record before it began."""
+    own: frozenset[int] = frozenset()
+    """Those of them that a model said; see `Reopening`."""
     sealed: tuple[SealedSegment, ...] = ()
     """The segments before."""
 

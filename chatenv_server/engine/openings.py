@@ -90,9 +90,9 @@ class OpeningWriter:
             return EMPTY_TAIL
         recorded = 0 if reopening is None else reopening.recorded
         prepared = [
-            self._template.prepare_recorded(message)
-            if i < recorded
-            else self._template.prepare(message, f"messages[{i}]")
+            self._template.prepare(message, f"messages[{i}]")
+            if reopening is None or i >= recorded
+            else self._template.prepare_recorded(message, own=i in reopening.own)
             for i, message in enumerate(messages)
         ]
         text = self._render_unless_waiting(prepared)

@@ -45,6 +45,9 @@ class Renderer(Protocol):
     def in_form(self, message: Message) -> Message:
         """A message in the form in which the template writes it without damage."""
 
+    def spells_controls(self, ids: Int32Array) -> bool:
+        """Whether tokens spell a control token in other tokens than it."""
+
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenization of a conversation, its messages as they are."""
 

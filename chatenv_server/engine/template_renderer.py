@@ -86,6 +86,12 @@ class TemplateRenderer:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises; the tokens stay."""
         return self._writer.turns.read(ids, before, prompted=prompted, known=known)
 
+    def spells_controls(self, ids: Int32Array) -> bool:
+        """Whether tokens spell a control token in other tokens than it."""
+        controls, texts = self._template.chat_format.controls, self._codec.added.texts
+        sampled = sum(controls.count(texts[token_id]) for token_id in ids.tolist() if token_id in texts)
+        return controls.count(self._codec.decode(ids)) > sampled
+
     def text_of(self, ids: Int32Array) -> str:
         """The text of a whole stream, control tokens shown."""
         return self._codec.decode(ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chatenv_client.models import Origin, StopReason, Turn
@@ -77,6 +78,14 @@ class TurnTable:
         (first, kind), *more = (row for row in rows if row[1] & _SAMPLED)
         last = more[-1][0] if more else first
         return SampledSpan(first.start, last.start + last.length, bool(kind & _PROMPTED))
+
+    def said(self, count: int) -> Iterator[tuple[int, int, int]]:
+        """(message, start, stop) of each sampled message among the first `count` turns."""
+        sampled = (extent for extent, kind in map(self._row, range(count)) if kind & _SAMPLED)
+        for message, spans in itertools.groupby(sampled, lambda extent: extent.first_message):
+            first, *more = spans
+            last = more[-1] if more else first
+            yield message, first.start, last.start + last.length
 
     def write_template(self, at: int, extent: Extent, reward: float | None) -> int:
         """Write what the template wrote as turn number `at`; the number of turns there are then."""

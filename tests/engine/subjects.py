@@ -61,10 +61,12 @@ class Subject:
         options = {"add_generation_prompt": prompt, "tools": tools}
         return str(self.tokenizer.apply_chat_template(self.formed(messages), tokenize=False, **options))
 
-    def full(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, tools: Any = None) -> list[int]:
+    def full(
+        self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, tools: Any = None, sanitized: bool = True
+    ) -> list[int]:
         """The tokenizer's own tokens of a whole conversation, control-token strings in the texts being text."""
         options: dict[str, Any] = {"add_generation_prompt": prompt, "tools": tools, "return_dict": False}
-        if self.sanitizes:
+        if self.sanitizes and sanitized:
             options["sanitize_control_tokens"] = True
         return list(self.tokenizer.apply_chat_template(self.formed(messages), tokenize=True, **options))
 
@@ -72,6 +74,16 @@ class Subject:
     def sanitizes(self) -> bool:
         """Whether the tokenizer itself can keep control-token strings from becoming control tokens."""
         return "sanitize_control_tokens" in inspect.signature(self.tokenizer.apply_chat_template).parameters
+
+    def spells_controls(self, ids: Sequence[int]) -> bool:
+        """Whether tokens that are no control tokens spell some."""
+        controls = self.control_ids
+        text = self.text_of([token for token in ids if token not in controls])
+        whole = self.text_of(ids)
+        own = sum(token in controls for token in ids)
+        return any(found in text for found in self.control_texts) or (
+            sum(whole.count(found) for found in self.control_texts) > own
+        )
 
     @functools.cached_property
     def control_texts(self) -> list[str]:

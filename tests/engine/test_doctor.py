@@ -107,6 +107,7 @@ def test_a_person_reads_the_same_in_words(template: str) -> None:
     assert "What the reports mean for training" in examined.stdout
     assert "history_rewritten" in examined.stdout
     assert examined.stdout.rstrip().endswith("Every step is exact, or says why not.")
+    assert "history_policy 'segment' gains" in examined.stdout
 
 
 def test_another_template_is_examined_in_place_of_the_tokenizers_own(

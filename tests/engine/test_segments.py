@@ -31,8 +31,8 @@ from tests.engine.episodes import (
     words,
 )
 from tests.engine.learning import render_every_time
-from tests.engine.subjects import Subject, subject
-from tests.engine.test_laws import Meter, law
+from tests.engine.subjects import NAMES, Subject, subject
+from tests.engine.test_laws import Meter, law, user
 
 
 @dataclass(frozen=True)
@@ -145,15 +145,20 @@ def test_16_a_sealed_segment_never_changes(subject: Subject, plan: Plan) -> None
 # -- 17, 18: segments and the template's own rendering -------------------------------------------------
 
 
-def full(subject: Subject, history: Sequence[Message], tools: Any, prompt: bool = True) -> list[int] | None:
-    """The tokenizer's own tokens of a conversation; None where it gives none, or where texts spell control tokens and
-    it cannot keep them from becoming such.
+def full(subject: Subject, history: Sequence[Message], tools: Any, *, spelt: bool = False) -> list[int] | None:
+    """The tokenizer's own tokens of a conversation.
+
+    None where it gives none, and where it cannot tell control tokens that a model sampled from texts that spell some:
+    it keeps all strings from becoming control tokens, or none. `spelt` says whether a model spelt some.
     """
-    if not subject.sanitizes and subject.chat_format.controls.occur_in(list(history)):
+    said = [message for message in history if message["role"] == "assistant"]
+    given = [message for message in history if message["role"] != "assistant"]
+    occurs = subject.chat_format.controls.occur_in
+    if (occurs(said) and (spelt or occurs(given))) or (occurs(given) and not subject.sanitizes):
         return None
     with_ids = list(map(_with_ids, history)) if subject.chat_format.profile.needs_call_ids else history
     try:
-        return subject.full(with_ids, tools=tools, prompt=prompt)
+        return subject.full(with_ids, tools=tools, sanitized=not occurs(said))
     except Exception:  # noqa: BLE001 - each tokenizer has an exception of its own for this
         return None
 
@@ -163,13 +168,24 @@ def _with_ids(message: Message) -> Any:
     return {**message, "tool_calls": calls} if calls else message
 
 
+def _has_given_assistant(plan: Plan) -> bool:
+    messages = [*plan.opening, *(one for step in plan.steps if not isinstance(step, Span) for one in _messages(step))]
+    return any(message.get("role") == "assistant" for message in messages)
+
+
+def _messages(step: Any) -> Sequence[Mapping[str, Any]]:
+    messages: Sequence[Mapping[str, Any]] = step.messages if isinstance(step, Rewrite) else step
+    return messages
+
+
 @pytest.mark.law(17)
 @law(edited)
 def test_17_a_segment_opens_with_the_full_rendering_of_the_conversation(subject: Subject, plan: Plan) -> None:
     segment = 0
-    for env, _, observation, _ in play(subject, plan):
+    for env, _, observation, sampled in play(subject, plan):
         if observation.segment > segment and observation.messages:
-            expected = full(subject, observation.messages, plan.options.get("tools"))
+            spelt = any(subject.spells_controls(one.tokens) for one in sampled) or _has_given_assistant(plan)
+            expected = full(subject, observation.messages, plan.options.get("tools"), spelt=spelt)
             if expected is not None:
                 assert observation.token_ids.tolist() == expected
                 turn = env.state.turns[0]
@@ -208,6 +224,32 @@ def test_18_under_segment_every_prompt_is_the_full_rendering(subject: Subject, p
         }:
             assert observation.token_ids.tolist() == expected
         assert FidelityKind.HISTORY_REWRITTEN not in kinds
+
+
+def _second_segment(tested: Subject, said: Sequence[int]) -> list[int]:
+    """The opening of a segment in whose history a model said these tokens."""
+    end = Span(("x",)).ids(tested)[-1:]
+    env = ChatEnvironment(tested.engine)
+    env.reset(messages=[user("Say it, please.")], clock=0.0)
+    for answer in (said, tested.encode("Good")):
+        env.step(ChatAction(tokens=[*tested.encode("So"), *answer, *tested.encode("so"), *end]))
+        env.step(user("Thank you so much."))
+    observation = env.step(user("And once more?"), replace_from=2)
+    assert observation.segment >= 1
+    return list(observation.token_ids.tolist())
+
+
+@pytest.mark.law(8)
+@pytest.mark.parametrize("name", NAMES)
+def test_08_control_tokens_that_a_model_spells_stay_text_in_every_segment(name: str) -> None:
+    tested = subject(name)
+    controls = [text for text in tested.control_texts if len(text) > 1]
+    plain = _second_segment(tested, tested.encode(" yes "))
+    for text in controls[:6]:
+        spelt = [*tested.encode(text[:1]), *tested.encode(text[1:])]
+        if tested.spells_controls(spelt):  # else only the token itself spells it
+            ids = _second_segment(tested, spelt)
+            assert [i for i in ids if i in tested.control_ids] == [i for i in plain if i in tested.control_ids]
 
 
 # -- 19: what is no change -----------------------------------------------------------------------------
