@@ -171,7 +171,7 @@ def take_off_said(cut: Cut, last: SampledTurn, stop_text: str, limit: int, profi
 
 
 def _take_off_stop(cut: Cut, last: SampledTurn, stop_text: str, limit: int, profile: Profile) -> Remainder:
-    found = cut.text.find(stop_text, 0, max(limit, 0))
+    found = _find(stop_text, cut.text, limit)
     if found >= 0:
         taken = cut.text[: found + len(stop_text)]
         remainder = Remainder(cut.text[len(taken) :], taken)
@@ -194,9 +194,20 @@ def _take_off_stop(cut: Cut, last: SampledTurn, stop_text: str, limit: int, prof
     return remainder
 
 
+def _find(token: str, text: str, limit: int) -> int:
+    """Where the template writes a control token in the first `limit` characters; -1 where it does not.
+
+    One that is marked is a message's own text.
+    """
+    found = text.find(token, 0, max(limit, 0))
+    while found > 0 and text[found - 1] == OPEN:
+        found = text.find(token, found + 1, limit)
+    return found
+
+
 def _through_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
     for closer in profile.closers:
-        found = cut.text.find(closer, 0, max(limit, 0))
+        found = _find(closer, cut.text, limit)
         if found >= 0:
             end = found + len(closer)
             return Remainder(cut.text[end:], cut.text[:end])
@@ -207,7 +218,7 @@ def _from_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
     """Keep the whole close; what a call with sentinels left before it is not part of it."""
     if cut.exact or not cut.turn.get("tool_calls"):
         return Remainder(cut.text, "")
-    starts = [found for closer in profile.closers if (found := cut.text.find(closer, 0, max(limit, 0))) >= 0]
+    starts = [found for closer in profile.closers if (found := _find(closer, cut.text, limit)) >= 0]
     start = min(starts, default=0)
     return Remainder(cut.text[start:], cut.text[:start])
 

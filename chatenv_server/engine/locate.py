@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
+from chatenv_server.engine.codec import shared_prefix_length
 from chatenv_server.engine.controls import strings_in
 from chatenv_server.engine.forms import texts_of, with_text
 from chatenv_server.engine.probe_messages import unlike
@@ -174,11 +175,16 @@ def _longest_rise(numbers: Sequence[int]) -> set[int]:
 
 
 def _skip(text: str, position: int, gap: str) -> int:
-    """After `gap` in the text; where the two differ, after the first later place where the gap's end stands."""
+    """After `gap` in the text; where the two differ, after the first later place where the gap's end stands.
+
+    Where that stands nowhere, after what the two have in common: the close of the turn before is a part of it.
+    """
     if text.startswith(gap, position):
         return position + len(gap)
     found = text.find(gap[-12:], position)
-    return position if found < 0 else found + len(gap[-12:])
+    if found >= 0:
+        return found + len(gap[-12:])
+    return position + shared_prefix_length(text[position : position + len(gap)], gap)
 
 
 def _written_form(text: str, start: int, own: str, gap: str) -> str | None:

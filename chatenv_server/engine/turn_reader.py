@@ -40,7 +40,7 @@ class TurnReader:
         whole = self._codec.decode_on(*known, before, ids) if known else self._codec.decode_after(before, ids)
         text, close = self._without_close(whole, stop_id)
         # Where no prompt asked the model to speak, it writes the header of its turn itself.
-        said = text if prompted else text.removeprefix(self._header)
+        said = text if prompted else self._after_header(text)
         parser = self._parser if prompted else self._unprompted_parser
         inner_stop = self._inner_stops.first(ids, text)
         if inner_stop is None:
@@ -61,7 +61,17 @@ class TurnReader:
 
     def was_prompted(self, last: SampledTurn) -> bool:
         """Whether the header of the turn was the prompt's, not the model's own."""
-        return last.after_prompt and (last.prompted or not last.text.startswith(self._header))
+        return last.after_prompt and (last.prompted or not self._begins_in_header(last.text))
+
+    def _after_header(self, text: str) -> str:
+        """What a turn says that writes its own header; nothing where it was cut off inside of that."""
+        if not self._begins_in_header(text):
+            return text
+        return text[len(self._header) :]
+
+    def _begins_in_header(self, text: str) -> bool:
+        """Whether a turn writes its own header, or the beginning of it, where it was cut off there."""
+        return text.startswith(self._header) or (bool(text) and self._header.startswith(text))
 
     def stop_text(self, stop_id: int | None) -> str:
         """Text of a stop token; empty where a turn ended without one."""

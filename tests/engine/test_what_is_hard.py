@@ -660,6 +660,19 @@ def test_a_truncated_turn_that_is_sampled_on_is_one_message() -> None:
     assert talk.is_exact()
 
 
+@pytest.mark.parametrize("said", ["<|im_start|>", "<|im_start|>as", "<|im_start|>assistant", "<|im_start|>assistant\n"])
+@pytest.mark.parametrize("tokenizer", ["ours", "qwen2_5", "standin_qwen3_6"])
+def test_a_turn_that_is_cut_off_inside_its_own_header_gets_the_rest_of_it(tokenizer: str, said: str) -> None:
+    own = byte_level() if tokenizer == "ours" else recorded_tokenizer(tokenizer)
+    options: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}} if "qwen3" in tokenizer else {}
+    talk, whole = (Dialogue(own, add_generation_prompt=False, **options) for _ in range(2))
+    talk.samples(talk.ids(said), content="").hears("Why?")
+    assert talk.env.state.history_messages[1]["content"] == ""
+    assert talk.text.startswith(whole.text + said)
+    assert talk.text.count("<|im_start|>assistant") == 1
+    assert talk.text.endswith("<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n")
+
+
 @pytest.mark.parametrize(
     ("close", "stop_string"), [("\n\n", "\n"), ("\n\n", "\n\n"), (" END\n", " END"), (" END\n", " E")]
 )
@@ -683,6 +696,40 @@ def test_another_stop_token_takes_the_place_of_the_templates(tokenizer: str) -> 
     assert "Yes<|endoftext|>\n<|im_start|>user\nWhy?<|im_end|>" in talk.text
     assert talk.kinds == {FidelityKind.NONCANONICAL_STOP}
     assert talk.env.state.history_messages[1]["content"] == "Yes"
+
+
+_COUNTS = CHATML.replace(
+    "{{ m.content }}",
+    "{% if m.role == 'assistant' %}{{ m.content }}{% else %}{{ m.content | length }} letters: {{ m.content | trim }}"
+    "{% endif %}",
+)
+_CALLS = CHATML.replace(
+    "{{ m.content }}", "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}"
+)
+_AFTER = {
+    "a text after its length": (_COUNTS, user("Why not?")),
+    "a short text after its length": (_COUNTS, user("x")),
+    "white space": (CHATML, user(" \n ")),
+    "white space that is trimmed": (_COUNTS, user(" \n ")),
+    "an empty text": (CHATML, user("")),
+    "a call that spells the stop token": (_CALLS, {"role": "assistant", "content": "", "tool_calls": [
+        {"type": "function", "function": {"name": "f", "arguments": {"a": "x<|endoftext|>y<|im_end|>z"}}}]}),
+    "a name that spells the stop token": (_CALLS, {"role": "assistant", "content": "", "tool_calls": [
+        {"type": "function", "function": {"name": "<|endoftext|>", "arguments": {}}}]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stop", ["<|im_end|>", "<|endoftext|>", ""])
+@pytest.mark.parametrize("what", _AFTER)
+def test_a_turn_is_closed_once_whatever_comes_after_it(what: str, stop: str) -> None:
+    template, message = _AFTER[what]
+    tokenizer = byte_level(template)
+    talk, plain = Dialogue(tokenizer), Dialogue(tokenizer)
+    talk.says("Yes", stop=stop).hears(message)
+    plain.says("Yes").hears(message)
+    closed = plain.tail if stop else "<|im_end|>" + plain.tail
+    assert talk.tail == closed
+    assert plain.tail.startswith("\n<|im_start|>")
 
 
 def test_every_recorded_tokenizer_has_a_stop_token() -> None:
