@@ -13,9 +13,9 @@ class Reason(str, enum.Enum):
     EMPTY_ACTION = "EMPTY_ACTION"
     """The action holds neither tokens nor messages. Send one of them, or a `stop_reason` where nothing was sampled."""
     BAD_ACTION = "BAD_ACTION"
-    """Tokens and messages came together; or logprobs, stop_reason, model_version or prompt_fingerprint came with
-    messages, or replace_from with tokens; or model_version is no text of at most 256 characters. Send two Steps, or
-    leave out what does not fit."""
+    """Tokens and messages came together; or logprobs, stop_reason, model_version, prompt_fingerprint or message came
+    with messages, or replace_from with tokens; or model_version is no text of at most 256 characters; or message is
+    no assistant's. Send two Steps, or leave out what does not fit."""
     BAD_REPLACE_FROM = "BAD_REPLACE_FROM"
     """`replace_from` is beyond the last message. Give an index of a message, or their number to append."""
     TOKEN_OUT_OF_RANGE = "TOKEN_OUT_OF_RANGE"

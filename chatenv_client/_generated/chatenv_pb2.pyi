@@ -50,6 +50,7 @@ class FidelityKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FIDELITY_KIND_KWARG_UNUSED: _ClassVar[FidelityKind]
     FIDELITY_KIND_TOOL_CALL_MALFORMED: _ClassVar[FidelityKind]
     FIDELITY_KIND_TEXT_AFTER_STOP: _ClassVar[FidelityKind]
+    FIDELITY_KIND_TOOL_RESULT_UNMATCHED: _ClassVar[FidelityKind]
 ORIGIN_UNSPECIFIED: Origin
 ORIGIN_TEMPLATE: Origin
 ORIGIN_SAMPLED: Origin
@@ -78,6 +79,7 @@ FIDELITY_KIND_UNDECODABLE_TOKENS: FidelityKind
 FIDELITY_KIND_KWARG_UNUSED: FidelityKind
 FIDELITY_KIND_TOOL_CALL_MALFORMED: FidelityKind
 FIDELITY_KIND_TEXT_AFTER_STOP: FidelityKind
+FIDELITY_KIND_TOOL_RESULT_UNMATCHED: FidelityKind
 
 class FidelityReport(_message.Message):
     __slots__ = ("kind", "token_index", "message_index", "detail")
@@ -202,7 +204,7 @@ class ResetResponse(_message.Message):
     def __init__(self, observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages", "replace_from")
+    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages", "replace_from", "message")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -214,6 +216,7 @@ class StepRequest(_message.Message):
     KNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KNOWN_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FROM_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     tokens: _containers.RepeatedScalarFieldContainer[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -225,7 +228,8 @@ class StepRequest(_message.Message):
     known_tokens: int
     known_messages: int
     replace_from: int
-    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ..., replace_from: _Optional[int] = ...) -> None: ...
+    message: Message
+    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ..., replace_from: _Optional[int] = ..., message: _Optional[_Union[Message, _Mapping]] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("observation",)

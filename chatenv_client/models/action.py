@@ -48,6 +48,9 @@ class ChatAction:
     """Fingerprint of the prompt the tokens were sampled from. Empty: no check; the client fills it in."""
     replace_from: int | None = None
     """The messages take the place of all from this index on, and there may be none of them. None: they are appended."""
+    message: Message | None = None
+    """The assistant message that the tokens are, where the caller has parsed them. None: the server reads it from the
+    tokens. It is recorded as given; the tokens stay as they are."""
 
     def __post_init__(self) -> None:
         self.tokens = EMPTY_TOKENS if self.tokens is None else as_token_ids(self.tokens)
@@ -70,6 +73,7 @@ class ChatAction:
         messages: tuple[Message, ...] = (),
         prompt_fingerprint: str = "",
         replace_from: int | None = None,
+        message: Message | None = None,
     ) -> ChatAction:
         """An action of values that have their final types and no other owner; they are neither checked nor copied."""
         action = cls.__new__(cls)
@@ -80,6 +84,7 @@ class ChatAction:
         action.messages = messages
         action.prompt_fingerprint = prompt_fingerprint
         action.replace_from = replace_from
+        action.message = message
         return action
 
     @property

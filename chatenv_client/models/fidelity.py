@@ -36,6 +36,8 @@ class FidelityKind(enum.Enum):
     """A sampled turn looked like a tool call but could not be parsed; it is kept as text."""
     TEXT_AFTER_STOP = "text_after_stop"
     """The sampled span goes on after a token that ends a turn; what stands there is kept as text, calls included."""
+    TOOL_RESULT_UNMATCHED = "tool_result_unmatched"
+    """A tool's result answers no call of the assistant message before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class ServerInfo:
     features: tuple[str, ...]
     """What the template does, one word each."""
     turn_parser: str
-    """The parser for sampled turns; `verbatim` when the family is unknown."""
+    """The form of calls in sampled turns, as in docs/tokens.md; `verbatim` where none can be read."""
     limits: Limits
     uptime_seconds: float
     live_episodes: int

@@ -15,7 +15,7 @@ from chatenv_client.reasons import Reason
 from chatenv_client.tokens import EMPTY_TOKENS, pack_logprobs, pack_tokens, unpack_logprobs, unpack_tokens
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
 from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
-from chatenv_client.wire.messages import message_to_proto, messages_from_proto, write_message
+from chatenv_client.wire.messages import message_from_proto, message_to_proto, messages_from_proto, write_message
 
 MAX_MESSAGES: Final = 4096
 """Of one request. They are rendered together, and a template may look at each from each."""
@@ -151,14 +151,20 @@ def write_step(
         raise InvalidRequestError(what, reason=Reason.BAD_ACTION) from error
     if action.stop_reason is not None:
         request.stop_reason = STOP_REASON.number(action.stop_reason)  # type: ignore[assignment]
-    if action.replace_from is not None:
-        _write_replace_from(request, action.replace_from)
-    for message in action.messages:
-        write_message(request.messages.add(), message)
+    _write_messages(request, action)
     if not action.messages:  # else the tokens are a preview
         pack_tokens(request, action.tokens)
     if action.logprobs is not None:
         pack_logprobs(request, action.logprobs)
+
+
+def _write_messages(request: pb.StepRequest, action: ChatAction) -> None:
+    if action.replace_from is not None:
+        _write_replace_from(request, action.replace_from)
+    for message in action.messages:
+        write_message(request.messages.add(), message)
+    if action.message is not None:
+        write_message(request.message, action.message)
 
 
 def _write_replace_from(request: pb.StepRequest, index: int) -> None:
@@ -176,7 +182,8 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         InvalidRequestError: with the field that is bad.
     """
     messages = tuple(_messages(request)) if request.messages else ()
-    for field in ("tokens", "prompt_fingerprint") if messages or request.HasField("replace_from") else ():
+    beside = messages or request.HasField("replace_from")
+    for field in ("tokens", "prompt_fingerprint") if beside else ():
         if getattr(request, field):
             what = f"{field} belongs to sampled tokens and cannot stand beside messages; send two Steps"
             raise InvalidRequestError(what, reason=Reason.BAD_ACTION, field=field)
@@ -188,6 +195,7 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         messages=messages,
         prompt_fingerprint=request.prompt_fingerprint,
         replace_from=request.replace_from if request.HasField("replace_from") else None,
+        message=message_from_proto(request.message, "message") if request.HasField("message") else None,
     )
 
 

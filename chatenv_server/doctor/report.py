@@ -37,6 +37,8 @@ CONSEQUENCES: Final[Mapping[FidelityKind, str]] = {
     "user turn perhaps, is in the stream and is trained on; give the sampler its stop tokens.",
     FidelityKind.TOOL_CALL_MALFORMED: "A turn that looks like a call, or like a thought that never ends, is kept as "
     "text: no tool is called for it.",
+    FidelityKind.TOOL_RESULT_UNMATCHED: "The model reads a result of a call that the conversation does not show, or of "
+    "another one. Send the parsed message with the tokens, and the ids of its calls with the results.",
 }
 """What each kind of report means for training, a sentence or two."""
 

@@ -48,6 +48,8 @@ class SampledTurn(NamedTuple):
     """Whether the prompt it was sampled from asked for a generation prompt."""
     prompted: bool
     """Whether the template did write one there; some do not after a tool's result."""
+    is_given: bool = False
+    """Whether the caller gave the message with the tokens; else it can be read from them again."""
 
 
 class KnownText(NamedTuple):

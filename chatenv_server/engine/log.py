@@ -128,7 +128,8 @@ class EpisodeLog:
         span = self._head.records.turns.span_of(index, self._head.written.turns)
         tokens = self._head.records.tokens
         before = tokens.view(max(0, span.start - _END_TOKENS), span.start)
-        return self.renderer.read_turn(tokens.view(span.start, span.stop), before, prompted=span.prompted).message
+        ids = tokens.view(span.start, span.stop)
+        return self.renderer.read_turn(ids, before, index, prompted=span.prompted).message
 
     @property
     def generation_prompt_length(self) -> int:
@@ -266,10 +267,19 @@ class EpisodeLog:
         logprobs: Float32Array | None = None,
         stop_reason: StopReason | None = None,
         model_version: str = "",
+        message: Message | None = None,
     ) -> Change:
         """Commit the pending tail and append a sampled span: the stream becomes exactly prompt + tokens.
 
         A span after another one that ended without a stop token goes on with the same message.
+
+        Args:
+            tokens: the span.
+            step: the step that appends it.
+            logprobs: of each token; None: not given.
+            stop_reason: why sampling stopped; None: told by the last token.
+            model_version: of the weights that sampled.
+            message: the whole turn as the caller read it; None: it is read from the tokens.
 
         Raises:
             HistoryRewrittenError: policy `strict`, and the template would write something before this span; nothing
@@ -290,7 +300,9 @@ class EpisodeLog:
             before = self._committed[start:]
             span, known = np.concatenate([before, tokens]), KnownText(continued.text, len(before))
             prompted, after_prompt = continued.prompted, continued.after_prompt
-        read = self.renderer.read_turn(span, self._end_before(start), prompted=prompted, known=known)
+        read = self.renderer.read_turn(span, self._end_before(start), index, prompted=prompted, known=known)
+        if message is not None:
+            read = read._replace(message=message, problems=())
         reports = _reading_reports(read, start, index)
         if continued is None and not len(head.tail.tokens) and not head.pending_messages:
             reports = (_unprompted(len(self), index), *reports)
@@ -298,7 +310,16 @@ class EpisodeLog:
             refuse_rewriting(reports)
         reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
         last = SampledTurn(
-            read.message, index, read.text, read.close, read.stop_id, reason, start, after_prompt, prompted
+            read.message,
+            index,
+            read.text,
+            read.close,
+            read.stop_id,
+            reason,
+            start,
+            after_prompt,
+            prompted,
+            is_given=message is not None,
         )
         written = head.records.write(
             head.written,
@@ -361,7 +382,7 @@ class EpisodeLog:
 
     def _let_go_of(self, turn: SampledTurn | None) -> None:
         """Hold a turn's text no longer, now that nothing is rendered from it any more."""
-        if turn is not None and not self._keeps_texts and "tool_calls" not in turn.message:
+        if turn is not None and not self._keeps_texts and not turn.is_given and "tool_calls" not in turn.message:
             self._head.messages[turn.message_index] = None
 
     def add_reward(self, reward: float, *, of_messages: bool) -> None:

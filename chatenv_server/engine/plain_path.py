@@ -155,7 +155,7 @@ class PlainRenderer:
         )
 
     def read_turn(
-        self, ids: Int32Array, before: Int32Array, *, prompted: bool, known: KnownText | None = None
+        self, ids: Int32Array, before: Int32Array, index: int, *, prompted: bool, known: KnownText | None = None
     ) -> ReadTurn:
         """Decode a sampled span; its text stays verbatim. Nothing tells that it could be decoded in parts."""
         stop_id = int(ids[-1]) if len(ids) and int(ids[-1]) in self._stop_ids else None

@@ -34,12 +34,13 @@ class Renderer(Protocol):
         """Everything after the last sampled turn for the messages that follow it. Raises TemplateRejectedError."""
 
     def read_turn(
-        self, ids: Int32Array, before: Int32Array, *, prompted: bool, known: KnownText | None = None
+        self, ids: Int32Array, before: Int32Array, index: int, *, prompted: bool, known: KnownText | None = None
     ) -> ReadTurn:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises.
 
-        `prompted` says whether the stream before it ends in the generation prompt, which may have opened a thought.
-        `known` is what was read of the span before it went on.
+        `index` is the message's in the conversation; calls that have no id get one of it. `prompted` says whether the
+        stream before it ends in the generation prompt, which may have opened a thought. `known` is what was read of
+        the span before it went on.
         """
 
     def in_form(self, message: Message) -> Message:

@@ -29,6 +29,7 @@ from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.message_faults import message_reports
 from chatenv_server.engine.rewrites import RewriteFinder, report_of
 from chatenv_server.engine.tail_encoder import TailEncoder, WrittenTail
+from chatenv_server.engine.tool_results import unmatched_results
 from chatenv_server.engine.turn_reader import TurnReader
 
 
@@ -43,6 +44,7 @@ class TailWriter:
         self.heads = heads
         self.encoder = encoder
         self.turns = turns
+        self._finds_results_by_id = "tool_call_id" in template.chat_format.template.source
         self.rewrites = RewriteFinder(template)
         self.forgeries = Forgeries(template)
 
@@ -73,7 +75,11 @@ class TailWriter:
         reports = [*([] if cut.exact else [rewritten(last)]), *rest.reports, *escaped_in(cut, last)]
         if place.pending is not None and self.rewrites.has_come(place.pending, [said, *prepared], head):
             reports.append(report_of(place.pending))
-        faults = message_reports(prepared, places, last.message_index + 1, rest.text)
+        first = last.message_index + 1
+        faults = [
+            *message_reports(prepared, places, first, rest.text),
+            *unmatched_results(last.message, messages, first, by_id=self._finds_results_by_id),
+        ]
         return WrittenTail(
             rest.text,
             prepared,

@@ -81,10 +81,10 @@ class TemplateRenderer:
         return self._tails.tail(place, messages)
 
     def read_turn(
-        self, ids: Int32Array, before: Int32Array, *, prompted: bool, known: KnownText | None = None
+        self, ids: Int32Array, before: Int32Array, index: int, *, prompted: bool, known: KnownText | None = None
     ) -> ReadTurn:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises; the tokens stay."""
-        return self._writer.turns.read(ids, before, prompted=prompted, known=known)
+        return self._writer.turns.read(ids, before, index, prompted=prompted, known=known)
 
     def spells_controls(self, ids: Int32Array) -> bool:
         """Whether tokens spell a control token in other tokens than it."""

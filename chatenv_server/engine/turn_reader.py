@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_client.models import Message
+from chatenv_client.models import Message, ToolCall
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import KnownText, ReadTurn, RenderOptions, SampledTurn
@@ -33,8 +34,13 @@ class TurnReader:
         self._heads = heads
         self._inner_stops = InnerStops({stop_id: self.stop_text(stop_id) for stop_id in self._stop_ids}, heads)
 
-    def read(self, ids: Int32Array, before: Int32Array, *, prompted: bool, known: KnownText | None = None) -> ReadTurn:
-        """Decode and parse a sampled span after the prompt that ends in `before`. Never raises."""
+    def read(
+        self, ids: Int32Array, before: Int32Array, index: int, *, prompted: bool, known: KnownText | None = None
+    ) -> ReadTurn:
+        """Decode and parse a sampled span after the prompt that ends in `before`. Never raises.
+
+        `index` is the message's in the conversation.
+        """
         last = ids.item(-1) if len(ids) else None
         stop_id = last if last in self._stop_ids else None
         whole = self._codec.decode_on(*known, before, ids) if known else self._codec.decode_after(before, ids)
@@ -56,6 +62,8 @@ class TurnReader:
         ):
             parsed = ParsedTurn(said, problems=(*parsed.problems, "the arguments of a tool call are too long"))
         message: Message = parsed.as_message()  # type: ignore[assignment]
+        if parsed.tool_calls and not parser.writes_ids:
+            message["tool_calls"] = _with_ids(message["tool_calls"], index)
         merges = self._codec.merges(before, ids)
         return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges, inner_stop)
 
@@ -121,3 +129,11 @@ class TurnReader:
 def _is_long(call: dict[str, Any]) -> bool:
     written = json.dumps(call["function"]["arguments"], ensure_ascii=False, separators=(",", ":"))
     return len(written) > MAX_CALL_CHARACTERS
+
+
+def _with_ids(calls: Sequence[ToolCall], index: int) -> list[ToolCall]:
+    """Calls with an id each, by which results can be told apart: nine letters and digits, which templates take."""
+    return [
+        call if "id" in call else {"id": f"{index % 16**6:06x}{number % 16**3:03x}", **call}
+        for number, call in enumerate(calls)
+    ]

@@ -94,7 +94,8 @@ class EpisodeRecord:
             )
         reason = None if action.stop_reason is None else StopReason(action.stop_reason)
         logprobs = action.logprobs if len(action.tokens) else None
-        return log.append_sampled(action.tokens, step, logprobs, reason, action.model_version)
+        message = None if action.message is None else own_message(action.message)
+        return log.append_sampled(action.tokens, step, logprobs, reason, action.model_version, message)
 
     def end_as(self, observation: ChatObservation) -> None:
         """Take over from a transform whether the episode has ended."""

@@ -31,20 +31,34 @@ _LARGEST_LIMIT = 2**32 - 1
 def check_action(action: ChatAction, token_id_limit: int) -> None:
     """Raise InvalidRequestError unless the action is either sampled tokens or messages, and well-formed."""
     if action.changes_messages:
-        if len(action.tokens) and not action.messages:
-            raise InvalidRequestError(
-                "replace_from belongs to messages, not to sampled tokens; send two Steps",
-                reason=Reason.BAD_ACTION,
-                field="replace_from",
-            )
-        if action.logprobs is not None or action.stop_reason is not None or action.model_version:
-            raise InvalidRequestError(
-                "logprobs, stop_reason and model_version belong to sampled tokens; leave them out with messages",
-                reason=Reason.BAD_ACTION,
-                field="messages",
-            )
-        check_messages(action.messages)
-        return
+        _check_given(action)
+    else:
+        _check_sampled(action, token_id_limit)
+
+
+def _check_given(action: ChatAction) -> None:
+    if len(action.tokens) and not action.messages:
+        raise InvalidRequestError(
+            "replace_from belongs to messages, not to sampled tokens; send two Steps",
+            reason=Reason.BAD_ACTION,
+            field="replace_from",
+        )
+    if action.logprobs is not None or action.stop_reason is not None or action.model_version:
+        raise InvalidRequestError(
+            "logprobs, stop_reason and model_version belong to sampled tokens; leave them out with messages",
+            reason=Reason.BAD_ACTION,
+            field="messages",
+        )
+    if action.message is not None:
+        raise InvalidRequestError(
+            "message says how sampled tokens read, and cannot stand beside messages",
+            reason=Reason.BAD_ACTION,
+            field="message",
+        )
+    check_messages(action.messages)
+
+
+def _check_sampled(action: ChatAction, token_id_limit: int) -> None:
     if len(action.tokens) == 0 and action.stop_reason is None:
         raise InvalidRequestError(
             "the action is empty; send sampled tokens or messages, or a stop_reason where nothing was sampled",
@@ -52,6 +66,8 @@ def check_action(action: ChatAction, token_id_limit: int) -> None:
             field="tokens",
         )
     check_token_ids(action.tokens, token_id_limit)
+    if action.message is not None:
+        _check_sampled_message(action.message)
     if action.logprobs is not None and len(action.logprobs) != len(action.tokens):
         raise InvalidRequestError(
             f"{len(action.logprobs)} logprobs for {len(action.tokens)} tokens; send one per token, or none",
@@ -63,6 +79,14 @@ def check_action(action: ChatAction, token_id_limit: int) -> None:
             f"model_version is longer than {_LONGEST_MODEL_VERSION} characters",
             reason=Reason.BAD_ACTION,
             field="model_version",
+        )
+
+
+def _check_sampled_message(message: Any) -> None:
+    _check_message(message, "message")
+    if message["role"] != "assistant":
+        raise InvalidRequestError(
+            "the message that sampled tokens are is an assistant's", reason=Reason.BAD_ACTION, field="message.role"
         )
 
 

@@ -171,6 +171,8 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     def _step(self, request: pb.StepRequest, response: pb.StepResponse, caller: Caller, room: AnswerRoom) -> None:
         if request.messages:
             self._check_text(request.ByteSize(), "messages")
+        elif request.HasField("message"):
+            self._check_text(request.message.ByteSize(), "message")
         action = wire.action_from_proto(request)
         step_index = request.step_index if request.HasField("step_index") else None
         encoded = response.observation

@@ -165,8 +165,8 @@ class Dialogue:
         return {report.kind for report in self.env.state.fidelity}
 
     def is_exact(self) -> bool:
-        """Nothing was reported, and the stream is what the tokenizer itself gives."""
-        return not self.kinds and self.stream == self.full()
+        """Nothing was reported of the stream, and it is what the tokenizer itself gives."""
+        return self.kinds <= {FidelityKind.TOOL_RESULT_UNMATCHED} and self.stream == self.full()
 
 
 def user(text: str) -> Message:

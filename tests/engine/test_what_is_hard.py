@@ -439,7 +439,10 @@ _NO_TOOLS = CHATML.replace(
 
 def test_a_tool_message_that_the_template_leaves_out_is_reported() -> None:
     talk = Dialogue(byte_level(_DEAF)).says("Let me see").hears(tool("the answer is 42"))
-    assert [(r.kind, r.message_index) for r in talk.observation.fidelity] == [(FidelityKind.MESSAGE_DROPPED, 2)]
+    assert [(r.kind, r.message_index) for r in talk.observation.fidelity] == [
+        (FidelityKind.MESSAGE_DROPPED, 2),
+        (FidelityKind.TOOL_RESULT_UNMATCHED, 2),
+    ]
 
 
 def test_a_tool_message_that_the_template_rejects_is_refused_with_its_words() -> None:

@@ -36,12 +36,20 @@ class Notation(Protocol):
     def name(self) -> str:
         """What it is like: `json`, `tagged`, ..."""
 
+    @property
+    def writes_ids(self) -> bool:
+        """Whether ids of calls stand in turns."""
+
     def spans(self, text: str, types: ToolTypes) -> list[Span]:
         """All spans in order, not overlapping; never raises."""
 
 
 class Unit(Protocol):
     """One call, or one list of calls, with what closes it."""
+
+    @property
+    def writes_ids(self) -> bool:
+        """Whether an id stands in each call."""
 
     def read(self, cursor: Cursor, types: ToolTypes) -> list[ToolCall]:
         """Step over a unit, its close included. Raises Malformed."""
@@ -52,6 +60,7 @@ class Verbatim:
     """The notation of a template whose calls, if it has any, cannot be read."""
 
     name: str = VERBATIM
+    writes_ids: bool = False
 
     def spans(self, text: str, types: ToolTypes) -> list[Span]:  # noqa: ARG002 - the protocol's signature
         """No text is a call."""
@@ -94,6 +103,11 @@ class MarkedCalls:
     section: Section
     unit: Unit
 
+    @property
+    def writes_ids(self) -> bool:
+        """Whether ids of calls stand in turns."""
+        return self.unit.writes_ids
+
     def spans(self, text: str, types: ToolTypes) -> list[Span]:
         """All spans in order. A malformed one is not looked into again: hostile text must not cost more."""
         start = text.find(self.opener)
@@ -133,6 +147,11 @@ class UnmarkedCalls:
     unit: Unit
     beside_text: bool
     """Whether a text may stand before and after the calls."""
+
+    @property
+    def writes_ids(self) -> bool:
+        """Whether ids of calls stand in turns."""
+        return self.unit.writes_ids
 
     def spans(self, text: str, types: ToolTypes) -> list[Span]:
         """All spans in order; what only begins like a call is one with a problem."""

@@ -26,6 +26,7 @@ class ChannelParser:
     opening: str = ""
     """The end of the generation prompt, as far as it belongs to the turn."""
     name: str = "channels"
+    writes_ids: bool = False
 
     def after(self, opening: str) -> ChannelParser:
         """This parser after a generation prompt that ends in `opening`."""

@@ -35,6 +35,8 @@ class FrameUnit:
         self._arguments = arguments
         self._numbered = numbered
         self._slots = tuple(slot for slot, _ in slots)
+        self.writes_ids = numbered or "id" in self._slots
+        """Whether an id stands in each call."""
         source = ""
         for slot, literal in slots:
             source += pattern_of(literal, numbered=numbered) + f"(?P<{slot}>{_NAME if slot == 'name' else _ID})"

@@ -29,6 +29,11 @@ class JsonUnit:
     """All keys of the outermost object that the template writes."""
     close: Fixed
 
+    @property
+    def writes_ids(self) -> bool:
+        """Whether an id stands in each call."""
+        return self.call_id is not None
+
     def read(self, cursor: Cursor, types: ToolTypes) -> list[ToolCall]:  # noqa: ARG002 - JSON says its types itself
         """Step over the value and what closes it."""
         value = cursor.json()

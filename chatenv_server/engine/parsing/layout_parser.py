@@ -27,6 +27,11 @@ class LayoutParser:
         """The name of the notation."""
         return self.notation.name
 
+    @property
+    def writes_ids(self) -> bool:
+        """Whether ids of calls stand in turns."""
+        return self.notation.writes_ids
+
     def after(self, opening: str) -> LayoutParser:
         """This parser after a generation prompt that ends in `opening`; one that means nothing here is left aside."""
         return replace(self, opening=opening if self.layout.knows(opening) else "")

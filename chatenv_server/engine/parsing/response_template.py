@@ -26,6 +26,11 @@ class ResponseTemplateParser:
         """The end of the generation prompt, as far as it belongs to the turn."""
         return self.learnt.opening
 
+    @property
+    def writes_ids(self) -> bool:
+        """Whether ids of calls stand in turns."""
+        return self.learnt.writes_ids
+
     def after(self, opening: str) -> ResponseTemplateParser:
         """The same parser where the generation prompt ends in `opening`."""
         return replace(self, prompt=opening, learnt=self.learnt.after(opening))

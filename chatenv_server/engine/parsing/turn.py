@@ -48,6 +48,10 @@ class TurnParser(Protocol):
     def opening(self) -> str:
         """The end of the generation prompt, as far as it belongs to the turn: it may have opened the thought."""
 
+    @property
+    def writes_ids(self) -> bool:
+        """Whether the template writes the ids of calls, so that a call has none where the turn has none."""
+
     def after(self, opening: str) -> TurnParser:
         """The same parser where the generation prompt ends in `opening`, such as `<think>` and a newline.
 
