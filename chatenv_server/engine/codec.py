@@ -20,7 +20,7 @@ from tokenizers import Encoding, Tokenizer
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.boundaries import Boundaries
-from chatenv_server.engine.encodings import LONG, decoded, encoding_of, reaches_over, token_at
+from chatenv_server.engine.encodings import LONG, decoded, encoding_of, in_turn, reaches_over, token_at
 from chatenv_server.engine.isolated_texts import IsolatedTexts
 from chatenv_server.engine.spellings import add_in_order
 from chatenv_server.engine.token_bytes import token_bytes
@@ -104,7 +104,7 @@ class Codec:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a rendered text as transformers would encode it, without adding special tokens."""
-        return encoding_of(self._tokenizer, text).ids
+        return in_turn(len(text), lambda: encoding_of(self._tokenizer, text).ids)
 
     def encode_pieces(
         self, pieces: Sequence[tuple[str, bool]], before: Int32Array, marks: Sequence[int] = ()
@@ -124,9 +124,13 @@ class Codec:
             parted = self.isolated_texts.encode(before.item(-1), pieces[0][0], marks)
             if parted is not None:
                 return Encoded(np.array(parted.ids, dtype=np.int32), parted.marks)
-        encoded, merged = self._encode_each(pieces, before)
-        ids = [token_id for piece in encoded for token_id in piece.ids]
-        return Encoded(np.array(ids, dtype=np.int32), [_token_at(encoded, mark) for mark in marks], merged)
+
+        def encode() -> Encoded:
+            encoded, merged = self._encode_each(pieces, before)
+            ids = [token_id for piece in encoded for token_id in piece.ids]
+            return Encoded(np.array(ids, dtype=np.int32), [_token_at(encoded, mark) for mark in marks], merged)
+
+        return in_turn(sum(len(text) for text, _ in pieces), encode)
 
     def _encode_each(self, pieces: Sequence[tuple[str, bool]], before: Int32Array) -> tuple[list[_Piece], bool]:
         encoded: list[_Piece] = []

@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from tokenizers import Encoding, Tokenizer
+
+ResultT = TypeVar("ResultT")
+
+VERY_LONG: Final = 2**16
+"""Characters from which on a text waits until there is room to encode it."""
+MOST_AT_ONCE: Final = 2**20
+"""Characters of very long texts that are encoded at once; one beyond that alone. An encoding takes some 200 bytes for
+each."""
 
 LONG: Final = 4096
 """Characters, or tokens, from which on tokenizing lets other threads run. It would cost the short ones more than it
 gives."""
+
+
+class _Room:
+    """The room for very long texts. Without it, many callers at once could make a server hold gigabytes."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, characters: int) -> Iterator[None]:
+        """Hold room for as long as the context lasts; waits until there is some."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken == 0 or self._taken + characters <= MOST_AT_ONCE)
+            self._taken += characters
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= characters
+                self._changed.notify_all()
+
+
+_ROOM: Final = _Room()
+
+
+def in_turn(characters: int, work: Callable[[], ResultT]) -> ResultT:
+    """What `work` makes of a text of so many characters, which it encodes, and of which it keeps no encoding."""
+    if characters < VERY_LONG:
+        return work()
+    with _ROOM.taken(characters):
+        return work()
 
 
 def encoding_of(tokenizer: Tokenizer, text: str) -> Encoding:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
-from chatenv_server.engine.encodings import encoding_of, token_at
+from chatenv_server.engine.encodings import encoding_of, in_turn, token_at
 
 MOST_EXPECTED: Final = 16
 """Different surroundings that texts are encoded ahead for. Callers choose roles, so there must be a bound."""
@@ -108,8 +108,12 @@ class IsolatedTexts:
 
     def _encode_marked(self, whole: str, marks: tuple[int, ...]) -> tuple[list[int], list[int]]:
         """Ids of a text, without the control token that it begins with, and the index of each marked character's."""
-        encoding = encoding_of(self._tokenizer, whole)
-        return encoding.ids[1:], [token_at(encoding, mark) - 1 for mark in marks]
+
+        def encode() -> tuple[list[int], list[int]]:
+            encoding = encoding_of(self._tokenizer, whole)
+            return encoding.ids[1:], [token_at(encoding, mark) - 1 for mark in marks]
+
+        return in_turn(len(whole), encode)
 
     def _encode_unless_ahead(self, whole: str) -> list[int]:
         ahead = self._ahead.pop(whole, None)
@@ -123,7 +127,11 @@ class IsolatedTexts:
 
         Each begins with a control token, whose id is left out.
         """
-        return [found.ids[1:] for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+        def encode() -> list[list[int]]:
+            return [found.ids[1:] for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+        return in_turn(sum(map(len, texts)), encode)
 
     def surroundings(self, last: int, before: str, after: str) -> Surroundings | None:
         """What is always the same around a text between `before` and `after`, after the token `last`.
