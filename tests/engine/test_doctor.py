@@ -211,6 +211,13 @@ def test_what_is_no_chat_template_fails_and_is_told_so(text: str, tmp_path: Path
     assert words in report["refusal"]
 
 
+def test_a_template_that_takes_conversations_with_an_argument_alone_is_no_template_of_none(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text("{{ motto + motto }}" + FORGETFUL)
+    examined = doctor("bytes", "--template", str(tmp_path / "t.jinja"))
+    assert examined.returncode == 1
+    assert "no conversation comes as far as an answer" in examined.stdout
+
+
 def test_one_template_of_a_folder_that_is_none_leaves_the_others_examined(tmp_path: Path) -> None:
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "a.jinja").write_text("Read me.")
