@@ -39,6 +39,7 @@ EXCHANGES: Final[tuple[Exchange, ...]] = tuple(
         (calling({"key": SENTINEL}), [user()]),
         (assistant(SENTINEL), [tool_result("x")]),
         (assistant(SENTINEL), [user(), assistant("x"), user()]),
+        (assistant(SENTINEL), [user(), calling({"key": "x"}), tool_result("x")]),
         (assistant(SENTINEL), [{"role": "system", "content": "x"}, user()]),
         (assistant(SENTINEL) | _REASONED, [user()]),
         (calling({"key": SENTINEL}) | _REASONED, [tool_result("x")]),
@@ -106,7 +107,7 @@ LONGER_HEADS: Final[tuple[tuple[Messages, tuple[Messages, ...]], ...]] = tuple(
     )
 )
 """Heads with two plain questions and answers in a row, each with its likes that have more of them."""
-USUAL_EXCHANGES: Final = (0, 1, 2, 4, 8)
+USUAL_EXCHANGES: Final = (0, 1, 2, 4, 8, 9)
 """The exchanges that are tried after longer heads."""
 
 

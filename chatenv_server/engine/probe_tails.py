@@ -49,6 +49,8 @@ class _View(NamedTuple):
     """The template writes head and prompt again as it wrote them before the turn."""
     follows: bool
     """It does so at least with the end of them, from the last message on."""
+    before: str
+    """What the template writes of the turn up to the sentinel, where it follows its prompt."""
     after: str
     """What stands after the turn."""
 
@@ -110,7 +112,9 @@ class _TailProbe:
         if whole is None or SENTINEL not in whole:
             return None
         follows = asked[asked.rfind(_LAST) :] in whole if _LAST in asked else True
-        return _View(whole.startswith(asked), follows, whole[whole.rindex(SENTINEL) + len(SENTINEL) :])
+        exact = whole.startswith(asked)
+        before = whole[len(asked) : whole.index(SENTINEL)] if exact else ""
+        return _View(exact, follows, before, whole[whole.rindex(SENTINEL) + len(SENTINEL) :])
 
     def _differs(self, head: Messages, **variables: Any) -> bool:
         """Whether anything is seen after this head otherwise than after the constant one."""
@@ -208,7 +212,7 @@ class _TailProbe:
 
 
 def _seen_otherwise(one: _View, other: _View | None) -> bool:
-    return other is None or (one.exact, one.after) != (other.exact, other.after)
+    return other is None or one._replace(follows=True) != other._replace(follows=True)
 
 
 def _goes_on_otherwise(one: _View, other: _View | None) -> bool:

@@ -75,6 +75,20 @@ def test_calls_are_numbered_over_the_whole_conversation() -> None:
         assert f"Windy for {number - 1}" in talk.text
 
 
+_COUNTS_CALLS = (
+    "{% set n = namespace(i=0) %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ n.i }}: {{ c.function.name }}</call>{% set n.i = n.i + 1 %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_given_calls_are_numbered_although_results_show_no_number() -> None:
+    talk = Dialogue(byte_level(_COUNTS_CALLS), [user("Hi"), call(1, "x"), result(1, "Sunny")])
+    talk.says("Well").hears("And then?", call(2, "x"), result(2, "Windy"))
+    assert talk.is_exact()
+    assert "<call>1: lookup</call>" in talk.tail
+
+
 # -- the terms of an episode ---------------------------------------------------------------------------
 
 _NEEDS_TOOLS = "{% for t in tools %}<tool>{{ t.function.name }}</tool>{% endfor %}" + CHATML
