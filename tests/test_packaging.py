@@ -40,7 +40,7 @@ def package_file(package: str, *parts: str) -> Path:
 def stated_floor(requirement: str) -> tuple[int, ...]:
     """The lowest version of a base dependency that the distribution says it works with."""
     for line in metadata.requires(DISTRIBUTION) or []:
-        if match := re.fullmatch(rf"{requirement}>=([\d.]+)", line):
+        if match := re.fullmatch(rf"{requirement}\S*>=([\d.]+)", line):
             return tuple(map(int, match[1].split(".")))
     raise AssertionError(f"{requirement} has no stated floor")
 

@@ -25,7 +25,8 @@ def test_the_engine_is_the_same_as_with_transformers(name: str, conformance_dir:
     lean, full = read_lean(folder), load_tokenizer(str(folder))
     assert lean is not None
     assert lean.chat_template == full.chat_template
-    assert lean.special_tokens_map == full.special_tokens_map
+    named = {key: text for key, text in full.special_tokens_map.items() if key != "additional_special_tokens"}
+    assert lean.special_tokens_map == named  # transformers 4 lists further ones, which templates of 5 do not get
     assert lean.eos_token_id == full.eos_token_id
     assert len(lean) == len(full)
     with warnings.catch_warnings():
@@ -86,7 +87,8 @@ def test_files_that_ask_for_more_are_left_to_transformers(what: str, folder: Pat
 
 def test_models_whose_class_is_another_are_those_of_transformers() -> None:
     auto = pytest.importorskip("transformers.models.auto.tokenization_auto")
-    classes = {kind: auto.TOKENIZER_MAPPING_NAMES.get(kind) for kind in auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS}
+    others = getattr(auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ())  # transformers 4 has none
+    classes = {kind: auto.TOKENIZER_MAPPING_NAMES.get(kind) for kind in others}
     assert {kind for kind, name in classes.items() if name not in (None, "TokenizersBackend")} <= OVERRULED.keys()
 
 
