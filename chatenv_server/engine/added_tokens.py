@@ -5,7 +5,8 @@ Knows nothing of encoding, messages or templates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -32,8 +33,8 @@ class AddedTokens:
             self._by_first.setdefault(text[:1], []).append(text)
         self.neutral_id = min(self.isolating_ids & self.special_ids, default=None)
         """One that can stand for "something came before"; None where there is none."""
-        self._found_first = tuple(token.content for token in found.values() if not token.normalized)
-        self.parting_ids = frozenset(token_id for token_id, token in found.items() if self._parts(token_id, token))
+        self._overlaps = _Overlaps(found)
+        self.parting_ids = frozenset(token_id for token_id, token in found.items() if self._parts(token))
         """Those that part two texts, if each text is encoded together with the token before it."""
         self.parting_pattern = any_of(self.texts[token_id] for token_id in self.parting_ids)
         """Matches any of the parting ones."""
@@ -73,20 +74,47 @@ class AddedTokens:
         """Whether it is looked for in a text only after that was normalized, which may have changed it."""
         return token.normalized and self._normalizer is not None
 
-    def _parts(self, token_id: int, token: AddedToken) -> bool:
+    def _parts(self, token: AddedToken) -> bool:
         """Whether nothing before the token changes what comes after it, nor the reverse, whatever the texts are."""
         own = token.content
         if token.lstrip or token.single_word or self._depends_on_normalizing(token) or own != own.strip():
             return False  # white space it may take from the text after it: that goes along with the token
-        if token.normalized and self._is_cut_up(own):
+        if token.normalized and self._overlaps.cut_up(own):
             return False
-        starts = tuple(own[:length] for length in range(1, len(own) + 1))
-        others = (text for other, text in self.texts.items() if other != token_id)
         # A token for a single word asks what stands beside it; after it, a word's letters would be an answer.
         is_word = own[0].isalnum() or own[0] == "_"
-        return not is_word and not any(own in other or other.endswith(starts) for other in others)
+        return not is_word and not self._overlaps.run_into(own)
 
-    def _is_cut_up(self, own: str) -> bool:
+
+class _Overlaps:
+    """Which of many texts may stand in others, or run into them. Costs their length, not their number squared."""
+
+    def __init__(self, found: Mapping[int, AddedToken]) -> None:
+        texts = [token.content for token in found.values()]
+        first = [token.content for token in found.values() if not token.normalized]
+        self._ends = Counter(text[place:] for text in texts for place in range(len(text)))
+        whole = Counter(texts)
+        self._letters = {text[:1] for text in texts}
+        self._held = {part for text in texts for part in self._parts_of(text) if part in whole}
+        self._held |= {text for text, count in whole.items() if count > 1}
+        self._first = frozenset(first)
+        self._beginnings_of_first = {text[:length] for text in first for length in range(1, len(text) + 1)}
+
+    def run_into(self, own: str) -> bool:
+        """Whether another text holds this one, or ends in a beginning of it."""
+        beginnings = (own[:length] for length in range(1, len(own) + 1))
+        return own in self._held or any(self._ends[start] > own.endswith(start) for start in beginnings)
+
+    def cut_up(self, own: str) -> bool:
         """Whether a token that is looked for among the first, in all of a text, may take a part of this one."""
-        ends = tuple(own[place:] for place in range(len(own)))
-        return any(other in own or other.startswith(ends) for other in self._found_first)
+        ends = (own[place:] for place in range(len(own)))
+        return any(part in self._first for part in (own, *self._parts_of(own))) or any(
+            end in self._beginnings_of_first for end in ends
+        )
+
+    def _parts_of(self, text: str) -> Iterator[str]:
+        """Every part of a text, but the whole, that begins as one of the texts does."""
+        length = len(text)
+        for start in range(length):
+            if text[start] in self._letters:
+                yield from (text[start:stop] for stop in range(start + 1, length + (start > 0)))

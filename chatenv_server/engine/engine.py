@@ -69,7 +69,7 @@ class TokenEngine:
     def load(
         cls, tokenizer: Any, *, chat_template: str | None = None, token_id_limit: int | None = None
     ) -> TokenEngine:
-        """Probe a tokenizer. Takes 5 to 150 ms, once.
+        """Probe a tokenizer. Takes 5 to 150 ms, once; half a second where it has thousands of added tokens.
 
         Args:
             tokenizer: a Hugging Face fast tokenizer, or any object with `apply_chat_template` and `decode`.

@@ -7,17 +7,33 @@ letters, too. Knows nothing of messages or templates.
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tokenizers import AddedToken, Tokenizer, models
 from tokenizers.normalizers import Normalizer
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that matches any of `texts`, the longest first."""
-    longest_first = sorted(set(texts), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    """A pattern that matches any of `texts`, the longest first.
+
+    What several begin in is written once: some tokenizers have thousands of tokens that begin alike.
+    """
+    return re.compile(_any_of(sorted({text for text in texts if text})) or "(?!)")
+
+
+def _any_of(texts: Sequence[str]) -> str:
+    """The pattern of texts that are sorted and different; of them, only the first may be empty."""
+    branches = []
+    for _, alike in itertools.groupby(filter(None, texts), key=lambda text: text[0]):
+        group = [*alike]
+        start = os.path.commonprefix([group[0], group[-1]])  # noqa: RUF071 - character by character is what is wanted
+        branches.append(re.escape(start) + _any_of([text[len(start) :] for text in group]))
+    if not branches:
+        return ""
+    either = f"(?:{'|'.join(branches)})"
+    return f"{either}?" if "" in texts[:1] else either
 
 
 def add_in_order(tokenizer: Tokenizer, added: Mapping[int, AddedToken]) -> None:

@@ -35,11 +35,11 @@ ENCLOSED = {
     "a control token that takes white space after it": byte_level(
         control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, rstrip=True))
     ),
-    "a token across the edge": byte_level(control=(*CHATML_TOKENS, "\na")),
     "a prefix space": sentencepiece_like(),
     "a prefix space by a normaliser": sentencepiece_like(metaspace=False),
 }
 NOT_ENCLOSED = {
+    "a token that the header and a text would spell together": byte_level(control=(*CHATML_TOKENS, "\na")),
     "a longer token around a control token": byte_level(control=(*CHATML_TOKENS, "a<|im_end|>")),
     "a token that runs into a control token": byte_level(control=(*CHATML_TOKENS, "a<|im")),
     "a control token that takes white space before it": byte_level(
