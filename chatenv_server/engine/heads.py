@@ -15,7 +15,7 @@ from chatenv_client.models import ControlTokenPolicy, Message, MessageSnapshot
 from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.outlines import outline_of
-from chatenv_server.engine.probe_messages import user
+from chatenv_server.engine.probe_messages import calling, tool_result, user
 
 _ALIKE: Final = ["user", "assistant"] * 3
 """Who speaks in three plain rounds in a row. The last can be left out where the probe saw that it changes nothing."""
@@ -62,6 +62,15 @@ class Heads:
         except TemplateRejectedError:
             return ""
         return asked[len(self._template.chat_format.codec.common_prefix(asked, unasked)) :]
+
+    def asked_after_result(self) -> str:
+        """What the template writes for the constant head, a call and its result, to make the model speak.
+
+        Raises:
+            TemplateRejectedError: it does not take them.
+        """
+        messages = (calling({"key": "x"}), tool_result("x"))
+        return self._template.render_local([self._user, *map(self._template.prepare_own, messages)], True)
 
     def asked_and_answered(self, answer: dict[str, Any]) -> tuple[str, str]:
         """What the template writes for the constant head with the generation prompt, and for it and an answer.

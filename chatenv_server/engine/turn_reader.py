@@ -19,6 +19,8 @@ from chatenv_server.engine.probe_messages import SENTINEL, assistant
 
 MAX_CALL_CHARACTERS: Final = 2**20
 """Of a call's arguments, as JSON: what a field of JSON on the wire holds. A longer call stays text."""
+_LONGEST_OPENER: Final = 16
+"""Tokens within which a generation prompt opens a thought: as many as are at hand when a turn is read again."""
 _MOST_GROWTH: Final = 5
 """How many times as long as it was sampled a number may be written again: `1e15` as `1000000000000000.0`."""
 
@@ -47,7 +49,7 @@ class TurnReader:
         text, close = self._without_close(whole, stop_id)
         # Where no prompt asked the model to speak, it writes the header of its turn itself.
         said = text if prompted else self._after_header(text)
-        parser = self._parser if prompted else self._unprompted_parser
+        parser = self._parser_after(before, prompted=prompted)
         inner_stop = self._inner_stops.first(ids, text)
         if inner_stop is None:
             parsed = parser.parse(said)
@@ -90,6 +92,25 @@ class TurnReader:
         tools = self._options.tools
         parser = self._format.parser_for(self._options.template_kwargs, with_tools=tools is not None)
         return parser.typed(types_of_tools(tools))
+
+    def _parser_after(self, before: Int32Array, *, prompted: bool) -> TurnParser:
+        """The parser after a prompt, which may open a thought after a tool's result and nowhere else."""
+        opener = self._opener_after_result
+        if opener and self._codec.decode(before[-_LONGEST_OPENER:]).rstrip().endswith(opener.strip()):
+            return self._parser.after(opener)
+        return self._parser if prompted else self._unprompted_parser
+
+    @cached_property
+    def _opener_after_result(self) -> str:
+        """What opens a thought in the prompt after a tool's result; empty where nothing does or every prompt does."""
+        opener = self._parser.thought_opener
+        if not opener.strip() or self._parser.opening:
+            return ""
+        try:
+            asked = self._heads.asked_after_result()
+        except TemplateRejectedError:
+            return ""
+        return opener if asked.rstrip().endswith(opener.strip()) else ""
 
     @cached_property
     def _unprompted_parser(self) -> TurnParser:

@@ -247,7 +247,7 @@ def test_the_form_is_found_by_differing_renders(template: str, form: str) -> Non
 def test_a_thought_that_only_the_prompt_opens_is_told_from_the_answer() -> None:
     path = next(path for path in TEMPLATES if name_of(path) == "deepseekv3")
     parsed = load(path, "as it is").parser.parse("Hm.\n</think>\n\nHello.")
-    assert parsed == ParsedTurn(content="\n\nHello.", reasoning_content="Hm.\n")
+    assert parsed == ParsedTurn(content="\n\nHello.", reasoning_content="Hm.")
 
 
 LETTERS = string.ascii_letters + string.digits + ' \n\t.,:;-_!?"%é東🙂'

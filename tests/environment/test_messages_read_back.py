@@ -69,3 +69,32 @@ def test_no_step_reads_back_what_was_sampled(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(12):
         env.step(ChatAction(tokens=[*b"yes", END]))
         env.step({"role": "user", "content": "more"})
+
+
+THINKS_AFTER_RESULTS = """\
+{%- for m in messages %}
+    {%- if m.role == 'tool' %}{{ '<result>' + m.content + '</result>' }}
+    {%- else %}
+        {{- '<|im_start|>' + m.role + '\\n' }}
+        {%- if m.reasoning_content %}{{ '<|think|>' + m.reasoning_content + '<|/think|>' }}{% endif %}
+        {{- m.content }}
+        {%- for c in m.tool_calls or [] %}
+            {{- '<call>' + c.function.name + (c.function.arguments | tojson) + '</call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if messages[-1].role == 'tool' %}{{ '<|think|>' }}
+{%- elif add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+
+def test_a_thought_that_the_prompt_opens_after_a_result_alone_is_a_thought() -> None:
+    env = ChatEnvironment(TokenEngine.load(ByteTokenizer(), chat_template=THINKS_AFTER_RESULTS))
+    env.reset(messages=[{"role": "user", "content": "What is two plus three?"}])
+    env.step(ChatAction(tokens=[*b'<call>add{"a": 2, "b": 3}</call>', 257]))
+    env.step({"role": "tool", "content": "5"})
+    observation = env.step(ChatAction(tokens=[*b"So it is.<|/think|>Five.", 257]))
+    assert observation.messages[-1] == {"role": "assistant", "content": "Five.", "reasoning_content": "So it is."}
+    env.step({"role": "user", "content": "Sure?"})
+    observation = env.step(ChatAction(tokens=[*b"So it is.", 257]))
+    assert observation.messages[-1] == {"role": "assistant", "content": "So it is."}

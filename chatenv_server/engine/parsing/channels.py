@@ -27,6 +27,7 @@ class ChannelParser:
     """The end of the generation prompt, as far as it belongs to the turn."""
     name: str = "channels"
     writes_ids: bool = False
+    thought_opener: str = ""
 
     def after(self, opening: str) -> ChannelParser:
         """This parser after a generation prompt that ends in `opening`."""

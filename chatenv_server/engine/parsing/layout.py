@@ -182,7 +182,9 @@ def _opened_by(opening: str) -> Thought | None:
     tag = _OPENING_TAG.search(opening)
     if tag is None:
         return None
-    return Thought(opening, f"{tag['bracket']}/{tag['name']}{'>' if tag['bracket'] == '<' else ']'}")
+    # What stands between the opening tag and the thought is taken to stand between it and the closing tag, too.
+    space = opening[len(opening.rstrip()) :]
+    return Thought(opening, f"{space}{tag['bracket']}/{tag['name']}{'>' if tag['bracket'] == '<' else ']'}")
 
 
 def shared_start(texts: Sequence[str]) -> str:

@@ -28,6 +28,11 @@ class LayoutParser:
         return self.notation.name
 
     @property
+    def thought_opener(self) -> str:
+        """What stands before a thought."""
+        return "" if self.layout.thought is None else self.layout.thought.opener
+
+    @property
     def writes_ids(self) -> bool:
         """Whether ids of calls stand in turns."""
         return self.notation.writes_ids

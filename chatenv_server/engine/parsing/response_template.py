@@ -27,6 +27,11 @@ class ResponseTemplateParser:
         return self.learnt.opening
 
     @property
+    def thought_opener(self) -> str:
+        """What stands before a thought."""
+        return self.learnt.thought_opener
+
+    @property
     def writes_ids(self) -> bool:
         """Whether ids of calls stand in turns."""
         return self.learnt.writes_ids

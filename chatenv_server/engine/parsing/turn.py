@@ -49,6 +49,10 @@ class TurnParser(Protocol):
         """The end of the generation prompt, as far as it belongs to the turn: it may have opened the thought."""
 
     @property
+    def thought_opener(self) -> str:
+        """What stands before a thought; empty where nothing does, or no thought is known."""
+
+    @property
     def writes_ids(self) -> bool:
         """Whether the template writes the ids of calls, so that a call has none where the turn has none."""
 
