@@ -308,15 +308,18 @@ def test_a_bad_option_is_found_before_anything_is_rendered(options: dict[str, An
 
 
 def test_template_arguments_reach_the_template_and_unread_ones_are_reported() -> None:
-    env = ChatEnvironment(ByteTokenizer(), chat_template="{{ mood }} {{ messages[0].content }}")
+    env = ChatEnvironment(
+        ByteTokenizer(), chat_template="{{ mood }} {% for m in messages %}{{ m.content }}{% endfor %}"
+    )
     observation = env.reset(messages=[QUESTION], chat_template_kwargs={"mood": "glad", "mode": 1})
     assert _text(env) == "glad What is two plus three?"
     assert [(report.kind.value, "mode" in report.detail) for report in observation.fidelity] == [("kwarg_unused", True)]
 
 
 def test_a_clock_makes_two_episodes_the_same() -> None:
-    env = ChatEnvironment(ByteTokenizer(), chat_template="{{ strftime_now('%d %B %Y, %H:%M') }}")
-    assert [_opened(env, clock=1e9) for _ in range(2)] == ["09 September 2001, 01:46"] * 2
+    template = "{{ strftime_now('%d %B %Y, %H:%M') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    env = ChatEnvironment(ByteTokenizer(), chat_template=template)
+    assert [_opened(env, clock=1e9) for _ in range(2)] == [f"09 September 2001, 01:46{QUESTION['content']}"] * 2
 
 
 def _opened(env: ChatEnvironment, **options: Any) -> str:

@@ -239,7 +239,8 @@ def test_strict_history_refuses_what_append_reports() -> None:
 
 def test_what_the_template_rejects_is_refused_in_its_own_words() -> None:
     template = (
-        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}x"
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
     )
     env = ChatEnvironment(ByteTokenizer(), chat_template=template)
     env.reset(messages=[QUESTION])

@@ -136,7 +136,7 @@ def test_a_template_that_wants_content_names_the_message_without(step: str) -> N
 
 
 def test_content_is_not_blamed_for_what_it_does_not_cause() -> None:
-    template = "{{ raise_exception('no') if messages | length > 1 }}" + TEMPLATE
+    template = "{{ raise_exception('no') if messages[-1].reasoning_content == 'a' }}" + TEMPLATE
     env = ChatEnvironment(ByteTokenizer(), chat_template=template)
     with pytest.raises(TemplateRejectedError) as refused:
         env.reset(messages=[QUESTION, {"role": "assistant", "reasoning_content": "a"}])

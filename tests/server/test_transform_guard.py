@@ -110,6 +110,7 @@ WRONG: dict[str, Any] = {
     "seed": 3,
     "held_tokens": 100,
     "held_messages": 100,
+    "segment": 100,
 }
 """All that a transform could set and may not."""
 
