@@ -13,6 +13,7 @@ from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ControlTokenPolicy, Message
 from chatenv_client.reasons import Reason
 from chatenv_server.engine.chat_format import ChatFormat
+from chatenv_server.engine.controls import has_marks, strings_in
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.probe_messages import PROBE_CALL_ID
@@ -135,11 +136,13 @@ class BoundTemplate:
         record was taken once.
         """
         formed = self.prepare_own(message)
-        controls = self.chat_format.controls
-        marked: PreparedMessage = self.recorded(formed)
-        if own and controls.occur_in(formed):
-            marked = controls.escape(formed)
-        return marked
+        if not own:
+            marked: PreparedMessage = self.recorded(formed)
+            return marked
+        escaped: PreparedMessage = (
+            self.chat_format.controls.escape(formed) if any(map(has_marks, strings_in(formed))) else formed
+        )
+        return escaped
 
     def _marked(self, value: Any, path: str) -> Any:
         policy, controls = self.options.control_token_policy, self.chat_format.controls

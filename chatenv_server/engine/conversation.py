@@ -16,6 +16,7 @@ from chatenv_client.models import (
     StopReason,
 )
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
+from chatenv_server.engine.forms import PreparedMessage
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class OpeningText(NamedTuple):
     """Marks included."""
     starts: tuple[int, ...]
     """First character of each message's part."""
+    prepared: Sequence[PreparedMessage]
+    """The messages in the template's form."""
 
 
 class KnownOpening(NamedTuple):

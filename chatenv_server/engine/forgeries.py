@@ -56,7 +56,7 @@ class Forgeries:
         """
         if self._policy is ControlTokenPolicy.ALLOW:
             return text
-        spans = [span for span in self._controls.unmarked_in(text) if span[0] >= start]
+        spans = [(first + start, last + start) for first, last in self._controls.unmarked_in(text[start:])]
         if not spans:
             return text
         texts = {*self._texts(messages), *strings_in(self._template.given(local=local))}

@@ -50,7 +50,7 @@ _MOST_TRIED: Final = 3
 def _known_beginnings(text: str, count: int, reopening: Reopening) -> Iterator[_Beginning]:
     """What an opening that says `text` of `count` messages may take over from the one before, the most first."""
     if reopening.known is not None:
-        (before, characters), tokens, starts = reopening.known
+        (before, characters, _), tokens, starts = reopening.known
         most = min(count, reopening.same, len(characters) - 1)
         # The last message at whose beginning both texts are still the same.
         parted = bisect_left(range(1, most + 1), True, key=lambda i: not text.startswith(before[: characters[i]]))
@@ -88,35 +88,43 @@ class OpeningWriter:
         """
         if not messages:
             return EMPTY_TAIL
-        recorded = 0 if reopening is None else reopening.recorded
-        prepared = [
-            self._template.prepare(message, f"messages[{i}]")
-            if reopening is None or i >= recorded
-            else self._template.prepare_recorded(message, own=i in reopening.own)
-            for i, message in enumerate(messages)
-        ]
+        prepared = self._prepared(messages, reopening)
         text = self._render_unless_waiting(prepared)
         if text is None:
             return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
-        rendered, text = text, self._forgeries.escaped(text, 0, prepared, prompt=self._asks, local=False)
         pending = self._rewrites.find(messages, 0, self._heads.constant(messages))
         if reopening is None:
             tail = self._encoded(text, prepared, NOTHING_KNOWN)
             faults = self._option_reports(text) if _has_spoken(prepared) else []
-            if text is not rendered:
-                faults.append(FidelityReport(FidelityKind.CONTROL_TOKEN_ESCAPED, FORGED))
             return tail._replace(pending_rewrite=pending, reports=(*tail.reports, *faults))
         tail = next(
             tail
             for known in _known_beginnings(text, len(prepared), reopening)
             if not _ends_in_a_token(known, tail := self._encoded(text, prepared, known))
         )
-        news = tuple(one for one in tail.reports if one.message_index is None or one.message_index >= recorded)
+        news = tuple(
+            one for one in tail.reports if one.message_index is None or one.message_index >= reopening.recorded
+        )
         return tail._replace(pending_rewrite=pending, reports=news)
 
+    def _prepared(self, messages: Sequence[Message], reopening: Reopening | None) -> list[PreparedMessage]:
+        """The messages in the template's form; those that an opening before held, too, as they were there."""
+        if reopening is None:
+            return [self._template.prepare(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        before = () if reopening.known is None else reopening.known.written.prepared[: reopening.same]
+        more = (
+            self._template.prepare(message, f"messages[{i}]")
+            if i >= reopening.recorded
+            else self._template.prepare_recorded(message, own=i in reopening.own)
+            for i, message in enumerate(messages[len(before) :], start=len(before))
+        )
+        return [*before, *more]
+
     def _encoded(self, text: str, prepared: Sequence[PreparedMessage], known: _Beginning) -> Tail:
-        """The tail of a text whose beginning is known. Its reports are those on the messages after that."""
-        rest, count = text[known.characters :], known.messages
+        """The tail of a rendered text whose beginning is known. Its reports are those on what comes after that."""
+        rendered, count = text, known.messages
+        text = self._forgeries.escaped(text, known.characters, prepared, prompt=self._asks, local=False)
+        rest = text[known.characters :]
         places = locate(
             rest,
             prepared[count:],
@@ -124,15 +132,17 @@ class OpeningWriter:
             self._template.literal_text,
         )
         faults = message_reports(prepared[count:], places, count, rest) if _has_spoken(prepared) else []
+        if text is not rendered:
+            faults.append(FidelityReport(FidelityKind.CONTROL_TOKEN_ESCAPED, FORGED))
         written = WrittenTail(rest, prepared[count:], places, faults=faults)
         tail = self._encoder.tail(written, known.tokens)
         starts = tuple(known.characters + start for start in self._encoder.message_starts(written))
         if not count:
-            return tail._replace(opening=OpeningText(text, starts))
+            return tail._replace(opening=OpeningText(text, starts, prepared))
         return tail._replace(
             tokens=np.concatenate([known.tokens, tail.tokens]),
             message_starts=(*known.token_starts, *(len(known.tokens) + start for start in tail.message_starts)),
-            opening=OpeningText(text, (*known.character_starts, *starts)),
+            opening=OpeningText(text, (*known.character_starts, *starts), prepared),
         )
 
     def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:
