@@ -23,6 +23,9 @@ class Reason(str, enum.Enum):
     tokenizer; raise `--token-id-limit` if the model's embedding is padded."""
     LOGPROBS_LENGTH = "LOGPROBS_LENGTH"
     """There are not as many logprobs as tokens. Send one per token, or none."""
+    SAMPLED_RUNS = "SAMPLED_RUNS"
+    """`mask`, on the wire `sampled_runs`, covers another number of tokens than there are. Give one value per token, or
+    none."""
     BAD_ROLE = "BAD_ROLE"
     """A role is empty, not printable, or longer than 64 characters. Give `user`, `assistant`, `tool` or the like."""
     CONTENT_MISSING = "CONTENT_MISSING"

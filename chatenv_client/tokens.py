@@ -59,12 +59,44 @@ def as_logprobs(logprobs: Any) -> Float32Array:
     """Turn one row of log probabilities (tensor, array or list) into a (T,) float32 array of its own.
 
     Raises:
-        ValueError: there is more than one row.
+        ValueError: there is more than one row, or one of them is None.
     """
     array = _as_numpy(logprobs)
+    if array.dtype == object:
+        missing = next((i for i, value in enumerate(array.reshape(-1).tolist()) if value is None), None)
+        if missing is not None:
+            raise ValueError(f"logprobs[{missing}] is None; give NaN where a token has none, or no logprobs at all")
     if array.size and array.size != (array.shape or (1,))[-1]:
         raise ValueError(f"logprobs must be one row, got shape {array.shape}")
     return array.reshape(-1).astype(np.float32, copy=True)
+
+
+def as_mask(mask: Any) -> BoolArray:
+    """Turn one row of truth values (tensor, array or list) into a (T,) bool array of its own.
+
+    Raises:
+        TypeError: the values are neither bool nor 0 and 1.
+        ValueError: there is more than one row.
+    """
+    array = _as_numpy(mask)
+    if array.size and array.size != (array.shape or (1,))[-1]:
+        raise ValueError(f"a mask must be one row, got shape {array.shape}")
+    flat = array.reshape(-1)
+    if flat.size and (flat.dtype.kind not in "biu" or not np.isin(flat, (0, 1)).all()):
+        raise TypeError("a mask holds True and False, or 1 and 0")
+    return flat.astype(np.bool_, copy=True)
+
+
+def runs_of_mask(mask: BoolArray) -> tuple[int, ...]:
+    """Run lengths of a mask: first of False, then of True, and so on in turn."""
+    edges = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+    lengths = np.diff([0, *edges.tolist(), len(mask)]).tolist()
+    return (0, *lengths) if len(mask) and mask[0] else tuple(lengths)
+
+
+def mask_of_runs(runs: Sequence[int]) -> BoolArray:
+    """(T,) bool, the mask of run lengths; the other way round as `runs_of_mask`."""
+    return np.repeat(np.arange(len(runs)) % 2 == 1, np.array(runs, dtype=np.int64))
 
 
 def _as_numpy(values: Any) -> npt.NDArray[Any]:

@@ -204,7 +204,7 @@ class ResetResponse(_message.Message):
     def __init__(self, observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages", "replace_from", "message")
+    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages", "replace_from", "message", "sampled_runs", "model_version_runs")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -217,6 +217,8 @@ class StepRequest(_message.Message):
     KNOWN_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FROM_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_RUNS_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     tokens: _containers.RepeatedScalarFieldContainer[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -229,7 +231,9 @@ class StepRequest(_message.Message):
     known_messages: int
     replace_from: int
     message: Message
-    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ..., replace_from: _Optional[int] = ..., message: _Optional[_Union[Message, _Mapping]] = ...) -> None: ...
+    sampled_runs: _containers.RepeatedScalarFieldContainer[int]
+    model_version_runs: _containers.RepeatedCompositeFieldContainer[ModelVersionRun]
+    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ..., replace_from: _Optional[int] = ..., message: _Optional[_Union[Message, _Mapping]] = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("observation",)
@@ -261,8 +265,16 @@ class MessageSpan(_message.Message):
     length: int
     def __init__(self, start: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
+class ModelVersionRun(_message.Message):
+    __slots__ = ("model_version", "length")
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    model_version: str
+    length: int
+    def __init__(self, model_version: _Optional[str] = ..., length: _Optional[int] = ...) -> None: ...
+
 class Turn(_message.Message):
-    __slots__ = ("origin", "start", "length", "step", "first_message", "message_count", "stop_reason", "model_version", "reward", "has_logprobs")
+    __slots__ = ("origin", "start", "length", "step", "first_message", "message_count", "stop_reason", "model_version", "reward", "has_logprobs", "sampled_runs", "model_version_runs")
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +285,8 @@ class Turn(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
     HAS_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_RUNS_FIELD_NUMBER: _ClassVar[int]
     origin: Origin
     start: int
     length: int
@@ -283,7 +297,9 @@ class Turn(_message.Message):
     model_version: str
     reward: float
     has_logprobs: bool
-    def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ...) -> None: ...
+    sampled_runs: _containers.RepeatedScalarFieldContainer[int]
+    model_version_runs: _containers.RepeatedCompositeFieldContainer[ModelVersionRun]
+    def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ...) -> None: ...
 
 class GetStateResponse(_message.Message):
     __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chatenv_client.models.messages import Message
-from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array, as_logprobs, as_token_ids
+from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array, as_logprobs, as_mask, as_token_ids
 
 
 class StopReason(enum.Enum):
@@ -52,6 +52,12 @@ class ChatAction:
     """The assistant message that the tokens are, where the caller has parsed them. None: the server reads it from the
     tokens. It is recorded as given; the tokens stay as they are."""
 
+    mask: Any = None
+    """(n,) bool after construction, or None: which of the tokens the model sampled. Those that were forced on it, such
+    as the end of a thought whose budget is spent, stay in the turn and are not trained on. None: it sampled all."""
+    model_version_runs: tuple[tuple[str, int], ...] = ()
+    """(version, number of tokens) in order, where the weights changed within the turn; in place of `model_version`."""
+
     def __post_init__(self) -> None:
         self.tokens = EMPTY_TOKENS if self.tokens is None else as_token_ids(self.tokens)
         if self.logprobs is not None:
@@ -61,6 +67,10 @@ class ChatAction:
         self.messages = tuple(self.messages)
         if self.replace_from is not None:
             self.replace_from = operator.index(self.replace_from)
+        if self.mask is not None:
+            self.mask = as_mask(self.mask)
+        runs = self.model_version_runs
+        self.model_version_runs = tuple((version, operator.index(length)) for version, length in runs)
 
     @classmethod
     def of_checked(
@@ -75,7 +85,10 @@ class ChatAction:
         replace_from: int | None = None,
         message: Message | None = None,
     ) -> ChatAction:
-        """An action of values that have their final types and no other owner; they are neither checked nor copied."""
+        """An action of values that have their final types and no other owner; they are neither checked nor copied.
+
+        It has no mask and no runs.
+        """
         action = cls.__new__(cls)
         action.tokens = tokens
         action.logprobs = logprobs
@@ -85,6 +98,8 @@ class ChatAction:
         action.prompt_fingerprint = prompt_fingerprint
         action.replace_from = replace_from
         action.message = message
+        action.mask = None
+        action.model_version_runs = ()
         return action
 
     @property

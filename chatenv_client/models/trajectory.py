@@ -13,7 +13,7 @@ import numpy as np
 
 from chatenv_client.models.action import StopReason
 from chatenv_client.models.fidelity import FidelityReport
-from chatenv_client.tokens import BoolArray, Float32Array, Int32Array
+from chatenv_client.tokens import BoolArray, Float32Array, Int32Array, mask_of_runs
 
 
 class Origin(enum.Enum):
@@ -42,6 +42,11 @@ class Turn:
     model_version: str = ""
     reward: float | None = None
     has_logprobs: bool = False
+    sampled_runs: tuple[int, ...] = ()
+    """Which of a sampled turn's tokens the model sampled: run lengths, first of those that were forced on it, then of
+    those sampled, and so on. Empty: all."""
+    model_version_runs: tuple[tuple[str, int], ...] = ()
+    """(version, number of tokens) in order, where the weights changed within the turn."""
 
     @property
     def stop(self) -> int:
@@ -65,6 +70,14 @@ class Segment:
     fidelity: tuple[FidelityReport, ...] = ()
     shared_length: int = 0
     """Leading tokens that the segment before has, too; 0 in the first one."""
+
+    @property
+    def has_logprob(self) -> BoolArray:
+        """(T,) bool, true where a logprob was given. There NaN is what was given; elsewhere it says that none was."""
+        given = np.zeros(len(self.tokens), dtype=np.bool_)
+        for turn in self.turns:
+            given[turn.start : turn.stop] = turn.has_logprobs
+        return given
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,11 +198,11 @@ def segment_of(
 
 
 def loss_mask_of(turns: Sequence[Turn], length: int) -> BoolArray:
-    """(length,) bool, true exactly on the tokens of sampled turns."""
+    """(length,) bool, true exactly on sampled tokens: those of sampled turns but for what was forced there."""
     mask = np.zeros(length, dtype=np.bool_)
     for turn in turns:
         if turn.origin is Origin.SAMPLED:
-            mask[turn.start : turn.stop] = True
+            mask[turn.start : turn.stop] = mask_of_runs(turn.sampled_runs) if turn.sampled_runs else True
     return mask
 
 

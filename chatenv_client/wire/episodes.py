@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -13,7 +12,6 @@ from chatenv_client.errors import ProtocolError
 from chatenv_client.models import (
     AuditReport,
     ChatState,
-    Origin,
     Segment,
     SegmentEnd,
     Trajectory,
@@ -29,6 +27,7 @@ from chatenv_client.tokens import (
     Int32Array,
     pack_logprobs,
     pack_tokens,
+    runs_of_mask,
     unpack_logprobs,
     unpack_tokens,
 )
@@ -114,6 +113,10 @@ def turn_to_proto(turn: Turn) -> pb.Turn:
         model_version=turn.model_version,
         reward=turn.reward,
         has_logprobs=turn.has_logprobs,
+        sampled_runs=turn.sampled_runs,
+        model_version_runs=[
+            pb.ModelVersionRun(model_version=version, length=length) for version, length in turn.model_version_runs
+        ],
     )
 
 
@@ -140,9 +143,17 @@ def turns_from_proto(turns: Sequence[pb.Turn], length: int) -> tuple[Turn, ...]:
             model_version=turn.model_version,
             reward=turn.reward if turn.HasField("reward") else None,
             has_logprobs=turn.has_logprobs,
+            sampled_runs=_sampled_runs(turn),
+            model_version_runs=tuple((run.model_version, run.length) for run in turn.model_version_runs),
         )
         for turn in turns
     )
+
+
+def _sampled_runs(turn: pb.Turn) -> tuple[int, ...]:
+    if turn.sampled_runs:
+        _check_length("the sampled runs of a turn", sum(turn.sampled_runs), turn.length)
+    return tuple(turn.sampled_runs)
 
 
 def trajectory_to_proto(trajectory: Trajectory) -> pb.GetTrajectoryResponse:
@@ -159,7 +170,7 @@ def _segment_to_proto(segment: Segment) -> pb.Segment:
     """One segment: the mask as runs, the logprobs of the turns that have some."""
     encoded = pb.Segment(
         shared_tokens=segment.shared_length,
-        loss_mask_runs=_mask_runs(segment.turns),
+        loss_mask_runs=runs_of_mask(segment.loss_mask),
         turns=map(turn_to_proto, segment.turns),
         fidelity=map(fidelity_to_proto, segment.fidelity),
     )
@@ -207,16 +218,6 @@ def _segment_from_proto(encoded: pb.Segment, before: Int32Array) -> Segment:
         fidelity=fidelity_from_proto(encoded.fidelity),
         shared_length=shared,
     )
-
-
-def _mask_runs(turns: Sequence[Turn]) -> list[int]:
-    grown = [turn for turn in turns if turn.length > 0]
-    runs = [
-        (sampled, sum(turn.length for turn in run))
-        for sampled, run in groupby(grown, lambda turn: turn.origin is Origin.SAMPLED)
-    ]
-    starts_trained = bool(runs) and runs[0][0]
-    return [0] * starts_trained + [length for _, length in runs]
 
 
 def _mask_of_runs(runs: Sequence[int], length: int) -> BoolArray:

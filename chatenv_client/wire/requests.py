@@ -12,7 +12,16 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Message, ResetOptions
 from chatenv_client.reasons import Reason
-from chatenv_client.tokens import EMPTY_TOKENS, pack_logprobs, pack_tokens, unpack_logprobs, unpack_tokens
+from chatenv_client.tokens import (
+    EMPTY_TOKENS,
+    BoolArray,
+    mask_of_runs,
+    pack_logprobs,
+    pack_tokens,
+    runs_of_mask,
+    unpack_logprobs,
+    unpack_tokens,
+)
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
 from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
 from chatenv_client.wire.messages import message_from_proto, message_to_proto, messages_from_proto, write_message
@@ -156,6 +165,19 @@ def write_step(
         pack_tokens(request, action.tokens)
     if action.logprobs is not None:
         pack_logprobs(request, action.logprobs)
+    if action.mask is not None or action.model_version_runs:
+        _write_runs(request, action)
+
+
+def _write_runs(request: pb.StepRequest, action: ChatAction) -> None:
+    if action.mask is not None:
+        request.sampled_runs.extend(runs_of_mask(action.mask))
+    try:
+        for version, length in action.model_version_runs:
+            request.model_version_runs.add(model_version=version, length=length)
+    except (TypeError, ValueError) as error:
+        what = "model_version_runs are pairs of a text and a number of tokens"
+        raise InvalidRequestError(what, reason=Reason.BAD_ACTION, field="model_version_runs") from error
 
 
 def _write_messages(request: pb.StepRequest, action: ChatAction) -> None:
@@ -187,7 +209,7 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         if getattr(request, field):
             what = f"{field} belongs to sampled tokens and cannot stand beside messages; send two Steps"
             raise InvalidRequestError(what, reason=Reason.BAD_ACTION, field=field)
-    return ChatAction.of_checked(
+    action = ChatAction.of_checked(
         tokens=EMPTY_TOKENS if messages else unpack_tokens(request.tokens),
         logprobs=unpack_logprobs(request.logprobs) if request.logprobs else None,
         stop_reason=STOP_REASON.asked(request.stop_reason, "stop_reason"),
@@ -197,6 +219,20 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         replace_from=request.replace_from if request.HasField("replace_from") else None,
         message=message_from_proto(request.message, "message") if request.HasField("message") else None,
     )
+    if request.sampled_runs:
+        action.mask = _mask_from_proto(request)
+    if request.model_version_runs:
+        action.model_version_runs = tuple((run.model_version, run.length) for run in request.model_version_runs)
+    return action
+
+
+def _mask_from_proto(request: pb.StepRequest) -> BoolArray:
+    """The mask of a Step's runs, whose length is checked before any is made."""
+    covered, tokens = sum(request.sampled_runs), len(request.tokens)
+    if covered != tokens:
+        what = f"sampled_runs cover {covered} tokens, and there are {tokens}; they add up to the number of tokens"
+        raise InvalidRequestError(what, reason=Reason.SAMPLED_RUNS, field="sampled_runs")
+    return mask_of_runs(request.sampled_runs)
 
 
 def lone_texts(requests: Iterable[pb.StepRequest], *, most_bytes: int) -> Iterator[tuple[str, str]]:

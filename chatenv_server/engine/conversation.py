@@ -61,6 +61,20 @@ class KnownText(NamedTuple):
     """How many they are."""
 
 
+class SpanNotes(NamedTuple):
+    """What a caller says of a sampled span that changes nothing about the conversation."""
+
+    model_version: str = ""
+    """Of the weights that sampled."""
+    model_version_runs: tuple[tuple[str, int], ...] = ()
+    """(version, number of tokens), where the weights changed within the span."""
+    sampled_runs: tuple[int, ...] = ()
+    """Which tokens the model sampled, as run lengths, first of those that it did not; empty: all."""
+
+
+NO_NOTES = SpanNotes()
+
+
 class ReadTurn(NamedTuple):
     """A sampled span, read."""
 

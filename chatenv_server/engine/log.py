@@ -32,7 +32,16 @@ from chatenv_client.models import (
 from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, TokenSnapshot, shared_length
 from chatenv_server.engine import rewrites
 from chatenv_server.engine.continuations import Continuation, Continuations, refuse_rewriting
-from chatenv_server.engine.conversation import KnownText, OpeningText, ReadTurn, RenderOptions, SampledTurn, Tail
+from chatenv_server.engine.conversation import (
+    NO_NOTES,
+    KnownText,
+    OpeningText,
+    ReadTurn,
+    RenderOptions,
+    SampledTurn,
+    SpanNotes,
+    Tail,
+)
 from chatenv_server.engine.log_head import Head
 from chatenv_server.engine.records import Records, Written
 from chatenv_server.engine.renderer import Renderer
@@ -266,7 +275,7 @@ class EpisodeLog:
         step: int,
         logprobs: Float32Array | None = None,
         stop_reason: StopReason | None = None,
-        model_version: str = "",
+        notes: SpanNotes = NO_NOTES,
         message: Message | None = None,
     ) -> Change:
         """Commit the pending tail and append a sampled span: the stream becomes exactly prompt + tokens.
@@ -278,7 +287,7 @@ class EpisodeLog:
             step: the step that appends it.
             logprobs: of each token; None: not given.
             stop_reason: why sampling stopped; None: told by the last token.
-            model_version: of the weights that sampled.
+            notes: what else there is to know of it.
             message: the whole turn as the caller read it; None: it is read from the tokens.
 
         Raises:
@@ -328,7 +337,7 @@ class EpisodeLog:
             tokens,
             last,
             logprobs=logprobs,
-            model_version=model_version,
+            notes=notes,
             reports=reports,
         )
         self._commit(last, written, is_doubtful=bool(reports) or (continued is not None and head.is_doubtful))

@@ -10,7 +10,7 @@ import numpy as np
 
 from chatenv_client.models import FidelityReport
 from chatenv_client.tokens import Float32Array, GrowingArray, HashedPrefix, Int32Array
-from chatenv_server.engine.conversation import SampledTurn
+from chatenv_server.engine.conversation import SampledTurn, SpanNotes
 from chatenv_server.engine.turn_table import Extent, TurnTable
 
 
@@ -62,7 +62,7 @@ class Records:
         turn: SampledTurn,
         *,
         logprobs: Float32Array | None,
-        model_version: str,
+        notes: SpanNotes,
         reports: Sequence[FidelityReport],
     ) -> Written:
         """Write a sampled span and what the template wrote before it.
@@ -74,7 +74,7 @@ class Records:
             tokens: (n,) int32, the span.
             turn: the turn that the span belongs to.
             logprobs: (n,) float32, if there are any.
-            model_version: of the weights that sampled; may be empty.
+            notes: what else there is to know of the span.
             reports: on the span.
         """
         turns = at.turns
@@ -86,7 +86,7 @@ class Records:
             turn.stop_reason,
             prompted=turn.prompted,
             has_logprobs=logprobs is not None,
-            model_version=model_version,
+            notes=notes,
         )
         self.tokens.write(at.tokens, template.tokens, tokens)
         if template.starts:

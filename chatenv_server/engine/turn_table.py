@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from chatenv_client.models import Origin, StopReason, Turn
+from chatenv_server.engine.conversation import NO_NOTES, SpanNotes
 
 _STOP_REASONS: Final = tuple(StopReason)
 _TEMPLATE: Final = 0
@@ -43,12 +44,14 @@ class SampledSpan(NamedTuple):
 class TurnTable:
     """A table of turns; each is written at a given place, over whatever lies from there on."""
 
-    __slots__ = ("_model_versions", "_rewards", "_rows")
+    __slots__ = ("_model_versions", "_rewards", "_rows", "_runs")
 
     def __init__(self) -> None:
         self._rows = array("i")
         self._rewards: dict[int, float] = {}
         self._model_versions: dict[int, str] = {}
+        self._runs: dict[int, SpanNotes] = {}
+        """Of the few turns that have runs of tokens to tell apart."""
 
     def first(self, count: int) -> tuple[Turn, ...]:
         """The first `count` turns."""
@@ -60,6 +63,7 @@ class TurnTable:
 
     def _turn(self, index: int) -> Turn:
         extent, kind = self._row(index)
+        notes = self._runs.get(index, NO_NOTES)
         origin = Origin.SAMPLED if kind & _SAMPLED else Origin.TEMPLATE
         return Turn(
             origin,
@@ -68,6 +72,8 @@ class TurnTable:
             model_version=self._model_versions.get(index, ""),
             reward=self._rewards.get(index),
             has_logprobs=bool(kind & _HAS_LOGPROBS),
+            sampled_runs=notes.sampled_runs,
+            model_version_runs=notes.model_version_runs,
         )
 
     def span_of(self, message: int, count: int) -> SampledSpan:
@@ -102,12 +108,15 @@ class TurnTable:
         *,
         prompted: bool,
         has_logprobs: bool,
-        model_version: str,
+        notes: SpanNotes,
     ) -> int:
         """Write a sampled span as turn number `at`; the number of turns there are then."""
         kind = _SAMPLED | _HAS_LOGPROBS * has_logprobs | _PROMPTED * prompted
         kind |= _STOP_REASONS.index(stop_reason) << _STOP_REASON_SHIFT
         self._write(at, (*extent, kind))
+        model_version = notes.model_version
+        if notes.sampled_runs or notes.model_version_runs:
+            self._runs[at] = notes
         if model_version:
             versions = self._model_versions
             # Most turns have the version of the turn before: one text for all of them.
@@ -121,6 +130,7 @@ class TurnTable:
             for written in range(at, count):
                 self._rewards.pop(written, None)
                 self._model_versions.pop(written, None)
+                self._runs.pop(written, None)
             del self._rows[at * _COLUMNS :]
         self._rows.extend(row)
 

@@ -17,7 +17,9 @@ from chatenv_client.models import (
     Trajectory,
     own_message,
 )
+from chatenv_client.tokens import runs_of_mask
 from chatenv_server.engine import EpisodeLog
+from chatenv_server.engine.conversation import SpanNotes
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.options import EpisodeOptions
@@ -95,7 +97,10 @@ class EpisodeRecord:
         reason = None if action.stop_reason is None else StopReason(action.stop_reason)
         logprobs = action.logprobs if len(action.tokens) else None
         message = None if action.message is None else own_message(action.message)
-        return log.append_sampled(action.tokens, step, logprobs, reason, action.model_version, message)
+        notes = SpanNotes(action.model_version)
+        if action.mask is not None or action.model_version_runs:
+            notes = _notes_with_runs(action)
+        return log.append_sampled(action.tokens, step, logprobs, reason, notes, message)
 
     def end_as(self, observation: ChatObservation) -> None:
         """Take over from a transform whether the episode has ended."""
@@ -162,3 +167,10 @@ class EpisodeRecord:
         """The episode as training wants it."""
         progress = self.progress
         return Trajectory(self.episode_id, self.log.segments(), progress.terminated, progress.truncated)
+
+
+def _notes_with_runs(action: ChatAction) -> SpanNotes:
+    """What an action says of its span, with the last of its versions as that of the whole."""
+    runs = action.model_version_runs
+    sampled = () if action.mask is None or action.mask.all() else runs_of_mask(action.mask)
+    return SpanNotes(runs[-1][0] if runs else action.model_version, runs, sampled)

@@ -43,9 +43,10 @@ def _check_given(action: ChatAction) -> None:
             reason=Reason.BAD_ACTION,
             field="replace_from",
         )
-    if action.logprobs is not None or action.stop_reason is not None or action.model_version:
+    notes = action.stop_reason is not None or action.model_version or action.model_version_runs
+    if action.logprobs is not None or action.mask is not None or notes:
         raise InvalidRequestError(
-            "logprobs, stop_reason and model_version belong to sampled tokens; leave them out with messages",
+            "logprobs, mask, stop_reason and model_version belong to sampled tokens; leave them out with messages",
             reason=Reason.BAD_ACTION,
             field="messages",
         )
@@ -79,6 +80,27 @@ def _check_sampled(action: ChatAction, token_id_limit: int) -> None:
             f"model_version is longer than {_LONGEST_MODEL_VERSION} characters",
             reason=Reason.BAD_ACTION,
             field="model_version",
+        )
+    if action.mask is not None and len(action.mask) != len(action.tokens):
+        raise InvalidRequestError(
+            f"the mask has {len(action.mask)} values for {len(action.tokens)} tokens; send one per token, or none",
+            reason=Reason.SAMPLED_RUNS,
+            field="mask",
+        )
+    if action.model_version_runs:
+        _check_version_runs(action)
+
+
+def _check_version_runs(action: ChatAction) -> None:
+    runs = action.model_version_runs
+    known = all(1 <= len(version) <= _LONGEST_MODEL_VERSION for version, _ in runs)
+    covered = all(length >= 1 for _, length in runs) and sum(length for _, length in runs) == len(action.tokens)
+    if action.model_version or not known or not covered:
+        raise InvalidRequestError(
+            f"model_version_runs name versions of 1 to {_LONGEST_MODEL_VERSION} characters; their lengths add up to "
+            f"the {len(action.tokens)} tokens; they stand in the place of model_version",
+            reason=Reason.BAD_ACTION,
+            field="model_version_runs",
         )
 
 
