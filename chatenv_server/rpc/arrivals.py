@@ -12,7 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
-from chatenv_client.errors import ChatEnvError, DeadlineError, ServerBusyError, UnexpectedStatusError
+from chatenv_client.errors import (
+    ChatEnvError,
+    DeadlineError,
+    MessageTooLargeError,
+    ServerBusyError,
+    UnexpectedStatusError,
+)
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.rpc.waiting import Waiting
 from chatenv_server.rpc.workers import Workers
@@ -34,10 +40,12 @@ class Arrivals:
         traffic: counts the bytes that have come.
         most: requests that may be waited for; beyond, the oldest is given up.
         longest_s: seconds that each is waited for.
+        max_bytes: of each, as it comes.
     """
 
-    def __init__(self, workers: Workers, traffic: Traffic, most: int, longest_s: float) -> None:
+    def __init__(self, workers: Workers, traffic: Traffic, most: int, longest_s: float, max_bytes: int) -> None:
         self.workers = workers
+        self.max_bytes = max_bytes
         self.traffic = traffic
         self._longest_s = longest_s
         self.waiting: Waiting[Arrival] = Waiting(most, longest_s, self._give_up)
@@ -84,7 +92,9 @@ class Arrival(ThreadPoolExecutor):
         arrivals = self._arrivals
         if not arrivals.waiting.remove(self):
             return True  # given up
-        if arrivals.workers.is_full:
+        if len(request) > arrivals.max_bytes:
+            self.refuse(lambda: too_large(arrivals.max_bytes))  # and takes no room of others
+        elif arrivals.workers.is_full:
             self.refuse(_too_many)
         elif not arrivals.traffic.try_take(len(request)):
             self.refuse(arrivals.traffic.no_room)
@@ -114,6 +124,13 @@ class Arrival(ThreadPoolExecutor):
         if call is None:
             raise RuntimeError("gRPC brought the request of a call that it did not begin")
         return call
+
+
+def too_large(limit: int) -> ChatEnvError:
+    """The error for a request that is too long."""
+    return MessageTooLargeError(
+        f"the request is longer than {limit} bytes; send less at once, or raise max_message_bytes on both sides"
+    )
 
 
 def _too_many() -> ChatEnvError:

@@ -29,10 +29,13 @@ MOST_AWAITED: Final = 1024
 """Requests of ours that may be waited for."""
 AWAITED_S: Final = 60.0
 """Seconds that each is waited for: as long as a large one takes on a slow line."""
-MOST_AWAITED_BY_HEALTH: Final = 16
+MOST_AWAITED_BY_HEALTH: Final = 8
+"""By checks, and by watches. A caller that goes on at once is never the oldest of even a few; and any of them may send
+as much as a request of ours is long."""
 HEALTH_AWAITED_S: Final = 5.0
 MAX_HEALTH_BYTES: Final = 1024
 """Of a request to health, which is a name."""
+HEALTH_BYTES_IN_FLIGHT: Final = 2**24
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"]
 
@@ -95,14 +98,14 @@ class Crew:
         self.traffic = Traffic(max_bytes)
         others = Gate(MAX_OTHER_CALLS)
         others.open()
-        health_traffic = Traffic(MOST_AWAITED_BY_HEALTH * MAX_HEALTH_BYTES)
+        health_traffic = Traffic(HEALTH_BYTES_IN_FLIGHT)
 
         def ours(workers: Workers) -> Part:
-            arrivals = Arrivals(workers, self.traffic, MOST_AWAITED, AWAITED_S)
+            arrivals = Arrivals(workers, self.traffic, MOST_AWAITED, AWAITED_S, max_request_bytes)
             return Part(workers, self.traffic, arrivals, gate, False, max_request_bytes)
 
         def of_health(workers: Workers) -> Part:
-            arrivals = Arrivals(workers, health_traffic, MOST_AWAITED_BY_HEALTH, HEALTH_AWAITED_S)
+            arrivals = Arrivals(workers, health_traffic, MOST_AWAITED_BY_HEALTH, HEALTH_AWAITED_S, MAX_HEALTH_BYTES)
             return Part(workers, health_traffic, arrivals, None, True, MAX_HEALTH_BYTES)
 
         def patient(most: int) -> Workers:

@@ -13,8 +13,9 @@ from typing import Any, Final
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 
-from chatenv_client.errors import InvalidRequestError, MessageTooLargeError
+from chatenv_client.errors import InvalidRequestError
 from chatenv_client.reasons import Reason
+from chatenv_server.rpc.arrivals import too_large
 from chatenv_server.rpc.traffic import Load
 
 _GZIP: Final = b"\x1f\x8b\x08"
@@ -58,7 +59,7 @@ class Parser:
         if request.startswith(_GZIP):
             request = self._unpacked(request, load)
         if len(request) > self._limit:
-            raise self._too_large()
+            raise too_large(self._limit)
         if self._schema is not None and len(request) > _FIELD_BYTES * MAX_FIELDS:
             _check_fields(request, self._schema)
         try:
@@ -78,18 +79,12 @@ class Parser:
                 request = stream.unconsumed_tail
                 length += len(chunks[-1])
                 if length > self._limit:
-                    raise self._too_large()
+                    raise too_large(self._limit)
         except zlib.error:
             chunks = []
         if not (stream.eof and chunks):
             raise _malformed("its gzip is broken")
         return b"".join(chunks)
-
-    def _too_large(self) -> MessageTooLargeError:
-        return MessageTooLargeError(
-            f"the request is longer than {self._limit} bytes; send less at once, "
-            "or raise max_message_bytes on both sides"
-        )
 
 
 def _malformed(why: str) -> InvalidRequestError:
