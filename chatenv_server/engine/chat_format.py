@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.controls import ControlTokens
@@ -87,7 +86,10 @@ class ChatFormat:
             tools=[PROBE_TOOL] if tools else None,
             clock_unix_seconds=PROBE_CLOCK,
         )
-        return find_dependencies(ProbeRenders(self.template, variables, self.profile.forms), asks=asks)
+        return find_dependencies(self._renders(variables), asks=asks)
+
+    def _renders(self, variables: Mapping[str, Any]) -> ProbeRenders:
+        return ProbeRenders(self.template, variables, self.profile.forms, self.profile.wants_system)
 
     def parser_for(self, template_kwargs: Mapping[str, Any], *, with_tools: bool = False) -> TurnParser:
         """The parser for turns sampled under these template arguments, by a model that was given tools or none."""
@@ -113,13 +115,5 @@ class ChatFormat:
     def _renderer(
         self, template_kwargs: Mapping[str, Any], tools: list[Any] | None
     ) -> Callable[[Sequence[Mapping[str, Any]], bool], str | None]:
-        variables = variables_of(self.special_tokens, template_kwargs, tools=tools)
-
-        def render(messages: Sequence[Mapping[str, Any]], prompt: bool) -> str | None:
-            try:
-                prepared = [self.profile.forms.apply(message) for message in messages]
-                return self.template.render(prepared, variables, add_generation_prompt=prompt)
-            except TemplateRejectedError:
-                return None
-
-        return render
+        renders = self._renders(variables_of(self.special_tokens, template_kwargs, tools=tools))
+        return lambda messages, prompt: renders.render(messages, prompt=prompt)

@@ -15,7 +15,7 @@ from chatenv_client.models import ControlTokenPolicy, Message, MessageSnapshot
 from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.outlines import outline_of
-from chatenv_server.engine.probe_messages import calling, tool_result, user
+from chatenv_server.engine.probe_messages import PROBE_SYSTEM, calling, tool_result, user
 
 _ALIKE: Final = ["user", "assistant"] * 3
 """Who speaks in three plain rounds in a row. The last can be left out where the probe saw that it changes nothing."""
@@ -42,6 +42,12 @@ class Heads:
     def _user(self) -> PreparedMessage:
         return self._template.formed(user())
 
+    @cached_property
+    def _lead(self) -> list[PreparedMessage]:
+        """The constant head of a conversation that nothing is known of."""
+        wants_system = self._template.profile.wants_system
+        return [*([self._template.formed(PROBE_SYSTEM)] if wants_system else []), self._user]
+
     def system_of(self, opening: Sequence[Message]) -> list[PreparedMessage]:
         """The system message that a conversation begins with, if it does."""
         return [self._template.prepare(message) for message in opening[:1] if message["role"] in _SYSTEM_ROLES]
@@ -58,7 +64,7 @@ class Heads:
     def generation_prompt(self) -> str:
         """What the template writes to make the model speak; empty where that cannot be told."""
         try:
-            asked, unasked = (self.asked([self._user], prompt) for prompt in (True, False))
+            asked, unasked = (self.asked(self._lead, prompt) for prompt in (True, False))
         except TemplateRejectedError:
             return ""
         return asked[len(self._template.chat_format.codec.common_prefix(asked, unasked)) :]
@@ -70,7 +76,7 @@ class Heads:
             TemplateRejectedError: it does not take them.
         """
         messages = (calling({"key": "x"}), tool_result("x"))
-        return self._template.render_local([self._user, *map(self._template.prepare_own, messages)], True)
+        return self._template.render_local([*self._lead, *map(self._template.prepare_own, messages)], True)
 
     def asked_and_answered(self, answer: dict[str, Any]) -> tuple[str, str]:
         """What the template writes for the constant head with the generation prompt, and for it and an answer.
@@ -78,7 +84,7 @@ class Heads:
         Raises:
             TemplateRejectedError: it takes neither.
         """
-        head = [self._user]
+        head = self._lead
         written = self._template.render_local([*head, self._template.prepare_own(answer)], False)
         return self.asked(head, True), written
 

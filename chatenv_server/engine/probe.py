@@ -42,14 +42,11 @@ class _Probe:
         self._template = template
         self._codec = codec
         variables = variables_of(special_tokens, clock_unix_seconds=PROBE_CLOCK)
-        self._renders = ProbeRenders(template, variables)
-        if not self._takes_any_user():
-            # Some templates list the tools unasked, and fail where there are none.
-            self._renders = replace(self._renders, variables={**variables, "tools": [PROBE_TOOL]})
-
-    def _takes_any_user(self) -> bool:
-        forms = (Forms(), Forms(parts_roles=frozenset({"user"})))
-        return any(replace(self._renders, forms=form).render([user()]) is not None for form in forms)
+        bare = ProbeRenders(template, variables)
+        # Some templates list the tools unasked, and fail where there are none; some insist on a system prompt.
+        tooled = replace(bare, variables={**variables, "tools": [PROBE_TOOL]})
+        ways = [replace(way, wants_system=wants) for wants in (False, True) for way in (bare, tooled)]
+        self._renders = next(filter(_takes_any_user, ways), bare)
 
     def run(self, stop_ids: frozenset[int]) -> Profile:
         self._renders = replace(self._renders, forms=self._find_forms())
@@ -63,6 +60,7 @@ class _Probe:
             stop_ids=stop_ids | self._ids([*closers, *last_closers, *self._turn_ends(generation_prompt)]),
             role_closes=self._role_closes(),
             needs_call_ids=self._needs_call_ids(),
+            wants_system=self._renders.wants_system,
             takes=self._takes(),
         )
 
@@ -183,3 +181,8 @@ class _Probe:
         takes = {name for name, messages in examples.items() if self._after(messages) is not None}
         shown = self._render([user()], tools=[PROBE_TOOL])
         return frozenset(takes | ({"tools"} if shown is not None and "lookup" in shown else set()))
+
+
+def _takes_any_user(renders: ProbeRenders) -> bool:
+    forms = (Forms(), *(Forms(parts_roles=frozenset(roles)) for roles in (["user"], ["user", "system"])))
+    return any(replace(renders, forms=form).render([user()]) is not None for form in forms)

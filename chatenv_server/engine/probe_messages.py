@@ -15,6 +15,9 @@ HEAD_TEXT = "Zq7xH4nB"
 PROBE_CALL_ID = "callZq7x1"
 """Nine letters and digits, the strictest form that a known template asks for."""
 
+PROBE_SYSTEM: Mapping[str, Any] = {"role": "system", "content": "Zq7xS0"}
+"""A system prompt, for templates that want one."""
+
 PROBE_CLOCK = 1_700_000_000.0
 """When the probe takes place."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.engine.forms import Forms
-from chatenv_server.engine.probe_messages import SENTINEL
+from chatenv_server.engine.probe_messages import PROBE_SYSTEM, SENTINEL
 from chatenv_server.engine.template import ChatTemplate
 
 
@@ -19,11 +19,15 @@ class ProbeRenders:
     template: ChatTemplate
     variables: Mapping[str, Any]
     forms: Forms = field(default_factory=Forms)
+    wants_system: bool = False
+    """Whether a conversation without a system prompt is given one, since the template rejects it otherwise."""
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = True, **variables: Any) -> str | None:
         """The rendered text; None where the template rejects the messages."""
         try:
-            prepared = [self.forms.apply(message) for message in messages]
+            lacking = self.wants_system and messages[0]["role"] != "system"
+            given = [PROBE_SYSTEM, *messages] if lacking else messages
+            prepared = [self.forms.apply(message) for message in given]
             return self.template.render(prepared, {**self.variables, **variables}, add_generation_prompt=prompt)
         except TemplateRejectedError:
             return None

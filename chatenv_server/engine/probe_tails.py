@@ -139,7 +139,7 @@ class _TailProbe:
     def _needs_system(self) -> bool:
         texts = ("Zq7xS1", "Zq7xS2", *self._renders.template.tested_texts)
         heads = [[_system(text), user()] for text in texts]
-        return any(map(self._differs, heads))
+        return self._renders.wants_system or any(map(self._differs, heads))
 
     def _needs_clock(self) -> bool:
         other = clock_at(PROBE_CLOCK / 2)  # another year, month, day, hour and minute

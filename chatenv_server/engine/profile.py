@@ -26,5 +26,7 @@ class Profile:
     """What follows a role's text when it is the last message."""
     needs_call_ids: bool
     """Whether the template insists on an id for every tool call."""
+    wants_system: bool = False
+    """Whether the template rejects a conversation that has no system prompt."""
     takes: frozenset[str] = field(default_factory=frozenset)
     """Roles and shapes the template takes: `system`, `tool`, `tool_calls`, `tools`, `reasoning`, ..."""

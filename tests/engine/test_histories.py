@@ -101,6 +101,18 @@ def test_a_template_that_fails_without_tools_goes_on_with_them() -> None:
         assert talk.is_exact()
 
 
+_WANTS_SYSTEM = "{% if messages[0].role != 'system' %}{{ raise_exception('No system prompt') }}{% endif %}" + CHATML
+
+
+def test_a_template_that_wants_a_system_prompt_is_known_by_conversations_that_have_one() -> None:
+    talk = Dialogue(byte_level(_WANTS_SYSTEM, eos="<|endoftext|>"), [system("Be brief"), user("Hi")])
+    assert {talk.tokenizer.decode([stop]) for stop in talk.env.engine.stop_ids} == {"<|im_end|>", "<|endoftext|>"}
+    for question in ("Why?", "How?"):
+        talk.says("Well").hears(question)
+        assert talk.is_exact()
+        assert talk.observation.generation_prompt_length == len(talk.ids("<|im_start|>assistant\n"))
+
+
 _SYSTEM_MOVES_WITH_TOOLS = (
     "{% for t in tools or [] %}<tool>{{ t.function.name }}</tool>{% endfor %}{% for m in messages %}"
     "{% if m.role == 'system' %}{% if not tools %}<|im_start|>system\n{{ m.content }}<|im_end|>\n{% endif %}"
@@ -134,7 +146,7 @@ def test_a_prompt_after_a_result_that_history_does_not_keep_is_reported(thinks: 
     talk.says("Wait").hears(tool("42"))
     assert talk.is_exact()
     talk.says("It is 42").hears("Thanks")
-    assert talk.kinds == ({FidelityKind.HISTORY_REWRITTEN} if thinks else set())
+    assert (FidelityKind.HISTORY_REWRITTEN in talk.kinds) == thinks
     assert (talk.stream == talk.full()) is not thinks
 
 
