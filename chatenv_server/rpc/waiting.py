@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -12,6 +13,8 @@ ItemT = TypeVar("ItemT")
 
 SWEEP_S: Final = 0.25
 """Seconds between two rounds."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Waiting(Generic[ItemT]):
@@ -69,7 +72,7 @@ class Sweeper:
     """Does what is to be done again and again, in a thread of its own: above all, cut off what has waited too long.
 
     Args:
-        tasks: each is short, and raises nothing.
+        tasks: each is short.
     """
 
     def __init__(self, tasks: Sequence[Callable[[], None]]) -> None:
@@ -84,4 +87,11 @@ class Sweeper:
     def _sweep(self) -> None:
         while not self._ended.wait(SWEEP_S):
             for task in self._tasks:
-                task()
+                _do(task)
+
+
+def _do(task: Callable[[], None]) -> None:
+    try:
+        task()
+    except Exception:  # noqa: BLE001 - nothing ends the thread that cuts off what waits too long
+        _LOG.exception("a task of the server failed")

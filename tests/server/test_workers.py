@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chatenv_client import ChatEnv, ServerBusyError, VectorChatEnv
 from chatenv_server.rpc import workers
+from chatenv_server.rpc.waiting import Sweeper, Waiting
 from chatenv_server.rpc.workers import BATCH_WORKERS, UNARY_WORKERS, Workers
 from chatenv_server.running.process import RunningServer
 from tests.server.conftest import Serve
@@ -214,3 +215,31 @@ def test_whatever_a_call_raises_ends_no_thread(pool: Callable[[int], Workers]) -
         few.start(leave)
     assert few.submit(int, "7").result(timeout=10) == 7
     assert len(threads_of(few)) == UNARY_WORKERS
+
+
+def test_a_task_that_fails_ends_none_of_the_others() -> None:
+    done = threading.Event()
+
+    def fail() -> None:
+        raise ValueError
+
+    sweeper = Sweeper([fail, done.set])
+    assert done.wait(10)
+    done.clear()
+    assert done.wait(10)
+    sweeper.close()
+
+
+def test_the_oldest_of_too_many_that_wait_is_cut_off_and_nobody_twice() -> None:
+    cut: list[int] = []
+    waiting: Waiting[int] = Waiting(3, 3600.0, cut.append)
+    for item in range(5):
+        waiting.add(item)
+    assert cut == [0, 1]
+    assert [waiting.remove(item) for item in range(5)] == [False, False, True, True, True]
+    waiting.add(5)
+    waiting.cut_overdue()
+    assert cut == [0, 1]
+    waiting.cut_older_than(-1.0)
+    assert cut == [0, 1, 5]
+    assert len(waiting) == 0
