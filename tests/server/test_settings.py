@@ -30,6 +30,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "listen": ("unix:///run/x.sock,[::1]:0", ("unix:///run/x.sock", "[::1]:0")),
     "tokenizer": ("gpt2", "gpt2"),
     "chat_template": ("FILE", "FILE"),
+    "require_template": ("on", True),
     "system_prompt": ("Be kind.", "Be kind."),
     "system_role": ("developer", "developer"),
     "transform": ("rewards:exact", "rewards:exact"),
@@ -66,6 +67,7 @@ GOOD: dict[str, tuple[str, Any]] = {
 BAD: dict[str, list[str]] = {
     "listen": ["50051", "host:", ":50051", "host:70000", "::1:50051", "unix://x.sock", "unix:///" + "x" * 107, ","],
     "chat_template": ["/no/such/file", "/"],
+    "require_template": ["always"],
     "add_generation_prompt": ["maybe"],
     "history_policy": ["lenient"],
     "control_token_policy": ["ESCAPE"],
