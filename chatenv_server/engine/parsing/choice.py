@@ -11,9 +11,8 @@ from chatenv_server.engine.parsing.induce import functions_of, induce_notation, 
 from chatenv_server.engine.parsing.layout import learn_layout, shared_start
 from chatenv_server.engine.parsing.layout_parser import LayoutParser
 from chatenv_server.engine.parsing.literal import shared_end
-from chatenv_server.engine.parsing.probes import NAMES, PROBE_MESSAGES, PROBE_TOOLS, with_naming_ids
+from chatenv_server.engine.parsing.probes import NAMES, PROBE_MESSAGES, PROBE_TYPES, with_naming_ids
 from chatenv_server.engine.parsing.turn import ProbeRender, TurnParser
-from chatenv_server.engine.parsing.types import types_of_tools
 
 
 def learn_reader(write: Write, generation_prompt: str = "") -> TurnParser:
@@ -33,10 +32,9 @@ def learn_reader(write: Write, generation_prompt: str = "") -> TurnParser:
     turns = [replace(render, text=render.text[start:]) for render in renders]
     notation = induce_notation(Evidence(write, before, opening, named_by_id=named_by_id))
     induced = LayoutParser(notation, learn_layout(turns, notation, opening))
-    types = types_of_tools(PROBE_TOOLS)
     channels = ChannelParser()
     calls, whole = _recovered(channels, turns)
-    if calls and (calls, whole) >= _recovered(induced.typed(types), turns):
+    if calls and (calls, whole) >= _recovered(induced.typed(PROBE_TYPES), turns):
         return channels.after(opening)
     return induced.after(opening)
 

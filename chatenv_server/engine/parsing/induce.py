@@ -22,21 +22,22 @@ from chatenv_server.engine.parsing.induce_arguments import arguments_after
 from chatenv_server.engine.parsing.json_unit import NAME_IS_KEY, JsonUnit, Path
 from chatenv_server.engine.parsing.literal import Fixed
 from chatenv_server.engine.parsing.surroundings import notation_of, parts_after
-from chatenv_server.engine.parsing.types import types_of_tools
 
 _ONE = {probes.KEYS[0]: probes.VALUES[0]}
 _OTHER = {probes.KEYS[1]: probes.VALUES[1]}
-_TYPES = types_of_tools(probes.PROBE_TOOLS)
 
 
 def induce_notation(evidence: Evidence) -> Notation:
     """The notation that recovers most of what the template writes; verbatim if none recovers anything."""
     best: Notation = Verbatim()
     most = 0
+    battery = _battery(evidence)
     for notation in _candidates(evidence):
-        recovered = _recovered(notation, evidence)
+        recovered = sum(_recovers(notation, turn, arguments) for turn, arguments in battery)
         if recovered > most:
             best, most = notation, recovered
+        if most == len(battery):
+            break
     return best
 
 
@@ -182,19 +183,19 @@ def _counts(turn: str, slots: Sequence[tuple[str, int, int]], two: str, second: 
 # -- how much is recovered --------------------------------------------------------------------------
 
 
-def _recovered(notation: Notation, evidence: Evidence) -> int:
-    """How many turns of the battery come back with their calls."""
+def _battery(evidence: Evidence) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Turns that the template writes for calls, and the arguments of the calls."""
     batches = [[one] for one in probes.BATTERY] + [[_ONE, _OTHER]]
-    count = 0
-    for arguments in batches:
-        turn = evidence.calls(*arguments)
-        if turn is None:
-            continue
-        spans = notation.spans(turn, _TYPES)
-        read = [one["function"] for span in spans for one in span.calls]
-        meant = [{"name": name, "arguments": one} for name, one in zip(probes.NAMES, arguments, strict=False)]
-        count += same(read, meant) and not any(span.problem for span in spans)
-    return count
+    turns = ((evidence.calls(*arguments), arguments) for arguments in batches)
+    return [(turn, arguments) for turn, arguments in turns if turn is not None]
+
+
+def _recovers(notation: Notation, turn: str, arguments: Sequence[dict[str, Any]]) -> bool:
+    """Whether a turn comes back with its calls."""
+    spans = notation.spans(turn, probes.PROBE_TYPES)
+    read = [one["function"] for span in spans for one in span.calls]
+    meant = [{"name": name, "arguments": one} for name, one in zip(probes.NAMES, arguments, strict=False)]
+    return same(read, meant) and not any(span.problem for span in spans)
 
 
 def same(read: Any, meant: Any) -> bool:

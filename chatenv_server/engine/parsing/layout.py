@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chatenv_server.engine.parsing.calls import Notation
-from chatenv_server.engine.parsing.probes import PROBE_TOOLS
+from chatenv_server.engine.parsing.probes import PROBE_TYPES
 from chatenv_server.engine.parsing.turn import ProbeRender
-from chatenv_server.engine.parsing.types import types_of_tools
 
-_TYPES = types_of_tools(PROBE_TOOLS)
 _OPENING_TAG = re.compile(r"(?P<bracket>[<\[])(?P<name>[\w:]+)[>\]]\s*\Z")
 
 
@@ -172,7 +170,7 @@ def _look(render: ProbeRender, notation: Notation) -> _Seen:
     opener, text = None, render.text
     if reasoning and reasoning in text:
         opener, text = text.split(reasoning, 1)
-    spans = [span for span in notation.spans(text, _TYPES) if span.calls]
+    spans = [span for span in notation.spans(text, PROBE_TYPES) if span.calls]
     gap = text[: spans[0].start] if spans else text
     around = Around(*gap.split(content, 1)) if content and content in gap else None
     return _Seen(opener, around, gap, bool(spans), text[spans[-1].end :] if spans else "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chatenv_server.engine.parsing.types import ToolTypes
+
 TEXT = "Probe answer seven"
 THOUGHT = "Probe thought nine"
 NAMES = ("probe_first", "probe_second")
@@ -51,12 +53,15 @@ BATTERY: tuple[dict[str, Any], ...] = (
 """Arguments that tell one way of writing from another. A template may write some of them in a way that nobody can
 read; the others count."""
 
-_TYPES = {key: name for arguments, name in _ARGUMENTS for key in arguments} | {"title": "string"}
-_TYPES |= dict.fromkeys(KEYS, "string")
+_TYPES = {key: frozenset({name}) for arguments, name in _ARGUMENTS for key in arguments}
+_TYPES |= dict.fromkeys(("title", *KEYS), frozenset({"string"}))
+PROBE_TYPES: ToolTypes = dict.fromkeys(NAMES, _TYPES)
+"""The types of the probes' arguments."""
 
 
 def _tool(name: str) -> dict[str, Any]:
-    properties = {key: {"type": name, "description": "A value."} for key, name in _TYPES.items()}
+    # One property is enough: some templates take milliseconds for each.
+    properties = {"query": {"type": "string", "description": "A value."}}
     parameters = {"type": "object", "properties": properties, "required": []}
     return {"type": "function", "function": {"name": name, "description": "A tool.", "parameters": parameters}}
 
