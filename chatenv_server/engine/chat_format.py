@@ -102,7 +102,8 @@ class ChatFormat:
     def _learn_parser(self, template_kwargs: Mapping[str, Any], with_tools: bool) -> TurnParser:
         learnt = self._learn_from(template_kwargs, PROBE_TOOLS if with_tools else None)
         if learnt.name == VERBATIM and "tools" in self.template.variables:
-            learnt = self._learn_from(template_kwargs, None if with_tools else PROBE_TOOLS)
+            other = self._learn_from(template_kwargs, None if with_tools else PROBE_TOOLS)
+            learnt = learnt if other.name == VERBATIM else other
         if self._parse_response is None:
             return learnt
         prompt = self._renderer(template_kwargs, None)([user()], True) or ""

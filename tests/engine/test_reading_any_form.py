@@ -200,3 +200,24 @@ def test_text_beside_a_call_that_nothing_announces_is_content() -> None:
         {"name": "now", "arguments": {}},
     ]
     assert learn_reader(unannounced).parse("Plain [text] (with) brackets").content == "Plain [text] (with) brackets"
+
+
+def test_calls_may_be_counted_and_named_by_a_word_after_their_id() -> None:
+    def counted(message: Message) -> str:
+        calls = enumerate(message.get("tool_calls", ()))
+        texts = (f"<|call|>{i} {c['function']['name']}: {as_json(c['function']['arguments'])}<|end|>" for i, c in calls)
+        return str(message["content"]) + "".join(texts)
+
+    def with_ids(message: Message) -> str:
+        calls = message.get("tool_calls", ())
+        texts = (
+            f"<|call|>{c['id']} {c['function']['name']}{as_json(c['function']['arguments'])}<|end|>" for c in calls
+        )
+        return str(message["content"]) + "".join(texts)
+
+    calls = [
+        {"id": f"abc{i}", "type": "function", "function": {"name": "find", "arguments": {"n": i}}} for i in range(4)
+    ]
+    message = {"content": "", "tool_calls": calls}
+    assert functions(learn_reader(counted).parse(counted(message)).as_message()) == functions(message)
+    assert learn_reader(with_ids).parse(with_ids(message)).tool_calls == tuple(calls)

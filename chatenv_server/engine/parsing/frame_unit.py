@@ -39,7 +39,9 @@ class FrameUnit:
         """Whether an id stands in each call."""
         source = ""
         for slot, literal in slots:
-            source += pattern_of(literal, numbered=numbered) + f"(?P<{slot}>{_NAME if slot == 'name' else _ID})"
+            source += (
+                r"\s+" if literal.isspace() else pattern_of(literal, numbered=numbered)
+            ) + f"(?P<{slot}>{_NAME if slot == 'name' else _ID})"
         self.looks = rf"{source}(?={arguments.begins})"
         """The source of a pattern for how a call begins."""
         self._begins = re.compile(self.looks)

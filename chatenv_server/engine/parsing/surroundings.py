@@ -14,6 +14,7 @@ Parts = tuple[str, "str | None", str]
 
 _TAG = re.compile(r"<[^<>\n]+>|\[/?[A-Z_]+\]")
 _FIRST_TAG = re.compile(r"\s*[^\s<\[]*(?:<[^<>\n]+>|\[[A-Z_]+\])")
+_NUMBER = re.compile(r"\d+")
 _FEW = 3
 """Letters and digits that a literal has at least that no text has by chance."""
 
@@ -35,13 +36,23 @@ def notation_of(name: str, evidence: Evidence, before: str, parts: Parts, unit: 
     """
     close, sep, end = parts
     marked = sum(letter.isalnum() for letter in before) >= _FEW
-    alone = sep is not None and marked and _core(sep) == _core(before)
-    section = Section(Fixed.of(before), None if sep is None or alone else Fixed.of(sep), Fixed.of("" if alone else end))
+    alone = sep is not None and marked and _core(_uncounted(sep)) == _core(_uncounted(before))
+    counts = alone and sep is not None and _core(sep) != _core(before)
+    section = Section(
+        Fixed.of(before, numbered=counts),
+        None if sep is None or alone else Fixed.of(sep),
+        Fixed.of("" if alone else end),
+    )
     if marked:
         closer = _last_tag(end if end.strip() and not alone else close)
         return MarkedCalls(name, _opener(before, evidence), closer, section, unit)
     begins = re.compile(rf"(?P<calls>{pattern_of(before.lstrip())}{looks})")
     return UnmarkedCalls(name, begins, section, unit, beside_text=evidence.shows_text_beside_calls)
+
+
+def _uncounted(text: str) -> str:
+    """A text with one number for all: what stands before a call may count the calls."""
+    return _NUMBER.sub("0", text)
 
 
 def _core(text: str) -> str:
