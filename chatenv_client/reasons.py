@@ -42,6 +42,9 @@ class Reason(str, enum.Enum):
     """An episode_id is not 1 to 128 characters of `[A-Za-z0-9._:-]`. Choose another, or none."""
     SYSTEM_PROMPT_TWICE = "SYSTEM_PROMPT_TWICE"
     """There is a system_prompt, and the opening begins with a system message. Give one of them."""
+    BAD_PREFILL = "BAD_PREFILL"
+    """`continue_final_message` was given, and the opening does not end in an assistant's text. Let it end in the text
+    that the model is to go on with."""
     BAD_TOOLS = "BAD_TOOLS"
     """The tools are not a list of JSON objects. Give JSON schemas."""
     BAD_TEMPLATE_KWARGS = "BAD_TEMPLATE_KWARGS"

@@ -166,7 +166,7 @@ class Observation(_message.Message):
     def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., tokens_offset: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., generation_prompt_length: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., messages_offset: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., segment: _Optional[int] = ...) -> None: ...
 
 class ResetRequest(_message.Message):
-    __slots__ = ("episode_id", "messages", "system_prompt", "system_role", "tools_json", "chat_template_kwargs_json", "max_steps", "max_tokens", "seed", "metadata_json", "add_generation_prompt", "history_policy", "control_token_policy", "clock")
+    __slots__ = ("episode_id", "messages", "system_prompt", "system_role", "tools_json", "chat_template_kwargs_json", "max_steps", "max_tokens", "seed", "metadata_json", "add_generation_prompt", "history_policy", "control_token_policy", "clock", "continue_final_message")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -181,6 +181,7 @@ class ResetRequest(_message.Message):
     HISTORY_POLICY_FIELD_NUMBER: _ClassVar[int]
     CONTROL_TOKEN_POLICY_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     system_prompt: str
@@ -195,7 +196,8 @@ class ResetRequest(_message.Message):
     history_policy: HistoryPolicy
     control_token_policy: ControlTokenPolicy
     clock: _timestamp_pb2.Timestamp
-    def __init__(self, episode_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., system_prompt: _Optional[str] = ..., system_role: _Optional[str] = ..., tools_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., add_generation_prompt: bool = ..., history_policy: _Optional[_Union[HistoryPolicy, str]] = ..., control_token_policy: _Optional[_Union[ControlTokenPolicy, str]] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    continue_final_message: bool
+    def __init__(self, episode_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., system_prompt: _Optional[str] = ..., system_role: _Optional[str] = ..., tools_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., add_generation_prompt: bool = ..., history_policy: _Optional[_Union[HistoryPolicy, str]] = ..., control_token_policy: _Optional[_Union[ControlTokenPolicy, str]] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., continue_final_message: bool = ...) -> None: ...
 
 class ResetResponse(_message.Message):
     __slots__ = ("observation",)

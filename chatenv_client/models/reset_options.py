@@ -57,6 +57,8 @@ class ResetOptions(TypedDict, total=False):
     """A JSON object kept with the episode and shown to transforms."""
     add_generation_prompt: bool | None
     """Whether the stream ends with the generation prompt when it is the model's turn. Left out: yes."""
+    continue_final_message: bool | None
+    """Whether the prompt ends inside the last opening message, an assistant's, so that the model goes on with it."""
     history_policy: HistoryPolicy | str | None
     """When the template would write earlier turns differently: `append` goes on and reports it, `strict` refuses the
     step, `segment` begins a new stream."""

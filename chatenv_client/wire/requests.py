@@ -29,7 +29,10 @@ from chatenv_client.wire.messages import message_from_proto, message_to_proto, m
 MAX_MESSAGES: Final = 4096
 """Of one request. They are rendered together, and a template may look at each from each."""
 
-_OPTIONAL: Final = ("system_prompt", "max_steps", "max_tokens", "seed", "add_generation_prompt")
+_OPTIONAL: Final = (
+    *("system_prompt", "max_steps", "max_tokens", "seed"),
+    *("add_generation_prompt", "continue_final_message"),
+)
 _EMPTY_MEANS_DEFAULT: Final = ("episode_id", "system_role")
 _CLOCK_RANGE: Final = (-62_135_596_800, 253_402_300_800)
 """Unix seconds of the years 1 to 9999, what a protobuf Timestamp holds."""

@@ -51,6 +51,8 @@ class SampledTurn(NamedTuple):
     """Whether the template did write one there; some do not after a tool's result."""
     is_given: bool = False
     """Whether the caller gave the message with the tokens; else it can be read from them again."""
+    is_prefilled: bool = False
+    """Whether the turn begins with a prefill, so that `start` lies before the first token that was sampled."""
 
 
 class KnownText(NamedTuple):
@@ -113,6 +115,15 @@ class TailPlace(NamedTuple):
     """An earlier message that later turns may make the template rewrite."""
 
 
+class Prefill(NamedTuple):
+    """The beginning of an assistant's message that a model is to go on with, at the end of an opening."""
+
+    start: int
+    """First token of what the model might have said itself."""
+    prompted: bool
+    """Whether the template writes its generation prompt before that."""
+
+
 class OpeningText(NamedTuple):
     """What a template wrote for an opening."""
 
@@ -160,6 +171,8 @@ class Tail(NamedTuple):
     """The first of its messages that the template will rewrite later."""
     opening: OpeningText | None = None
     """Its text, where it is an opening."""
+    prefill: Prefill | None = None
+    """Where it ends inside an assistant's message."""
 
 
 EMPTY_TAIL = Tail(EMPTY_TOKENS)

@@ -228,6 +228,16 @@ class EpisodeLog:
         )
         return Change(_news(then.tail.reports, head.tail.reports), held, count)
 
+    def open_inside(self, messages: Sequence[Message]) -> Change:
+        """Begin with an opening that ends inside its last message, an assistant's, which the model goes on with.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages, or does not write that text.
+        """
+        tail = self.renderer.opening_inside(messages)
+        self.stand_at(self._head._replace(tail=tail, messages=list(messages), message_count=len(messages)))
+        return Change(tail.reports, 0, 0)
+
     def _begin_segment(self, then: Continuation, kept: Sequence[Message], step: int) -> None:
         head = self._head
         self.stand_at(
@@ -301,7 +311,12 @@ class EpisodeLog:
                 "the chat template has written nothing yet: it waits for a user's message; append one, then sample",
                 field="tokens",
             )
-        if continued is None:
+        prefill = head.tail.prefill
+        if prefill is not None:
+            start, index, known = prefill.start, head.message_count - 1, None
+            span = np.concatenate([head.tail.tokens[start:], tokens])
+            prompted, after_prompt = prefill.prompted, True
+        elif continued is None:
             start, span, index, known = len(self), tokens, head.message_count, None
             prompted, after_prompt = head.tail.generation_prompt_length > 0, self.options.add_generation_prompt
         else:
@@ -329,11 +344,13 @@ class EpisodeLog:
             after_prompt,
             prompted,
             is_given=message is not None,
+            is_prefilled=prefill is not None or (continued is not None and continued.is_prefilled),
         )
+        starts_message = continued is None and prefill is None
         written = head.records.write(
             head.written,
-            head.template_part(starts_message=continued is None),
-            Extent(len(self), len(tokens), step, index, int(continued is None)),
+            head.template_part(starts_message=starts_message),
+            Extent(len(self), len(tokens), step, index, int(starts_message)),
             tokens,
             last,
             logprobs=logprobs,
@@ -391,7 +408,7 @@ class EpisodeLog:
 
     def _let_go_of(self, turn: SampledTurn | None) -> None:
         """Hold a turn's text no longer, now that nothing is rendered from it any more."""
-        if turn is not None and not self._keeps_texts and not turn.is_given and "tool_calls" not in turn.message:
+        if turn is not None and not self._keeps_texts and _can_be_read_again(turn):
             self._head.messages[turn.message_index] = None
 
     def add_reward(self, reward: float, *, of_messages: bool) -> None:
@@ -400,6 +417,11 @@ class EpisodeLog:
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
         else:
             self._head.records.turns.reward(self._head.written.turns - 1, reward)
+
+
+def _can_be_read_again(turn: SampledTurn) -> bool:
+    """Whether a turn's message follows from the tokens that were sampled, and can be decoded quickly."""
+    return not turn.is_given and not turn.is_prefilled and "tool_calls" not in turn.message
 
 
 def _unprompted(position: int, message: int) -> FidelityReport:

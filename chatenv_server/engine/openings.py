@@ -17,15 +17,18 @@ from chatenv_client.models import FidelityKind, FidelityReport, Message
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.controls import is_marked, strings_in, without_marks
-from chatenv_server.engine.conversation import EMPTY_TAIL, OpeningText, Reopening, Tail
+from chatenv_server.engine.conversation import EMPTY_TAIL, OpeningText, Prefill, Reopening, Tail
 from chatenv_server.engine.forgeries import FORGED, Forgeries
-from chatenv_server.engine.forms import PreparedMessage
+from chatenv_server.engine.forms import PreparedMessage, texts_of, with_text
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.locate import locate
 from chatenv_server.engine.message_faults import message_reports
-from chatenv_server.engine.probe_messages import user
+from chatenv_server.engine.probe_messages import SENTINEL, user
 from chatenv_server.engine.rewrites import RewriteFinder
 from chatenv_server.engine.tail_encoder import TailEncoder, WrittenTail
+
+_MARK: Final = f"{SENTINEL} "
+"""Written after the text that a model is to go on with. Its space shows whether the template trims texts."""
 
 
 class _Beginning(NamedTuple):
@@ -106,6 +109,36 @@ class OpeningWriter:
             one for one in tail.reports if one.message_index is None or one.message_index >= reopening.recorded
         )
         return tail._replace(pending_rewrite=pending, reports=news)
+
+    def inside(self, messages: Sequence[Message]) -> Tail:
+        """Everything up to the end of the last message's text, which a model is to go on with.
+
+        Equal to `apply_chat_template(messages, continue_final_message=True, tokenize=True)`.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages, or does not write that text.
+        """
+        *before, last = self._prepared(messages, None)
+        own = "".join(texts_of(last))
+        rendered = self._template.render_opening([*before, with_text(last, own + _MARK)], False)
+        end = rendered.rfind(SENTINEL)
+        if end < 0 or own.strip() not in rendered:
+            raise TemplateRejectedError(
+                "the chat template does not write the message that is to go on", field="messages"
+            )
+        # As transformers does it: where the template trims texts, the space at the end of this one is trimmed, too.
+        text = rendered[:end] if rendered.startswith(_MARK, end) else rendered[:end].rstrip()
+        start, prompted = self._start_of_turn(text, before)
+        tail = self._encoded(text, [*before, last], NOTHING_KNOWN)
+        first = self._encoder.encode(text, EMPTY_TOKENS, [len(without_marks(text[:start]))]).marks[0]
+        return tail._replace(generation_prompt_length=0, opening=None, prefill=Prefill(first, prompted))
+
+    def _start_of_turn(self, text: str, before: Sequence[PreparedMessage]) -> tuple[int, bool]:
+        """Where the turn of an assistant begins that goes on after `before`, and whether after a generation prompt."""
+        asked, unasked = (self._template.render_opening(before, prompt) if before else "" for prompt in (True, False))
+        if text.startswith(asked):
+            return len(asked), True
+        return len(self._template.chat_format.codec.common_prefix(text, unasked)), False
 
     def _prepared(self, messages: Sequence[Message], reopening: Reopening | None) -> list[PreparedMessage]:
         """The messages in the template's form; those that an opening before held, too, as they were there."""

@@ -101,6 +101,10 @@ class PlainRenderer:
         asked, unasked = (self._apply(messages, prompt) for prompt in (self.options.add_generation_prompt, False))
         return Tail(asked, _prompt_length(asked, unasked), self._starts(messages, len(unasked)))
 
+    def opening_inside(self, messages: Sequence[Message]) -> Tail:
+        """Not known here: where a message ends in tokens, nobody can tell."""
+        raise TemplateRejectedError("continue_final_message needs a fast tokenizer", field="continue_final_message")
+
     def _starts(self, messages: Sequence[Message], end: int) -> tuple[int, ...]:
         """First token of each message: the length of the render of those before it, where that is a length at all."""
         starts = [0]

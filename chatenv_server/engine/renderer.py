@@ -30,6 +30,9 @@ class Renderer(Protocol):
         `reopening` is there where a segment begins that is not the episode's first.
         """
 
+    def opening_inside(self, messages: Sequence[Message]) -> Tail:
+        """Everything up to the end of the last message's text. Raises TemplateRejectedError."""
+
     def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """Everything after the last sampled turn for the messages that follow it. Raises TemplateRejectedError."""
 

@@ -72,6 +72,14 @@ class TemplateRenderer:
         """
         return self._openings.opening(messages, reopening)
 
+    def opening_inside(self, messages: Sequence[Message]) -> Tail:
+        """Everything up to the end of the text of the last message, which a model is to go on with.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages, or does not write that text.
+        """
+        return self._openings.inside(messages)
+
     def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """Everything after the last sampled turn for the messages that follow it.
 

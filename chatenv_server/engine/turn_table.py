@@ -86,12 +86,13 @@ class TurnTable:
         return SampledSpan(first.start, last.start + last.length, bool(kind & _PROMPTED))
 
     def said(self, count: int) -> Iterator[tuple[int, int, int]]:
-        """(message, start, stop) of each sampled message among the first `count` turns."""
+        """(message, start, stop) of each message among the first `count` turns that was sampled as a whole."""
         sampled = (extent for extent, kind in map(self._row, range(count)) if kind & _SAMPLED)
         for message, spans in itertools.groupby(sampled, lambda extent: extent.first_message):
             first, *more = spans
             last = more[-1] if more else first
-            yield message, first.start, last.start + last.length
+            if first.message_count:  # else it begins with a prefill, which a caller gave
+                yield message, first.start, last.start + last.length
 
     def write_template(self, at: int, extent: Extent, reward: float | None) -> int:
         """Write what the template wrote as turn number `at`; the number of turns there are then."""

@@ -24,6 +24,7 @@ from chatenv_server.environment.validation import (
     check_limit,
     check_messages,
     check_policy,
+    check_prefill,
     check_role,
     check_template_kwargs,
     check_text,
@@ -48,6 +49,8 @@ class EpisodeOptions:
     max_tokens: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """Whether the opening ends inside its last message, which the model goes on with."""
     history_policy: HistoryPolicy = HistoryPolicy.APPEND
     control_token_policy: ControlTokenPolicy = ControlTokenPolicy.ESCAPE
     clock: float | None = None
@@ -72,6 +75,8 @@ class EpisodeOptions:
                 reason=Reason.SYSTEM_PROMPT_TWICE,
                 field="system_prompt",
             )
+        if options.continue_final_message:
+            check_prefill(options.opening)
         return options
 
     @property

@@ -65,7 +65,10 @@ class EpisodeRecord:
         Raises:
             TemplateRejectedError: the template cannot render them.
         """
-        change = self.log.append_messages(self.options.opening, step=0)
+        if self.options.continue_final_message:
+            change = self.log.open_inside(self.options.opening)
+        else:
+            change = self.log.append_messages(self.options.opening, step=0)
         self.progress = Progress(truncated=self._is_at_limit(0))
         return change
 

@@ -142,6 +142,18 @@ def check_messages(messages: Sequence[Message]) -> None:
         _check_message(message, f"messages[{index}]")
 
 
+def check_prefill(opening: Sequence[Message]) -> None:
+    """Raise InvalidRequestError unless the opening ends in an assistant's text, and in no calls."""
+    last: Message = opening[-1] if opening else {}
+    text = last.get("content")
+    if last.get("role") != "assistant" or last.get("tool_calls") or not isinstance(text, str) or not text.strip():
+        raise InvalidRequestError(
+            "continue_final_message: the opening has to end in the text of an assistant, without tool calls",
+            reason=Reason.BAD_PREFILL,
+            field="continue_final_message",
+        )
+
+
 def check_role(role: Any, field: str) -> None:
     """Raise InvalidRequestError unless it is 1 to 64 printable characters."""
     if not isinstance(role, str) or not role.strip() or len(role) > _LONGEST_ROLE or not role.isprintable():
