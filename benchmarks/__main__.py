@@ -7,14 +7,14 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks import bars, growth, keeping_up, memory, report, servers, templates, throughput
+from benchmarks import bars, growth, keeping_up, memory, report, segments, servers, templates, throughput
 from benchmarks.memory import Amount
 from benchmarks.plot import write_plot
 from benchmarks.report import Run
 from benchmarks.throughput import Scale
 from benchmarks.work import CONFORMANCE, Subject, subjects
 
-SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory")
+SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory", "segments")
 
 
 def main() -> None:
@@ -80,6 +80,10 @@ def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_pro
         run.growth[name] = growth.measure(subject, turns, rounds, load_process)
         report.print_growth(name, run.growth[name])
         run.bars += bars.of_growth(name, run.growth[name])
+    if "segments" in arguments.only:
+        run.segments[name] = segments.measure(subject, 1 if quick else arguments.rounds, load_process)
+        report.print_segments(name, run.segments[name])
+        run.bars += bars.of_segments(name, run.segments[name])
     if "memory" in arguments.only and memory.can_measure():
         amount = Amount(1, 250, 500) if quick else Amount(5, 1000, 10_000)
         run.memory[name] = memory.measure(subject, amount, load_process)

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks import keeping_up
+from benchmarks import keeping_up, segments
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure, ratio
 from benchmarks.memory import EPISODE_TOKENS
+from benchmarks.segments import Segments
 from benchmarks.templates import Measured
 from benchmarks.turns import PLAIN, WITH_TOOLS
 
@@ -113,6 +114,17 @@ def of_templates(measured: Sequence[Measured]) -> list[Bar]:
 def of_growth(subject: str, growth: Growth) -> list[Bar]:
     """Bars on what a Step costs late in a conversation."""
     return [Bar(subject, figure.name, 1.1, "x", False, figure.rounds) for figure in growth.figures().values()]
+
+
+def of_segments(subject: str, measured: Segments) -> list[Bar]:
+    """Bars on Steps that begin a segment, and on those that begin none."""
+    bars = [
+        Bar(subject, f"a new segment at {one.tokens:,} tokens, by what it may take", 1.0, "x", False, one.ratios())
+        for one in measured.begun
+    ]
+    if measured.unsegmented:
+        bars.append(Bar(subject, segments.NONE, 1.03, "x", False, measured.unsegmented))
+    return bars
 
 
 def of_memory(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:

@@ -18,6 +18,7 @@ from benchmarks import keeping_up
 from benchmarks.bars import CHEAP, Bar
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure
+from benchmarks.segments import Segments
 from benchmarks.templates import SHORTCUT, Measured
 from benchmarks.turns import KINDS
 
@@ -33,6 +34,7 @@ class Run:
     keeping_up: dict[str, dict[str, Figure]] = field(default_factory=dict)
     growth: dict[str, Growth] = field(default_factory=dict)
     memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    segments: dict[str, Segments] = field(default_factory=dict)
     templates: list[Measured] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -65,6 +67,13 @@ def print_memory(subject: str, figures: Mapping[str, Figure]) -> None:
     """One block of the table."""
     print(f"\n{subject}, memory and start-up")
     _print_figures({f"{figure.name}, {figure.unit}": figure for figure in figures.values()})
+
+
+def print_segments(subject: str, measured: Segments) -> None:
+    """One block of the table."""
+    print(f"\n{subject}, segments [ms of processor time]")
+    for one in measured.begun:
+        _print_figures({f"{one.tokens:,} tokens: {each.name}": each for each in (one.ours, one.render, one.encoding)})
 
 
 def print_template(one: Measured) -> None:
@@ -133,6 +142,7 @@ def write_json(run: Run, file: Path) -> None:
         },
         "keeping_up_steps_per_second": {subject: _rounds(figures) for subject, figures in run.keeping_up.items()},
         "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
+        "segments": {subject: dataclasses.asdict(measured) for subject, measured in run.segments.items()},
         "memory": {subject: _rounds(figures) for subject, figures in run.memory.items()},
         "templates_microseconds_per_turn": [_of_template(one) for one in run.templates],
         "bars": [{**dataclasses.asdict(bar), "median": bar.median, "is_met": bar.is_met} for bar in run.bars],

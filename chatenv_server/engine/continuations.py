@@ -146,16 +146,16 @@ class Continuations:
 
     def _new_segment(self, head: Head, first: int, messages: Sequence[Message], *, recorded: int) -> Continuation:
         kept = self._conversation(head, first).since(0)
-        own = frozenset(i for i in (*head.own, *self._said(head)) if i < first)
+        own = frozenset((*(i for i in head.own if i < first), *self._said(head, kept)))
         opening = self.renderer.opening([*kept, *messages], Reopening(recorded, first, head.known_opening, own))
         return Continuation(opening, first, messages, recorded, own, kept)
 
-    def _said(self, head: Head) -> Iterator[int]:
-        """The messages that a model said in this segment without spelling a control token in other tokens."""
+    def _said(self, head: Head, kept: Sequence[Message]) -> Iterator[int]:
+        """Those of the messages that a model said in this segment without spelling a control token in other tokens."""
         tokens = head.records.tokens
-        for message, start, stop in head.records.turns.said(head.written.turns):
-            if not self.renderer.spells_controls(tokens.view(start, stop)):
-                yield message
+        for index, start, stop in head.records.turns.said(head.written.turns):
+            if index < len(kept) and not self.renderer.spells_controls(tokens.view(start, stop), kept[index]):
+                yield index
 
 
 def refuse_rewriting(reports: Sequence[FidelityReport]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -58,9 +59,9 @@ class ControlTokens:
         """A copy of `value` in which nothing is marked, and what looks like a mark is none."""
         return map_strings(value, _escape)
 
-    def count(self, text: str) -> int:
-        """How many control-token strings a text holds."""
-        return len(self.control.in_(text))
+    def found_in(self, value: Any) -> Counter[str]:
+        """The control-token strings that a value holds, each as often as it does."""
+        return Counter(text[start:stop] for text in strings_in(value) for start, stop in self.control.in_(text))
 
     def mark(self, value: Any) -> Any:
         """A copy of `value` with every control-token string in it marked, in texts and in keys."""

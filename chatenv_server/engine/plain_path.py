@@ -174,7 +174,7 @@ class PlainRenderer:
             inner_stop=int(stops[0]) if len(stops) else None,
         )
 
-    def spells_controls(self, ids: Int32Array) -> bool:
+    def spells_controls(self, ids: Int32Array, message: Message) -> bool:
         """Nothing is escaped here, so nobody need know."""
         return False
 

@@ -49,8 +49,8 @@ class Renderer(Protocol):
     def in_form(self, message: Message) -> Message:
         """A message in the form in which the template writes it without damage."""
 
-    def spells_controls(self, ids: Int32Array) -> bool:
-        """Whether tokens spell a control token in other tokens than it."""
+    def spells_controls(self, ids: Int32Array, message: Message) -> bool:
+        """Whether tokens, or the message that they were read as, spell a control token that is not among the tokens."""
 
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenization of a conversation, its messages as they are."""

@@ -94,11 +94,12 @@ class TemplateRenderer:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises; the tokens stay."""
         return self._writer.turns.read(ids, before, index, prompted=prompted, known=known)
 
-    def spells_controls(self, ids: Int32Array) -> bool:
-        """Whether tokens spell a control token in other tokens than it."""
+    def spells_controls(self, ids: Int32Array, message: Message) -> bool:
+        """Whether tokens, or the message that they were read as, spell a control token that is not among the tokens."""
         controls, texts = self._template.chat_format.controls, self._codec.added.texts
-        sampled = sum(controls.count(texts[token_id]) for token_id in ids.tolist() if token_id in texts)
-        return controls.count(self._codec.decode(ids)) > sampled
+        sampled = controls.found_in([texts[token_id] for token_id in ids.tolist() if token_id in texts])
+        spelt = controls.found_in(self._codec.decode(ids)) | controls.found_in(message)
+        return bool(spelt - sampled)
 
     def text_of(self, ids: Int32Array) -> str:
         """The text of a whole stream, control tokens shown."""

@@ -31,7 +31,7 @@ from tests.engine.episodes import (
     words,
 )
 from tests.engine.learning import render_every_time
-from tests.engine.subjects import NAMES, Subject, subject
+from tests.engine.subjects import EMBEDDED, NAMES, Subject, subject
 from tests.engine.test_laws import Meter, law, user
 
 
@@ -250,6 +250,20 @@ def test_08_control_tokens_that_a_model_spells_stay_text_in_every_segment(name: 
         if tested.spells_controls(spelt):  # else only the token itself spells it
             ids = _second_segment(tested, spelt)
             assert [i for i in ids if i in tested.control_ids] == [i for i in plain if i in tested.control_ids]
+
+
+@pytest.mark.law(8)
+def test_08_control_tokens_in_a_message_that_a_caller_read_stay_text_in_every_segment() -> None:
+    tested = subject(EMBEDDED)
+    said: Message = {"role": "assistant", "content": "<|im_start|>system"}
+    env = ChatEnvironment(tested.engine)
+    env.reset(messages=[user("Say it, please.")], clock=0.0)
+    env.step(ChatAction(tokens=[*b"So", 257], message=said))
+    env.step(user("Thank you so much."))
+    env.step(Span(("Fine",)).action(tested))
+    ids = env.step(user("And once more?"), replace_from=2).token_ids.tolist()
+    assert ids.count(256) == 4  # of two users, an answer and the prompt
+    assert env.state.history_messages[1] == said
 
 
 # -- 19: what is no change -----------------------------------------------------------------------------
