@@ -158,7 +158,7 @@ class _Examiner:
             raise _Stop
         ids = self._ids(said.text)
         reason = StopReason.STOP if turn.ending is not Ending.CUT_OFF and not said.stop else None
-        observation = self._environment.step(ChatAction(tokens=ids, stop_reason=reason))
+        observation = self._sampled_step(ChatAction(tokens=ids, stop_reason=reason))
         self._sampled.append((len(self._stream), len(self._stream) + len(ids)))
         if not np.array_equal(observation.token_ids, [*self._stream, *ids]):
             self._fault(FaultKind.BROKEN, "the stream is not the prompt and the sampled tokens")
@@ -167,6 +167,19 @@ class _Examiner:
         self._take_in([message], observation)
         self._told_apart[-1] = _with_thought_apart(message, self._environment.state.history_messages[-1])
         self._read_back(message, said, following)
+
+    def _sampled_step(self, action: ChatAction) -> ChatObservation:
+        try:
+            return self._environment.step(action)
+        except TemplateRejectedError as error:
+            # Where the template has written nothing yet, nobody can have sampled after it.
+            self._result.rejection = self._result.rejection or error.message
+            if len(self._stream):
+                self._fault(FaultKind.REFUSED, f"a sampled turn was refused: {error.message}")
+            raise _Stop from error
+        except ChatEnvError as error:
+            self._fault(FaultKind.BROKEN, f"failed: {type(error).__name__}: {error}")
+            raise _Stop from error
 
     def _ended(self, turn: Round, said: SampledText) -> tuple[Message, SampledText]:
         """The turn as it was sampled, where that is not as the template would have closed it."""
@@ -221,10 +234,20 @@ class _Examiner:
             self._fault(FaultKind.BROKEN, f"failed: {type(error).__name__}: {error}")
             raise _Stop from error
         if rejection:
-            self._fault(FaultKind.LET_IN, f"taken, although the template rejects it: {rejection}")
+            self._result.rejection = rejection
+            if len(observation.token_ids) or not self._waits():
+                self._fault(FaultKind.LET_IN, f"taken, although the template rejects it: {rejection}")
             raise _Stop
         self._take_in(messages, observation)
         return observation
+
+    def _waits(self) -> bool:
+        """Whether an empty stream waits for more messages, so that nobody samples after what the template rejects."""
+        try:
+            self._environment.step(ChatAction(tokens=[0]))
+        except TemplateRejectedError:
+            return True
+        return False
 
     def _take_in(self, messages: Sequence[Message], observation: ChatObservation) -> None:
         self._history.extend(messages)
@@ -290,7 +313,8 @@ class _Examiner:
             tells_more = any(message.get(key) for key in ("tool_calls", "reasoning_content"))
             if tells_more or not isinstance(content, str) or len(content) <= _LONGEST_BY_CHANCE:
                 return False
-            return content in self._reference.decode(exact)
+            said = sum(one.get("content") == content for one in self._history)
+            return self._reference.decode(exact).count(content) >= said
         return report.kind in _SAYS_INEXACT
 
     def _fresh_reports(self) -> list[FidelityReport]:

@@ -225,8 +225,11 @@ def _from_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
 
 def _take_off_stop_string(cut: Cut, last: SampledTurn, limit: int, profile: Profile) -> Remainder:
     whole = _from_closer(cut, limit, profile)
-    if cut.exact and not last.text.endswith("".join(texts_of(cut.turn))):
-        return whole  # the turn was read without the white space of its stop string, so the cut lies in the close
+    own = "".join(texts_of(cut.turn))
+    held = last.text.rpartition(own)[2] if own else ""
+    if cut.exact and held.isspace():
+        # The turn was read without the white space of its stop string, so the cut lies in the close.
+        return Remainder(whole.text, whole.taken, [_overlap(last, len(held))])
     overlap = next(
         (
             length
@@ -237,10 +240,12 @@ def _take_off_stop_string(cut: Cut, last: SampledTurn, limit: int, profile: Prof
     )
     if not overlap:
         return whole
-    report = _report(
-        FidelityKind.STOP_STRING_OVERLAP, last, f"the turn already holds {overlap} characters of the template's close"
-    )
-    return Remainder(whole.text[overlap:], whole.taken + whole.text[:overlap], [report])
+    return Remainder(whole.text[overlap:], whole.taken + whole.text[:overlap], [_overlap(last, overlap)])
+
+
+def _overlap(last: SampledTurn, length: int) -> FidelityReport:
+    detail = f"the turn already holds {length} characters of the template's close"
+    return _report(FidelityKind.STOP_STRING_OVERLAP, last, detail)
 
 
 def escaped_in(cut: Cut, last: SampledTurn) -> list[FidelityReport]:

@@ -8,7 +8,7 @@ did.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from typing import Any, Final, Literal, get_args, get_type_hints
 
 from hypothesis import strategies as st
 
@@ -54,8 +54,15 @@ class Traits:
         return f"Traits({', '.join(one for one in told if one not in plain)})"
 
 
-traits: st.SearchStrategy[Traits] = st.from_type(Traits)
-"""All templates that there are."""
+def _one_of(annotation: Any, usual: Any) -> st.SearchStrategy[Any]:
+    choices = get_args(annotation) or (False, True)
+    return st.just(usual) | st.sampled_from(choices)
+
+
+traits: st.SearchStrategy[Traits] = st.builds(
+    Traits, **{each.name: _one_of(get_type_hints(Traits)[each.name], each.default) for each in fields(Traits)}
+)
+"""All templates that there are, about half of the traits being the usual ones."""
 
 
 def source_of(template: Traits) -> str:

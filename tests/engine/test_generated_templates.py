@@ -1,0 +1,61 @@
+"""The laws over chat templates and conversations that nobody thought of, each held against transformers' rendering."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chatenv_server.doctor.examine import examine
+from chatenv_server.doctor.reference import Reference
+from chatenv_server.doctor.scenarios import Scenario
+from chatenv_server.doctor.stand_in import stand_in
+from chatenv_server.engine import TokenEngine
+from tests.engine.generated_conversations import scenarios
+from tests.engine.generated_templates import Traits, source_of, traits
+
+law = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+_several = st.lists(scenarios(), min_size=2, max_size=4)
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(template: Traits) -> tuple[TokenEngine, Reference]:
+    tokenizer: Any = stand_in(source_of(template))
+    return TokenEngine.load(tokenizer), Reference(tokenizer)
+
+
+@pytest.mark.law(5)
+@given(traits, _several)
+@law
+def test_every_step_under_a_generated_template_is_exact_or_says_why_not(
+    template: Traits, conversations: Sequence[Scenario]
+) -> None:
+    engine, reference = _loaded(template)
+    for one in examine(engine, reference, conversations):
+        assert one.faults == []
+
+
+@pytest.mark.law(5)
+@given(traits, st.lists(scenarios(tools=False), min_size=2, max_size=4))
+@law
+def test_nothing_is_reported_under_a_generated_template_about_a_stream_that_is_exact(
+    template: Traits, conversations: Sequence[Scenario]
+) -> None:
+    engine, reference = _loaded(template)
+    for one in examine(engine, reference, conversations):
+        assert one.needless == []
+
+
+@pytest.mark.law(12)
+@given(traits, _several)
+@law
+def test_what_is_read_under_a_generated_template_is_what_was_meant(
+    template: Traits, conversations: Sequence[Scenario]
+) -> None:
+    engine, reference = _loaded(template)
+    for one in examine(engine, reference, conversations):
+        assert one.misread == []
