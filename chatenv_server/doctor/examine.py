@@ -55,17 +55,19 @@ _END_CHARACTERS: Final = 12
 def examine(engine: TokenEngine, reference: Reference, scenarios: Sequence[Scenario] = SCENARIOS) -> list[Examination]:
     """Play the scenarios, and some with the texts that the template itself looks for."""
     played = _with_special_ones(engine, scenarios)
-    return [_play(engine, reference, scenario, HistoryPolicy.APPEND) for scenario in played]
+    return [play(engine, reference, scenario) for scenario in played]
 
 
 def examine_segments(engine: TokenEngine, reference: Reference, examined: Sequence[Examination]) -> list[Examination]:
     """Play those once more that were not exact throughout, under the policy `segment`."""
     inexact = {one.scenario for one in examined if one.exact_steps < one.steps}
     played = [one for one in _with_special_ones(engine, SCENARIOS) if one.name in inexact]
-    return [_play(engine, reference, scenario, HistoryPolicy.SEGMENT) for scenario in played]
+    return [play(engine, reference, scenario, HistoryPolicy.SEGMENT) for scenario in played]
 
 
-def _play(engine: TokenEngine, reference: Reference, scenario: Scenario, policy: HistoryPolicy) -> Examination:
+def play(
+    engine: TokenEngine, reference: Reference, scenario: Scenario, policy: HistoryPolicy = HistoryPolicy.APPEND
+) -> Examination:
     """Play one scenario; once more where transformers' clock, which nobody can set, may have ticked meanwhile."""
     examination = _Examiner(engine, reference, scenario, policy).run()
     tells_time = engine.chat_format is not None and "strftime_now" in engine.chat_format.template.variables

@@ -16,6 +16,8 @@ from chatenv_client.models import Message
 from chatenv_server.doctor.reference import NotTakenError, Reference
 
 _END_MARK: Final = "Zq7xE5nD"
+_LONGEST_END: Final = 40
+"""How much of what comes before a header tells which header it is."""
 _WORD: Final = re.compile(r"\w+")
 _OPEN_TAG: Final = re.compile(r"(?P<bracket>[<\[])(?P<name>\w+)[>\]]\s*\Z")
 
@@ -79,7 +81,12 @@ def sampled_text(
     asked = reference.text(history, tools=tools, prompt=prompt)
     alone = reference.text([*history, message], tools=tools, prompt=False)
     natural = alone.startswith(asked)
+    # A token that opens turns ends none, for templates that write the generation prompt unasked.
+    with_prompt, without = (reference.text(history, tools=tools, prompt=asks) for asks in (True, False))
+    header = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
     shared = asked if natural else _shared_start(reference, asked, alone)
+    if len(shared) + len(header) < len(asked):
+        shared = _through_same_end(asked, alone, header) or shared  # the history is another one by now
     opened = "" if natural else _end_of_thought(message, asked[len(shared) :], alone[len(shared) :])
     said = alone[len(shared) :]
     after = _after_last_word(reference, [*history, message], tools)
@@ -88,9 +95,6 @@ def sampled_text(
         return SampledText(opened + said[: ends[-1].end() if ends else len(said)], "", natural)
     later = _after_last_word(reference, [*history, message], tools, following, prompt=prompt) or ""
     later = later.partition(str(following[0].get("content", "")).strip() or "\0")[0]
-    # A token that opens turns ends none, for templates that write the generation prompt unasked.
-    with_prompt, without = (reference.text(history, tools=tools, prompt=asks) for asks in (True, False))
-    header = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
     stop = _stop(reference, after, later, without=header)
     if not stop and message.get("tool_calls"):
         # Nothing tells where the turn ends but what follows a text that is none of a call's.
@@ -98,6 +102,15 @@ def sampled_text(
         close = _after_last_word(reference, [*history, plain], tools)
         after = close if close is not None and after.endswith(close) else after
     return SampledText(opened + said[: len(said) - len(after)], stop, natural)
+
+
+def _through_same_end(asked: str, alone: str, header: str) -> str:
+    """The conversation up to where it reads as the prompt's end does; empty where that is nowhere, or in two places."""
+    for length in range(len(header) + _LONGEST_END, len(header), -1):
+        end = asked[-length:]
+        if alone.count(end) == 1:
+            return alone[: alone.index(end) + length]
+    return ""
 
 
 def _shared_start(reference: Reference, left: str, right: str) -> str:

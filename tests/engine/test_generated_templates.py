@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatenv_server.doctor.examine import examine
+from chatenv_server.doctor.examine import play
 from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.scenarios import Scenario
 from chatenv_server.doctor.stand_in import stand_in
@@ -35,8 +35,8 @@ def test_every_step_under_a_generated_template_is_exact_or_says_why_not(
     template: Traits, conversations: Sequence[Scenario]
 ) -> None:
     engine, reference = _loaded(template)
-    for one in examine(engine, reference, conversations):
-        assert one.faults == []
+    for conversation in conversations:
+        assert play(engine, reference, conversation).faults == []
 
 
 @pytest.mark.law(5)
@@ -46,8 +46,8 @@ def test_nothing_is_reported_under_a_generated_template_about_a_stream_that_is_e
     template: Traits, conversations: Sequence[Scenario]
 ) -> None:
     engine, reference = _loaded(template)
-    for one in examine(engine, reference, conversations):
-        assert one.needless == []
+    for conversation in conversations:
+        assert play(engine, reference, conversation).needless == []
 
 
 @pytest.mark.law(12)
@@ -57,5 +57,5 @@ def test_what_is_read_under_a_generated_template_is_what_was_meant(
     template: Traits, conversations: Sequence[Scenario]
 ) -> None:
     engine, reference = _loaded(template)
-    for one in examine(engine, reference, conversations):
-        assert one.misread == []
+    for conversation in conversations:
+        assert play(engine, reference, conversation).misread == []
