@@ -54,7 +54,8 @@ def find_form(writers: Sequence[Write]) -> GivenForm:
     """
 
     def shows(form: GivenForm, messages: Sequence[Mapping[str, Any]], damage: Sequence[str]) -> bool:
-        texts = [write([form.apply(message) for message in messages]) for write in writers]
+        given = [form.apply(message) for message in messages]
+        texts = [write(given) or write([form.apply(_SYSTEM), *given]) for write in writers]
         written = [text for text in texts if text is not None and _TEXT in text]
         return bool(written) and not any(sign in text for text in written for sign in damage)
 
@@ -68,6 +69,8 @@ def find_form(writers: Sequence[Write]) -> GivenForm:
     return as_text if as_object_is_damaged and shows(as_text, _CALLED, _ESCAPED_TWICE) else form
 
 
+_SYSTEM: Final[Mapping[str, Any]] = {"role": "system", "content": "Zq7xS1vW"}
+"""For templates that insist on one."""
 _USER: Final[Mapping[str, Any]] = {"role": "user", "content": "Zq7xU1vW"}
 _EXAMPLES: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = {
     "user": [{"role": "user", "content": _TEXT}],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -18,7 +18,9 @@ _plain = st.builds(lambda text, number: f"{text} ({number})", _words, st.integer
 """Texts that hardly any template alters, seldom twice the same."""
 _odd = st.sampled_from(["", "a", "\n", "  two  spaces  ", "\nIt is.\n", "\n\nWell.", "{{ braces }}", "<b>it</b>"])
 given_texts = st.one_of(_plain, _plain, _plain, _odd)
-said_texts = st.one_of(_plain, _plain, _plain, st.sampled_from(["\n\nIt is.", "It is.\n", "Yes", '{"a": 1}']))
+said_texts = st.one_of(_plain, _plain, _plain, st.sampled_from(["\n\nIt is.", "Yes", '{"a": 1}']))
+edgy_texts = st.one_of(said_texts, st.just("It is.\n"))
+"""Some end in a line, which may be the line that closes a turn."""
 _values = st.sampled_from(["Paris", "94103", "true", "São Paulo", 'the "old" town', "two\nlines", "it's", "{Oslo}"])
 _arguments: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"city": _values}, optional={"days": st.integers(0, 9)}
@@ -26,12 +28,12 @@ _arguments: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 @st.composite
-def _said(draw: st.DrawFn, number: int, tools: bool) -> Message:
+def _said(draw: st.DrawFn, number: int, tools: bool, texts: st.SearchStrategy[str]) -> Message:
     """What a model means to say: a text, calls, or both, with a thought or not; calls are numbered from `number`."""
     calls: list[dict[str, Any]] = []
     if tools and draw(st.booleans()):
         calls = draw(st.lists(_arguments, min_size=1, max_size=2))
-    message: Any = {"role": "assistant", "content": draw(st.just("") | said_texts if calls else said_texts)}
+    message: Any = {"role": "assistant", "content": draw(st.just("") | texts if calls else texts)}
     if draw(st.integers(0, 3)) == 0:
         message["reasoning_content"] = draw(_plain)
     if calls:
@@ -61,7 +63,7 @@ def _followed(draw: st.DrawFn, said: Message) -> list[Message]:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, *, tools: bool = True) -> Scenario:
+def scenarios(draw: st.DrawFn, *, tools: bool = True, texts: st.SearchStrategy[str] = edgy_texts) -> Scenario:
     """A conversation of one to four rounds, with tools or without."""
     tools = tools and draw(st.booleans())
     opening: list[Message] = []
@@ -69,11 +71,11 @@ def scenarios(draw: st.DrawFn, *, tools: bool = True) -> Scenario:
         opening.append({"role": "system", "content": draw(given_texts)})
     opening.append({"role": "user", "content": draw(given_texts)})
     if draw(st.integers(0, 3)) == 0:
-        said = draw(_said(900, tools))
+        said = draw(_said(900, tools, texts))
         opening += [said, *draw(_followed(said))]
     rounds = []
     for index in range(draw(st.integers(1, 4))):
-        said = draw(_said(1 + 2 * index, tools))
+        said = draw(_said(1 + 2 * index, tools, texts))
         rounds.append(Round(said, tuple(draw(_followed(said)))))
     return Scenario(
         "generated",
@@ -83,8 +85,3 @@ def scenarios(draw: st.DrawFn, *, tools: bool = True) -> Scenario:
         add_generation_prompt=draw(st.integers(0, 5)) > 0,
         template_kwargs=draw(st.sampled_from([{}, {}, {"enable_thinking": True}, {"enable_thinking": False}])),
     )
-
-
-def said_in(scenario: Scenario) -> Sequence[Message]:
-    """The messages that a model means to say."""
-    return [turn.sampled for turn in scenario.rounds]
