@@ -20,6 +20,8 @@ BEARER_TOKEN: Final = "CHATENV_BEARER_TOKEN"
 BEARER_TOKEN_FILE: Final = "CHATENV_BEARER_TOKEN_FILE"
 CALLERS: Final = (ADDRESS, BEARER_TOKEN, BEARER_TOKEN_FILE)
 """What callers read. A server and its callers may share an environment, as they share an image."""
+TESTS: Final = ("CHATENV_CONFORMANCE", "CHATENV_CONFORMANCE_REQUIRED")
+"""What the project's own tests read. Whoever works on chatenv has them in the shell that servers are started from."""
 
 _SERVICE_LINK: Final = re.compile(
     r"CHATENV_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -40,7 +42,7 @@ def refuse_unknown(environment: Mapping[str, str], settings: Iterable[str]) -> N
     Raises:
         SettingError: there are such variables; each is named, with the known one that is nearest.
     """
-    known = {*settings, *CALLERS}
+    known = {*settings, *CALLERS, *TESTS}
     if unknown := [_with_nearest(name, known, 0.6) for name in _given(environment) if name not in known]:
         raise SettingError(f"the environment has {', '.join(unknown)}; correct it or unset it")
 

@@ -27,13 +27,6 @@ Serve = Callable[..., RunningServer]
 Launch = Callable[..., "ServerProcess"]
 
 
-@pytest.fixture(autouse=True)
-def _no_variables_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' own variables are none of a server's, which would refuse them."""
-    for name in ("CHATENV_CONFORMANCE", "CHATENV_CONFORMANCE_REQUIRED"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="session")
 def engine() -> TokenEngine:
     """The embedded tokenizer's engine, probed once."""

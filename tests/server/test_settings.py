@@ -188,8 +188,9 @@ def test_all_variables_that_nobody_reads_are_named_at_once() -> None:
         read_settings([], {"CHATENV_QQQQ": "1", "CHATENV_COLOUR": "1", "CHATENVIRONMENT": "1"})
 
 
-def test_what_callers_read_may_stand_in_a_servers_environment() -> None:
-    assert read_settings([], {"CHATENV_ADDRESS": "localhost:1"}) == Settings()
+@pytest.mark.parametrize("name", ["CHATENV_ADDRESS", "CHATENV_CONFORMANCE", "CHATENV_CONFORMANCE_REQUIRED"])
+def test_what_callers_and_tests_read_may_stand_in_a_servers_environment(name: str) -> None:
+    assert read_settings([], {name: "localhost:1"}) == Settings()
 
 
 SERVICE_LINKS = (
