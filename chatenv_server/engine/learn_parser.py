@@ -14,7 +14,10 @@ def without_close(text: str, message: Mapping[str, Any], stop_texts: Sequence[st
 
     A template may write the beginning of the next turn after it.
     """
-    said = max((text.rfind(leaf) + len(leaf) for leaf in _texts_in(message) if leaf in text), default=0)
+    said = max((text.rfind(leaf) + len(leaf) for leaf in _texts_in(message) if leaf in text), default=None)
+    if said is None:  # the template leaves all of it out
+        bare = text.rstrip()
+        return next((bare.removesuffix(stop) for stop in stop_texts if bare.endswith(stop)), text)
     ends = [found for stop in stop_texts if (found := text.find(stop, said)) >= 0]
     return text[: min(ends)] if ends else text
 
