@@ -26,6 +26,10 @@ class Reason(str, enum.Enum):
     SAMPLED_RUNS = "SAMPLED_RUNS"
     """`mask`, on the wire `sampled_runs`, covers another number of tokens than there are. Give one value per token, or
     none."""
+    BAD_EXTRAS = "BAD_EXTRAS"
+    """A column of `extras` has another number of rows than there are tokens, another type or shape than before, or
+    takes too many bytes; or there is no span whose last row can be amended. Give a row per token, alike throughout a
+    segment."""
     BAD_ROLE = "BAD_ROLE"
     """A role is empty, not printable, or longer than 64 characters. Give `user`, `assistant`, `tool` or the like."""
     CONTENT_MISSING = "CONTENT_MISSING"

@@ -35,7 +35,7 @@ def as_token_ids(tokens: Any) -> Int32Array:
         TypeError: the values are not integers.
         ValueError: there is more than one row, or an id does not fit into int32.
     """
-    array: npt.NDArray[Any] = tokens if type(tokens) is np.ndarray else _as_numpy(tokens)
+    array: npt.NDArray[Any] = tokens if type(tokens) is np.ndarray else as_numpy(tokens)
     if array.dtype == np.int32 and array.ndim == 1:
         return array.astype(np.int32, copy=True)
     if array.size == 0:
@@ -61,7 +61,7 @@ def as_logprobs(logprobs: Any) -> Float32Array:
     Raises:
         ValueError: there is more than one row, or one of them is None.
     """
-    array = _as_numpy(logprobs)
+    array = as_numpy(logprobs)
     if array.dtype == object:
         missing = next((i for i, value in enumerate(array.reshape(-1).tolist()) if value is None), None)
         if missing is not None:
@@ -78,7 +78,7 @@ def as_mask(mask: Any) -> BoolArray:
         TypeError: the values are neither bool nor 0 and 1.
         ValueError: there is more than one row.
     """
-    array = _as_numpy(mask)
+    array = as_numpy(mask)
     if array.size and array.size != (array.shape or (1,))[-1]:
         raise ValueError(f"a mask must be one row, got shape {array.shape}")
     flat = array.reshape(-1)
@@ -99,7 +99,8 @@ def mask_of_runs(runs: Sequence[int]) -> BoolArray:
     return np.repeat(np.arange(len(runs)) % 2 == 1, np.array(runs, dtype=np.int64))
 
 
-def _as_numpy(values: Any) -> npt.NDArray[Any]:
+def as_numpy(values: Any) -> npt.NDArray[Any]:
+    """A tensor, array or list as an array; of a tensor on another device a copy."""
     detach = getattr(values, "detach", None)
     if detach is None:
         return np.asarray(values)

@@ -206,7 +206,7 @@ class ResetResponse(_message.Message):
     def __init__(self, observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages", "replace_from", "message", "sampled_runs", "model_version_runs")
+    __slots__ = ("episode_id", "tokens", "messages", "logprobs", "stop_reason", "model_version", "step_index", "prompt_fingerprint", "known_tokens", "known_messages", "replace_from", "message", "sampled_runs", "model_version_runs", "extras", "amended_extras")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +221,8 @@ class StepRequest(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_RUNS_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_RUNS_FIELD_NUMBER: _ClassVar[int]
+    EXTRAS_FIELD_NUMBER: _ClassVar[int]
+    AMENDED_EXTRAS_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     tokens: _containers.RepeatedScalarFieldContainer[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -235,7 +237,9 @@ class StepRequest(_message.Message):
     message: Message
     sampled_runs: _containers.RepeatedScalarFieldContainer[int]
     model_version_runs: _containers.RepeatedCompositeFieldContainer[ModelVersionRun]
-    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ..., replace_from: _Optional[int] = ..., message: _Optional[_Union[Message, _Mapping]] = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ...) -> None: ...
+    extras: _containers.RepeatedCompositeFieldContainer[Column]
+    amended_extras: _containers.RepeatedCompositeFieldContainer[Column]
+    def __init__(self, episode_id: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., step_index: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., known_tokens: _Optional[int] = ..., known_messages: _Optional[int] = ..., replace_from: _Optional[int] = ..., message: _Optional[_Union[Message, _Mapping]] = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., amended_extras: _Optional[_Iterable[_Union[Column, _Mapping]]] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("observation",)
@@ -266,6 +270,26 @@ class MessageSpan(_message.Message):
     start: int
     length: int
     def __init__(self, start: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
+class Column(_message.Message):
+    __slots__ = ("name", "dtype", "row_shape", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    ROW_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    row_shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., row_shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ColumnRows(_message.Message):
+    __slots__ = ("start", "column")
+    START_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    column: Column
+    def __init__(self, start: _Optional[int] = ..., column: _Optional[_Union[Column, _Mapping]] = ...) -> None: ...
 
 class ModelVersionRun(_message.Message):
     __slots__ = ("model_version", "length")
@@ -304,7 +328,7 @@ class Turn(_message.Message):
     def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ...) -> None: ...
 
 class GetStateResponse(_message.Message):
-    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed")
+    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed", "extras")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +346,7 @@ class GetStateResponse(_message.Message):
     METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    EXTRAS_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     step_count: int
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -339,7 +364,8 @@ class GetStateResponse(_message.Message):
     metadata_json: str
     clock: _timestamp_pb2.Timestamp
     sealed: _containers.RepeatedCompositeFieldContainer[SegmentEnd]
-    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ...) -> None: ...
+    extras: _containers.RepeatedCompositeFieldContainer[ColumnRows]
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ...) -> None: ...
 
 class GetTrajectoryRequest(_message.Message):
     __slots__ = ("episode_id",)
@@ -348,20 +374,22 @@ class GetTrajectoryRequest(_message.Message):
     def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("shared_tokens", "tokens", "loss_mask_runs", "logprobs", "turns", "fidelity")
+    __slots__ = ("shared_tokens", "tokens", "loss_mask_runs", "logprobs", "turns", "fidelity", "extras")
     SHARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOSS_MASK_RUNS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    EXTRAS_FIELD_NUMBER: _ClassVar[int]
     shared_tokens: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     loss_mask_runs: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
     fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
-    def __init__(self, shared_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., loss_mask_runs: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ...) -> None: ...
+    extras: _containers.RepeatedCompositeFieldContainer[ColumnRows]
+    def __init__(self, shared_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., loss_mask_runs: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ...) -> None: ...
 
 class GetTrajectoryResponse(_message.Message):
     __slots__ = ("episode_id", "segments", "terminated", "truncated")

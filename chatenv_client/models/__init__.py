@@ -6,6 +6,7 @@ Plain data, the same in-process and over the wire. Shapes: T is the length of an
 from __future__ import annotations
 
 from chatenv_client.models.action import Action, ChatAction, StopReason, as_action
+from chatenv_client.models.columns import Column, ColumnRows, Rows
 from chatenv_client.models.episode import ChatState, SegmentEnd
 from chatenv_client.models.fidelity import AuditReport, FidelityKind, FidelityReport, Verdict
 from chatenv_client.models.messages import Message, MessageSnapshot, ToolCall, is_plain, own_message
@@ -30,6 +31,8 @@ __all__ = [
     "ChatAction",
     "ChatObservation",
     "ChatState",
+    "Column",
+    "ColumnRows",
     "ControlTokenPolicy",
     "FidelityKind",
     "FidelityReport",
@@ -40,6 +43,7 @@ __all__ = [
     "Origin",
     "Rendered",
     "ResetOptions",
+    "Rows",
     "Sample",
     "Segment",
     "SegmentEnd",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from chatenv_client.models.columns import NO_COLUMNS, as_columns, as_single_rows
 from chatenv_client.models.messages import Message
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array, as_logprobs, as_mask, as_token_ids
 
@@ -57,6 +58,12 @@ class ChatAction:
     as the end of a thought whose budget is spent, stay in the turn and are not trained on. None: it sampled all."""
     model_version_runs: tuple[tuple[str, int], ...] = ()
     """(version, number of tokens) in order, where the weights changed within the turn; in place of `model_version`."""
+    extras: Any = None
+    """By name (n, ...) arrays, of a row for each token: what the engine knows of them, such as routed experts. A dict
+    after construction."""
+    amended_extras: Any = None
+    """By name the row (...) of the last token of the span before, where the engine knows it only now. A dict of
+    (1, ...) arrays after construction."""
 
     def __post_init__(self) -> None:
         self.tokens = EMPTY_TOKENS if self.tokens is None else as_token_ids(self.tokens)
@@ -69,6 +76,8 @@ class ChatAction:
             self.replace_from = operator.index(self.replace_from)
         if self.mask is not None:
             self.mask = as_mask(self.mask)
+        self.extras = as_columns(self.extras) if self.extras else NO_COLUMNS
+        self.amended_extras = as_single_rows(self.amended_extras) if self.amended_extras else NO_COLUMNS
         runs = self.model_version_runs
         self.model_version_runs = tuple((version, operator.index(length)) for version, length in runs)
 
@@ -87,7 +96,7 @@ class ChatAction:
     ) -> ChatAction:
         """An action of values that have their final types and no other owner; they are neither checked nor copied.
 
-        It has no mask and no runs.
+        It has no mask, no runs and no columns.
         """
         action = cls.__new__(cls)
         action.tokens = tokens
@@ -100,6 +109,7 @@ class ChatAction:
         action.message = message
         action.mask = None
         action.model_version_runs = ()
+        action.extras = action.amended_extras = NO_COLUMNS
         return action
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from chatenv_client.models.columns import ColumnRows
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import Message
 from chatenv_client.models.tensors import as_tensor
@@ -55,6 +56,8 @@ class ChatState:
     """The time that the template sees."""
     sealed: tuple[SegmentEnd, ...] = ()
     """Where each earlier segment ended."""
+    column_rows: tuple[ColumnRows, ...] = ()
+    """What was given of the segment's columns, in the order in which it came."""
 
     @property
     def segment(self) -> int:

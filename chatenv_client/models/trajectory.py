@@ -6,12 +6,14 @@ What a stream's tokens have of their turns is computed here, and the rows to tra
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from chatenv_client.models.action import StopReason
+from chatenv_client.models.columns import Column, ColumnRows, columns_of
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.tokens import BoolArray, Float32Array, Int32Array, mask_of_runs
 
@@ -70,6 +72,13 @@ class Segment:
     fidelity: tuple[FidelityReport, ...] = ()
     shared_length: int = 0
     """Leading tokens that the segment before has, too; 0 in the first one."""
+    column_rows: tuple[ColumnRows, ...] = ()
+    """What was given of its columns, in the order in which it came."""
+
+    @cached_property
+    def extras(self) -> dict[str, Column]:
+        """Its columns by name."""
+        return columns_of(self.column_rows)
 
     @property
     def has_logprob(self) -> BoolArray:
@@ -95,6 +104,8 @@ class Sample:
     """(T,) float32 as given; NaN where none was given."""
     reward: float | None
     """Of the whole episode, the same on each of its rows; None where no reward was given."""
+    extras: Mapping[str, Column] = field(default_factory=dict)
+    """The segment's columns, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +177,15 @@ class Trajectory:
 
 def _sample(episode_id: str, number: int, segment: Segment, reward: float | None) -> Sample:
     end = int(np.flatnonzero(segment.loss_mask)[-1]) + 1
-    return Sample(episode_id, number, segment.tokens[:end], segment.loss_mask[:end], segment.logprobs[:end], reward)
+    return Sample(
+        episode_id,
+        number,
+        segment.tokens[:end],
+        segment.loss_mask[:end],
+        segment.logprobs[:end],
+        reward,
+        segment.extras,
+    )
 
 
 def segment_of(
@@ -176,6 +195,7 @@ def segment_of(
     fidelity: Sequence[FidelityReport],
     *,
     shared_length: int = 0,
+    column_rows: Sequence[ColumnRows] = (),
 ) -> Segment:
     """A segment with one mask value, logprob and turn index a token.
 
@@ -185,6 +205,7 @@ def segment_of(
         given_logprobs: of the turns that have some, in stream order.
         fidelity: what was not exact.
         shared_length: leading tokens that the segment before has, too.
+        column_rows: what was given of its columns.
     """
     return Segment(
         tokens,
@@ -194,6 +215,7 @@ def segment_of(
         tuple(turns),
         tuple(fidelity),
         shared_length,
+        tuple(column_rows),
     )
 
 

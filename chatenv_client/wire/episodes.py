@@ -31,6 +31,7 @@ from chatenv_client.tokens import (
     unpack_logprobs,
     unpack_tokens,
 )
+from chatenv_client.wire.columns import column_rows_from_proto, column_rows_to_proto
 from chatenv_client.wire.enums import ORIGIN, STOP_REASON, VERDICT
 from chatenv_client.wire.json_fields import dump_json, load_object
 from chatenv_client.wire.messages import message_to_proto, messages_from_proto
@@ -60,6 +61,7 @@ def state_to_proto(state: ChatState) -> pb.GetStateResponse:
         metadata_json=dump_json(state.metadata, "metadata", Reason.BAD_METADATA) if state.metadata else "",
         clock=None if state.clock_unix_seconds is None else timestamp(state.clock_unix_seconds),
         sealed=[pb.SegmentEnd(**end._asdict()) for end in state.sealed],
+        extras=map(column_rows_to_proto, state.column_rows),
     )
     pack_tokens(encoded, state.token_ids)
     return encoded
@@ -90,6 +92,7 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
         metadata=load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
         clock_unix_seconds=unix_seconds(encoded.clock) if encoded.HasField("clock") else None,
         sealed=tuple(SegmentEnd(end.token_count, end.message_count, end.step) for end in encoded.sealed),
+        column_rows=column_rows_from_proto(encoded.extras, length),
     )
 
 
@@ -173,6 +176,7 @@ def _segment_to_proto(segment: Segment) -> pb.Segment:
         loss_mask_runs=runs_of_mask(segment.loss_mask),
         turns=map(turn_to_proto, segment.turns),
         fidelity=map(fidelity_to_proto, segment.fidelity),
+        extras=map(column_rows_to_proto, segment.column_rows),
     )
     pack_tokens(encoded, segment.tokens[segment.shared_length :])
     for turn in segment.turns:
@@ -217,6 +221,7 @@ def _segment_from_proto(encoded: pb.Segment, before: Int32Array) -> Segment:
         turns=turns,
         fidelity=fidelity_from_proto(encoded.fidelity),
         shared_length=shared,
+        column_rows=column_rows_from_proto(encoded.extras, len(tokens)),
     )
 
 

@@ -22,6 +22,7 @@ from chatenv_client.tokens import (
     unpack_logprobs,
     unpack_tokens,
 )
+from chatenv_client.wire.columns import columns_from_request, write_columns
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
 from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
 from chatenv_client.wire.messages import message_from_proto, message_to_proto, messages_from_proto, write_message
@@ -170,6 +171,8 @@ def write_step(
         pack_logprobs(request, action.logprobs)
     if action.mask is not None or action.model_version_runs:
         _write_runs(request, action)
+    write_columns(request.extras, action.extras)
+    write_columns(request.amended_extras, action.amended_extras)
 
 
 def _write_runs(request: pb.StepRequest, action: ChatAction) -> None:
@@ -226,6 +229,10 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         action.mask = _mask_from_proto(request)
     if request.model_version_runs:
         action.model_version_runs = tuple((run.model_version, run.length) for run in request.model_version_runs)
+    if request.extras:
+        action.extras = columns_from_request(request.extras, len(request.tokens), "extras")
+    if request.amended_extras:
+        action.amended_extras = columns_from_request(request.amended_extras, 1, "amended_extras")
     return action
 
 

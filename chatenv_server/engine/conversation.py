@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from chatenv_client.models import (
+    ColumnRows,
     ControlTokenPolicy,
     FidelityReport,
     HistoryPolicy,
@@ -72,6 +73,8 @@ class SpanNotes(NamedTuple):
     """(version, number of tokens), where the weights changed within the span."""
     sampled_runs: tuple[int, ...] = ()
     """Which tokens the model sampled, as run lengths, first of those that it did not; empty: all."""
+    columns: tuple[ColumnRows, ...] = ()
+    """Of its tokens, and of the last one before."""
 
 
 NO_NOTES = SpanNotes()

@@ -18,6 +18,7 @@ import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import (
+    ColumnRows,
     FidelityKind,
     FidelityReport,
     HistoryPolicy,
@@ -45,7 +46,7 @@ from chatenv_server.engine.conversation import (
 from chatenv_server.engine.log_head import Head
 from chatenv_server.engine.records import Records, Written
 from chatenv_server.engine.renderer import Renderer
-from chatenv_server.engine.segments import SealedSegment, opened, sealed_with, shared_with
+from chatenv_server.engine.segments import BYTES_OF_A_TOKEN, SealedSegment, opened, sealed_with, shared_with
 from chatenv_server.engine.turn_table import Extent
 
 _END_TOKENS = 16
@@ -106,9 +107,13 @@ class EpisodeLog:
 
     @property
     def held_tokens(self) -> int:
-        """Tokens that it holds, those of sealed segments included."""
-        sealed = self._head.sealed
-        return len(self) + (sealed[-1].held_tokens if sealed else 0)
+        """Tokens that it holds, those of sealed segments included; columns count as what they take."""
+        sealed, columns = self._head.sealed, self._head.written.column_bytes
+        return len(self) + columns // BYTES_OF_A_TOKEN + (sealed[-1].held_tokens if sealed else 0)
+
+    def column_rows(self) -> tuple[ColumnRows, ...]:
+        """Columns of the segment's sampled tokens, in the order in which they came."""
+        return tuple(self._head.records.columns[: self._head.written.columns])
 
     @property
     def sealed(self) -> tuple[SealedSegment, ...]:
@@ -119,8 +124,15 @@ class EpisodeLog:
         """All segments, the current one last; costs time proportional to all of them."""
         stream, turns = self.stream.token_ids, self.turns()
         shared = shared_with(self._head.sealed, stream, turns)
-        current = segment_of(stream, turns, self.logprobs(), self.reports(), shared_length=shared)
+        current = segment_of(
+            stream, turns, self.logprobs(), self.reports(), shared_length=shared, column_rows=self.column_rows()
+        )
         return (*opened(self._head.sealed), current)
+
+    @property
+    def last_sampled(self) -> int | None:
+        """The last token of the last span of the segment; None: there is no span."""
+        return self._head.written.tokens - 1 if self._head.last is not None else None
 
     @property
     def message_count(self) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chatenv_client.models import FidelityReport
+from chatenv_client.models import ColumnRows, FidelityReport
 from chatenv_client.tokens import Float32Array, GrowingArray, HashedPrefix, Int32Array
 from chatenv_server.engine.conversation import SampledTurn, SpanNotes
 from chatenv_server.engine.turn_table import Extent, TurnTable
@@ -22,6 +22,8 @@ class Written(NamedTuple):
     turns: int = 0
     starts: int = 0
     reports: int = 0
+    columns: int = 0
+    column_bytes: int = 0
 
 
 class TemplatePart(NamedTuple):
@@ -40,7 +42,7 @@ class TemplatePart(NamedTuple):
 class Records:
     """The columns of one log. Each is written at a given place, over whatever lies from there on."""
 
-    __slots__ = ("hashed", "logprobs", "reports", "starts", "tokens", "turns")
+    __slots__ = ("columns", "hashed", "logprobs", "reports", "starts", "tokens", "turns")
 
     def __init__(self) -> None:
         self.tokens = GrowingArray(np.int32)
@@ -52,6 +54,8 @@ class Records:
         self.starts = array("i")
         """First token of each message."""
         self.reports: list[FidelityReport] = []
+        self.columns: list[ColumnRows] = []
+        """Columns of sampled tokens, in the order in which they came."""
 
     def write(
         self,
@@ -95,10 +99,17 @@ class Records:
             self.reports[at.reports :] = (*template.reports, *reports)
         if logprobs is not None:
             self.logprobs.write(at.logprobs, logprobs)
+        columns, column_bytes = at.columns, at.column_bytes
+        if notes.columns:
+            self.columns[columns:] = notes.columns
+            columns += len(notes.columns)
+            column_bytes += sum(one.rows.nbytes for one in notes.columns)
         return Written(
             at.tokens + len(template.tokens) + len(tokens),
             at.logprobs + (0 if logprobs is None else len(logprobs)),
             turns,
             at.starts + len(template.starts),
             at.reports + len(template.reports) + len(reports),
+            columns,
+            column_bytes,
         )

@@ -10,13 +10,15 @@ Mostly two neighbours begin alike. So a sealed segment holds only what the one b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from chatenv_client.models import FidelityReport, Origin, Segment, Turn, segment_of
+from chatenv_client.models import ColumnRows, FidelityReport, Origin, Segment, Turn, segment_of
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array, shared_length
 from chatenv_server.engine.records import Records, Written
+
+BYTES_OF_A_TOKEN: Final = 4
 
 
 class SealedSegment(NamedTuple):
@@ -30,10 +32,11 @@ class SealedSegment(NamedTuple):
     logprobs: Float32Array
     """Of the turns that have some, in stream order."""
     reports: tuple[FidelityReport, ...]
+    column_rows: tuple[ColumnRows, ...]
     message_count: int
     """Messages of the conversation when it ended."""
     held_tokens: int
-    """Tokens that this segment and those before it hold."""
+    """Tokens that this segment and those before it hold; columns count as many as they take the bytes of."""
 
     @property
     def length(self) -> int:
@@ -48,10 +51,11 @@ def sealed_with(
     tokens, turns = records.tokens.view(0, written.tokens), records.turns.first(written.turns)
     shared = shared_with(before, tokens, turns)
     own = tokens[shared:].copy()
-    held = (before[-1].held_tokens if before else 0) + len(own)
+    held = (before[-1].held_tokens if before else 0) + len(own) + written.column_bytes // BYTES_OF_A_TOKEN
     logprobs = records.logprobs.view(0, written.logprobs).copy()
     reports = tuple(records.reports[: written.reports])
-    return (*before, SealedSegment(shared, own, turns, logprobs, reports, message_count, held))
+    columns = tuple(records.columns[: written.columns])
+    return (*before, SealedSegment(shared, own, turns, logprobs, reports, columns, message_count, held))
 
 
 def shared_with(before: Sequence[SealedSegment], tokens: Int32Array, turns: Sequence[Turn]) -> int:
@@ -76,4 +80,6 @@ def opened(sealed: Sequence[SealedSegment]) -> Iterator[Segment]:
     tokens = EMPTY_TOKENS
     for one in sealed:
         tokens = np.concatenate([tokens[: one.shared], one.own])
-        yield segment_of(tokens, one.turns, one.logprobs, one.reports, shared_length=one.shared)
+        yield segment_of(
+            tokens, one.turns, one.logprobs, one.reports, shared_length=one.shared, column_rows=one.column_rows
+        )

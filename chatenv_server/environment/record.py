@@ -22,6 +22,7 @@ from chatenv_server.engine import EpisodeLog
 from chatenv_server.engine.conversation import SpanNotes
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
+from chatenv_server.environment.extras import checked_columns
 from chatenv_server.environment.options import EpisodeOptions
 
 
@@ -103,6 +104,8 @@ class EpisodeRecord:
         notes = SpanNotes(action.model_version)
         if action.mask is not None or action.model_version_runs:
             notes = _notes_with_runs(action)
+        if action.extras or action.amended_extras:
+            notes = notes._replace(columns=checked_columns(action, log))
         return log.append_sampled(action.tokens, step, logprobs, reason, notes, message)
 
     def end_as(self, observation: ChatObservation) -> None:
@@ -163,6 +166,7 @@ class EpisodeRecord:
             seed=options.seed,
             metadata=copy.deepcopy(dict(options.metadata)),
             clock_unix_seconds=log.options.clock_unix_seconds,
+            column_rows=log.column_rows(),
             sealed=tuple(SegmentEnd(one.length, one.message_count, one.turns[-1].step) for one in log.sealed),
         )
 

@@ -43,10 +43,12 @@ def _check_given(action: ChatAction) -> None:
             reason=Reason.BAD_ACTION,
             field="replace_from",
         )
-    notes = action.stop_reason is not None or action.model_version or action.model_version_runs
-    if action.logprobs is not None or action.mask is not None or notes:
+    arrays = (action.logprobs, action.mask, action.extras or None, action.amended_extras or None)
+    words = (action.stop_reason, action.model_version or None, action.model_version_runs or None)
+    if any(value is not None for value in (*arrays, *words)):
         raise InvalidRequestError(
-            "logprobs, mask, stop_reason and model_version belong to sampled tokens; leave them out with messages",
+            "logprobs, mask, extras, stop_reason and model_version belong to sampled tokens; "
+            "leave them out with messages",
             reason=Reason.BAD_ACTION,
             field="messages",
         )

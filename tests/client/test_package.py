@@ -15,7 +15,8 @@ CONNECTING = {"DEFAULT_MAX_MESSAGE_BYTES", "ContainerOptions", "ServerContainer"
 GIVEN = {"Action", "ChatAction", "ControlTokenPolicy", "HistoryPolicy", "Message", "ResetOptions", "StopReason"}
 ANSWERED = {
     *("AuditReport", "ChatObservation", "ChatState", "FidelityKind", "FidelityReport", "Limits", "Origin", "Rendered"),
-    *("ServerInfo", "SpecialToken", "StepResult", "Sample", "Segment", "SegmentEnd", "Trajectory", "Turn", "Verdict"),
+    *("ServerInfo", "SpecialToken", "StepResult", "Turn", "Verdict"),
+    *("Column", "Sample", "Segment", "SegmentEnd", "Trajectory"),
 }
 
 
