@@ -38,7 +38,8 @@ class Reason(str, enum.Enum):
     """A message is malformed: its content is no text, a tool call has no name, arguments or extra keys are not JSON, or
     the like. Mend the field that the error names."""
     CONTROL_TOKEN_IN_TEXT = "CONTROL_TOKEN_IN_TEXT"
-    """A text spells a control token, and the episode's policy is `reject`. Remove it, or choose `escape`."""
+    """A text spells a control token, and the episode's policy is `reject`; or it cannot be encoded as text, or nothing
+    tells it from the template's own. Remove it, or choose another policy."""
     TEMPLATE_REJECTED = "TEMPLATE_REJECTED"
     """The chat template cannot render these messages; the error's message holds the template's own words. Give messages
     that the template takes: many demand that users and assistants alternate, some take no system role or no tools."""
@@ -109,7 +110,8 @@ class Reason(str, enum.Enum):
     TOKEN_LIMIT = "TOKEN_LIMIT"
     """Live episodes hold as many tokens as the server allows. Close some, or raise `--max-live-tokens`."""
     BUSY = "BUSY"
-    """The server works on as many calls as it takes at once. Try again later, or raise `--max-concurrent-calls`."""
+    """As many calls, or as many bytes of requests and answers, are under way as the server takes at once. Try again
+    later, or raise `--max-concurrent-calls` or `--max-bytes-in-flight`."""
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     """A request or an answer is beyond the message limit. Nothing was applied. Where gRPC itself or
     a proxy refuses it, the wire carries no ErrorInfo. Send less at once, or raise `max_message_bytes` on both sides and
