@@ -21,7 +21,7 @@ from tests.engine.generated_templates import Traits, source_of, traits
 pytestmark = pytest.mark.timeout(0)  # each example loads a template; the deep profile has thousands
 _EXAMPLES = settings.default.max_examples if settings.default else 100
 _SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-law = settings(suppress_health_check=_SLOW)
+law = settings(max_examples=max(20, _EXAMPLES * 2 // 3), suppress_health_check=_SLOW)
 part_of_a_law = settings(max_examples=max(10, _EXAMPLES // 3), suppress_health_check=_SLOW)
 _several = st.lists(scenarios(), min_size=2, max_size=4)
 
