@@ -43,6 +43,11 @@ def state_lines(state: ChatState, *, with_tokens: bool) -> Iterator[str]:
     """An episode for people: a line on the whole, a line per message and per report."""
     end = " terminated" * state.terminated + " truncated" * state.truncated or " live"
     yield f"{state.episode_id}  {state.step_count} steps, {len(state.token_ids)} tokens,{end}"
+    for number, sealed in enumerate(state.sealed):
+        counts = f"{sealed.token_count} tokens, {sealed.message_count} messages"
+        yield f"segment {number}: sealed at step {sealed.step}, {counts}"
+    if state.sealed:
+        yield f"segment {state.segment}, the current one:"
     sampled = set(_sampled_messages(state))
     is_sampled = state.loss_mask
     for index, (message, (start, stop)) in enumerate(zip(state.history_messages, state.message_spans, strict=True)):

@@ -48,6 +48,8 @@ class Episode:
     """How it ended; None while it is live."""
     accounted_tokens: int = 0
     """Its tokens, as they were last counted among the live ones."""
+    segment: int = 0
+    """Number of the segment that its last step showed."""
     _answer: Answer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,6 +89,7 @@ class Episode:
     def begin(self, environment: ChatEnvironment) -> None:
         """Go on with a new environment, which was just reset."""
         self.environment = environment
+        self.segment = 0
         self._answer = None
 
     def step(

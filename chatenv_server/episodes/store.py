@@ -161,6 +161,9 @@ class EpisodeStore:
             finally:
                 self._account(episode, reserved=at_least)
             self._count_reports(observation)
+            if observation.segment != episode.segment:
+                episode.segment = observation.segment
+                self._telemetry.segment_began()
             return observation
         finally:
             self._release(episode)

@@ -51,6 +51,9 @@ class Metrics(Telemetry):
             "chatenv_fidelity_reports", "Reports that a stream is not exact", ["kind"], registry=registry
         )
         self._started = Counter("chatenv_episodes_started", "Episodes opened, or opened anew", registry=registry)
+        self._segments = Counter(
+            "chatenv_segments_begun", "Segments that Steps began because history changed", registry=registry
+        )
         self._ended = Counter(
             "chatenv_episodes_ended", "Episodes gone; expired ones were evicted", ["cause"], registry=registry
         )
@@ -79,6 +82,10 @@ class Metrics(Telemetry):
     def episode_started(self) -> None:
         """See `Telemetry`."""
         self._started.inc()
+
+    def segment_began(self) -> None:
+        """Count it."""
+        self._segments.inc()
 
     def episode_ended(self, cause: str) -> None:
         """See `Telemetry`."""

@@ -33,6 +33,9 @@ class Telemetry:
     def episode_started(self) -> None:
         """An episode was opened, or opened anew."""
 
+    def segment_began(self) -> None:
+        """A Step began a new segment of its episode."""
+
     def episode_ended(self, cause: str) -> None:
         """A live episode is gone: `closed` or `expired`."""
 

@@ -63,6 +63,17 @@ def test_info_says_what_the_server_is(chatenv: Run, server: RunningServer) -> No
         assert json.loads(chatenv("info", "--json").stdout)["tokenizer_name"] == env.server_info().tokenizer_name
 
 
+def test_state_shows_where_earlier_segments_ended(chatenv: Run, server: RunningServer) -> None:
+    with ChatEnv(server.addresses[0]) as env:
+        env.reset(episode_id="several", messages=[{"role": "user", "content": "what?"}])
+        env.step(ChatAction(tokens=[52, 50, 257]))
+        assert "segment" not in chatenv("state", "several").stdout
+        env.step({"role": "user", "content": "why?"}, replace_from=0)
+        shown = chatenv("state", "several").stdout
+        assert "segment 0: sealed at step 1, 27 tokens, 2 messages\nsegment 1, the current one:\n" in shown
+        assert json.loads(chatenv("state", "several", "--json").stdout)["sealed"] == [[27, 2, 1]]
+
+
 def test_state_shows_who_wrote_what_and_changes_nothing(chatenv: Run, server: RunningServer) -> None:
     with ChatEnv(server.addresses[0]) as env:
         env.reset(episode_id="e", messages=[{"role": "user", "content": "what?"}])

@@ -220,6 +220,18 @@ def test_no_metric_has_an_episodes_id(measured: Any, connect: Connect) -> None:
     assert "charmander" not in scraped(server)
 
 
+def test_segments_are_counted_when_they_begin(serve: Serve) -> None:
+    server = serve(metrics_listen="127.0.0.1:0")
+    with ChatEnv(server.addresses[0]) as env:
+        for _ in range(2):
+            env.reset(episode_id="e", messages=[{"role": "user", "content": "what?"}])
+            for _ in range(2):
+                env.step(ChatAction(tokens=[52, 257]))
+                env.step({"role": "user", "content": "why?"}, replace_from=0)
+            env.step({"role": "user", "content": "how?"}, replace_from=0)
+    assert value(server, "chatenv_segments_begun_total") == 4
+
+
 def documented_metrics() -> dict[str, tuple[str, set[str]]]:
     text = CHECKOUT.joinpath("docs/operations.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(chatenv_\w+)` \| (\w+) \| (.*?) \|", text, re.MULTILINE)
