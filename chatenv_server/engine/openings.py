@@ -41,6 +41,8 @@ class _Beginning(NamedTuple):
     """First character of each of the messages."""
     token_starts: Sequence[int]
     """First token of each of the messages."""
+    close: str = ""
+    """What of the last message's close comes after the characters, and is encoded again."""
 
 
 NOTHING_KNOWN: Final = _Beginning(0, 0, EMPTY_TOKENS, (), ())
@@ -102,7 +104,7 @@ class OpeningWriter:
             return tail._replace(pending_rewrite=pending, reports=(*tail.reports, *faults))
         tail = next(
             tail
-            for known in _known_beginnings(text, len(prepared), reopening)
+            for known in map(self._through_control, _known_beginnings(text, len(prepared), reopening))
             if not _ends_in_a_token(known, tail := self._encoded(text, prepared, known))
         )
         news = tuple(
@@ -153,6 +155,17 @@ class OpeningWriter:
         )
         return [*before, *more]
 
+    def _through_control(self, known: _Beginning) -> _Beginning:
+        """The beginning without the token after its last control token, where one such stands there: a line break.
+
+        What follows a control token that parts texts can be encoded by itself, and most of it was encoded before.
+        """
+        added = self._template.chat_format.codec.added
+        if len(known.tokens) < 2 or known.tokens.item(-2) not in added.isolating_ids or known.tokens.item(-1) in added:
+            return known
+        close = self._template.chat_format.codec.decode(known.tokens[-1:])
+        return known._replace(characters=known.characters - len(close), tokens=known.tokens[:-1], close=close)
+
     def _encoded(self, text: str, prepared: Sequence[PreparedMessage], known: _Beginning) -> Tail:
         """The tail of a rendered text whose beginning is known. Its reports are those on what comes after that."""
         rendered, count = text, known.messages
@@ -167,7 +180,7 @@ class OpeningWriter:
         faults = message_reports(prepared[count:], places, count, rest) if _has_spoken(prepared) else []
         if text is not rendered:
             faults.append(FidelityReport(FidelityKind.CONTROL_TOKEN_ESCAPED, FORGED))
-        written = WrittenTail(rest, prepared[count:], places, faults=faults)
+        written = WrittenTail(rest, prepared[count:], places, close=known.close, faults=faults)
         tail = self._encoder.tail(written, known.tokens)
         starts = tuple(known.characters + start for start in self._encoder.message_starts(written))
         if not count:

@@ -145,8 +145,8 @@ def test_16_a_sealed_segment_never_changes(subject: Subject, plan: Plan) -> None
 # -- 17, 18: segments and the template's own rendering -------------------------------------------------
 
 
-def full(subject: Subject, history: Sequence[Message], tools: Any, *, spelt: bool = False) -> list[int] | None:
-    """The tokenizer's own tokens of a conversation.
+def full(subject: Subject, history: Sequence[Message], tools: Any, *, spelt: bool = False) -> list[list[int]]:
+    """The tokenizer's own tokens of a conversation; two where a model sampled control tokens, as such and as text.
 
     None where it gives none, and where it cannot tell control tokens that a model sampled from texts that spell some:
     it keeps all strings from becoming control tokens, or none. `spelt` says whether a model spelt some.
@@ -155,12 +155,13 @@ def full(subject: Subject, history: Sequence[Message], tools: Any, *, spelt: boo
     given = [message for message in history if message["role"] != "assistant"]
     occurs = subject.chat_format.controls.occur_in
     if (occurs(said) and (spelt or occurs(given))) or (occurs(given) and not subject.sanitizes):
-        return None
+        return []
     with_ids = list(map(_with_ids, history)) if subject.chat_format.profile.needs_call_ids else history
     try:
-        return subject.full(with_ids, tools=tools, sanitized=not occurs(said))
+        ways = (True, False) if occurs(said) else (True,)
+        return [subject.full(with_ids, tools=tools, sanitized=sanitized) for sanitized in ways]
     except Exception:  # noqa: BLE001 - each tokenizer has an exception of its own for this
-        return None
+        return []
 
 
 def _with_ids(message: Message) -> Any:
@@ -186,12 +187,12 @@ def test_17_a_segment_opens_with_the_full_rendering_of_the_conversation(subject:
         if observation.segment > segment and observation.messages:
             spelt = any(subject.spells_controls(one.tokens) for one in sampled) or _has_given_assistant(plan)
             expected = full(subject, observation.messages, plan.options.get("tools"), spelt=spelt)
-            if expected is not None:
-                assert observation.token_ids.tolist() == expected
+            if expected:
+                assert observation.token_ids.tolist() in expected
                 turn = env.state.turns[0]
                 assert (turn.origin, turn.length, turn.message_count) == (
                     Origin.TEMPLATE,
-                    len(expected),
+                    len(observation.token_ids),
                     len(observation.messages),
                 )
         segment = observation.segment
@@ -219,10 +220,7 @@ def test_18_under_segment_every_prompt_is_the_full_rendering(subject: Subject, p
         history += [said.message, *following]
         kinds = {report.kind for report in env.trajectory().fidelity}
         expected = full(subject, observation.messages, tools)
-        if expected is not None and FidelityKind.HISTORY_REWRITTEN not in {
-            report.kind for report in observation.fidelity
-        }:
-            assert observation.token_ids.tolist() == expected
+        assert not expected or observation.token_ids.tolist() in expected
         assert FidelityKind.HISTORY_REWRITTEN not in kinds
 
 
