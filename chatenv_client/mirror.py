@@ -55,11 +55,6 @@ class Mirror:
         """Length of the stream."""
         return len(self._frozen) + len(self._tail)
 
-    @property
-    def message_count(self) -> int:
-        """Number of messages."""
-        return len(self._messages)
-
     def kept_messages(self, replace_from: int | None) -> int:
         """How many messages stay where those from an index on are replaced; None: all."""
         count = len(self._messages)

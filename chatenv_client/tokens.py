@@ -160,10 +160,6 @@ class GrowingArray:
         """A read-only view of what was appended, without a copy."""
         return self._readable[start : self._length if stop is None else min(stop, self._length)]
 
-    def truncate(self, length: int) -> None:
-        """Take back what was appended after `length` values. Views that reach beyond it are no longer valid."""
-        self._length = min(self._length, length)
-
 
 def shared_length(left: Int32Array, right: Int32Array) -> int:
     """Length of the common prefix of two stretches of a stream."""

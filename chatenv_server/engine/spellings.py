@@ -53,27 +53,21 @@ class Spellings:
         normalizer: the tokenizer's.
     """
 
-    def __init__(
-        self, texts: Iterable[str], added: Mapping[int, AddedToken] | None = None, normalizer: Normalizer | None = None
-    ) -> None:
+    def __init__(self, texts: Iterable[str], added: Mapping[int, AddedToken], normalizer: Normalizer | None) -> None:
         self.texts = frozenset(texts)
         """Of the tokens that are found."""
         self._as_they_are = any_of(self.texts)
         self._normalizer = normalizer
         self._normalized: re.Pattern[str] | None = None
-        found_late = [token.content for token in (added or {}).values() if token.normalized]
-        if normalizer is None or added is None or self.texts.isdisjoint(found_late):
+        found_late = [token.content for token in added.values() if token.normalized]
+        if normalizer is None or self.texts.isdisjoint(found_late):
             return
-        self._normalized = any_of(map(self.plain, self.texts.intersection(found_late)))
+        self._normalized = any_of(map(self._plain, self.texts.intersection(found_late)))
         # It finds the same added tokens at the same places, and makes one token of all that lies between.
         self._finder = Tokenizer(models.WordLevel({"": 0}, unk_token=""))
         self._finder.normalizer = normalizer
         add_in_order(self._finder, added)
         self._ids = {self._finder.token_to_id(text) for text in self.texts}
-
-    def plain(self, text: str) -> str:
-        """A text as the tokenizer looks at it."""
-        return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
 
     def occur_in(self, text: str) -> bool:
         """Whether a text spells one of the tokens."""
@@ -89,7 +83,11 @@ class Spellings:
         return _disjoint([*spans, *late])
 
     def _may_be_late_in(self, text: str) -> bool:
-        return self._normalized is not None and self._normalized.search(self.plain(text)) is not None
+        return self._normalized is not None and self._normalized.search(self._plain(text)) is not None
+
+    def _plain(self, text: str) -> str:
+        """A text as the tokenizer looks at it."""
+        return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
 
 
 def _disjoint(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

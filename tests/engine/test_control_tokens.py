@@ -373,7 +373,7 @@ _MARKS = [OPEN, CLOSE, "\U0001d202", "\U0001d203", "\U0001d204", "\U0001d205"]
 
 @given(st.lists(st.sampled_from([*_MARKS, "<|im_end|>", "a", "<|im_", "end|>"]), max_size=8).map("".join))
 def test_marking_takes_nothing_from_a_text_and_nobody_forges_a_mark(text: str) -> None:
-    tokens = Spellings(["<|im_end|>"])
+    tokens = Spellings(["<|im_end|>"], {}, None)
     controls = ControlTokens(tokens, tokens)
     marked = controls.mark(text)
     assert without_marks(marked) == text
