@@ -22,7 +22,6 @@ from typing import Final, NamedTuple
 import grpc
 
 import chatenv_client
-import chatenv_server
 from chatenv_client import wire
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError, TransformError, UnexpectedStatusError
@@ -54,7 +53,7 @@ _MOST_FRAMES: Final = 8
 _NOT_THEIRS: Final = tuple(
     f"{folder}{os.sep}"
     for folder in (
-        Path(chatenv_server.__file__).parent,
+        Path(__file__).parents[1],
         Path(chatenv_client.__file__).parent,
         *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
     )
