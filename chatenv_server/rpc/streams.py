@@ -32,7 +32,7 @@ ROOM_S: Final = 0.1
 Answer = Callable[[pb.StreamStepsRequest], pb.StreamStepsResponse]
 
 
-class Arrival(NamedTuple):
+class ReadRequest(NamedTuple):
     """A request that was read."""
 
     request: pb.StreamStepsRequest
@@ -63,11 +63,11 @@ class StepStream:
         """Of requests that were read and are not answered."""
         self._answer_bytes = 0
         """Of answers that gRPC has not taken."""
-        self._waiting: dict[str, deque[Arrival]] = {}
+        self._waiting: dict[str, deque[ReadRequest]] = {}
         """For each episode that is being worked on, the requests that come next."""
         self._parked: list[str] = []
         """Episodes whose next requests wait until answers are taken."""
-        self._arrivals: SimpleQueue[Arrival | pb.StreamStepsResponse | Exception | None] = SimpleQueue()
+        self._to_send: SimpleQueue[ReadRequest | pb.StreamStepsResponse | Exception | None] = SimpleQueue()
         """For gRPC's thread: answers, or requests for it to answer. None: no more requests come. An exception: the
         same, and this is why."""
         self._begun = 0
@@ -84,12 +84,12 @@ class StepStream:
         reading, answered = True, 0
         try:
             while reading or answered < self._begun:
-                arrival = self._arrivals.get()
-                if arrival is None or isinstance(arrival, Exception):
-                    reading, reason = False, reason or arrival
+                item = self._to_send.get()
+                if item is None or isinstance(item, Exception):
+                    reading, reason = False, reason or item
                     continue
                 answered += 1
-                answer = self._answered(arrival) if isinstance(arrival, Arrival) else arrival
+                answer = self._answered(item) if isinstance(item, ReadRequest) else item
                 yield answer
                 self._taken(answer)
         finally:
@@ -107,7 +107,7 @@ class StepStream:
     def interrupt(self) -> None:
         """Read no further; to be called from any thread."""
         self._end()
-        self._arrivals.put(UnavailableError("the server is shutting down; go on with another stream"))
+        self._to_send.put(UnavailableError("the server is shutting down; go on with another stream"))
 
     def _end(self) -> None:
         with self._changed:
@@ -115,19 +115,19 @@ class StepStream:
             self._changed.notify_all()
 
     def _read(self) -> None:
-        take = self._hand_out if self._items.has_threads else self._arrivals.put
+        take = self._hand_out if self._items.has_threads else self._to_send.put
         try:
             for request in self._requests:
-                arrival = Arrival(request, request.ByteSize())
-                if not self._begin(arrival.size):
+                asked = ReadRequest(request, request.ByteSize())
+                if not self._begin(asked.size):
                     return
-                take(arrival)
-            self._arrivals.put(None)
+                take(asked)
+            self._to_send.put(None)
         except grpc.RpcError as error:
             error.with_traceback(None)  # gRPC keeps the error for as long as the call, and it would keep the call
-            self._arrivals.put(None)  # the caller hung up, which is no failure
+            self._to_send.put(None)  # the caller hung up, which is no failure
         except Exception as error:  # noqa: BLE001 - handed to the thread that sends
-            self._arrivals.put(error)
+            self._to_send.put(error)
 
     def _begin(self, size: int) -> bool:
         """Wait until there is room for a request of `size` bytes; whether the stream goes on."""
@@ -156,21 +156,21 @@ class StepStream:
         self._traffic.add(size)
         self._counted += size
 
-    def _hand_out(self, arrival: Arrival) -> None:
+    def _hand_out(self, asked: ReadRequest) -> None:
         """Have a request answered in another thread, after those of the same episode."""
-        episode_id = arrival.request.step.episode_id
+        episode_id = asked.request.step.episode_id
         with self._changed:
             if episode_id in self._waiting:
-                self._waiting[episode_id].append(arrival)
+                self._waiting[episode_id].append(asked)
                 return
-            self._waiting[episode_id] = deque([arrival])
+            self._waiting[episode_id] = deque([asked])
         self._items.start(lambda: self._work_on(episode_id))
 
     def _work_on(self, episode_id: str) -> None:
-        while (arrival := self._next(episode_id)) is not None:
-            self._arrivals.put(self._answered(arrival))
+        while (asked := self._next(episode_id)) is not None:
+            self._to_send.put(self._answered(asked))
 
-    def _next(self, episode_id: str) -> Arrival | None:
+    def _next(self, episode_id: str) -> ReadRequest | None:
         """The next request of an episode; None where there is none, or where answers have to be taken first."""
         with self._changed:
             queue = self._waiting[episode_id]
@@ -182,13 +182,13 @@ class StepStream:
                 return queue.popleft()
             return None
 
-    def _answered(self, arrival: Arrival) -> pb.StreamStepsResponse:
-        answer = self._answer(arrival.request)
+    def _answered(self, asked: ReadRequest) -> pb.StreamStepsResponse:
+        answer = self._answer(asked.request)
         size = answer.ByteSize()
         with self._changed:
-            self._request_bytes -= arrival.size
+            self._request_bytes -= asked.size
             self._answer_bytes += size
-            self._count(size - arrival.size)
+            self._count(size - asked.size)
         return answer
 
     def _taken(self, answer: pb.StreamStepsResponse) -> None:
