@@ -18,9 +18,9 @@ from chatenv_server.commands.connection import (
     client_of,
     reporting,
 )
-from chatenv_server.commands.output import print_json, print_line, printable, told_message
+from chatenv_server.commands.output import print_json, print_line, printable, told_message, told_report
 from chatenv_server.commands.sampled import sampled_action
-from chatenv_server.commands.state import state_lines, told_report
+from chatenv_server.commands.state import state_lines
 
 NAME: Final = "chat"
 HELP: Final = "talk to a server by hand"

@@ -21,7 +21,7 @@ from chatenv_server.settings import variables
 EXIT_FAILED: Final = 1
 """The server does not answer, is not healthy, or refused."""
 EXIT_USAGE: Final = 2
-"""Something on the command line is wrong; argparse has the same."""
+"""Something on the command line is wrong, or what it names is not there; argparse has the same."""
 
 EXIT_CODES: Final = "Exit code 0: fine. 1: the server is not healthy, not there, or refused. 2: usage."
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from chatenv_client.extras import DISTRIBUTION, needing
+from chatenv_server.commands.connection import EXIT_USAGE
 from chatenv_server.commands.output import progress_line
 
 NAME: Final = "doctor"
@@ -16,8 +17,6 @@ HELP: Final = "audit a tokenizer and its chat template before a training run"
 
 EXIT_INEXACT: Final = 1
 """Something is inexact without a report."""
-EXIT_USAGE: Final = 2
-"""There is no such tokenizer or template; argparse has the same."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from chatenv_client import FidelityReport
+
 _WIPE: Final = "\r\x1b[K"
 """Begins the line of a terminal anew."""
 
@@ -74,3 +76,8 @@ def told_message(message: Mapping[str, Any]) -> str:
     said = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False) if content else ""
     more = f"  {json.dumps(rest, ensure_ascii=False)}" if rest else ""
     return printable(f"{message['role']}: {said}{more}")
+
+
+def told_report(report: FidelityReport) -> str:
+    """A fidelity report as one line."""
+    return printable(f"not exact: {report.kind.value}: {report.detail}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from chatenv_client import ChatState, Origin
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
-from chatenv_server.commands.output import print_json, print_line, printable, told_message
+from chatenv_server.commands.output import print_json, print_line, told_message, told_report
 
 NAME: Final = "state"
 HELP: Final = "an episode: messages, tokens, who wrote what, what is not exact"
@@ -73,8 +73,3 @@ def _token_lines(state: ChatState, start: int, stop: int) -> Iterator[str]:
         ids = state.token_ids[max(start, turn.start) : min(stop, turn.stop)]
         if len(ids):
             yield f"    {turn.origin.value:>8}  {' '.join(map(str, ids))}"
-
-
-def told_report(report: Any) -> str:
-    """A fidelity report as one line."""
-    return printable(f"not exact: {report.kind.value}: {report.detail}")
