@@ -20,7 +20,8 @@ ResultT = TypeVar("ResultT")
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 
-_DETAILS_KEY: Final = "grpc-status-details-bin"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+"""Where, in the trailing metadata of a failed call, the status stands with its details."""
 
 
 @dataclass(slots=True)
@@ -115,6 +116,6 @@ def error_from_rpc(error: grpc.RpcError) -> ChatEnvError:
     """The exception of ours for a call that failed, of either transport. Raise it `from` the one given."""
     # A mapping that iterates over pairs, in some versions of grpc.aio, is none to dict().
     trailing: Any = iter(error.trailing_metadata() or ())
-    details = dict(trailing).get(_DETAILS_KEY)
+    details = dict(trailing).get(DETAILS_KEY)
     status = wire.parse_status(details) if isinstance(details, bytes) else None
     return wire.error_from_status(error.code().name, error.details() or "", status)

@@ -11,7 +11,8 @@ from chatenv_client._generated import chatenv_pb2 as pb
 
 SERVING: Final = "SERVING"
 
-_SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
+"""Name of the service, which health is asked for."""
 _STATUSES: Final = ("UNKNOWN", SERVING, "NOT_SERVING", "SERVICE_UNKNOWN")
 """The enum of grpc.health.v1, by number."""
 
@@ -34,7 +35,7 @@ def health_of(channel: grpc.Channel, *, timeout_s: float, wait_for_ready: bool =
         request_serializer=StringValue.SerializeToString,
         response_deserializer=Int32Value.FromString,
     )
-    answer = check(StringValue(value=_SERVICE), timeout=timeout_s, wait_for_ready=wait_for_ready)
+    answer = check(StringValue(value=SERVICE), timeout=timeout_s, wait_for_ready=wait_for_ready)
     return _STATUSES[answer.value] if 0 <= answer.value < len(_STATUSES) else str(answer.value)
 
 

@@ -5,7 +5,6 @@ The synchronous and the asynchronous client share all of this; they only make th
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -123,7 +122,7 @@ class Session:
 
     def preview(self, message: Mapping[str, Any]) -> Call[ChatAction]:
         """Make an action of a message, with the tokens that it would add now."""
-        given: Message = copy.deepcopy(message)  # type: ignore[assignment]
+        given: Message = own_message(message)
 
         def receive(response: pb.RenderMessageResponse) -> ChatAction:
             return ChatAction(tokens=wire.rendered_from_proto(response).tokens, messages=(given,))
@@ -192,4 +191,4 @@ def _take_step(
 
 
 def _result(observation: ChatObservation) -> StepResult:
-    return StepResult(observation, observation.reward, observation.terminated or observation.truncated)
+    return StepResult(observation, observation.reward, observation.done)

@@ -18,15 +18,14 @@ from tokenizers import Encoding, Tokenizer
 
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
-from chatenv_server.engine.encodings import encoding_of, reaches_over, token_at
+from chatenv_server.engine.encodings import UNREADABLE, encoding_of, reaches_over, token_at
 
-_CONTEXT_TOKENS: Final = 8
-"""Tokens of a prompt's end that are looked at."""
+CONTEXT_TOKENS: Final = 8
+"""Tokens before a boundary of ordinary text that are looked at, to see what would merge across it."""
 _FIRST_TOKENS: Final = 4
 """Sampled tokens that are looked at where the first one settles nothing."""
 _MOST_KEPT: Final = 8192
 """Answers that are kept."""
-_UNREADABLE: Final = "\ufffd"
 
 TextOf = Callable[[Sequence[int], Sequence[int]], str]
 """Text of token ids, given those before them."""
@@ -52,7 +51,7 @@ class Boundaries:
         """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
         if len(before) == 0 or len(ids) == 0 or ids.item(0) in self._added.parting_ids:
             return False
-        context = tuple(self._from_last_parting(before[-_CONTEXT_TOKENS:].tolist()))
+        context = tuple(self._from_last_parting(before[-CONTEXT_TOKENS:].tolist()))
         settled = self._is_settled(context, ids.item(0))
         return self._merges(context, tuple(ids[:_FIRST_TOKENS].tolist())) if settled is None else settled
 
@@ -96,7 +95,7 @@ class Boundaries:
             return None
         more = self._text_of((first,), before)
         text, alone = context
-        if not more.strip() or _UNREADABLE in more or combining(more[0]) or self._added.may_begin_in(text, more):
+        if not more.strip() or UNREADABLE in more or combining(more[0]) or self._added.may_begin_in(text, more):
             return None
         if not self._is_normal(text + more):
             return None

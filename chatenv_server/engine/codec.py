@@ -19,22 +19,17 @@ from tokenizers import Encoding, Tokenizer
 
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
-from chatenv_server.engine.boundaries import Boundaries
-from chatenv_server.engine.encodings import LONG, decoded, encoding_of, in_turn, reaches_over, token_at
+from chatenv_server.engine.boundaries import CONTEXT_TOKENS, Boundaries
+from chatenv_server.engine.encodings import LONG, UNREADABLE, decoded, encoding_of, in_turn, reaches_over, token_at
 from chatenv_server.engine.isolated_texts import IsolatedTexts
 from chatenv_server.engine.spellings import add_in_order
 from chatenv_server.engine.token_bytes import token_bytes
-
-_CONTEXT_TOKENS = 8
-"""Sampled tokens re-read before a boundary of ordinary text, to see what would merge across it."""
-
 
 _OFFSETS = re.compile(r'"trim_offsets":(true|false),?')
 
 _DECODED_AGAIN = range(4, 9)
 """How many of the tokens that were decoded before are decoded again with those that go on: of four places in a row, one
 is between two characters."""
-_UNREADABLE = "\ufffd"
 
 
 class Encoded(NamedTuple):
@@ -172,7 +167,7 @@ class Codec:
         return self._encode_after_text(text, before)
 
     def _encode_after_text(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
-        context = self._neutral_text + self.decode(before[-_CONTEXT_TOKENS:])
+        context = self._neutral_text + self.decode(before[-CONTEXT_TOKENS:])
         encoding = encoding_of(self._tokenizer, context + text)
         dropped, merged = self._boundaries.edge(encoding, context)
         if not merged:
@@ -217,7 +212,7 @@ class Codec:
             again = self.decode_after(last, ids[start:count])
             kept = text[: len(text) - len(again)]
             # The tokens part where neither side has a piece of a character that the other one completes.
-            if kept and text.endswith(again) and not kept.endswith(_UNREADABLE):
+            if kept and text.endswith(again) and not kept.endswith(UNREADABLE):
                 return kept + self.decode_after(last, ids[start:])
         return self.decode_after(before, ids)
 

@@ -23,6 +23,9 @@ LONG: Final = 4096
 """Characters, or tokens, from which on tokenizing lets other threads run. It would cost the short ones more than it
 gives."""
 
+UNREADABLE: Final = "\ufffd"
+"""What decoders write for bytes that are no text."""
+
 
 class _Room:
     """The room for very long texts. Without it, many callers at once could make a server hold gigabytes."""

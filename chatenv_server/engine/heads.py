@@ -19,7 +19,7 @@ from chatenv_server.engine.probe_messages import PROBE_SYSTEM, calling, tool_res
 
 _ALIKE: Final = ["user", "assistant"] * 3
 """Who speaks in three plain rounds in a row. The last can be left out where the probe saw that it changes nothing."""
-_SYSTEM_ROLES: Final = ("system", "developer")
+SYSTEM_ROLES: Final = ("system", "developer")
 _TEXTS: Final = {"role", "content", "reasoning_content"}
 
 
@@ -50,7 +50,7 @@ class Heads:
 
     def system_of(self, opening: Sequence[Message]) -> list[PreparedMessage]:
         """The system message that a conversation begins with, if it does."""
-        return [self._template.prepare(message) for message in opening[:1] if message["role"] in _SYSTEM_ROLES]
+        return [self._template.prepare(message) for message in opening[:1] if message["role"] in SYSTEM_ROLES]
 
     def asked(self, head: Sequence[PreparedMessage], prompt: bool) -> str:
         """What the template writes for a constant head, with the generation prompt or without."""
@@ -91,7 +91,7 @@ class Heads:
     def suffices(self, history: MessageSnapshot) -> bool:
         """Whether the constant head will do in the place of this history."""
         begins = history.first()
-        system = bool(begins) and begins[0]["role"] in _SYSTEM_ROLES
+        system = bool(begins) and begins[0]["role"] in SYSTEM_ROLES
         # Where nobody has asked anything, there is nothing that the constant head could stand for. No message is looked
         # at that need not be: one that was sampled would have to be read.
         asked = history.first(2)[1:] if system else begins

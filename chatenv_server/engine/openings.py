@@ -20,7 +20,7 @@ from chatenv_server.engine.controls import is_marked, strings_in, without_marks
 from chatenv_server.engine.conversation import EMPTY_TAIL, OpeningText, Prefill, Reopening, Tail
 from chatenv_server.engine.forgeries import FORGED, Forgeries
 from chatenv_server.engine.forms import PreparedMessage, texts_of, with_text
-from chatenv_server.engine.heads import Heads
+from chatenv_server.engine.heads import SYSTEM_ROLES, Heads
 from chatenv_server.engine.locate import locate
 from chatenv_server.engine.message_faults import message_reports
 from chatenv_server.engine.probe_messages import SENTINEL, user
@@ -45,9 +45,7 @@ class _Beginning(NamedTuple):
     """What of the last message's close comes after the characters, and is encoded again."""
 
 
-NOTHING_KNOWN: Final = _Beginning(0, 0, EMPTY_TOKENS, (), ())
-
-
+_NOTHING_KNOWN: Final = _Beginning(0, 0, EMPTY_TOKENS, (), ())
 _MOST_TRIED: Final = 3
 """Beginnings that are tried. Where a message begins is known roughly for those that the template altered."""
 
@@ -61,7 +59,7 @@ def _known_beginnings(text: str, count: int, reopening: Reopening) -> Iterator[_
         parted = bisect_left(range(1, most + 1), True, key=lambda i: not text.startswith(before[: characters[i]]))
         for i in range(parted, max(0, parted - _MOST_TRIED), -1):
             yield _Beginning(i, characters[i], tokens[: starts[i]], characters[:i], starts[:i])
-    yield NOTHING_KNOWN
+    yield _NOTHING_KNOWN
 
 
 def _ends_in_a_token(known: _Beginning, tail: Tail) -> bool:
@@ -99,7 +97,7 @@ class OpeningWriter:
             return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
         pending = self._rewrites.find(messages, 0, self._heads.constant(messages))
         if reopening is None:
-            tail = self._encoded(text, prepared, NOTHING_KNOWN)
+            tail = self._encoded(text, prepared, _NOTHING_KNOWN)
             faults = self._option_reports(text) if _has_spoken(prepared) else []
             return tail._replace(pending_rewrite=pending, reports=(*tail.reports, *faults))
         tail = next(
@@ -131,7 +129,7 @@ class OpeningWriter:
         # As transformers does it: where the template trims texts, the space at the end of this one is trimmed, too.
         text = rendered[:end] if rendered.startswith(_MARK, end) else rendered[:end].rstrip()
         start, prompted = self._start_of_turn(text, before)
-        tail = self._encoded(text, [*before, last], NOTHING_KNOWN)
+        tail = self._encoded(text, [*before, last], _NOTHING_KNOWN)
         first = self._encoder.encode(text, EMPTY_TOKENS, [len(without_marks(text[:start]))]).marks[0]
         return tail._replace(generation_prompt_length=0, opening=None, prefill=Prefill(first, prompted))
 
@@ -219,4 +217,4 @@ class OpeningWriter:
 
 
 def _has_spoken(messages: Sequence[PreparedMessage]) -> bool:
-    return any(message.get("role") not in ("system", "developer") for message in messages)
+    return any(message.get("role") not in SYSTEM_ROLES for message in messages)

@@ -27,6 +27,7 @@ from chatenv_server.engine.conversation import (
     Tail,
     TailPlace,
 )
+from chatenv_server.engine.encodings import UNREADABLE
 
 _HEAD: Message = {"role": "user", "content": "a"}
 _DUMMIES = ("b", "c d")
@@ -170,7 +171,7 @@ class PlainRenderer:
             text,
             "",
             stop_id,
-            undecodable="\ufffd" in text,
+            undecodable=UNREADABLE in text,
             inner_stop=int(stops[0]) if len(stops) else None,
         )
 

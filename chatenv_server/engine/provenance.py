@@ -8,7 +8,7 @@ from typing import Any, Final
 from chatenv_server.engine.controls import map_strings
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.reuse.recording_template import recording_template
-from chatenv_server.engine.reuse.traced_text import Applied, Expression, Joined, Texts, Trace, expression_of
+from chatenv_server.engine.reuse.traced_text import Applied, Joined, Texts, Trace, expression_of, value_of
 from chatenv_server.engine.template import ChatTemplate
 
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -89,21 +89,17 @@ def _pieces(expression: Any, texts: Texts) -> Iterator[tuple[str, bool]]:
     elif type(expression) is Applied and expression.function in _CUT_ENDS:
         yield from _cut_out(expression, texts)
     else:
-        yield _value(expression, texts), False
+        yield str(value_of(expression, texts)), False
 
 
 def _cut_out(expression: Applied, texts: Texts) -> Iterator[tuple[str, bool]]:
     """The pieces of a text of which something was cut off at its ends."""
     whole = expression.arguments[0]
-    kept = _value(expression, texts)
-    start = _value(whole, texts).find(kept)
+    kept = str(value_of(expression, texts))
+    start = str(value_of(whole, texts)).find(kept)
     position = 0
     for piece, is_literal in _pieces(whole, texts):
         first, last = max(position, start), min(position + len(piece), start + len(kept))
         if first < last:
             yield piece[first - position : last - position], is_literal
         position += len(piece)
-
-
-def _value(expression: Expression | str, texts: Texts) -> str:
-    return expression if type(expression) is str else str(expression.of(texts))  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ stands after that turn is the tail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from chatenv_client.errors import TemplateRejectedError
@@ -161,12 +161,7 @@ class TailWriter:
         return cut._replace(text=text[cut.position :], rendered=text, escaped=(*cut.escaped, FORGED))
 
 
-def _after_cut(
-    render: Callable[[Sequence[PreparedMessage]], str],
-    head: Sequence[PreparedMessage],
-    cut: Cut,
-    tail: Sequence[PreparedMessage],
-) -> str:
+def _after_cut(render: Render, head: Sequence[PreparedMessage], cut: Cut, tail: Sequence[PreparedMessage]) -> str:
     """What stands after the same cut with another tail."""
     return render([*head, cut.turn, *tail])[cut.position :]
 

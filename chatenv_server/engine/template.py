@@ -24,7 +24,8 @@ RESERVED_NAMES = frozenset(
 )
 """Inputs of a template that are not a caller's to set as keyword arguments."""
 
-_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+"""Under each of them a caller may give the thinking; the template gets it under the name that it reads."""
 
 
 class ChatTemplate:
@@ -97,7 +98,7 @@ class FilledTemplate:
 def normalise(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message as transformers 5 hands it to a template: no keys without a value, all names of reasoning filled in."""
     plain = {key: value for key, value in message.items() if value is not None}
-    reasoning = next((plain[key] for key in _REASONING_KEYS if key in plain), None)
+    reasoning = next((plain[key] for key in REASONING_NAMES if key in plain), None)
     if reasoning is None:
         return plain
     return {"thinking": reasoning, **plain, "reasoning_content": reasoning}

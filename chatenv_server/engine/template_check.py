@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.forms import Forms
-from chatenv_server.engine.probe_messages import HEAD_TEXT, PROBE_TOOL, SENTINEL, assistant, user
+from chatenv_server.engine.probe_messages import HEAD_TEXT, PROBE_SYSTEM, PROBE_TOOL, SENTINEL, assistant, user
 from chatenv_server.engine.template import RESERVED_NAMES, variables_of
 
 _KNOWN: Final = {*RESERVED_NAMES, "bos_token", "eos_token", "unk_token", "pad_token"}
 """What a template reads that no caller gives."""
 _CONVERSATIONS: Final = ([user(), assistant(SENTINEL), user()], [user(), assistant(SENTINEL)])
-_SYSTEM: Final[Mapping[str, Any]] = {"role": "system", "content": "Zq7xS1vW"}
 _PARTS: Final = Forms(frozenset({"system", "user", "assistant", "tool"}))
 
 
@@ -35,7 +33,7 @@ def check_writes_turns(chat_format: ChatFormat) -> None:
         raise NoChatTemplateError("the chat template is none: it never reads `messages`")
     written, words, takes = set(), "", False
     for system, tools, forms, messages in itertools.product(
-        ([], [_SYSTEM]), (None, [PROBE_TOOL]), (chat_format.profile.forms, _PARTS), _CONVERSATIONS
+        ([], [PROBE_SYSTEM]), (None, [PROBE_TOOL]), (chat_format.profile.forms, _PARTS), _CONVERSATIONS
     ):
         variables = variables_of(chat_format.special_tokens, tools=tools)
         prepared = [forms.apply(message) for message in [*system, *messages]]

@@ -12,6 +12,7 @@ from chatenv_client.models import Message, ToolCall
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import KnownText, ReadTurn, RenderOptions, SampledTurn
+from chatenv_server.engine.encodings import UNREADABLE
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.inner_stops import InnerStops
 from chatenv_server.engine.parsing import ParsedTurn, TurnParser, types_of_tools
@@ -67,7 +68,7 @@ class TurnReader:
         if parsed.tool_calls and not parser.writes_ids:
             message["tool_calls"] = _with_ids(message["tool_calls"], index)
         merges = self._codec.merges(before, ids)
-        return ReadTurn(message, text, close, stop_id, parsed.problems, "\ufffd" in text, merges, inner_stop)
+        return ReadTurn(message, text, close, stop_id, parsed.problems, UNREADABLE in text, merges, inner_stop)
 
     def was_prompted(self, last: SampledTurn) -> bool:
         """Whether the header of the turn was the prompt's, not the model's own."""

@@ -14,17 +14,14 @@ from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Message, is_plain
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
-from chatenv_client.wire.json_fields import load_object
+from chatenv_client.wire.json_fields import MAX_JSON_DEPTH, load_object
 from chatenv_server.engine.forms import is_text_part
-from chatenv_server.engine.template import RESERVED_NAMES
+from chatenv_server.engine.template import REASONING_NAMES, RESERVED_NAMES
 
 PolicyT = TypeVar("PolicyT", bound=enum.Enum)
 
 _LONGEST_ROLE = 64
 _LONGEST_MODEL_VERSION = 256
-_DEEPEST_JSON = 64
-_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
-"""Under each of them a caller may give the thinking; the template gets it under the name that it reads."""
 _LARGEST_LIMIT = 2**32 - 1
 
 
@@ -175,7 +172,7 @@ def _check_message(message: Any, field: str) -> None:
         )
     check_role(message.get("role"), f"{field}.role")
     content = message.get("content")
-    thoughts = [message[name] for name in _REASONING_NAMES if message.get(name) is not None]
+    thoughts = [message[name] for name in REASONING_NAMES if message.get(name) is not None]
     if content is None and not message.get("tool_calls") and not any(thoughts):
         raise InvalidRequestError(
             "the message has no content; an empty text is fine, none is not",
@@ -188,7 +185,7 @@ def _check_message(message: Any, field: str) -> None:
         )
     if any(thought != thoughts[0] for thought in thoughts):
         raise InvalidRequestError(
-            f"{', '.join(_REASONING_NAMES)} are names of one thing, and here they differ; give one of them",
+            f"{', '.join(REASONING_NAMES)} are names of one thing, and here they differ; give one of them",
             reason=Reason.BAD_MESSAGE,
             field=f"{field}.reasoning_content",
         )
@@ -258,8 +255,8 @@ def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
 
 def check_json(value: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE, depth: int = 0) -> None:
     """Raise InvalidRequestError unless `value` is made of JSON's types, at most 64 levels deep, its texts Unicode."""
-    if depth > _DEEPEST_JSON:
-        raise InvalidRequestError(f"nested more than {_DEEPEST_JSON} levels deep", reason=reason, field=field)
+    if depth > MAX_JSON_DEPTH:
+        raise InvalidRequestError(f"nested more than {MAX_JSON_DEPTH} levels deep", reason=reason, field=field)
     if isinstance(value, str):  # most are, and asking for a Mapping takes longer
         check_text(value, field, reason=reason)
     elif isinstance(value, Mapping):

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 import grpc
 
 from chatenv_client._generated import status_pb2
+from chatenv_client.calls import DETAILS_KEY
 from chatenv_client.errors import ChatEnvError
 from chatenv_server.rpc import access
 from chatenv_server.rpc.access import BearerToken
@@ -18,8 +19,6 @@ from chatenv_server.rpc.arrivals import Arrival
 from chatenv_server.rpc.crew import INLINE, Crew
 from chatenv_server.rpc.failures import Failed, FailureLog, status_of
 from chatenv_server.rpc.traffic import Load
-
-DETAILS_KEY: Final = "grpc-status-details-bin"
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -11,8 +11,8 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
+from chatenv_client.health import SERVICE
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.transforms import Transform
 from chatenv_server.observing.observers import Observers
@@ -33,7 +33,6 @@ from chatenv_server.settings.settings import Settings, wrong_setting
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"].full_name
 MAX_HEADER_BYTES: Final = 8192
 """All headers of a call together, each with 32 bytes on top, as HTTP/2 counts them."""
 SHORTEST_PING_PAUSE_MS: Final = 5_000

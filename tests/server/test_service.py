@@ -20,6 +20,7 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import channel_options
 from chatenv_client.errors import InvalidRequestError
+from chatenv_client.health import SERVICE
 from chatenv_client.models import ChatObservation
 from chatenv_client.wire import error_from_status, parse_status
 from chatenv_server.engine import TokenEngine
@@ -27,7 +28,7 @@ from chatenv_server.rpc.crew import MAX_OTHER_CALLS
 from chatenv_server.rpc.failures import MAX_MESSAGE_BYTES, status_of
 from chatenv_server.rpc.servicer import _digest
 from chatenv_server.running import healthcheck
-from chatenv_server.running.process import SERVICE, RunningServer, start
+from chatenv_server.running.process import RunningServer, start
 from chatenv_server.settings.settings import Settings
 from tests.server.conftest import Serve
 

@@ -13,8 +13,6 @@ from chatenv_server.engine.reuse.traced_text import Condition, Texts
 
 _SETTLED_KEYS: Final = frozenset({"role", "type"})
 """Texts under these keys belong to the shape: templates decide by them and seldom write them."""
-
-
 _LONGEST_SETTLED: Final = 64
 """Characters of such a text, and of a key: shapes are kept, and callers choose what is in them."""
 _MOST_ITEMS: Final = 64

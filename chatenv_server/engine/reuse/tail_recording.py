@@ -28,6 +28,7 @@ from chatenv_server.engine.reuse.traced_text import (
     Trace,
     TracedText,
     expression_of,
+    value_of,
 )
 from chatenv_server.engine.tail_encoder import WrittenTail
 from chatenv_server.engine.tails import TailWriter
@@ -150,12 +151,12 @@ def _split(expression: Any, length: int, texts: Texts) -> tuple[Joined, list[Any
     None where the place lies inside an expression, or where a part is empty, since nothing tells on which side it is.
     """
     before = list(expression.parts) if type(expression) is Joined else [expression]
-    if "" in [part if type(part) is str else part.of(texts) for part in before]:
+    if "" in [value_of(part, texts) for part in before]:
         return None
     after: list[Any] = []
     while length and before:
         part = before.pop()
-        size = len(part if type(part) is str else part.of(texts))
+        size = len(value_of(part, texts))
         if size > length:
             if type(part) is not str:
                 return None

@@ -42,7 +42,7 @@ class Applied(NamedTuple):
 
     def of(self, texts: Texts) -> Any:
         """Its value for other texts."""
-        return self.function(*[_value(argument, texts) for argument in self.arguments])
+        return self.function(*[value_of(argument, texts) for argument in self.arguments])
 
 
 class Joined(NamedTuple):
@@ -66,7 +66,7 @@ class Structure(NamedTuple):
 
     def of(self, texts: Texts) -> Any:
         """Its value for other texts."""
-        values = [_value(item, texts) for item in self.items]
+        values = [value_of(item, texts) for item in self.items]
         return dict(zip(self.keys, values, strict=True)) if self.kind is dict else self.kind(values)
 
 
@@ -74,7 +74,8 @@ Expression = Input | Applied | Joined | Structure
 _EXPRESSIONS: Final = frozenset({Input, Applied, Joined, Structure})
 
 
-def _value(argument: Any, texts: Texts) -> Any:
+def value_of(argument: Any, texts: Texts) -> Any:
+    """What an expression gives for other texts; any other value as it is."""
     return argument.of(texts) if type(argument) in _EXPRESSIONS else argument
 
 
