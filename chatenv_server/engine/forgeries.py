@@ -63,6 +63,9 @@ class Forgeries:
         suspects = self._suspects.of(text, spans, texts)
         if not suspects:
             return text
+        if type(text) is not str:
+            # A tail that is being recorded: what is forged in it may be none in another one, so it is not recorded.
+            raise TemplateRejectedError("this render may hold forged control tokens", field="messages")
         forged = self._forged(text, spans, suspects, messages, prompt=prompt, local=local)
         if not forged:
             return text

@@ -11,7 +11,10 @@ import pytest
 from chatenv_client.models import FidelityKind
 from chatenv_server.doctor import Checkup, check
 from chatenv_server.doctor.examination import Examination, Verdict
+from chatenv_server.doctor.examine import examine
+from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.stand_in import stand_in
+from chatenv_server.engine import TokenEngine
 from chatenv_server.tokenizer_files.loading import load_tokenizer
 from tests.conformance import CONFORMANCE, do_without, why_missing
 from tests.engine.archetypes import ARCHETYPES, UNUSUAL_TOKENS
@@ -83,6 +86,16 @@ def test_every_step_on_a_recorded_tokenizer_is_exact_or_says_why_not(name: str) 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_step_under_a_recorded_template_is_exact_or_says_why_not(name: str) -> None:
     assert_honest(check_template(name))
+
+
+@needs_data
+def test_conversations_that_were_played_before_can_be_played_again() -> None:
+    """What is recorded of the first time meets renders in which something looks forged."""
+    source = (CONFORMANCE / "templates" / "nemotron_3_nano.jinja").read_text(encoding="utf-8")
+    tokenizer = stand_in(source, vocabulary("gpt2"))
+    engine, reference = TokenEngine.load(tokenizer), Reference(tokenizer, None)
+    first, again = (examine(engine, reference) for _ in range(2))
+    assert [(one.scenario, one.verdict) for one in again] == [(one.scenario, one.verdict) for one in first]
 
 
 @pytest.mark.law(18)
