@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_client.models import AuditReport, Message, Origin, Verdict
+from chatenv_client.models import AuditReport, Message, Verdict
 from chatenv_client.tokens import Int32Array, shared_length
 from chatenv_server.engine.codec import shared_prefix_length
 from chatenv_server.engine.forms import texts_of
@@ -34,7 +34,7 @@ def audit(log: EpisodeLog) -> AuditReport:
         return AuditReport(Verdict.EXACT, None, "the episode is empty")
     turns = log.turns()
     ends_sampled = bool(turns) and turns[-1].stop_reason is not None
-    sampled = {turn.first_message for turn in turns if turn.origin is Origin.SAMPLED}
+    sampled = log.sampled_messages
     if not ends_sampled:
         return _compare(log, messages, sampled, partial=False)
     reports = [_compare(log, others, sampled, partial=True) for others in (messages, [*messages, _NEXT])]

@@ -1,4 +1,4 @@
-"""One episode's append-only log of turns: the committed stream, the pending tail, and everything derived from them.
+"""One episode's append-only log of turns: how what comes is appended to the committed stream and the pending tail.
 
 T0 | S1 | T1 | S2 | ... : sampled spans S are kept bit for bit; the tail after the last one may be rendered anew until
 somebody samples after it. Such a stream is a segment. Where history changes, it is sealed and another one begins
@@ -6,7 +6,8 @@ somebody samples after it. Such a stream is a segment. Where history changes, it
 
 Where the log stands is told by its head, an immutable value that owns every length. What is appended is written at the
 head, over whatever lies there; a new segment has records of its own. So a step is taken back by putting the old head in
-its place. Not safe for threads; its owner serializes. Knows nothing of limits, transforms or episode ids.
+its place. `log_reading.py` says what follows from all that. Not safe for threads; its owner serializes. Knows nothing
+of limits, transforms or episode ids.
 """
 
 from __future__ import annotations
@@ -18,21 +19,15 @@ import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import (
-    ColumnRows,
     FidelityKind,
     FidelityReport,
     HistoryPolicy,
     Message,
-    MessageSnapshot,
-    Origin,
-    Segment,
     StopReason,
-    Turn,
-    segment_of,
 )
-from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, TokenSnapshot, shared_length
+from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, shared_length
 from chatenv_server.engine import rewrites
-from chatenv_server.engine.continuations import Continuation, Continuations, refuse_rewriting
+from chatenv_server.engine.continuations import Continuation, refuse_rewriting
 from chatenv_server.engine.conversation import (
     NO_NOTES,
     KnownText,
@@ -44,13 +39,11 @@ from chatenv_server.engine.conversation import (
     Tail,
 )
 from chatenv_server.engine.log_head import Head
+from chatenv_server.engine.log_reading import END_TOKENS, LogReading
 from chatenv_server.engine.records import Records, Written
 from chatenv_server.engine.renderer import Renderer
-from chatenv_server.engine.segments import BYTES_OF_A_TOKEN, SealedSegment, opened, sealed_with, shared_with
+from chatenv_server.engine.segments import sealed_with
 from chatenv_server.engine.turn_table import Extent
-
-_END_TOKENS = 16
-"""How much of a stream's end decides how text after it is read."""
 
 
 class Change(NamedTuple):
@@ -64,7 +57,7 @@ class Change(NamedTuple):
     """Number of leading messages that such a caller holds."""
 
 
-class EpisodeLog:
+class EpisodeLog(LogReading):
     """The turns of one episode.
 
     Args:
@@ -74,125 +67,13 @@ class EpisodeLog:
             somebody asks for the messages, which takes some twenty microseconds a turn and halves the memory.
     """
 
-    __slots__ = ("_continuations", "_head", "_keeps_texts", "options")
+    __slots__ = ("_keeps_texts",)
 
     def __init__(self, renderer: Renderer, options: RenderOptions, *, keeps_texts: bool = True) -> None:
-        self.options = options
-        self._continuations = Continuations(renderer, options, self._read_back)
+        super().__init__(renderer, options)
         self._keeps_texts = keeps_texts or renderer.reads_history
-        self._head = Head(Records(), messages=[])
-
-    @property
-    def renderer(self) -> Renderer:
-        """Renders and reads for it."""
-        return self._continuations.renderer
-
-    @renderer.setter
-    def renderer(self, renderer: Renderer) -> None:
-        self._continuations.renderer = renderer
-
-    # -- reading ----------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return self._head.written.tokens + len(self._head.tail.tokens)
-
-    @property
-    def stream(self) -> TokenSnapshot:
-        """The token stream as it is now; costs no copy."""
-        return TokenSnapshot(self._committed, self._head.tail.tokens, self._head.records.hashed)
-
-    @property
-    def _committed(self) -> Int32Array:
-        return self._head.records.tokens.view(0, self._head.written.tokens)
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens that it holds, those of sealed segments included; columns count as what they take."""
-        sealed, columns = self._head.sealed, self._head.written.column_bytes
-        return len(self) + columns // BYTES_OF_A_TOKEN + (sealed[-1].held_tokens if sealed else 0)
-
-    def column_rows(self) -> tuple[ColumnRows, ...]:
-        """Columns of the segment's sampled tokens, in the order in which they came."""
-        return tuple(self._head.records.columns[: self._head.written.columns])
-
-    @property
-    def sealed(self) -> tuple[SealedSegment, ...]:
-        """The segments before the current one."""
-        return self._head.sealed
-
-    def segments(self) -> tuple[Segment, ...]:
-        """All segments, the current one last; costs time proportional to all of them."""
-        stream, turns = self.stream.token_ids, self.turns()
-        shared = shared_with(self._head.sealed, stream, turns)
-        current = segment_of(
-            stream, turns, self.logprobs(), self.reports(), shared_length=shared, column_rows=self.column_rows()
-        )
-        return (*opened(self._head.sealed), current)
-
-    @property
-    def last_sampled(self) -> int | None:
-        """The last token of the last span of the segment; None: there is no span."""
-        return self._head.written.tokens - 1 if self._head.last is not None else None
-
-    @property
-    def message_count(self) -> int:
-        """Messages of the conversation."""
-        return self._head.message_count
-
-    @property
-    def conversation(self) -> MessageSnapshot:
-        """The messages as they are now; costs no copy."""
-        return MessageSnapshot(self._head.messages, self._head.message_count, self._read_back)
-
-    def _read_back(self, index: int) -> Message:
-        """A sampled message, read as it was when it came."""
-        span = self._head.records.turns.span_of(index, self._head.written.turns)
-        tokens = self._head.records.tokens
-        before = tokens.view(max(0, span.start - _END_TOKENS), span.start)
-        ids = tokens.view(span.start, span.stop)
-        return self.renderer.read_turn(ids, before, index, prompted=span.prompted).message
-
-    @property
-    def generation_prompt_length(self) -> int:
-        """How many trailing tokens ask the model to speak."""
-        return self._head.tail.generation_prompt_length
-
-    def fingerprint(self) -> str:
-        """Fingerprint of the stream; costs the tail, and what was committed since it was asked for last."""
-        return self.stream.fingerprint()
-
-    def turns(self) -> tuple[Turn, ...]:
-        """All turns of the segment, the pending tail last."""
-        committed, extent = self._head.records.turns.first(self._head.written.turns), self._head.tail_extent
-        if extent is None:
-            return committed
-        return (*committed, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self._head.tail_reward))
-
-    def reports(self) -> tuple[FidelityReport, ...]:
-        """Everything that is not exact in the segment, the pending tail's reports last."""
-        return (*self._head.records.reports[: self._head.written.reports], *self._head.tail.reports)
-
-    def logprobs(self) -> Float32Array:
-        """Logprobs of all turns of the segment that have them, in stream order."""
-        logprobs: Float32Array = self._head.records.logprobs.view(0, self._head.written.logprobs).copy()
-        return logprobs
-
-    def message_spans(self) -> tuple[tuple[int, int], ...]:
-        """(start, stop) of each message's part of the stream."""
-        written, tail = self._head.written, self._head.tail
-        starts = [
-            *self._head.records.starts[: written.starts],
-            *(written.tokens + start for start in tail.message_starts),
-        ]
-        end = len(self) - self.generation_prompt_length
-        return tuple(zip(starts, [*starts[1:], end], strict=True)) if starts else ()
 
     # -- where the log stands ---------------------------------------------------------------------
-
-    @property
-    def head(self) -> Head:
-        """Where the log stands."""
-        return self._head
 
     def stand_at(self, head: Head) -> None:
         """Stand somewhere else: where the log stood before, to take a step back, or after what was just written.
@@ -236,6 +117,7 @@ class EpisodeLog:
                 tail_step=begun,
                 recorded=then.recorded,
                 own=then.own,
+                said=head.said if then.first >= head.recorded else _before(head.said, then.first),
             )
         )
         return Change(_news(then.tail.reports, head.tail.reports), held, count)
@@ -263,6 +145,7 @@ class EpisodeLog:
                 message_count=len(kept) + len(then.messages),
                 recorded=then.recorded,
                 own=then.own,
+                said=_before(self.sampled_messages, then.first),
                 sealed=sealed_with(head.sealed, head.records, head.written, head.tail_message),
             )
         )
@@ -377,7 +260,7 @@ class EpisodeLog:
         within = position - self._head.written.tokens
         if within > 0:
             return self._head.tail.tokens[:within]
-        return self._head.records.tokens.view(max(0, position - _END_TOKENS), position)
+        return self._head.records.tokens.view(max(0, position - END_TOKENS), position)
 
     def _continued_turn(self) -> SampledTurn | None:
         """The sampled turn that further tokens go on with: the last thing on record, cut off before a stop token."""
@@ -409,6 +292,7 @@ class EpisodeLog:
                 is_doubtful=is_doubtful,
                 opening=self._kept_opening(tail),
                 own=head.own,
+                said=head.said,
                 sealed=head.sealed,
             )
         )
@@ -429,6 +313,10 @@ class EpisodeLog:
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
         else:
             self._head.records.turns.reward(self._head.written.turns - 1, reward)
+
+
+def _before(messages: frozenset[int], first: int) -> frozenset[int]:
+    return frozenset(index for index in messages if index < first)
 
 
 def _can_be_read_again(turn: SampledTurn) -> bool:

@@ -45,6 +45,8 @@ class Head(NamedTuple):
     """Messages of the current segment's opening that were on record before it began."""
     own: frozenset[int] = frozenset()
     """Those of them that a model said; see `Reopening`."""
+    said: frozenset[int] = frozenset()
+    """Messages of the current segment's opening that a model said in an earlier one."""
     sealed: tuple[SealedSegment, ...] = ()
     """The segments before."""
 

@@ -303,6 +303,19 @@ def test_19_other_messages_after_the_last_sampled_one_begin_no_segment(
     assert env.state.message_spans == direct.state.message_spans
 
 
+def test_an_audit_names_what_was_read_in_an_earlier_segment() -> None:
+    tested = subject(EMBEDDED)
+    call = [*b'<tool_call>\n{"name": "lookup", "arguments": {"key": "x"}}\n</tool_call>', 257]
+    env = ChatEnvironment(tested.engine)
+    env.reset(messages=[user("Look it up.")], tools=[TOOL], clock=0.0)
+    env.step(ChatAction(tokens=call))
+    env.step({"role": "tool", "content": "It is y.", "name": "lookup"})
+    env.step(Span(("Fine",)).action(tested))
+    before = env.audit().own_readings
+    assert env.step(user("Say it again."), replace_from=3).segment == 1
+    assert env.audit().own_readings == before == (1,)
+
+
 # -- refused steps, rewards, and what is told apart ----------------------------------------------------
 
 
