@@ -24,7 +24,7 @@ from chatenv_client.models import (
 from chatenv_client.tokens import Int32Array
 from chatenv_server.doctor.examination import Examination, Fault, FaultKind
 from chatenv_server.doctor.reference import NotTakenError, Reference
-from chatenv_server.doctor.sampling import SampledText, sampled_text, shown
+from chatenv_server.doctor.sampling import SampledText, ended, sampled_ids, sampled_text, shown
 from chatenv_server.doctor.scenarios import SCENARIOS, TOOLS, Ending, Round, Scenario, looking_for
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
@@ -150,15 +150,15 @@ class _Examiner:
                 tools=self._scenario.tools,
                 prompt=self._scenario.add_generation_prompt,
             )
+            message, said = ended(turn, said, [text for _, text, stops in self._engine.control_tokens if stops])
         except NotTakenError as error:
             self._result.rejection = self._result.rejection or str(error)
             raise _Stop from error
-        message, said = self._ended(turn, said)
         message = shown(message, said.text)
         if not said.text:
             self._result.rejection = "the template writes nothing for a sampled turn"
             raise _Stop
-        ids = self._ids(said.text)
+        ids = sampled_ids(self._reference, self._stream, said.text)
         reason = StopReason.STOP if turn.ending is not Ending.CUT_OFF and not said.stop else None
         observation = self._sampled_step(ChatAction(tokens=ids, stop_reason=reason))
         self._sampled.append((len(self._stream), len(self._stream) + len(ids)))
@@ -182,36 +182,6 @@ class _Examiner:
         except ChatEnvError as error:
             self._fault(FaultKind.BROKEN, f"failed: {type(error).__name__}: {error}")
             raise _Stop from error
-
-    def _ended(self, turn: Round, said: SampledText) -> tuple[Message, SampledText]:
-        """The turn as it was sampled, where that is not as the template would have closed it."""
-        content = str(turn.sampled.get("content", ""))
-        if turn.ending is Ending.CUT_OFF:
-            before, found, _ = said.body.rpartition(content)
-            if not found:
-                self._result.rejection = "the template writes a sampled turn in other words, so where to cut is unknown"
-                raise _Stop
-            half = content[: len(content) // 2].rstrip()
-            return {**turn.sampled, "content": half}, SampledText(before + half, "", said.natural)
-        if turn.ending is Ending.OTHER_STOP:
-            stops = [text for _, text, stops in self._engine.control_tokens if stops and text not in said.stop]
-            if not stops or not said.stop:
-                self._result.rejection = "this tokenizer and template have only one stop token"
-                raise _Stop
-            return turn.sampled, SampledText(said.body, stops[0], said.natural)
-        return turn.sampled, said
-
-    def _ids(self, text: str) -> list[int]:
-        """What the model samples: the tokens of the text, encoded after the end of the prompt that it sees."""
-        prompt = self._reference.decode(self._stream)
-        specials = self._reference.specials_in(prompt)
-        end = prompt[specials[-1].start() :] if specials else prompt
-        anchor, whole = self._reference.encode(end), self._reference.encode(end + text)
-        if whole[: len(anchor)] == anchor:
-            return whole[len(anchor) :]
-        # The text would merge with the prompt, which a sampled token cannot.
-        newline, after = self._reference.encode("\n"), self._reference.encode("\n" + text)
-        return after[len(newline) :] if after[: len(newline)] == newline else self._reference.encode(text)
 
     # -- the checks -------------------------------------------------------------------------------
 
@@ -237,19 +207,11 @@ class _Examiner:
             raise _Stop from error
         if rejection:
             self._result.rejection = rejection
-            if len(observation.token_ids) or not self._waits():
+            if len(observation.token_ids) or not _waits(self._environment):
                 self._fault(FaultKind.LET_IN, f"taken, although the template rejects it: {rejection}")
             raise _Stop
         self._take_in(messages, observation)
         return observation
-
-    def _waits(self) -> bool:
-        """Whether an empty stream waits for more messages, so that nobody samples after what the template rejects."""
-        try:
-            self._environment.step(ChatAction(tokens=[0]))
-        except TemplateRejectedError:
-            return True
-        return False
 
     def _take_in(self, messages: Sequence[Message], observation: ChatObservation) -> None:
         self._history.extend(messages)
@@ -367,6 +329,15 @@ class _Examiner:
 
     def _fault(self, kind: FaultKind, sentence: str) -> None:
         self._result.faults.append(Fault(kind, sentence))
+
+
+def _waits(environment: ChatEnvironment) -> bool:
+    """Whether an empty stream waits for more messages, so that nobody samples after what the template rejects."""
+    try:
+        environment.step(ChatAction(tokens=[0]))
+    except TemplateRejectedError:
+        return True
+    return False
 
 
 def _with_ids_of(read: Mapping[str, Any], message: Message) -> Message:

@@ -1,19 +1,20 @@
 """What a model that has learnt a template would sample: derived from what the template itself writes for a turn.
 
 The turn is rendered as the last of its conversation, and again with what follows it. It begins where the generation
-prompt ends, and ends through the token at which a model stops.
+prompt ends, and ends through the token at which a model stops, or where its scenario cuts it off.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from chatenv_client.models import Message
 from chatenv_server.doctor.reference import NotTakenError, Reference
+from chatenv_server.doctor.scenarios import Ending, Round
 
 _END_MARK: Final = "Zq7xE5nD"
 _LONGEST_END: Final = 40
@@ -37,6 +38,45 @@ class SampledText:
     def text(self) -> str:
         """All of it."""
         return self.body + self.stop
+
+
+def ended(turn: Round, said: SampledText, stops: Sequence[str]) -> tuple[Message, SampledText]:
+    """The message and text of a turn that ends as its round says, which may not be as the template would close it.
+
+    Args:
+        turn: the round.
+        said: the turn as the template closes it.
+        stops: texts of all stop tokens.
+
+    Raises:
+        NotTakenError: this template or tokenizer has no such end.
+    """
+    content = str(turn.sampled.get("content", ""))
+    if turn.ending is Ending.CUT_OFF:
+        before, found, _ = said.body.rpartition(content)
+        if not found:
+            raise NotTakenError("the template writes a sampled turn in other words, so where to cut is unknown")
+        half = content[: len(content) // 2].rstrip()
+        return {**turn.sampled, "content": half}, SampledText(before + half, "", said.natural)
+    if turn.ending is Ending.OTHER_STOP:
+        others = [text for text in stops if text not in said.stop]
+        if not others or not said.stop:
+            raise NotTakenError("this tokenizer and template have only one stop token")
+        return turn.sampled, SampledText(said.body, others[0], said.natural)
+    return turn.sampled, said
+
+
+def sampled_ids(reference: Reference, stream: Iterable[int], text: str) -> list[int]:
+    """What the model samples: the tokens of the text, encoded after the end of the stream that it sees."""
+    prompt = reference.decode(stream)
+    specials = reference.specials_in(prompt)
+    end = prompt[specials[-1].start() :] if specials else prompt
+    anchor, whole = reference.encode(end), reference.encode(end + text)
+    if whole[: len(anchor)] == anchor:
+        return whole[len(anchor) :]
+    # The text would merge with the prompt, which a sampled token cannot.
+    newline, after = reference.encode("\n"), reference.encode("\n" + text)
+    return after[len(newline) :] if after[: len(newline)] == newline else reference.encode(text)
 
 
 def shown(message: Message, text: str) -> Message:
