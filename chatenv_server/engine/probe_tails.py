@@ -48,7 +48,7 @@ class _View(NamedTuple):
     exact: bool
     """The template writes head and prompt again as it wrote them before the turn."""
     follows: bool
-    """It does so at least with the end of them, from the last message on."""
+    """It does so at least with the end of them, from the last message on, where it writes that message."""
     before: str
     """What the template writes of the turn up to the sentinel, where it follows its prompt."""
     after: str
@@ -111,8 +111,8 @@ class _TailProbe:
         whole = self._renders.render([*head, exchange.turn, *exchange.following], prompt=self._asks, **variables)
         if whole is None or SENTINEL not in whole:
             return None
-        follows = asked[asked.rfind(_LAST) :] in whole if _LAST in asked else True
         exact = whole.startswith(asked)
+        follows = asked[asked.rfind(_LAST) :] in whole if _LAST in asked else exact
         before = whole[len(asked) : whole.index(SENTINEL)] if exact else ""
         return _View(exact, follows, before, whole[whole.rindex(SENTINEL) + len(SENTINEL) :])
 

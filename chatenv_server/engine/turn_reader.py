@@ -82,7 +82,8 @@ class TurnReader:
 
     def _begins_in_header(self, text: str) -> bool:
         """Whether a turn writes its own header, or the beginning of it, where it was cut off there."""
-        return text.startswith(self._header) or (bool(text) and self._header.startswith(text))
+        header = self._header
+        return bool(header and text) and (text.startswith(header) or header.startswith(text))
 
     def stop_text(self, stop_id: int | None) -> str:
         """Text of a stop token; empty where a turn ended without one."""

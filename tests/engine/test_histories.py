@@ -134,6 +134,36 @@ def test_a_system_prompt_that_moves_only_with_tools_stands_in_every_tail(tools: 
     assert talk.kinds == ({FidelityKind.HISTORY_REWRITTEN} if tools else set())
 
 
+_ASKS_UNLESS_A_USER_DID = (
+    "{% set n = namespace(asked=false) %}{% for m in messages %}{% set n.asked = m.role == 'user' %}"
+    "{% if m.role == 'user' %}<|im_start|>{{ m.content }}<|assistant|>{% elif m.role == 'assistant' %}"
+    "{{ m.content }}<|im_end|>{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and not n.asked %}<|assistant|>{% endif %}"
+)
+
+
+def test_a_prompt_after_a_system_prompt_alone_that_history_does_not_keep_is_reported() -> None:
+    talk = Dialogue(byte_level(_ASKS_UNLESS_A_USER_DID), [system("Be brief")])
+    talk.says("Well").hears("Why?")
+    assert talk.stream != talk.full()
+    assert FidelityKind.HISTORY_REWRITTEN in talk.kinds
+
+
+_GOES_ON_AFTER_A_RESULT_LEFT_OUT = (
+    "{% set n = namespace(role='') %}{% for m in messages if m.role != 'tool' %}"
+    "{% if m.role == 'user' or n.role == 'user' %}<|im_start|>{{ m.role }}\n{% endif %}{% set n.role = m.role %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_prompt_after_a_result_left_out_that_history_does_not_keep_is_reported() -> None:
+    talk = Dialogue(byte_level(_GOES_ON_AFTER_A_RESULT_LEFT_OUT))
+    talk.says("Wait").hears(tool("42"))
+    talk.says("Well").hears("Thanks")
+    assert talk.stream != talk.full()
+    assert FidelityKind.HISTORY_REWRITTEN in talk.kinds
+
+
 _THINKS_AFTER_RESULTS = CHATML.replace(
     "assistant\n{% endif",
     "assistant\n{% if enable_thinking and messages[-1].role == 'tool' %}<think>\n{% endif %}{% endif",
