@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,22 @@ def launch() -> Iterator[Launch]:
     for server in launched:
         server.process.kill()
         server.process.communicate()
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """What a slow step leaves; see `launch_slow`."""
+    return tmp_path / "mark"
+
+
+def launch_slow(launch: Launch, mark: Path, *flags: str, **environment: str) -> ServerProcess:
+    """A server whose steps each take a second, or SECONDS, and leave a mark when they have begun to."""
+    return launch("--transform", "slow_transforms:marked_second", *flags, MARK=str(mark), **environment)
+
+
+def wait_for(mark: Path) -> None:
+    while not mark.exists():
+        time.sleep(0.005)
 
 
 def plain_environment() -> dict[str, str]:

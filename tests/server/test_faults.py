@@ -26,7 +26,7 @@ from chatenv_client import ChatAction, ChatEnv, EpisodeUnknownError, ServerBusyE
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import open_channel
-from tests.server.conftest import Launch, ServerProcess
+from tests.server.conftest import Launch, ServerProcess, launch_slow, wait_for
 from tests.server.soak_client import Operation, expected_stream, step_request
 
 HI = {"role": "user", "content": "hi"}
@@ -55,21 +55,6 @@ def start_client() -> Iterator[StartClient]:
         process.kill()
         process.join()
         connection.close()
-
-
-@pytest.fixture
-def mark(tmp_path: Path) -> Path:
-    return tmp_path / "mark"
-
-
-def launch_slow(launch: Launch, mark: Path, *flags: str, **environment: str) -> ServerProcess:
-    """A server whose steps each take a second, or SECONDS, and leave a mark when they have begun to."""
-    return launch("--transform", "slow_transforms:marked_second", *flags, MARK=str(mark), **environment)
-
-
-def wait_for(mark: Path) -> None:
-    while not mark.exists():
-        time.sleep(0.005)
 
 
 def kill(process: ForkServerProcess) -> None:

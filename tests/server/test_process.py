@@ -24,7 +24,7 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_server.running import healthcheck
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
-from tests.server.conftest import Launch, ServerProcess
+from tests.server.conftest import Launch, ServerProcess, launch_slow, wait_for
 
 HI = {"role": "user", "content": "hi"}
 
@@ -227,18 +227,8 @@ def slow_step(server: ServerProcess, mark: Path) -> Iterator[Any]:
         stub.Reset(pb.ResetRequest(episode_id="slow"))
         messages = [pb.Message(role="user", content="hi")]
         response = stub.Step.future(pb.StepRequest(episode_id="slow", messages=messages), timeout=20)
-        while not mark.exists():
-            time.sleep(0.005)
+        wait_for(mark)
         yield response
-
-
-@pytest.fixture
-def mark(tmp_path: Path) -> Path:
-    return tmp_path / "mark"
-
-
-def launch_slow(launch: Launch, mark: Path, *flags: str, **environment: str) -> ServerProcess:
-    return launch("--transform", "slow_transforms:marked_second", *flags, MARK=str(mark), **environment)
 
 
 def wait_for_log(server: ServerProcess, words: str) -> None:
