@@ -20,7 +20,7 @@ from chatenv_server.engine.profile import Profile
 from chatenv_server.engine.template import ChatTemplate, variables_of
 
 _MOST_KEPT = 64
-"""Different terms of which is kept what was found out. Callers choose them, so there must be a bound."""
+"""Different options of which is kept what was found out. Callers choose them, so there must be a bound."""
 _LONGEST_KEPT = 32_768
 """Characters, as JSON, of template arguments that are kept."""
 
@@ -28,7 +28,7 @@ _LONGEST_KEPT = 32_768
 class ChatFormat:
     """A fast tokenizer and its Jinja template. Safe for threads.
 
-    What depends on an episode's terms is found out when it is first asked for: parsers, and what tails depend on.
+    What depends on an episode's options is found out when it is first asked for: parsers, and what tails depend on.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ChatFormat:
     def dependencies(
         self, *, tools: bool = False, asks: bool = True, template_kwargs: Mapping[str, Any] | None = None
     ) -> Dependencies:
-        """What tails depend on; found out when it is first asked for under these terms.
+        """What tails depend on; found out when it is first asked for under these options.
 
         Args:
             tools: whether there are any.

@@ -1,4 +1,4 @@
-"""What the tails of a chat template depend on under one episode's terms, as the probe found it out."""
+"""What the tails of a chat template depend on under one episode's options, as the probe found it out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the tails of a template depend on, found out by comparing them after different conversations.
 
-Asked for one episode's terms: with tools or without, under its template arguments, with the generation prompt or
+Asked for one episode's options: with tools or without, under its template arguments, with the generation prompt or
 without. What holds without tools need not hold with them.
 """
 
@@ -63,7 +63,7 @@ def find_dependencies(renders: ProbeRenders, *, asks: bool) -> Dependencies:
     """Find out what tails depend on.
 
     Args:
-        renders: under the terms of an episode; its tools, if it has any, are stood in for by the probe's own.
+        renders: under the options of an episode; its tools, if it has any, are stood in for by the probe's own.
         asks: whether the model is asked to speak.
     """
     return _TailProbe(renders, asks).run()

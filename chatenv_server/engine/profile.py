@@ -12,7 +12,7 @@ from chatenv_server.engine.forms import Forms
 class Profile:
     """How messages are given to one template on one tokenizer, and how its turns end. Immutable, shared by all.
 
-    What its tails depend on is another thing, since that differs with an episode's terms: see `Dependencies`.
+    What its tails depend on is another thing, since that differs with an episode's options: see `Dependencies`.
     """
 
     forms: Forms
