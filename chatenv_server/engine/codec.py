@@ -10,7 +10,8 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -123,7 +124,7 @@ class Codec:
         def encode() -> Encoded:
             encoded, merged = self._encode_each(pieces, before)
             ids = [token_id for piece in encoded for token_id in piece.ids]
-            return Encoded(np.array(ids, dtype=np.int32), [_token_at(encoded, mark) for mark in marks], merged)
+            return Encoded(np.array(ids, dtype=np.int32), [*_tokens_at(encoded, marks)], merged)
 
         return in_turn(sum(len(text) for text, _ in pieces), encode)
 
@@ -244,13 +245,13 @@ class Codec:
         return decoded(self._tokenizer, [self.added.neutral_id, *ids])[len(self._neutral_text) :]
 
 
-def _token_at(pieces: Sequence[_Piece], character: int) -> int:
-    passed = 0
-    for piece, follower in itertools.zip_longest(pieces, pieces[1:]):
-        if follower is None or character < follower.first:
-            return passed + (piece.token_at(character) if character else 0)
-        passed += len(piece.encoding) - piece.dropped
-    return passed
+def _tokens_at(pieces: Sequence[_Piece], characters: Iterable[int]) -> Iterator[int]:
+    """For each of some characters, the index of the first token that starts there or after it."""
+    firsts = [piece.first for piece in pieces]
+    passed = [*itertools.accumulate((len(piece.encoding) - piece.dropped for piece in pieces), initial=0)]
+    for character in characters:
+        number = bisect_right(firsts, character) - 1
+        yield passed[number] + pieces[number].token_at(character) if pieces and character else 0
 
 
 def shared_prefix_length(left: str, right: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -120,6 +121,15 @@ def has_marks(text: str) -> bool:
 def without_marks(text: str) -> str:
     """The text as a reader sees it."""
     return _MARKS.sub(_own, text) if has_marks(text) else text
+
+
+def seen_before(text: str, characters: Iterable[int]) -> list[int]:
+    """For each of some characters of a marked text, how many a reader sees before it. Takes one pass for all."""
+    ends, hidden = [0], [0]
+    for found in _MARKS.finditer(text):
+        ends.append(found.end())
+        hidden.append(hidden[-1] + len(found[0]) - len(_own(found)))
+    return [character - hidden[bisect_right(ends, character) - 1] for character in characters]
 
 
 def unmarked_length(text: str, wanted: int) -> int:

@@ -7,6 +7,7 @@ speaks.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -75,26 +76,27 @@ class IsolatedTexts:
             return None
         ids: list[int] = []
         places = {0: 0}
+        in_order = sorted(marks)
         control, position = self._added.texts[last], 0
         for found in self._added.parting_pattern.finditer(text):
             start, end = found.span()
             if start > position:
-                self._add(ids, places, control, text[position:start], position, marks)
+                self._add(ids, places, control, text[position:start], position, in_order)
             control, position = found[0], end
             places[start] = len(ids)
             ids.append(self._id_of[control])
             places[end] = len(ids)
         if position < len(text):
-            self._add(ids, places, control, text[position:], position, marks)
+            self._add(ids, places, control, text[position:], position, in_order)
         return PartedText(ids, [places.get(mark, len(ids)) for mark in marks])
 
     def _add(
         self, ids: list[int], places: dict[int, int], control: str, text: str, position: int, marks: Sequence[int]
     ) -> None:
-        """Add the ids of one part, and note where the marks inside of it stand."""
+        """Add the ids of one part, and note where the marks inside of it stand; the marks are in order."""
         # The control token goes along: some tokenizers put a space before the first text of all.
         whole = control + text
-        inside = [mark for mark in marks if position < mark < position + len(text)]
+        inside = marks[bisect_right(marks, position) : bisect_left(marks, position + len(text))]
         if inside:
             start = len(control) - position
             encode = self._encode_short_marked if len(whole) <= _LONGEST_KEPT else self._encode_marked

@@ -19,6 +19,7 @@ from chatenv_server.engine.codec import shared_prefix_length
 from chatenv_server.engine.controls import strings_in
 from chatenv_server.engine.forms import texts_of, with_text
 from chatenv_server.engine.probe_messages import unlike
+from chatenv_server.engine.searches import Searches
 
 _SHORTEST_SAFE_TEXT = 4
 _STAND_IN = "qx8wj5tm"
@@ -106,11 +107,12 @@ def _any_again(text: str, found: Sequence[tuple[str, int]]) -> bool:
 def _find_roughly(text: str, messages: Sequence[Mapping[str, Any]]) -> list[Place]:
     places = []
     position = 0
+    searches = Searches(text)
     for message in messages:
         own = "".join(texts_of(message)).strip()
-        found = text.find(own, position)
+        found = searches.find(own, position)
         if found < 0:
-            elsewhere = own in text
+            elsewhere = searches.holds(own)
             places.append(Place(position, position, dropped=not elsewhere, elsewhere=elsewhere))
         else:
             places.append(Place(found, found + len(own)))
@@ -127,11 +129,12 @@ def _compare(text: str, frame: str, name: str, messages: Sequence[Mapping[str, A
     elsewhere: dict[int, bool] = {}
     """Of messages that stand out of order, whether they are altered."""
     position = 0
+    searches = Searches(text)
     edges = [0, *(edge for _, span in found for edge in span), len(frame)]
     gaps = [frame[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
     for place, ((index, _), gap, following) in enumerate(zip(found, gaps, gaps[1:], strict=False)):
         own = "".join(texts_of(messages[index]))
-        start = _skip(text, position, gap)
+        start = _skip(text, position, gap, searches)
         written = _written_form(text, start, own, following)
         position = start + len(written or "")
         altered = written is None or not _same(written, own)
@@ -174,14 +177,14 @@ def _longest_rise(numbers: Sequence[int]) -> set[int]:
     return rise
 
 
-def _skip(text: str, position: int, gap: str) -> int:
+def _skip(text: str, position: int, gap: str, searches: Searches) -> int:
     """After `gap` in the text; where the two differ, after the first later place where the gap's end stands.
 
     Where that stands nowhere, after what the two have in common: the close of the turn before is a part of it.
     """
     if text.startswith(gap, position):
         return position + len(gap)
-    found = text.find(gap[-12:], position)
+    found = searches.find(gap[-12:], position)
     if found >= 0:
         return found + len(gap[-12:])
     return position + shared_prefix_length(text[position : position + len(gap)], gap)
@@ -189,12 +192,17 @@ def _skip(text: str, position: int, gap: str) -> int:
 
 def _written_form(text: str, start: int, own: str, gap: str) -> str | None:
     """How the template wrote a text: verbatim, as JSON, or trimmed; None where it is none of these."""
-    as_json = json.dumps(own, ensure_ascii=False)[1:-1]
-    as_ascii_json = json.dumps(own)[1:-1]
-    for form in (own, as_json, as_ascii_json, own.rstrip(), own.lstrip(), own.strip()):
+    for form in _forms(own):
         if text.startswith(form, start) and text.startswith(gap, start + len(form)):
             return form
     return None
+
+
+def _forms(own: str) -> Iterator[str]:
+    yield own
+    yield json.dumps(own, ensure_ascii=False)[1:-1]
+    yield json.dumps(own)[1:-1]
+    yield from (own.rstrip(), own.lstrip(), own.strip())
 
 
 def _same(written: str, own: str) -> bool:

@@ -348,4 +348,5 @@ def _reading_reports(read: ReadTurn, start: int, index: int) -> tuple[FidelityRe
 
 def _news(reports: Sequence[FidelityReport], known: Sequence[FidelityReport]) -> tuple[FidelityReport, ...]:
     """The reports that were not there before the tail was rendered anew."""
-    return tuple(report for report in reports if report not in known)
+    before = frozenset(known)
+    return tuple(report for report in reports if report not in before)

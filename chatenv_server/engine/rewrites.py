@@ -79,9 +79,10 @@ class RewriteFinder:
         if not self._may_come:
             return None
         later = [self._template.prepare_own(assistant("x")), self._template.prepare_own(user())]
+        last_user = max((i for i, message in enumerate(record) if message.get("role") == "user"), default=-1)
         for position, (message, follower) in enumerate(itertools.zip_longest(record, record[1:])):
             role = follower.get("role", "") if follower is not None else ""
-            answered = any(other.get("role") == "user" for other in record[position + 1 :])
+            answered = position < last_user
             if message.get("role") != "assistant" or (answered and not (self._may_come_late and role == "user")):
                 continue
             pending = PendingRewrite(message, start + position, role)

@@ -11,7 +11,7 @@ from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.codec import Encoded
-from chatenv_server.engine.controls import has_marks, without_marks
+from chatenv_server.engine.controls import has_marks, seen_before
 from chatenv_server.engine.conversation import PendingRewrite, Tail
 from chatenv_server.engine.cut import Cut
 from chatenv_server.engine.forms import PreparedMessage
@@ -76,7 +76,7 @@ class TailEncoder:
         if prompt:
             characters.append(len(text) - len(prompt))
         if has_marks(text):
-            characters = [len(without_marks(text[:character])) for character in characters]
+            characters = seen_before(text, characters)
         encoded = self.encode(text, before, characters)
         prompt_length = len(encoded.ids) - encoded.marks.pop() if prompt else 0
         reports = [*written.reports, *([_boundary_merge(len(before))] if encoded.merged else []), *written.faults]

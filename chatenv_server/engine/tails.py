@@ -76,6 +76,7 @@ class TailWriter:
         if place.pending is not None and self.rewrites.has_come(place.pending, [said, *prepared], head):
             reports.append(report_of(place.pending))
         first = last.message_index + 1
+        places = [one.moved(len(rest.taken)) for one in places]
         faults = [
             *message_reports(prepared, places, first, rest.text),
             *unmatched_results(last.message, messages, first, by_id=self._finds_results_by_id),
@@ -83,7 +84,7 @@ class TailWriter:
         return WrittenTail(
             rest.text,
             prepared,
-            [one.moved(len(rest.taken)) for one in places],
+            places,
             close=self._profile.role_closes.get("assistant", "").removeprefix(last.close),
             reports=reports,
             faults=faults,

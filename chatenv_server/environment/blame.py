@@ -22,7 +22,7 @@ def blaming(error: TemplateRejectedError, log: EpisodeLog, messages: Sequence[Me
     if not lacking:
         return error
     filled: list[Message] = [
-        {**message, "content": ""} if index in lacking else message for index, message in enumerate(messages)
+        {**message, "content": ""} if message.get("content") is None else message for message in messages
     ]
     try:
         log.preview(filled)
