@@ -230,17 +230,34 @@ def _take_off_stop_string(cut: Cut, last: SampledTurn, limit: int, profile: Prof
     if cut.exact and held.isspace():
         # The turn was read without the white space of its stop string, so the cut lies in the close.
         return Remainder(whole.text, whole.taken, [_overlap(last, len(held))])
-    overlap = next(
-        (
-            length
-            for length in range(min(len(whole.text), len(last.text), limit), 0, -1)
-            if last.text.endswith(whole.text[:length])
-        ),
-        0,
-    )
+    overlap = overlap_of(last.text, whole.text[:limit])
     if not overlap:
         return whole
     return Remainder(whole.text[overlap:], whole.taken + whole.text[:overlap], [_overlap(last, overlap)])
+
+
+def overlap_of(text: str, more: str) -> int:
+    """Length of the longest end of a text that another one begins with.
+
+    In one pass over both (Knuth, Morris, Pratt 1977, "Fast pattern matching in strings").
+    """
+    more = more[: len(text)]
+    if not more:
+        return 0
+    shorter: list[int] = []
+    """For each beginning of `more`, the length of the longest beginning that it ends in, but itself."""
+
+    def longest(length: int, letter: str) -> int:
+        while length and more[length] != letter:
+            length = shorter[length - 1]
+        return length + (more[length] == letter)
+
+    for place, letter in enumerate(more):
+        shorter.append(longest(shorter[-1], letter) if place else 0)
+    overlap = 0
+    for letter in text[len(text) - len(more) :]:
+        overlap = longest(overlap, letter)
+    return overlap
 
 
 def _overlap(last: SampledTurn, length: int) -> FidelityReport:

@@ -16,6 +16,7 @@ from chatenv_client import ChatAction, Message, TemplateRejectedError
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.controls import CLOSE, OPEN, seen_before, without_marks
+from chatenv_server.engine.cut import overlap_of
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.message_faults import message_reports
@@ -238,6 +239,36 @@ def test_messages_beside_what_stand_ins_change_are_looked_for_in_few_passes() ->
     places = locate(text, [*shown, user("x")], render, "")
     assert len(places) == 2001
     assert text.characters < _bound(text, 2001)
+
+
+# -- stop strings --------------------------------------------------------------------------------------
+
+
+class Copied(str):
+    """A text that counts how many of its characters are copied."""
+
+    __slots__ = ("characters",)
+
+    def __init__(self, _: str) -> None:
+        self.characters = 0
+
+    def __getitem__(self, place: SupportsIndex | slice) -> str:
+        part = str.__getitem__(self, place)
+        self.characters += len(part)
+        return part
+
+
+@pytest.mark.parametrize(("end", "length"), [("a", 2500), ("b", 2501), ("ba", 2502), ("c", 0)])
+def test_a_stop_string_is_found_before_a_long_call_in_one_pass(end: str, length: int) -> None:
+    text, more = Copied("a" * 5000 + end), Copied("a" * 2500 + "b" + "a" * 5000)
+    assert overlap_of(text, more) == length
+    assert text.characters + more.characters < 4 * len(text + more)
+
+
+@given(st.text("ab", max_size=12), st.text("ab", max_size=12))
+def test_what_a_turn_holds_of_the_close_is_the_longest_end_that_the_close_begins_with(text: str, more: str) -> None:
+    lengths = range(min(len(text), len(more)) + 1)
+    assert overlap_of(text, more) == max(length for length in lengths if text.endswith(more[:length]))
 
 
 # -- marks ---------------------------------------------------------------------------------------------
