@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from chatenv_server.engine.parsing import TurnParser, learn_reader
-from chatenv_server.engine.probe_messages import HEAD_TEXT, user
+from chatenv_server.engine.probe_messages import HEAD_TEXT, SENTINEL, assistant, user
 
 
 def without_close(text: str, message: Mapping[str, Any], stop_texts: Sequence[str]) -> str:
@@ -54,7 +54,10 @@ def learn_parser(
         whole = render([user(), message], False)
         return None if whole is None else without_close(_after_user(whole), message, stop_texts)
 
-    return learn_reader(write, _after_user(render([user()], True) or ""))
+    # Where no stop token ends a turn, what closes a plain one closes one of calls, too: no model samples it there.
+    closed = _after_user(render([user(), assistant(SENTINEL)], False) or "").rpartition(SENTINEL)[2]
+    close = "" if any(stop in closed for stop in stop_texts) else closed
+    return learn_reader(write, _after_user(render([user()], True) or ""), close)
 
 
 def _after_user(text: str) -> str:

@@ -691,6 +691,28 @@ def test_a_stop_string_is_not_written_twice(close: str, stop_string: str) -> Non
 # -- a stop token that is not the template's -----------------------------------------------------------
 
 
+_CALLS_CLOSED_BY_TEXT = (
+    "{% for m in messages %}{% if m.role == 'tool' and not loop.previtem.tool_calls %}{{ raise_exception('no call') }}"
+    "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}{% if m.tool_calls %}<calls>\n{% for c in m.tool_calls %}"
+    '<invoke name="{{ c.function.name }}">\n{% for k, v in c.function.arguments.items() %}'
+    '<parameter name="{{ k }}">{{ v }}</parameter>\n{% endfor %}</invoke>\n{% endfor %}</calls>{% endif %}[end]\n'
+    "{% endfor %}" + PROMPT
+)
+
+
+@pytest.mark.parametrize("held", ["", "[end]\n"])
+def test_a_call_is_read_where_a_turn_is_closed_by_a_stop_string(held: str) -> None:
+    talk = Dialogue(byte_level(_CALLS_CLOSED_BY_TEXT, eos="<|endoftext|>"))
+    function = {"name": "lookup", "arguments": {"key": "x"}}
+    said = '<calls>\n<invoke name="lookup">\n<parameter name="key">x</parameter>\n</invoke>\n</calls>' + held
+    talk.samples(talk.ids(said), stop_reason="stop", content="", tool_calls=[{"function": function}])
+    talk.hears(tool("y"))
+    assert talk.stream == talk.full()
+    read = talk.env.state.history_messages[1]
+    assert read["content"] == ""
+    assert [one["function"] for one in read["tool_calls"]] == [function]
+
+
 @pytest.mark.parametrize("tokenizer", ["ours", "qwen2_5"])
 def test_another_stop_token_takes_the_place_of_the_templates(tokenizer: str) -> None:
     talk = Dialogue(byte_level() if tokenizer == "ours" else recorded_tokenizer(tokenizer))

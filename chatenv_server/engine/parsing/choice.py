@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from chatenv_server.engine.parsing.channels import ChannelParser
 from chatenv_server.engine.parsing.evidence import Evidence, Write
@@ -15,14 +16,20 @@ from chatenv_server.engine.parsing.probes import NAMES, PROBE_MESSAGES, PROBE_TY
 from chatenv_server.engine.parsing.turn import ProbeRender, TurnParser
 
 
-def learn_reader(write: Write, generation_prompt: str = "") -> TurnParser:
+def learn_reader(write: Write, generation_prompt: str = "", close: str = "") -> TurnParser:
     """The parser that recovers the messages that the template writes; `verbatim` for calls if none can be read.
 
     What `write` gives and `generation_prompt` must begin at the same place: all after the generation prompt (which is
     empty then), or anywhere before it, the beginning of the whole render included. The turn is what follows their
     common beginning, so a generation prompt that opens a thought, or writes an empty one, is understood as the
-    template means it. A text ends before what closes the turn.
+    template means it. A text ends before what closes the turn; where that is no token but a text, it ends in `close`,
+    which need not stand behind calls to be read.
     """
+
+    def write_open(message: Mapping[str, Any]) -> str | None:
+        text = write(message)
+        return text.removesuffix(close) if text is not None and close.strip() else text
+
     named_by_id = _is_named_by_id(write)
     messages = [with_naming_ids(one) if named_by_id else one for one in PROBE_MESSAGES]
     written = [(message, write(message)) for message in messages]
@@ -30,7 +37,7 @@ def learn_reader(write: Write, generation_prompt: str = "") -> TurnParser:
     start = _start_of_turns(generation_prompt, renders)
     opening, before = generation_prompt[start:], generation_prompt[:start]
     turns = [replace(render, text=render.text[start:]) for render in renders]
-    notation = induce_notation(Evidence(write, before, opening, named_by_id=named_by_id))
+    notation = induce_notation(Evidence(write_open, before, opening, named_by_id=named_by_id))
     induced = LayoutParser(notation, learn_layout(turns, notation, opening))
     channels = ChannelParser()
     calls, whole = _recovered(channels, turns)
