@@ -19,6 +19,14 @@ from chatenv_server.doctor.scenarios import Ending, Round
 _END_MARK: Final = "Zq7xE5nD"
 _LONGEST_END: Final = 40
 """How much of what comes before a header tells which header it is."""
+_CALLING: Final[Message] = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"id": "callZq7x1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Bern"}}}
+    ],
+}
+"""A turn that calls a tool: some templates show a thought in no other."""
 _WORD: Final = re.compile(r"\w+")
 _OPEN_TAG: Final = re.compile(r"(?P<bracket>[<\[])(?P<name>\w+)[>\]]\s*\Z")
 
@@ -126,8 +134,12 @@ def sampled_text(
     header = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
     shared = asked if natural else _shared_start(reference, asked, alone)
     if len(shared) + len(header) < len(asked):
-        shared = _through_same_end(asked, alone, header) or shared  # the history is another one by now
-    opened = "" if natural else _end_of_thought(message, asked[len(shared) :], alone[len(shared) :])
+        shared = _through_same_end(asked, alone, header, shared) or shared  # the history is another one by now
+    opened = ""
+    if not natural:
+        prompted, written = asked[len(shared) :], alone[len(shared) :]
+        opened = _end_of_tagged_thought(message, prompted, written)
+        opened = opened or _end_of_marked_thought(reference, history, message, prompted, tools=tools)
     said = alone[len(shared) :]
     after = _after_last_word(reference, [*history, message], tools)
     if after is None or not said.endswith(after):
@@ -144,11 +156,14 @@ def sampled_text(
     return SampledText(opened + said[: len(said) - len(after)], stop, natural)
 
 
-def _through_same_end(asked: str, alone: str, header: str) -> str:
-    """The conversation up to where it reads as the prompt's end does; empty where that is nowhere, or in two places."""
+def _through_same_end(asked: str, alone: str, header: str, shared: str) -> str:
+    """The conversation up to where it reads as the prompt's end does; empty where that is nowhere, or in two places.
+
+    Nothing that ends in what the two share is that place: the turn would hold the messages before it.
+    """
     for length in range(len(header) + _LONGEST_END, len(header), -1):
         end = asked[-length:]
-        if alone.count(end) == 1:
+        if alone.count(end) == 1 and alone.index(end) + length > len(shared):
             return alone[: alone.index(end) + length]
     return ""
 
@@ -166,8 +181,11 @@ def _shared_start(reference: Reference, left: str, right: str) -> str:
     return left[:length]
 
 
-def _end_of_thought(message: Message, asked: str, written: str) -> str:
-    """What the model says first after a prompt that opens a thought which the template does not write in history."""
+def _end_of_tagged_thought(message: Message, asked: str, written: str) -> str:
+    """What the model says first after a prompt that opens a thought which the template does not write in history.
+
+    Empty where no tag opens one.
+    """
     tag = _OPEN_TAG.search(asked)
     if tag is None:
         return ""
@@ -176,6 +194,24 @@ def _end_of_thought(message: Message, asked: str, written: str) -> str:
         return ""
     thought = message.get("reasoning_content")
     return (f"{thought}\n" if thought else "") + closing + "\n\n"
+
+
+def _end_of_marked_thought(
+    reference: Reference, history: Sequence[Message], message: Message, asked: str, *, tools: bool
+) -> str:
+    """The same where the template itself shows how a thought ends that the prompt opens: in this turn or in a call."""
+    for turn in (message, _CALLING):
+        thinking: Message = {**turn, "reasoning_content": _END_MARK}
+        try:
+            bare, whole = (reference.text([*history, one], tools=tools, prompt=False) for one in (turn, thinking))
+        except NotTakenError:
+            continue
+        shared = _shared_start(reference, whole, bare)
+        opener, shown, rest = whole[len(shared) :].partition(_END_MARK)
+        said = bare[len(shared) :]
+        if shown and opener.strip() and asked.rstrip().endswith(opener.strip()) and rest.endswith(said):
+            return str(message.get("reasoning_content", "")) + rest[: len(rest) - len(said)]
+    return ""
 
 
 def _after_last_word(
