@@ -42,9 +42,9 @@ class Surroundings(NamedTuple):
 
     lead: Int32Array
     """(n,) int32, what stands before the text, through the last control token."""
-    opening: str
+    before: str
     """That control token, and what stands between it and the text."""
-    closing: str
+    after: str
     """What stands between the text and the next control token."""
     trail: Int32Array
     """(n,) int32, what stands after the text, from that token on."""
@@ -159,14 +159,14 @@ class IsolatedTexts:
 
     def encode_in(self, surroundings: Surroundings, text: str) -> Int32Array:
         """(n,) int32, the ids of a text with what stands around it."""
-        whole = surroundings.opening + text + surroundings.closing
+        whole = surroundings.before + text + surroundings.after
         ids = self._encode_unless_ahead(whole)
         return np.concatenate((surroundings.lead, np.array(ids, dtype=np.int32), surroundings.trail))
 
     def expect(self, role: str, surroundings: Surroundings) -> None:
         """Take note of what stands around a role's texts, for those that will be encoded ahead."""
         if len(self._expected) < MOST_EXPECTED:
-            self._expected[role, surroundings.opening, surroundings.closing] = None
+            self._expected[role, surroundings.before, surroundings.after] = None
 
     @contextmanager
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> Iterator[None]:
