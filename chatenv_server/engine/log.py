@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import (
     FidelityKind,
@@ -30,7 +28,6 @@ from chatenv_server.engine import rewrites
 from chatenv_server.engine.continuations import Continuation, refuse_rewriting
 from chatenv_server.engine.conversation import (
     NO_NOTES,
-    KnownText,
     OpeningText,
     ReadTurn,
     RenderOptions,
@@ -39,10 +36,11 @@ from chatenv_server.engine.conversation import (
     Tail,
 )
 from chatenv_server.engine.log_head import Head
-from chatenv_server.engine.log_reading import END_TOKENS, LogReading
+from chatenv_server.engine.log_reading import LogReading
 from chatenv_server.engine.records import Records, Written
 from chatenv_server.engine.renderer import Renderer
 from chatenv_server.engine.segments import sealed_with
+from chatenv_server.engine.span_place import SpanPlace, end_before, place_of
 from chatenv_server.engine.turn_table import Extent
 
 
@@ -200,73 +198,37 @@ class EpisodeLog(LogReading):
                 has changed.
             TemplateRejectedError: the template has written nothing of the messages that are there; nothing has changed.
         """
-        head, continued = self._head, self._continued_turn()
-        if head.pending_messages and not len(self):
+        head, length = self._head, len(self)
+        if not length and head.pending_messages:
             raise TemplateRejectedError(
                 "the chat template has written nothing yet: it waits for a user's message; append one, then sample",
                 field="tokens",
             )
-        prefill = head.tail.prefill
-        if prefill is not None:
-            start, index, known = prefill.start, head.message_count - 1, None
-            span = np.concatenate([head.tail.tokens[start:], tokens])
-            prompted, after_prompt = prefill.prompted, True
-        elif continued is None:
-            start, span, index, known = len(self), tokens, head.message_count, None
-            prompted, after_prompt = head.tail.generation_prompt_length > 0, self.options.add_generation_prompt
-        else:
-            start, index = continued.start, continued.message_index
-            before = self._committed[start:]
-            span, known = np.concatenate([before, tokens]), KnownText(continued.text, len(before))
-            prompted, after_prompt = continued.prompted, continued.after_prompt
-        read = self.renderer.read_turn(span, self._end_before(start), index, prompted=prompted, known=known)
+        place = place_of(head, tokens, asks=self.options.add_generation_prompt)
+        start, index, starts_message = place.start, place.message_index, place.starts_message
+        read = self.renderer.read_turn(
+            place.ids, end_before(head, start), index, prompted=place.prompted, known=place.known
+        )
         if message is not None:
             read = read._replace(message=message, problems=())
         reports = _reading_reports(read, start, index)
-        if continued is None and not len(head.tail.tokens) and not head.pending_messages:
-            reports = (_unprompted(len(self), index), *reports)
+        if place.continued is None and not len(head.tail.tokens) and not head.pending_messages:
+            reports = (_unprompted(start, index), *reports)
         if self.options.history_policy is HistoryPolicy.STRICT:
             refuse_rewriting(reports)
-        reason = stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP)
-        last = SampledTurn(
-            read.message,
-            index,
-            read.text,
-            read.close,
-            read.stop_id,
-            reason,
-            start,
-            after_prompt,
-            prompted,
-            is_given=message is not None,
-            is_prefilled=prefill is not None or (continued is not None and continued.is_prefilled),
-        )
-        starts_message = continued is None and prefill is None
+        last = _turn_of(place, read, stop_reason, is_given=message is not None)
         written = head.records.write(
             head.written,
             head.template_part(starts_message=starts_message),
-            Extent(len(self), len(tokens), step, index, int(starts_message)),
+            Extent(length, len(tokens), step, index, int(starts_message)),
             tokens,
             last,
             logprobs=logprobs,
             notes=notes,
             reports=reports,
         )
-        self._commit(last, written, is_doubtful=bool(reports) or (continued is not None and head.is_doubtful))
+        self._commit(last, written, is_doubtful=bool(reports) or (place.continued is not None and head.is_doubtful))
         return Change(reports, written.tokens, index)
-
-    def _end_before(self, position: int) -> Int32Array:
-        """The end of the stream before `position`, which lies in the pending tail or at its edges."""
-        within = position - self._head.written.tokens
-        if within > 0:
-            return self._head.tail.tokens[:within]
-        return self._head.records.tokens.view(max(0, position - END_TOKENS), position)
-
-    def _continued_turn(self) -> SampledTurn | None:
-        """The sampled turn that further tokens go on with: the last thing on record, cut off before a stop token."""
-        head = self._head
-        cut_off = head.last is not None and head.last.stop_id is None
-        return head.last if cut_off and head.message_count == head.tail_message else None
 
     def _commit(self, last: SampledTurn, written: Written, *, is_doubtful: bool) -> None:
         """Stand after a span whose tail and tokens are written."""
@@ -322,6 +284,22 @@ def _before(messages: frozenset[int], first: int) -> frozenset[int]:
 def _can_be_read_again(turn: SampledTurn) -> bool:
     """Whether a turn's message follows from the tokens that were sampled, and can be decoded quickly."""
     return not turn.is_given and not turn.is_prefilled and "tool_calls" not in turn.message
+
+
+def _turn_of(place: SpanPlace, read: ReadTurn, stop_reason: StopReason | None, *, is_given: bool) -> SampledTurn:
+    return SampledTurn(
+        read.message,
+        place.message_index,
+        read.text,
+        read.close,
+        read.stop_id,
+        stop_reason or (StopReason.LENGTH if read.stop_id is None else StopReason.STOP),
+        place.start,
+        place.after_prompt,
+        place.prompted,
+        is_given=is_given,
+        is_prefilled=place.is_prefilled,
+    )
 
 
 def _unprompted(position: int, message: int) -> FidelityReport:

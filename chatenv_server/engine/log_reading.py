@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from chatenv_client.models import (
     ColumnRows,
     FidelityReport,
@@ -21,9 +19,7 @@ from chatenv_server.engine.log_head import Head
 from chatenv_server.engine.records import Records
 from chatenv_server.engine.renderer import Renderer
 from chatenv_server.engine.segments import BYTES_OF_A_TOKEN, SealedSegment, opened, shared_with
-
-END_TOKENS: Final = 16
-"""How much of a stream's end decides how text after it is read."""
+from chatenv_server.engine.span_place import END_TOKENS
 
 
 class LogReading:
