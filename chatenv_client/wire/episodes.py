@@ -25,6 +25,7 @@ from chatenv_client.tokens import (
     BoolArray,
     Float32Array,
     Int32Array,
+    mask_of_runs,
     pack_logprobs,
     pack_tokens,
     runs_of_mask,
@@ -228,7 +229,7 @@ def _segment_from_proto(encoded: pb.Segment, before: Int32Array) -> Segment:
 def _mask_of_runs(runs: Sequence[int], length: int) -> BoolArray:
     # Before anything is allocated: a run of a few bytes may say four thousand million.
     _check_length("the loss mask", sum(runs), length)
-    return np.repeat(np.arange(len(runs)) % 2 == 1, np.array(runs, dtype=np.int64))
+    return mask_of_runs(runs)
 
 
 def _spread_logprobs(given: Float32Array, turns: Sequence[Turn], length: int) -> Float32Array:
