@@ -208,14 +208,22 @@ class Codec:
 
     def decode_on(self, text: str, count: int, before: Int32Array, ids: Int32Array) -> str:
         """As `decode_after`, where the first `count` of the ids are known to read `text`: costs what is new."""
-        for start in (count - few for few in _DECODED_AGAIN if few < count):
+        for start in self._places_to_go_on(ids, count):
             last = ids[start - 1 : start]
             again = self.decode_after(last, ids[start:count])
             kept = text[: len(text) - len(again)]
             # The tokens part where neither side has a piece of a character that the other one completes.
-            if kept and text.endswith(again) and not kept.endswith(UNREADABLE):
+            parted = self._token_bytes is not None or not kept.endswith(UNREADABLE)
+            if kept and parted and text.endswith(again):
                 return kept + self.decode_after(last, ids[start:])
         return self.decode_after(before, ids)
+
+    def _places_to_go_on(self, ids: Int32Array, count: int) -> list[int]:
+        """Where tokens may part of which the first `count` were decoded before."""
+        if self._token_bytes is None:
+            return [count - few for few in _DECODED_AGAIN if few < count]
+        place = self._token_bytes.parting_place(ids, count)
+        return [] if place is None else [place]
 
     def _text_after(self, ids: Sequence[int], before: Sequence[int]) -> str:
         text = self._decode(ids)

@@ -13,6 +13,8 @@ from typing import Final
 
 from tokenizers import Tokenizer, decoders
 
+from chatenv_client.tokens import Int32Array
+
 
 def byte_level_alphabet() -> list[str]:
     """The characters that byte-level tokenizers write for bytes 0 to 255.
@@ -38,6 +40,10 @@ _NO_FIRST_SPACE: Final = {"type": "Strip", "content": " ", "start": 1, "stop": 0
 """Often follows: it takes the first space of a text."""
 
 
+_MOST_LOOKED_AT: Final = 1024
+"""Places that are looked at for one where tokens part. Whoever samples decides how long a run of bytes is."""
+
+
 class TokenBytes(dict[int, bytes]):
     """The bytes of every token of a tokenizer, looked up when they are first asked for.
 
@@ -56,6 +62,30 @@ class TokenBytes(dict[int, bytes]):
     def __missing__(self, token_id: int) -> bytes:
         found = self[token_id] = self._bytes_of(self._text_of(token_id) or "")  # an id that no token has says nothing
         return found
+
+    def parting_place(self, ids: Int32Array, count: int) -> int | None:
+        """The last place, from `count` back, at which the text before and the text after are the text of all.
+
+        None where there is none near.
+        """
+        last = min(count, len(ids) - 1)
+        for place in range(last, max(0, last - _MOST_LOOKED_AT), -1):
+            if self._part(ids[max(0, place - 3) : place].tolist(), ids.item(place)):
+                return place
+        return None
+
+    def _part(self, before: list[int], after: int) -> bool:
+        *_, last = before
+        if not all(self[token_id] for token_id in (*before, after)):
+            return False  # a token that says nothing may stand inside of a character
+        if self._errors == "strict":  # one broken character spoils all bytes beside it
+            return not (self._is_lone_byte(last) and self._is_lone_byte(after))
+        # No character has more than four bytes, so no more than three before the place matter.
+        end, start = b"".join(map(self.__getitem__, before))[-3:], self[after][:1]
+        return (end + start).decode(errors="replace") == end.decode(errors="replace") + start.decode(errors="replace")
+
+    def _is_lone_byte(self, token_id: int) -> bool:
+        return _LONE_BYTE.fullmatch(self._text_of(token_id) or "") is not None
 
     def decode(self, ids: Iterable[int]) -> str | None:
         """The text of token ids; None where only the library knows what becomes of broken UTF-8."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +14,11 @@ from hypothesis import strategies as st
 from chatenv_client import ChatAction
 from chatenv_client.tokens import Int32Array
 from chatenv_server import ChatEnvironment
+from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.codec import Codec
+from chatenv_server.engine.token_bytes import byte_level_alphabet
 from tests.engine.episodes import CLOCK
-from tests.engine.small_tokenizers import user
+from tests.engine.small_tokenizers import byte_level, sentencepiece_like, user
 from tests.engine.subjects import NAMES, Subject, subject
 
 _TEXTS = (
@@ -60,10 +65,56 @@ def test_a_turn_in_pieces_is_read_as_the_same_turn_in_one(name: str) -> None:
     holds()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_turn_that_goes_on_decodes_what_is_new(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tested = subject(name)
-    env = _begun(tested)
+_SMALL: dict[str, Callable[[], Any]] = {
+    "byte level": byte_level,
+    "byte fallback": sentencepiece_like,
+    "byte fallback without a pre-tokenizer": partial(sentencepiece_like, metaspace=False),
+}
+_BYTES = (0x41, 0x80, 0x9F, 0xA6, 0x9C, 0xE4, 0xBD, 0xA0, 0xF0, 0xFF)
+"""Of a letter, of 🦜 and 你, and of no character at all."""
+
+
+def _ids_of_bytes(tokenizer: Any, values: Iterable[int]) -> list[int]:
+    alphabet = byte_level_alphabet()
+    known = tokenizer.get_vocab()
+    return [known.get(f"<0x{value:02X}>", known.get(alphabet[value])) for value in values]
+
+
+@pytest.mark.parametrize("kind", _SMALL)
+@given(data=st.data())
+def test_bytes_in_pieces_are_read_as_the_same_bytes_in_one(kind: str, data: st.DataObject) -> None:
+    tokenizer, engine = _small(kind)
+    values = data.draw(st.lists(st.sampled_from(_BYTES) | st.sampled_from(["🦜", "你", " a"]), min_size=2, max_size=16))
+    drawn = (value.encode() if isinstance(value, str) else (value,) for value in values)
+    ids = _ids_of_bytes(tokenizer, (byte for one in drawn for byte in one))
+    whole, parted = ChatEnvironment(engine), ChatEnvironment(engine)
+    for env in (whole, parted):
+        env.reset(messages=[user("Hi")], clock=CLOCK)
+    whole.step(ChatAction(tokens=ids))
+    for token in ids:
+        parted.step(ChatAction(tokens=[token]))
+    assert parted.state.history_messages == whole.state.history_messages
+
+
+def test_a_turn_of_broken_bytes_that_goes_on_decodes_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, engine = _small("byte level")
+    env = ChatEnvironment(engine)
+    env.reset(messages=[user("Hi")], clock=CLOCK)
+    decoded = _decoded(monkeypatch)
+    ids = _ids_of_bytes(tokenizer, [0xF0, 0x9F, 0x80, 0xFF, 0xF0] * 60)
+    for token in ids:
+        env.step(ChatAction(tokens=[token]))
+    assert max(decoded) <= 16
+
+
+@functools.cache
+def _small(kind: str) -> tuple[Any, TokenEngine]:
+    tokenizer = _SMALL[kind]()
+    return tokenizer, TokenEngine.load(tokenizer)
+
+
+def _decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens were decoded, each time."""
     decoded: list[int] = []
     decode = Codec.decode_after
 
@@ -72,6 +123,14 @@ def test_a_turn_that_goes_on_decodes_what_is_new(name: str, monkeypatch: pytest.
         return decode(codec, before, ids)
 
     monkeypatch.setattr(Codec, "decode_after", counted)
+    return decoded
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_turn_that_goes_on_decodes_what_is_new(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = subject(name)
+    env = _begun(tested)
+    decoded = _decoded(monkeypatch)
     ids = [
         token
         for token in tested.encode("A parrot 🦜 said: 你好, it's me.\n" * 8)
