@@ -78,8 +78,9 @@ class ChatAction:
             self.mask = as_mask(self.mask)
         self.extras = as_columns(self.extras) if self.extras else NO_COLUMNS
         self.amended_extras = as_single_rows(self.amended_extras) if self.amended_extras else NO_COLUMNS
-        runs = self.model_version_runs
-        self.model_version_runs = tuple((version, operator.index(length)) for version, length in runs)
+        if self.model_version_runs:
+            runs = self.model_version_runs
+            self.model_version_runs = tuple((version, operator.index(length)) for version, length in runs)
 
     @classmethod
     def of_checked(

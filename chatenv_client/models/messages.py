@@ -77,17 +77,18 @@ class MessageSnapshot:
         # `messages` may have grown since, and reading those of sampled turns costs work.
         return f"<{self.length} messages>"
 
-    def _at(self, index: int) -> Message:
+    def at(self, index: int) -> Message:
+        """The message of an index, not copied."""
         message = self.messages[index]
         return self.read(index) if message is None else message
 
     def first(self, count: int = 1) -> Sequence[Message]:
         """The first messages, as far as there are any, not copied."""
-        return [self._at(each) for each in range(min(count, self.length))]
+        return [self.at(each) for each in range(min(count, self.length))]
 
     def since(self, index: int) -> list[Message]:
         """The messages from `index` on, not copied."""
-        return [self._at(each) for each in range(index, self.length)]
+        return [self.at(each) for each in range(index, self.length)]
 
     def copy(self) -> list[Message]:
         """All messages, as the caller's own."""

@@ -86,7 +86,7 @@ class Continuations:
         pending = head.pending_messages[: first - head.tail_message]
         recorded = min(head.recorded, first)
         own = head.own if first >= head.recorded else frozenset(i for i in head.own if i < first)
-        tail = self._tail(head, [*pending, *messages], Reopening(recorded, first, head.known_opening, own))
+        tail = self._tail(head, [*pending, *messages], lambda: Reopening(recorded, first, head.known_opening, own))
         if self._options.history_policy is HistoryPolicy.STRICT:
             refuse_rewriting(tail.reports)
         elif self._options.history_policy is HistoryPolicy.SEGMENT and self._may_differ(head, tail):
@@ -105,9 +105,9 @@ class Continuations:
     def _conversation(self, head: Head, count: int) -> MessageSnapshot:
         return MessageSnapshot(head.messages, count, self._read_back)
 
-    def _tail(self, head: Head, messages: Sequence[Message], reopening: Reopening) -> Tail:
+    def _tail(self, head: Head, messages: Sequence[Message], reopening: Callable[[], Reopening]) -> Tail:
         if head.last is None:
-            return self.renderer.opening(messages, reopening if head.sealed else None)
+            return self.renderer.opening(messages, reopening() if head.sealed else None)
         history = self._conversation(head, head.last.message_index)
         pending = rewrites.to_check(head.pending_rewrite, head.last)
         committed = head.records.tokens.view(0, head.written.tokens)

@@ -90,14 +90,15 @@ class Heads:
 
     def suffices(self, history: MessageSnapshot) -> bool:
         """Whether the constant head will do in the place of this history."""
-        begins = history.first()
-        system = bool(begins) and begins[0]["role"] in SYSTEM_ROLES
+        needs = self._needs
+        if history.length == 0:
+            return not needs.skeleton
         # Where nobody has asked anything, there is nothing that the constant head could stand for. No message is looked
         # at that need not be: one that was sampled would have to be read.
-        asked = history.first(2)[1:] if system else begins
-        if [message["role"] for message in asked] != ["user"] and history.length:
-            return False
-        return not (self._needs.skeleton_under_system if system else self._needs.skeleton)
+        role = history.at(0)["role"]
+        if role not in SYSTEM_ROLES:
+            return role == "user" and not needs.skeleton
+        return history.length > 1 and history.at(1)["role"] == "user" and not needs.skeleton_under_system
 
     # -- the skeleton -----------------------------------------------------------------------------
 
