@@ -11,7 +11,8 @@ MAX_NESTING = 64
 """Levels of lists and objects in arguments. Deeper ones would exhaust the stack of what serialises them."""
 
 _SPACE = re.compile(r"\s*")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair, which no Unicode text holds."""
 
 
 class Malformed(Exception):  # noqa: N818 - a signal between a notation and its scanner, seen by nobody else
@@ -136,7 +137,7 @@ def parse_json(text: str) -> Any:
 def _require_plain(value: Any, levels_left: int) -> None:
     if not levels_left:
         raise Malformed(f"is nested more than {MAX_NESTING} levels deep")
-    if isinstance(value, str) and _SURROGATE.search(value):
+    if isinstance(value, str) and SURROGATE.search(value):
         raise Malformed("holds half a surrogate pair")
     if isinstance(value, float) and not math.isfinite(value):
         raise Malformed("holds a number that is not finite")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from chatenv_server.engine.parsing.cursor import MAX_NESTING, Cursor, Malformed, parse_json
+from chatenv_server.engine.parsing.cursor import MAX_NESTING, SURROGATE, Cursor, Malformed, parse_json
 from chatenv_server.engine.parsing.types import Types, fits
 
 _QUOTED = {quote: re.compile(rf"{quote}(?:[^{quote}\\]|\\.)*{quote}", re.DOTALL) for quote in ("'", '"')}
@@ -19,7 +19,6 @@ _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", r
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\\": "\\", "'": "'", '"': '"', "/": "/", "\n": ""}
 _SCALAR = re.compile(r"[^\s,\[\]{}():'\"<>]+")
 _BARE_KEY = re.compile(r"[^:{}\[\],<>'\"]+")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _WORDS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
 
 
@@ -116,7 +115,7 @@ class Literals:
 def unescaped(text: str) -> str:
     """A text without the escapes of Python and JSON. Raises Malformed for half a surrogate pair."""
     plain = _ESCAPE.sub(_unescape, text)
-    if _SURROGATE.search(plain):
+    if SURROGATE.search(plain):
         try:
             return plain.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
