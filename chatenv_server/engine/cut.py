@@ -7,9 +7,10 @@ prefix-preserving. Knows nothing of tokens but the text of stop tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import FidelityKind, FidelityReport, StopReason
@@ -19,6 +20,9 @@ from chatenv_server.engine.forms import PreparedMessage, texts_of
 from chatenv_server.engine.probe_messages import SENTINEL, unlike
 from chatenv_server.engine.profile import Profile
 
+_LONGEST_CALL_END: Final = 64
+_MARK: Final = re.compile(r"[^\w\s]")
+"""What the end of a call holds, and no value by itself."""
 Render = Callable[[Sequence[PreparedMessage]], str]
 """Renders messages as those of a tail are rendered."""
 
@@ -159,7 +163,7 @@ def take_off_said(cut: Cut, last: SampledTurn, stop_text: str, limit: int, profi
         return _take_off_stop(cut, last, stop_text, limit, profile)
     if last.stop_reason is StopReason.STOP:
         return _take_off_stop_string(cut, last, limit, profile)
-    remainder = _from_closer(cut, limit, profile)
+    remainder = _from_closer(cut, last, limit, profile)
     remainder.reports.append(
         _report(
             FidelityKind.TRUNCATED_TURN_CLOSED,
@@ -214,17 +218,30 @@ def _through_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
     return Remainder(cut.text, "")
 
 
-def _from_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
+def _from_closer(cut: Cut, last: SampledTurn, limit: int, profile: Profile) -> Remainder:
     """Keep the whole close; what a call with sentinels left before it is not part of it."""
     if cut.exact or not cut.turn.get("tool_calls"):
         return Remainder(cut.text, "")
     starts = [found for closer in profile.closers if (found := _find(closer, cut.text, limit)) >= 0]
-    start = min(starts, default=0)
+    start = min(starts) if starts else _length_of_call_end(cut.text, last, limit)
     return Remainder(cut.text[start:], cut.text[:start])
 
 
+def _length_of_call_end(text: str, last: SampledTurn, limit: int) -> int:
+    """How much of a text ends the last call, where the turn ended with it: up to what the turn itself ends in."""
+    content = str(last.message.get("content") or "").rstrip()
+    if content and last.text.rstrip().endswith(content):
+        return 0
+    for length in range(min(len(last.text), limit, _LONGEST_CALL_END), 0, -1):
+        end = last.text[-length:]
+        found = text.find(end, 0, limit) if _MARK.search(end) else -1
+        if found >= 0:
+            return found + length
+    return 0
+
+
 def _take_off_stop_string(cut: Cut, last: SampledTurn, limit: int, profile: Profile) -> Remainder:
-    whole = _from_closer(cut, limit, profile)
+    whole = _from_closer(cut, last, limit, profile)
     own = "".join(texts_of(cut.turn))
     held = last.text.rpartition(own)[2] if own else ""
     if cut.exact and held.isspace():

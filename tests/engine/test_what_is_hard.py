@@ -654,6 +654,27 @@ def test_a_truncated_turn_is_closed_by_template_tokens(reason: str | None) -> No
     assert mask.sum() == sampled.length
 
 
+_CALLS_WITHOUT_CLOSE = (
+    "{% for m in messages %}{% if m.role == 'tool' %}"
+    "{% if loop.previtem.tool_calls %}<output>{{ m.content }}</output>{% endif %}{% else %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>"
+    "{% endfor %}{% if not m.tool_calls %}<|im_end|>\n{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role != 'tool' %}<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    "{% endif %}"
+)
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize("argument", ["x", 3, [1], {"a": None}])
+def test_no_part_of_a_call_is_written_twice_where_nothing_closes_its_turn(argument: Any, reason: str) -> None:
+    talk = Dialogue(byte_level(_CALLS_WITHOUT_CLOSE))
+    function = {"name": "lookup", "arguments": {"key": argument}}
+    said = f"<call>{json.dumps(function)}</call>"
+    talk.samples(talk.ids(said), stop_reason=reason, content="", tool_calls=[{"function": function}])
+    assert talk.hears(tool("y")).tail == "<output>y</output>"
+    assert FidelityKind.HISTORY_REWRITTEN in talk.kinds
+
+
 def test_a_truncated_turn_that_is_sampled_on_is_one_message() -> None:
     talk = Dialogue(byte_level())
     talk.env.step(ChatAction(tokens=talk.ids("Because ")))
