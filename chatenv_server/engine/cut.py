@@ -185,7 +185,8 @@ def _take_off_stop(cut: Cut, last: SampledTurn, stop_text: str, limit: int, prof
             )
         return remainder
     remainder = _through_closer(cut, limit, profile)
-    if profile.last_closers[:1] == (stop_text,) and stop_text not in profile.closers:
+    calls = bool(profile.call_closers and cut.turn.get("tool_calls"))
+    if profile.last_closers[:1] == (stop_text,) and stop_text not in profile.closers and not calls:
         remainder.reports.append(_rewritten(last, "the template closes this turn differently once it is not the last"))
     else:
         remainder.reports.append(
@@ -210,7 +211,7 @@ def _find(token: str, text: str, limit: int) -> int:
 
 
 def _through_closer(cut: Cut, limit: int, profile: Profile) -> Remainder:
-    for closer in profile.closers:
+    for closer in profile.closers_of(cut.turn):
         found = _find(closer, cut.text, limit)
         if found >= 0:
             end = found + len(closer)
@@ -222,7 +223,7 @@ def _from_closer(cut: Cut, last: SampledTurn, limit: int, profile: Profile) -> R
     """Keep the whole close; what a call with sentinels left before it is not part of it."""
     if cut.exact or not cut.turn.get("tool_calls"):
         return Remainder(cut.text, "")
-    starts = [found for closer in profile.closers if (found := _find(closer, cut.text, limit)) >= 0]
+    starts = [found for closer in profile.closers_of(cut.turn) if (found := _find(closer, cut.text, limit)) >= 0]
     start = min(starts) if starts else _length_of_call_end(cut.text, last, limit)
     return Remainder(cut.text[start:], cut.text[:start])
 

@@ -56,6 +56,7 @@ class _Probe:
         return Profile(
             forms=self._renders.forms,
             closers=closers,
+            call_closers=self._call_closers(generation_prompt),
             last_closers=last_closers,
             stop_ids=stop_ids | self._ids([*closers, *last_closers, *self._turn_ends(generation_prompt)]),
             role_closes=self._role_closes(),
@@ -123,6 +124,16 @@ class _Probe:
                 closer = "".join(firsts.pop())
                 return (closer,) if closer and closer not in generation_prompt else ()
         return ()
+
+    def _call_closers(self, generation_prompt: str) -> tuple[str, ...]:
+        """The control token that follows a call at the end of its turn, where a result's own header follows that."""
+        call = self._after([user(), calling({"key": SENTINEL})], prompt=False) or ""
+        whole = self._after([user(), calling({"key": SENTINEL}), tool_result(HEAD_TEXT)]) or ""
+        header = whole.removeprefix(call).lstrip()
+        closer = "".join(self._special_tokens_in(call)[-1:])
+        opener = "".join(self._control_tokens_in(header)[:1])
+        closes = whole.startswith(call) and opener and header.startswith(opener)
+        return (closer,) if closer and closes and closer not in generation_prompt else ()
 
     def _turn_ends(self, generation_prompt: str) -> list[str]:
         """Special tokens at which a model may stop: after text, and after a call."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from chatenv_server.engine.forms import Forms
 
@@ -17,7 +18,9 @@ class Profile:
 
     forms: Forms
     closers: tuple[str, ...]
-    """Control tokens that close an assistant turn whatever follows."""
+    """Control tokens that close an assistant turn of text whatever follows."""
+    call_closers: tuple[str, ...]
+    """Control tokens that close an assistant turn of calls whatever follows."""
     last_closers: tuple[str, ...]
     """Control tokens that close an assistant turn that is the last message."""
     stop_ids: frozenset[int]
@@ -30,3 +33,7 @@ class Profile:
     """Whether the template rejects a conversation that has no system prompt."""
     takes: frozenset[str] = field(default_factory=frozenset)
     """Roles and shapes the template takes: `system`, `tool`, `tool_calls`, `tools`, `reasoning`, ..."""
+
+    def closers_of(self, turn: Mapping[str, Any]) -> tuple[str, ...]:
+        """Control tokens that close this assistant turn whatever follows, the likeliest first."""
+        return (*self.call_closers, *self.closers) if turn.get("tool_calls") else self.closers

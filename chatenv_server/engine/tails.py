@@ -70,7 +70,7 @@ class TailWriter:
         head = self.heads.constant(place.history.first())
         cut, places, after_fallback = self._cut(place, head, said, prepared)
         spoken = (one.start for one, message in zip(places, prepared, strict=True) if _stands_at(one, message))
-        limit = max(next(spoken, len(cut.text)), _length_of_close(cut.text, self._profile.closers))
+        limit = max(next(spoken, len(cut.text)), _length_of_close(cut.text, self._profile.closers_of(cut.turn)))
         rest = take_off_said(cut, last, self.turns.stop_text(last.stop_id), limit, self._profile)
         reports = [*([] if cut.exact else [rewritten(last)]), *rest.reports, *escaped_in(cut, last)]
         if place.pending is not None and self.rewrites.has_come(place.pending, [said, *prepared], head):

@@ -140,6 +140,26 @@ def test_history_that_is_rewritten_stays_as_it_was_seen_and_is_reported(habit: s
     assert talk.stream != talk.full()
 
 
+_CLOSES_CALLS_APART = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.tool_calls or [] %}<call>"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}<|call|>'
+    "{% else %}{{ m.content }}{{ '<|return|>' if loop.last and m.role == 'assistant' else '<|im_end|>' }}{% endfor %}"
+    "{% endfor %}" + PROMPT
+)
+
+
+@pytest.mark.parametrize("spelt", ['{"name": "lookup", "arguments": ', '{"arguments": {"key": "x"}, "name": "lookup'])
+@pytest.mark.parametrize("stop", ["<|return|>", "<|im_end|>"])
+def test_a_turn_of_calls_that_ends_as_a_text_does_is_not_closed_again(spelt: str, stop: str) -> None:
+    talk = Dialogue(byte_level(_CLOSES_CALLS_APART, control=(*CHATML_TOKENS, "<|return|>", "<|call|>")), tools=[TOOL])
+    rest = '{"key": "x"}}' if spelt.endswith(" ") else '"}'
+    talk.says(f"<call>{spelt}{rest}", stop=stop)
+    assert talk.env.state.history_messages[-1]["tool_calls"]
+    talk.hears(tool("42"))
+    assert talk.tail == "<|im_start|>tool\n42<|im_end|><|im_start|>assistant\n"
+    assert FidelityKind.NONCANONICAL_STOP in talk.kinds
+
+
 def _prompt_of(talk: Dialogue) -> str:
     length = talk.observation.generation_prompt_length
     return str(talk.tokenizer.backend_tokenizer.decode(talk.stream[-length:], skip_special_tokens=False))
