@@ -164,6 +164,22 @@ def test_a_prompt_after_a_result_left_out_that_history_does_not_keep_is_reported
     assert FidelityKind.HISTORY_REWRITTEN in talk.kinds
 
 
+_PROMPTS_IN_WORDS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content and loop.last %}{{ m.reasoning_content }}\n[ANSWER]\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\nMy steps:\n{% endif %}"
+)
+
+
+def test_words_of_a_prompt_that_history_does_not_keep_are_nothing_that_was_said() -> None:
+    talk = Dialogue(byte_level(_PROMPTS_IN_WORDS)).says("Well")
+    assert talk.env.state.history_messages[-1]["content"] == "Well"
+    talk.hears("Why?")
+    assert talk.stream != talk.full()
+    assert FidelityKind.HISTORY_REWRITTEN in talk.kinds
+
+
 _THINKS_AFTER_RESULTS = CHATML.replace(
     "assistant\n{% endif",
     "assistant\n{% if enable_thinking and messages[-1].role == 'tool' %}<think>\n{% endif %}{% endif",

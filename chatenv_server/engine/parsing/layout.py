@@ -96,7 +96,10 @@ class Layout:
         if any(lead.startswith(opening) for lead in self._plain_leads()):
             return True
         thought = self.thought
-        return thought is not None and thought.begin(opening) is not None and thought.closer.strip() not in opening
+        # Where a thought is opened by no words, those of a prompt are no part of one, nor of a content.
+        if thought is None or (opening.strip() and not thought.opener.strip()):
+            return False
+        return thought.begin(opening) is not None and thought.closer.strip() not in opening
 
     def _is_plain(self, turn: str) -> bool:
         """Whether the turn begins as the template begins one without a thought; with an empty one, say."""
