@@ -151,10 +151,10 @@ class Continuations:
         return Continuation(opening, first, messages, recorded, own, kept)
 
     def _said(self, head: Head, kept: Sequence[Message]) -> Iterator[int]:
-        """Those of the messages that a model said in this segment without spelling a control token in other tokens."""
+        """Those of the messages in which a model said control tokens in this segment; see `Renderer.says_controls`."""
         tokens = head.records.tokens
         for index, start, stop in head.records.turns.said(head.written.turns):
-            if index < len(kept) and not self.renderer.spells_controls(tokens.view(start, stop), kept[index]):
+            if index < len(kept) and self.renderer.says_controls(tokens.view(start, stop), kept[index]):
                 yield index
 
 

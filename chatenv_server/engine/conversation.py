@@ -136,6 +136,8 @@ class OpeningText(NamedTuple):
     """First character of each message's part."""
     prepared: Sequence[PreparedMessage]
     """The messages in the template's form."""
+    suspicious: Sequence[Sequence[str]]
+    """Of each message, the texts that may have a part in a forged control token; see `Forgeries.suspicious`."""
 
 
 class KnownOpening(NamedTuple):

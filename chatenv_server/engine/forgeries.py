@@ -10,6 +10,8 @@ template's own. What is not is marked, and so encoded as text, or refused under 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import chain
 from typing import Final
 
 from chatenv_client.errors import InvalidRequestError, TemplateRejectedError
@@ -41,7 +43,26 @@ class Forgeries:
         """Whether a text between these two may become a part of a control token."""
         return self._suspects.may_join(before, after)
 
-    def escaped(self, text: str, start: int, messages: Sequence[PreparedMessage], *, prompt: bool, local: bool) -> str:
+    def suspicious(self, messages: Iterable[PreparedMessage]) -> list[tuple[str, ...]]:
+        """Of each message, the texts that may have a part in a forged control token, in whichever render it stands.
+
+        Looked for once, they spare a render of many messages a look at all their texts.
+        """
+        if self._policy is ControlTokenPolicy.ALLOW:
+            return [() for _ in messages]
+        may_be = cache(self._suspects.may_be)  # keys and short texts come again and again
+        return [tuple(filter(may_be, self._texts([message]))) for message in messages]
+
+    def escaped(
+        self,
+        text: str,
+        start: int,
+        messages: Sequence[PreparedMessage],
+        *,
+        prompt: bool,
+        local: bool,
+        suspicious: Iterable[Sequence[str]] | None = None,
+    ) -> str:
         """A render with every forged control token marked that stands after its first `start` characters.
 
         Args:
@@ -50,6 +71,7 @@ class Forgeries:
             messages: what it was rendered from.
             prompt: whether it was rendered with the generation prompt.
             local: whether it was rendered by `render_local`, not by `render_opening`.
+            suspicious: what `suspicious` gives of the messages, where that is known.
 
         Raises:
             InvalidRequestError: it holds forged ones and the policy is `reject`, or nothing tells which they are.
@@ -59,8 +81,7 @@ class Forgeries:
         spans = [(first + start, last + start) for first, last in self._controls.unmarked_in(text[start:])]
         if not spans:
             return text
-        texts = {*self._texts(messages), *strings_in(self._template.given(local=local))}
-        suspects = self._suspects.of(text, spans, texts)
+        suspects = self._suspects_of(text, spans, messages, suspicious, local=local)
         if not suspects:
             return text
         if type(text) is not str:
@@ -72,6 +93,22 @@ class Forgeries:
         if self._policy is ControlTokenPolicy.REJECT:
             raise _refusal("texts side by side, or changed by the chat template, spell a control token")
         return mark_spans(text, forged)
+
+    def _suspects_of(
+        self,
+        text: str,
+        spans: Sequence[Span],
+        messages: Sequence[PreparedMessage],
+        suspicious: Iterable[Sequence[str]] | None,
+        *,
+        local: bool,
+    ) -> set[str]:
+        """The texts that may have made one of the control tokens."""
+        are_known = self._suspects.are_known(text, spans)
+        texts = self._texts(messages) if suspicious is None or not are_known else chain.from_iterable(suspicious)
+        every = {*texts, *strings_in(self._template.given(local=local))}
+        # Control tokens in a form that a normaliser undoes may have come from anywhere: hardly ever.
+        return self._suspects.of(text, spans, every) if are_known else {one for one in every if one}
 
     def _texts(self, messages: Iterable[PreparedMessage]) -> Iterator[str]:
         for message in messages:

@@ -53,7 +53,8 @@ _MOST_TRIED: Final = 3
 def _known_beginnings(text: str, count: int, reopening: Reopening) -> Iterator[_Beginning]:
     """What an opening that says `text` of `count` messages may take over from the one before, the most first."""
     if reopening.known is not None:
-        (before, characters, _), tokens, starts = reopening.known
+        written, tokens, starts = reopening.known
+        before, characters = written.text, written.starts
         most = min(count, reopening.same, len(characters) - 1)
         # The last message at whose beginning both texts are still the same.
         parted = bisect_left(range(1, most + 1), True, key=lambda i: not text.startswith(before[: characters[i]]))
@@ -97,13 +98,15 @@ class OpeningWriter:
             return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
         pending = self._rewrites.find(messages, 0, self._heads.constant(messages))
         if reopening is None:
-            tail = self._encoded(text, prepared, _NOTHING_KNOWN)
+            tail = self._encoded(text, prepared, self._forgeries.suspicious(prepared), _NOTHING_KNOWN)
             faults = self._option_reports(text) if _has_spoken(prepared) else []
             return tail._replace(pending_rewrite=pending, reports=(*tail.reports, *faults))
+        before = () if reopening.known is None else reopening.known.written.suspicious[: reopening.same]
+        suspicious = [*before, *self._forgeries.suspicious(prepared[len(before) :])]
         tail = next(
             tail
             for known in map(self._through_control, _known_beginnings(text, len(prepared), reopening))
-            if not _ends_in_a_token(known, tail := self._encoded(text, prepared, known))
+            if not _ends_in_a_token(known, tail := self._encoded(text, prepared, suspicious, known))
         )
         news = tuple(
             one for one in tail.reports if one.message_index is None or one.message_index >= reopening.recorded
@@ -129,7 +132,8 @@ class OpeningWriter:
         # As transformers does it: where the template trims texts, the space at the end of this one is trimmed, too.
         text = rendered[:end] if rendered.startswith(_MARK, end) else rendered[:end].rstrip()
         start, prompted = self._start_of_turn(text, before)
-        tail = self._encoded(text, [*before, last], _NOTHING_KNOWN)
+        prepared = [*before, last]
+        tail = self._encoded(text, prepared, self._forgeries.suspicious(prepared), _NOTHING_KNOWN)
         first = self._encoder.encode(text, EMPTY_TOKENS, [len(without_marks(text[:start]))]).marks[0]
         return tail._replace(generation_prompt_length=0, opening=None, prefill=Prefill(first, prompted))
 
@@ -164,10 +168,18 @@ class OpeningWriter:
         close = self._template.chat_format.codec.decode(known.tokens[-1:])
         return known._replace(characters=known.characters - len(close), tokens=known.tokens[:-1], close=close)
 
-    def _encoded(self, text: str, prepared: Sequence[PreparedMessage], known: _Beginning) -> Tail:
+    def _encoded(
+        self,
+        text: str,
+        prepared: Sequence[PreparedMessage],
+        suspicious: Sequence[Sequence[str]],
+        known: _Beginning,
+    ) -> Tail:
         """The tail of a rendered text whose beginning is known. Its reports are those on what comes after that."""
         rendered, count = text, known.messages
-        text = self._forgeries.escaped(text, known.characters, prepared, prompt=self._asks, local=False)
+        text = self._forgeries.escaped(
+            text, known.characters, prepared, prompt=self._asks, local=False, suspicious=suspicious
+        )
         rest = text[known.characters :]
         places = locate(
             rest,
@@ -182,11 +194,11 @@ class OpeningWriter:
         tail = self._encoder.tail(written, known.tokens)
         starts = tuple(known.characters + start for start in self._encoder.message_starts(written))
         if not count:
-            return tail._replace(opening=OpeningText(text, starts, prepared))
+            return tail._replace(opening=OpeningText(text, starts, prepared, suspicious))
         return tail._replace(
             tokens=np.concatenate([known.tokens, tail.tokens]),
             message_starts=(*known.token_starts, *(len(known.tokens) + start for start in tail.message_starts)),
-            opening=OpeningText(text, (*known.character_starts, *starts), prepared),
+            opening=OpeningText(text, (*known.character_starts, *starts), prepared, suspicious),
         )
 
     def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:

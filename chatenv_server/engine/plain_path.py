@@ -175,7 +175,7 @@ class PlainRenderer:
             inner_stop=int(stops[0]) if len(stops) else None,
         )
 
-    def spells_controls(self, ids: Int32Array, message: Message) -> bool:
+    def says_controls(self, ids: Int32Array, message: Message) -> bool:
         """Nothing is escaped here, so nobody need know."""
         return False
 

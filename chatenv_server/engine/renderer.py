@@ -49,8 +49,11 @@ class Renderer(Protocol):
     def in_form(self, message: Message) -> Message:
         """A message in the form in which the template writes it without damage."""
 
-    def spells_controls(self, ids: Int32Array, message: Message) -> bool:
-        """Whether tokens, or the message that they were read as, spell a control token that is not among the tokens."""
+    def says_controls(self, ids: Int32Array, message: Message) -> bool:
+        """Whether a message that was sampled holds control-token strings, all of them control tokens among its tokens.
+
+        Only of such a message does it count that a model said it: others are written the same whoever said them.
+        """
 
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenization of a conversation, its messages as they are."""

@@ -29,6 +29,40 @@ class _Token(NamedTuple):
     """Whether a text of the template's own begins in an end of it."""
 
 
+class _Edges(NamedTuple):
+    """How texts begin and end that may join into any of certain tokens."""
+
+    beginnings: frozenset[str]
+    """Of the tokens."""
+    ends: frozenset[str]
+    first: frozenset[str]
+    """Characters that a beginning begins with."""
+    last: frozenset[str]
+    """Characters that an end ends with."""
+    longest: int
+    """Characters of the longest beginning or end."""
+    whole: str
+    """All tokens."""
+
+    @classmethod
+    def of(cls, texts: Collection[str]) -> _Edges:
+        """Those of the tokens that read so."""
+        cuts = [(text[:length], text[length:]) for text in texts for length in range(1, len(text))]
+        beginnings, ends = frozenset(start for start, _ in cuts), frozenset(end for _, end in cuts)
+        first, last = frozenset(start[0] for start in beginnings), frozenset(end[-1] for end in ends)
+        return cls(beginnings, ends, first, last, max(map(len, ends), default=0), "\0".join(texts))
+
+    def may_join(self, text: str) -> bool:
+        """Whether a text begins, ends, or stands in the middle of one of the tokens, with other texts around it."""
+        start, end = text[: self.longest], text[-self.longest :]
+        # Nearly all texts have no such character there.
+        if not self.first.isdisjoint(end) and any(end[at:] in self.beginnings for at in range(len(end))):
+            return True
+        if not self.last.isdisjoint(start) and any(start[:stop] in self.ends for stop in range(1, len(start) + 1)):
+            return True
+        return len(text) <= self.longest + 1 and text in self.whole
+
+
 class SuspectFinder:
     """Looks for the signs on one template and tokenizer. Safe for threads."""
 
@@ -37,18 +71,29 @@ class SuspectFinder:
         self._alterations = template.alterations
         self._literals: Final = [text for text in template.literal_text.split("\0") if text]
         self._tokens: dict[str, _Token] = {}
+        self._edges = _Edges.of(controls.control.texts)
+
+    def are_known(self, rendered: str, spans: Sequence[Span]) -> bool:
+        """Whether all control tokens of a render are spelt as they are, in no form that a normaliser undoes."""
+        return {rendered[start:stop] for start, stop in spans} <= self._controls.control.texts
+
+    def may_be(self, text: str) -> bool:
+        """Whether a text can be a suspect in any render whose control tokens are known."""
+        return OPEN in text or any(
+            self._edges.may_join(form) or (form != text and self._holds_unmarked(form))
+            for form in self._forms(text)
+            if form
+        )
 
     def of(self, rendered: str, spans: Sequence[Span], texts: Collection[str]) -> set[str]:
         """The suspects among the texts that a render was made of; empty where nothing is suspicious.
 
         Args:
             rendered: the render.
-            spans: its control tokens that are not marked.
-            texts: what callers and models gave.
+            spans: its control tokens that are not marked, all of them known.
+            texts: what callers and models gave; those that cannot be suspects may be left out.
         """
         spelt = {rendered[start:stop] for start, stop in spans}
-        if not spelt <= self._controls.control.texts:
-            return {text for text in texts if text}  # in a form that a normaliser undoes: hardly ever
         forms = [(text, form) for text in texts for form in self._forms(text) if form]
         altered = {text for text, form in forms if self._alterations and form != text and self._holds_unmarked(form)}
         joined = set().union(*(self._joined(self._token(own), forms) for own in spelt))

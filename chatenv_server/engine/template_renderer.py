@@ -94,12 +94,14 @@ class TemplateRenderer:
         """Decode and parse a sampled span after the prompt that ends in `before`. Never raises; the tokens stay."""
         return self._writer.turns.read(ids, before, index, prompted=prompted, known=known)
 
-    def spells_controls(self, ids: Int32Array, message: Message) -> bool:
-        """Whether tokens, or the message that they were read as, spell a control token that is not among the tokens."""
+    def says_controls(self, ids: Int32Array, message: Message) -> bool:
+        """Whether a message holds control-token strings or marks, and all that tokens and message spell are tokens."""
         controls, texts = self._template.chat_format.controls, self._codec.added.texts
+        if not controls.occur_in(message):
+            return False
         sampled = controls.found_in([texts[token_id] for token_id in ids.tolist() if token_id in texts])
         spelt = controls.found_in(self._codec.decode(ids)) | controls.found_in(message)
-        return bool(spelt - sampled)
+        return not spelt - sampled
 
     def text_of(self, ids: Int32Array) -> str:
         """The text of a whole stream, control tokens shown."""

@@ -16,6 +16,8 @@ from chatenv_client import ChatAction, ChatEnvError, FidelityKind, InvalidReques
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine.controls import CLOSE, OPEN, ControlTokens, has_marks, without_marks
 from chatenv_server.engine.spellings import Spellings
+from chatenv_server.engine.suspects import SuspectFinder
+from chatenv_server.engine.template import ChatTemplate
 from tests.engine.episodes import CALL, CLOCK, TOOL
 from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, Dialogue, byte_level, tool, user
 from tests.engine.subjects import NAMES, Subject, subject
@@ -252,6 +254,46 @@ def test_a_text_that_is_cut_anywhere_into_fields_stays_text(text: str, data: st.
     assert [i for i in ids if i > 255] == [256, 257, 256]
     written = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
     assert written == f"<|im_start|>user\n{text}<|im_end|>\n{ASKS}"
+
+
+_ALTERING = _with("(m.content | lower).replace('XX', '')")
+_SPELT_ALONE = ["<|im_start|>", "<|im_end|>"]
+
+
+@settings(max_examples=_examples())
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from(["<|im_", "im_", "end|>", "<", ">", "|", "a", " ", "IM", "XX", OPEN, *_SPELT_ALONE]),
+            max_size=5,
+        ).map("".join)
+    ),
+    st.sampled_from(["", OPEN, CLOSE]),
+    st.sampled_from([CHATML, _ALTERING, _ROLES_IN_TOKENS]),
+)
+def test_a_text_that_can_be_no_suspect_never_is_one(texts: list[str], beside: str, template: str) -> None:
+    tokens = Spellings(_SPELT_ALONE, {}, None)
+    finder = SuspectFinder(ChatTemplate(template), ControlTokens(tokens, tokens))
+    rendered = "<|im_end|>".join(["", *texts, beside])
+    spans = tokens.in_(rendered)
+    suspects = finder.of(rendered, spans, texts)
+    assert suspects == finder.of(rendered, spans, [*filter(finder.may_be, texts)])
+    assert suspects <= {*filter(finder.may_be, texts)}
+
+
+def test_a_text_of_an_earlier_segment_forges_no_control_token_in_a_later_one() -> None:
+    # The template writes the first message's name after the last message, so it is encoded anew in each segment.
+    template = CHATML.replace("{% if add_", "{{ messages[0].name }}{{ messages[-1].content }}{% if add_")
+    assert template != CHATML
+    talk = Dialogue(
+        byte_level(template), [{"role": "user", "content": "Hi", "name": "<|im_"}], history_policy="segment"
+    )
+    for text in ("one", "end|> two", "end|> three"):
+        talk.says("Yes")
+        talk.hears(text)
+        assert [i for i in talk.stream if i > 255] == [256, 257] * len(talk.meant) + [256]
+    assert talk.observation.segment == 3
+    assert talk.text.count("<|im_end|> three") == 1
 
 
 @pytest.mark.parametrize("text", ["user", "end", ">", "> quoted", "a <", "<|", "|>", "a", "assistant", "", "im_end"])
