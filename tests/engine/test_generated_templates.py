@@ -21,8 +21,12 @@ from tests.engine.generated_templates import Traits, source_of, traits
 pytestmark = pytest.mark.timeout(0)  # each example loads a template; the deep profile has thousands
 _EXAMPLES = settings.default.max_examples if settings.default else 100
 _SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-law = settings(max_examples=max(20, _EXAMPLES * 2 // 3), suppress_health_check=_SLOW)
-part_of_a_law = settings(max_examples=max(10, _EXAMPLES // 3), suppress_health_check=_SLOW)
+_IS_DEEP = _EXAMPLES > 1000
+"""The ordinary run plays the same templates every time, so that what fails in it is what was changed."""
+law = settings(max_examples=max(20, _EXAMPLES * 2 // 3), suppress_health_check=_SLOW, derandomize=not _IS_DEEP)
+part_of_a_law = settings(max_examples=max(10, _EXAMPLES // 3), suppress_health_check=_SLOW, derandomize=not _IS_DEEP)
+_stopped = traits.filter(lambda drawn: drawn.close != "line")
+"""Templates whose turns end in a token. Where a line ends them, what is sampled here may run on into the next turn."""
 _several = st.lists(scenarios(), min_size=2, max_size=4)
 
 
@@ -55,11 +59,14 @@ def test_nothing_is_reported_under_a_generated_template_about_a_stream_that_is_e
 
 
 @pytest.mark.law(12)
-@given(traits, st.lists(scenarios(texts=said_texts), min_size=2, max_size=4))
+@given(
+    traits.filter(lambda drawn: drawn.close != "line"), st.lists(scenarios(texts=said_texts), min_size=2, max_size=4)
+)
 @part_of_a_law
 def test_what_is_read_under_a_generated_template_is_what_was_meant(
     template: Traits, conversations: Sequence[Scenario]
 ) -> None:
     engine, reference = _loaded(template)
-    for conversation in conversations:
+    # Without a prompt the model writes the header itself, and may go on as far as into the next.
+    for conversation in (each for each in conversations if each.add_generation_prompt):
         assert play(engine, reference, conversation).misread == []
