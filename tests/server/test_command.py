@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -240,7 +241,10 @@ CTRL_C = b"\x03"
 def test_at_a_terminal_ctrl_c_drops_the_line_and_keeps_the_conversation(server: RunningServer) -> None:
     with at_a_terminal("chat", "--address", server.addresses[0]) as (process, terminal, read_until):
         read_until(b"user> ")
-        os.write(terminal, b"not this" + CTRL_C)
+        os.write(terminal, b"not this")
+        read_until(b"not this")
+        time.sleep(0.2)  # until it waits for more: Python forgets a signal that comes right before
+        os.write(terminal, CTRL_C)
         assert b"(/quit leaves)" in read_until(b"user> ")
         os.write(terminal, b"but this\n")
         assert b"step 1," in read_until(b"user> ")

@@ -91,8 +91,8 @@ class Shapes:
             return self.message(field.message_type, depth + 1)
         if field.name == "episode_id":
             return self._random.choice(["victim", "victim", "victim", self._random.choice(TEXTS)])
-        if field.type == FieldDescriptor.TYPE_STRING:
-            return self._random.choice(TEXTS)
+        if field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
+            return self._random.choice(TEXTS) if field.type == FieldDescriptor.TYPE_STRING else self.junk()
         if field.type == FieldDescriptor.TYPE_BOOL:
             return self._random.random() < 0.5
         if field.type in (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE):
