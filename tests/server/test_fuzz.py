@@ -59,6 +59,12 @@ TEXTS = [
 NUMBERS = [0, 1, 2, 65, 257, 258, 259, 2**31 - 1, 2**32 - 1, 2**63 - 1, -1, -(2**31), -(2**63)]
 
 
+def _is_repeated(field: Any) -> bool:
+    """Whether a field is repeated. Old protobuf has no other way to tell, and new protobuf warns of that one."""
+    known = getattr(field, "is_repeated", None)
+    return bool(field.label == FieldDescriptor.LABEL_REPEATED if known is None else known)
+
+
 class Shapes:
     """Requests with a value of the right type in each field, and of no sense beyond that."""
 
@@ -75,7 +81,7 @@ class Shapes:
 
     def _fill(self, made: Any, field: FieldDescriptor, depth: int) -> None:
         try:
-            if field.is_repeated:
+            if _is_repeated(field):
                 for _ in range(self._random.choice([1, 1, 2, 5])):
                     item = self._value(field, depth)
                     getattr(made, field.name).append(item)

@@ -221,6 +221,7 @@ def test_no_metric_has_an_episodes_id(measured: Any, connect: Connect) -> None:
 
 
 def test_segments_are_counted_when_they_begin(serve: Serve) -> None:
+    pytest.importorskip("prometheus_client", reason="the extra `metrics` is not installed")
     server = serve(metrics_listen="127.0.0.1:0")
     with ChatEnv(server.addresses[0]) as env:
         for _ in range(2):
