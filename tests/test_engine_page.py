@@ -13,11 +13,11 @@ import pytest
 
 import chatenv_server
 from chatenv_client import ChatAction, ChatObservation, FidelityKind
-from chatenv_client.models import MessageSnapshot
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.conversation import TailPlace
 from chatenv_server.engine.cut import Cut
+from chatenv_server.engine.reading_back import conversation_at
 from chatenv_server.engine.template_renderer import TemplateRenderer
 from tests.engine.learning import format_of
 from tests.engine.subjects import recorded_tokenizer
@@ -56,7 +56,7 @@ class Played:
         renderer, head = log.renderer, log.head
         assert isinstance(renderer, TemplateRenderer)
         assert head.last is not None
-        history = MessageSnapshot(head.messages, head.last.message_index, log._read_back)
+        history = conversation_at(head, head.last.message_index, renderer)
         place = TailPlace(history, head.last, log._committed)
         cut = renderer._writer.write(place, [reply]).cut  # type: ignore[list-item]
         assert cut is not None

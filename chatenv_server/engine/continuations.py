@@ -18,11 +18,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from chatenv_client.errors import HistoryRewrittenError, TemplateRejectedError
-from chatenv_client.models import FidelityKind, FidelityReport, HistoryPolicy, Message, MessageSnapshot
+from chatenv_client.models import FidelityKind, FidelityReport, HistoryPolicy, Message
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine import rewrites
 from chatenv_server.engine.conversation import RenderOptions, Reopening, Tail, TailPlace
 from chatenv_server.engine.log_head import Head
+from chatenv_server.engine.reading_back import conversation_at
 from chatenv_server.engine.renderer import Renderer
 
 MAY_DIFFER: Final = frozenset(
@@ -61,13 +62,11 @@ class Continuation(NamedTuple):
 class Continuations:
     """How one episode's stream goes on with messages."""
 
-    __slots__ = ("_options", "_read_back", "renderer")
+    __slots__ = ("_options", "renderer")
 
-    def __init__(self, renderer: Renderer, options: RenderOptions, read_back: Callable[[int], Message]) -> None:
+    def __init__(self, renderer: Renderer, options: RenderOptions) -> None:
         self.renderer = renderer
         self._options = options
-        self._read_back = read_back
-        """Gives a sampled message that is not held."""
 
     def of(self, head: Head, messages: Sequence[Message], replace_from: int | None = None) -> Continuation:
         """How the stream goes on with messages, appended or in the place of those from `replace_from` on.
@@ -97,18 +96,15 @@ class Continuations:
         self, head: Head, messages: Sequence[Message], replace_from: int
     ) -> tuple[int, Sequence[Message]]:
         """The first message that is really another one, and the messages from there on."""
-        there = self._conversation(head, head.message_count).since(replace_from)
+        there = conversation_at(head, head.message_count, self.renderer).since(replace_from)
         same = next((i for i, (old, new) in enumerate(zip(there, messages, strict=False)) if old != new), None)
         count = min(len(there), len(messages)) if same is None else same
         return replace_from + count, messages[count:]
 
-    def _conversation(self, head: Head, count: int) -> MessageSnapshot:
-        return MessageSnapshot(head.messages, count, self._read_back)
-
     def _tail(self, head: Head, messages: Sequence[Message], reopening: Callable[[], Reopening]) -> Tail:
         if head.last is None:
             return self.renderer.opening(messages, reopening() if head.sealed else None)
-        history = self._conversation(head, head.last.message_index)
+        history = conversation_at(head, head.last.message_index, self.renderer)
         pending = rewrites.to_check(head.pending_rewrite, head.last)
         committed = head.records.tokens.view(0, head.written.tokens)
         return self.renderer.tail(TailPlace(history, head.last, committed, pending), messages)
@@ -145,7 +141,7 @@ class Continuations:
         return text_of(np.concatenate([committed, tail.tokens])) == text_of(tokens)
 
     def _new_segment(self, head: Head, first: int, messages: Sequence[Message], *, recorded: int) -> Continuation:
-        kept = self._conversation(head, first).since(0)
+        kept = conversation_at(head, first, self.renderer).since(0)
         own = frozenset((*(i for i in head.own if i < first), *self._said(head, kept)))
         opening = self.renderer.opening([*kept, *messages], Reopening(recorded, first, head.known_opening, own))
         return Continuation(opening, first, messages, recorded, own, kept)

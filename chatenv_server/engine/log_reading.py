@@ -5,7 +5,6 @@ from __future__ import annotations
 from chatenv_client.models import (
     ColumnRows,
     FidelityReport,
-    Message,
     MessageSnapshot,
     Origin,
     Segment,
@@ -16,10 +15,10 @@ from chatenv_client.tokens import Float32Array, Int32Array, TokenSnapshot
 from chatenv_server.engine.continuations import Continuations
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.log_head import Head
+from chatenv_server.engine.reading_back import conversation_at
 from chatenv_server.engine.records import Records
 from chatenv_server.engine.renderer import Renderer
 from chatenv_server.engine.segments import BYTES_OF_A_TOKEN, SealedSegment, opened, shared_with
-from chatenv_server.engine.span_place import END_TOKENS
 
 
 class LogReading:
@@ -29,7 +28,7 @@ class LogReading:
 
     def __init__(self, renderer: Renderer, options: RenderOptions) -> None:
         self.options = options
-        self._continuations = Continuations(renderer, options, self._read_back)
+        self._continuations = Continuations(renderer, options)
         self._head = Head(Records(), messages=[])
 
     @property
@@ -101,15 +100,7 @@ class LogReading:
     @property
     def conversation(self) -> MessageSnapshot:
         """The messages as they are now; costs no copy."""
-        return MessageSnapshot(self._head.messages, self._head.message_count, self._read_back)
-
-    def _read_back(self, index: int) -> Message:
-        """A sampled message, read as it was when it came."""
-        span = self._head.records.turns.span_of(index, self._head.written.turns)
-        tokens = self._head.records.tokens
-        before = tokens.view(max(0, span.start - END_TOKENS), span.start)
-        ids = tokens.view(span.start, span.stop)
-        return self.renderer.read_turn(ids, before, index, prompted=span.prompted).message
+        return conversation_at(self._head, self._head.message_count, self.renderer)
 
     @property
     def generation_prompt_length(self) -> int:

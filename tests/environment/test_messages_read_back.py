@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 
 from chatenv_client import ChatAction, ChatObservation
 from chatenv_server import ChatEnvironment
-from chatenv_server.engine import EpisodeLog, TokenEngine
+from chatenv_server.engine import TokenEngine, reading_back
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 END = 257
@@ -50,6 +54,51 @@ def test_messages_read_back_are_those_that_were_kept(steps: list[list[int] | str
     assert frugal.audit() == keeping.audit()
 
 
+edits = st.lists(
+    st.one_of(samples, st.text(max_size=5), st.tuples(st.integers(0, 50), st.text(max_size=5))), min_size=1, max_size=12
+)
+
+
+@given(edits)
+def test_messages_read_back_later_are_those_that_an_earlier_segment_had(
+    edits: list[list[int] | str | tuple[int, str]],
+) -> None:
+    frugal, keeping = ChatEnvironment(engine), ChatEnvironment(engine, transform=kept)
+    for env in (frugal, keeping):
+        env.reset(messages=[{"role": "user", "content": "hi"}], clock=0.0)
+    seen = []
+    for edit in edits:
+        replace_from, said = (
+            (edit[0] % (frugal.message_count + 1), edit[1]) if isinstance(edit, tuple) else (None, edit)
+        )
+        action = {"role": "user", "content": said} if isinstance(said, str) else ChatAction(tokens=said)
+        shown = [env.step(action, replace_from=replace_from) for env in (frugal, keeping)]
+        seen.append((shown[0], copy.deepcopy(shown[1].messages)))
+    assert all(observation.messages == messages for observation, messages in seen)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def test_an_episode_that_nobody_holds_is_freed_at_once() -> None:
+    env = ChatEnvironment(engine)
+    env.reset(messages=[{"role": "user", "content": "hi"}])
+    observation = env.step(ChatAction(tokens=[*b"yes", END]))
+    held = weakref.ref(observation.stream.committed.base)
+    with without_collection():
+        del observation
+        assert held() is not None
+        del env
+        assert held() is None
+
+
 @pytest.mark.parametrize("said", [b"yes", b"<think>\nhm\n</think>\n\nyes"], ids=["text", "thought"])
 @pytest.mark.parametrize("transform", [None, kept])
 def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: object, said: bytes) -> None:
@@ -63,7 +112,10 @@ def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: objec
 
 
 def test_no_step_reads_back_what_was_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EpisodeLog, "_read_back", None)
+    def refuse(*_: object) -> None:
+        raise AssertionError("a step reads back a message")
+
+    monkeypatch.setattr(reading_back, "read_back", refuse)
     env = ChatEnvironment(engine)
     env.reset(messages=[{"role": "user", "content": "hi"}])
     for _ in range(12):
