@@ -51,7 +51,8 @@ class Workers(ThreadPoolExecutor):
         self._lock = threading.Lock()
         self._count = 0
         """Threads."""
-        self._idle = 0
+        self._spare = 0
+        """Threads that wait for calls, less the calls that wait for threads."""
         self._taken = 0
         """Calls that were taken up so far."""
         self._stirred = threading.Event()
@@ -70,8 +71,11 @@ class Workers(ThreadPoolExecutor):
 
     def start(self, work: Callable[[], object]) -> None:
         """Do `work` as soon as a thread is free. Never blocks, and never raises."""
+        with self._lock:
+            self._spare -= 1  # here, and not when a thread takes it up: until then the next call would count on it, too
+            has_thread = self._spare >= 0
         self._calls.put(work)
-        if self._calls.qsize() <= self._idle:
+        if has_thread:
             return
         if self._at_once:
             self._add_thread()
@@ -117,7 +121,6 @@ class Workers(ThreadPoolExecutor):
     def _work(self) -> None:
         while self._stay() and (call := self._calls.get()) is not None:
             with self._lock:
-                self._idle -= 1
                 self._taken += 1
             try:
                 call()
@@ -131,8 +134,8 @@ class Workers(ThreadPoolExecutor):
     def _stay(self) -> bool:
         """Whether one more thread may wait for calls."""
         with self._lock:
-            stays = self._idle < self._threads_at_rest
-            self._idle += stays
+            stays = self._spare < self._threads_at_rest
+            self._spare += stays
         return stays
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -60,6 +60,24 @@ def test_calls_that_are_held_up_hold_up_no_other(pool: Callable[[int], Workers])
     assert few.submit(lambda: "answered").result(timeout=10) == "answered"
     release.set()
     assert all(future.result(timeout=10) for future in stuck)
+
+
+def test_no_two_calls_count_on_the_same_thread() -> None:
+    few, together = Workers(100, 100, at_once=True), threading.Barrier(2, timeout=5)
+    calls: list[Future[int]] = []
+
+    def submit_two() -> None:
+        for _ in range(together.parties):
+            calls.append(few.submit(together.wait))
+            time.sleep(0.1)
+
+    submitting = threading.Thread(target=submit_two)
+    with few._lock:  # so that the thread that takes the first call up cannot note it before the second comes
+        submitting.start()
+        time.sleep(0.3)
+    submitting.join()
+    assert {call.result(timeout=10) for call in calls} == {0, 1}
+    few.shutdown(wait=False)
 
 
 def test_threads_that_were_added_end_when_nobody_is_held_up(pool: Callable[[int], Workers]) -> None:
