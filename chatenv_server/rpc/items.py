@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import TypeVar
+
+from chatenv_server.rpc.workers import Workers
 
 ItemT = TypeVar("ItemT")
 
@@ -16,7 +18,7 @@ class ItemRunner:
     """
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="item") if threads else None
+        self._pool = Workers(threads, threads, at_once=True) if threads else None
 
     @property
     def has_threads(self) -> bool:
@@ -25,7 +27,7 @@ class ItemRunner:
 
     def start(self, work: Callable[[], object]) -> None:
         """Run `work`, which must not raise, in one of the threads. There must be threads."""
-        self._threads.submit(work)
+        self._threads.start(work)
 
     def each(self, work: Callable[[ItemT], object], items: Sequence[ItemT], episode_of: Callable[[ItemT], str]) -> None:
         """Do `work`, which must not raise, on each item in the threads, and wait for all. There must be threads."""
@@ -41,7 +43,7 @@ class ItemRunner:
         wait([self._threads.submit(run, items) for items in by_episode.values()])
 
     @property
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self) -> Workers:
         if self._pool is None:
             raise RuntimeError("this runner has no threads")
         return self._pool
@@ -49,4 +51,4 @@ class ItemRunner:
     def close(self) -> None:
         """Take no more work; does not wait for what has begun."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False)
