@@ -48,28 +48,40 @@ class Cut(NamedTuple):
     """What after the cut would be a control token and is written as text: a sentence each."""
 
 
-def cuts_after(
-    head: Sequence[PreparedMessage],
-    last: SampledTurn,
-    said: PreparedMessage,
-    tail: Sequence[PreparedMessage],
-    render: Render,
-    asked: str,
-) -> Iterator[Cut]:
-    """Render head, last turn and tail, and cut after the last turn.
+class Passage(NamedTuple):
+    """A short conversation around the last sampled turn, whose renders are cut."""
+
+    head: Sequence[PreparedMessage]
+    """What stands before the turn: the constant head, or a skeleton."""
+    said: PreparedMessage
+    """The turn, in the template's form."""
+    tail: Sequence[PreparedMessage]
+    """The messages after it."""
+    render: Render
+    asked: str
+    """What the template writes for the head and its generation prompt, the text the turn was sampled after."""
+
+    def around(self, turn: PreparedMessage) -> list[PreparedMessage]:
+        """All of it, with a certain turn."""
+        return [*self.head, turn, *self.tail]
+
+    def rendered(self, turn: PreparedMessage) -> str:
+        """What the template writes of that. Raises TemplateRejectedError."""
+        return self.render(self.around(turn))
+
+
+def cuts_after(passage: Passage, last: SampledTurn) -> Iterator[Cut]:
+    """Render a passage, and cut after the last turn.
 
     Where the template writes the turn as it was sampled there is one cut, at the end of what was sampled. Where it does
     not, or where nothing was said that could tell, sentinel turns of the same shape are rendered in its place, the
     likeliest first, and cut after the last sentinel.
 
-    Args:
-        said: the last turn, in the template's form.
-        asked: what the template writes for the head and its generation prompt, the text the turn was sampled after.
-
     Raises:
         TemplateRejectedError: the template rejects the messages.
     """
-    whole = render([*head, said, *tail])
+    said, asked = passage.said, passage.asked
+    whole = passage.rendered(said)
     spoken = asked + last.text
     exact = Cut(whole[len(spoken) :], len(spoken), True, said, whole, whole, asked)
     is_exact = whole.startswith(spoken)
@@ -77,10 +89,10 @@ def cuts_after(
         yield exact
         return
     found = False
-    sentinel = unlike(SENTINEL, strings_in(tail))
+    sentinel = unlike(SENTINEL, strings_in(passage.tail))
     for sentinel_turn in _sentinel_turns(said, last, sentinel):
         try:
-            rendered = render([*head, sentinel_turn, *tail])
+            rendered = passage.rendered(sentinel_turn)
         except TemplateRejectedError:
             continue  # a shape that this template does not take; another one may do
         if sentinel in rendered:
@@ -93,21 +105,16 @@ def cuts_after(
         yield exact
 
 
-def with_turn_as_text(
-    cut: Cut,
-    marked: PreparedMessage,
-    head: Sequence[PreparedMessage],
-    tail: Sequence[PreparedMessage],
-    render: Render,
-) -> Cut | None:
+def with_turn_as_text(cut: Cut, marked: PreparedMessage, passage: Passage) -> Cut | None:
     """The same cut with the control-token strings marked that the model spelt, should the template repeat them.
 
     None where the template writes another tail after the turn with marks.
 
     Args:
         marked: the turn that was cut after, marked.
+        passage: what was cut.
     """
-    rendered = render([*head, marked, *tail])
+    rendered = passage.rendered(marked)
     seen, wanted = without_marks(rendered), without_marks(cut.text)
     if not seen.endswith(wanted):
         return None

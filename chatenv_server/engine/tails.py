@@ -15,7 +15,7 @@ from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.conversation import EMPTY_TAIL, SampledTurn, Tail, TailPlace
 from chatenv_server.engine.cut import (
     Cut,
-    Render,
+    Passage,
     cuts_after,
     escaped_in,
     rewritten,
@@ -104,34 +104,27 @@ class TailWriter:
 
         The last value says whether the constant head was tried before, in vain.
         """
-        last, prompted = place.last, self.turns.was_prompted(place.last)
+        prompted = self.turns.was_prompted(place.last)
         suffices = self.heads.suffices(place.history)
         if suffices:
             try:
-                return *self._cut_after(head, last, said, tail, self.heads.asked(head, prompted)), False
+                passage = Passage(head, said, tail, self._render, self.heads.asked(head, prompted))
+                return *self._cut_after(passage, place.last), False
             except TemplateRejectedError:
                 pass  # a template may take these messages only in their true place
         skeleton = self.heads.skeleton(place.history)
         asked = self.template.render_local(skeleton, prompted)
-        return *self._cut_after(skeleton, last, said, tail, asked), suffices
+        return *self._cut_after(Passage(skeleton, said, tail, self._render, asked), place.last), suffices
 
-    def _cut_after(
-        self,
-        head: Sequence[PreparedMessage],
-        last: SampledTurn,
-        said: PreparedMessage,
-        tail: Sequence[PreparedMessage],
-        asked: str,
-    ) -> tuple[Cut, list[Place]]:
+    def _render(self, messages: Sequence[PreparedMessage]) -> str:
+        return self.template.render_local(messages, self._asks)
+
+    def _cut_after(self, passage: Passage, last: SampledTurn) -> tuple[Cut, list[Place]]:
         """The first cut after which all messages of the tail are found; the first of all where there is none."""
-
-        def render(messages: Sequence[PreparedMessage]) -> str:
-            return self.template.render_local(messages, self._asks)
-
         first: tuple[Cut, list[Place]] | None = None
-        for found in cuts_after(head, last, said, tail, render, asked):
-            cut = self._as_text(found, head, last, said, tail, render, asked)
-            places = locate(cut.text, tail, partial(_after_cut, render, head, cut), self.template.literal_text)
+        for found in cuts_after(passage, last):
+            cut = self._as_text(found, passage, last)
+            places = locate(cut.text, passage.tail, partial(_after_cut, passage, cut), self.template.literal_text)
             if not any(place.dropped for place in places):
                 return cut, places
             first = first or (cut, places)
@@ -139,32 +132,22 @@ class TailWriter:
             raise TemplateRejectedError("the chat template leaves out the last assistant turn", field="messages")
         return first
 
-    def _as_text(
-        self,
-        cut: Cut,
-        head: Sequence[PreparedMessage],
-        last: SampledTurn,
-        said: PreparedMessage,
-        tail: Sequence[PreparedMessage],
-        render: Render,
-        asked: str,
-    ) -> Cut:
+    def _as_text(self, cut: Cut, passage: Passage, last: SampledTurn) -> Cut:
         """The same cut with nothing after it that became a control token and is not the template's own."""
         marked = self.template.recorded(cut.turn)
         if marked is not cut.turn:
-            others = cuts_after(head, last, self.template.recorded(said), tail, render, asked)
-            cut = with_turn_as_text(cut, marked, head, tail, render) or next(others, cut)
-        text = self.forgeries.escaped(
-            cut.rendered, cut.position, [*head, cut.turn, *tail], prompt=self._asks, local=True
-        )
+            others = cuts_after(passage._replace(said=self.template.recorded(passage.said)), last)
+            cut = with_turn_as_text(cut, marked, passage) or next(others, cut)
+        messages = passage.around(cut.turn)
+        text = self.forgeries.escaped(cut.rendered, cut.position, messages, prompt=self._asks, local=True)
         if text is cut.rendered:
             return cut
         return cut._replace(text=text[cut.position :], rendered=text, escaped=(*cut.escaped, FORGED))
 
 
-def _after_cut(render: Render, head: Sequence[PreparedMessage], cut: Cut, tail: Sequence[PreparedMessage]) -> str:
+def _after_cut(passage: Passage, cut: Cut, tail: Sequence[PreparedMessage]) -> str:
     """What stands after the same cut with another tail."""
-    return render([*head, cut.turn, *tail])[cut.position :]
+    return passage._replace(tail=tail).rendered(cut.turn)[cut.position :]
 
 
 def _length_of_close(text: str, closers: Sequence[str]) -> int:
