@@ -170,17 +170,20 @@ def _between_lone_marks(text: str) -> list[tuple[str, bool]]:
     return [(without_marks(part), False) for part in re.split(f"[{OPEN}{CLOSE}]", text)]
 
 
-def strings_in(value: Any) -> Iterable[str]:
+def strings_in(value: Any) -> list[str]:
     """Every string in a structure of lists and mappings, keys of mappings included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from strings_in(key)
-            yield from strings_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from strings_in(item)
+    found: list[str] = []
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, (dict, Mapping)):
+            waiting += item.keys()
+            waiting += item.values()
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+    return found
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:
