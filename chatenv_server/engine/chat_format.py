@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from chatenv_server.bounded_cache import BoundedCache
@@ -17,6 +18,7 @@ from chatenv_server.engine.probe_messages import PROBE_CLOCK, PROBE_TOOL, user
 from chatenv_server.engine.probe_renders import ProbeRenders
 from chatenv_server.engine.probe_tails import find_dependencies
 from chatenv_server.engine.profile import Profile
+from chatenv_server.engine.suspects import SuspectFinder
 from chatenv_server.engine.template import ChatTemplate, variables_of
 
 _MOST_KEPT = 64
@@ -61,6 +63,11 @@ class ChatFormat:
             return text in named if named is not None else text in written and not text.isspace()
 
         return [text for i, text in added.texts.items() if i in added.special_ids or is_control(text)]
+
+    @cached_property
+    def suspects(self) -> SuspectFinder:
+        """Finds the texts that may have made a control token."""
+        return SuspectFinder(self.template, self.controls)
 
     def dependencies(
         self, *, tools: bool = False, asks: bool = True, template_kwargs: Mapping[str, Any] | None = None

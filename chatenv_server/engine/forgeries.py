@@ -20,8 +20,8 @@ from chatenv_client.reasons import Reason
 from chatenv_server.engine.bound_template import BoundTemplate
 from chatenv_server.engine.controls import map_strings, mark_spans, strings_in
 from chatenv_server.engine.forms import PreparedMessage
-from chatenv_server.engine.provenance import settled_roles, written_by_template
-from chatenv_server.engine.suspects import Span, SuspectFinder
+from chatenv_server.engine.provenance import written_by_template
+from chatenv_server.engine.suspects import Span
 
 FORGED: Final = "texts side by side, or changed by the chat template, spelt control tokens, which were encoded as text"
 """What is reported where some were found."""
@@ -36,8 +36,9 @@ class Forgeries:
         self._source = template.chat_format.template
         self._controls = template.chat_format.controls
         self._policy = template.options.control_token_policy
-        self._roles = settled_roles(self._source)
-        self._suspects = SuspectFinder(self._source, self._controls)
+        self._roles = self._source.settled_roles
+        self._suspects = template.chat_format.suspects
+        self._given: dict[bool, tuple[str, ...]] = {}
 
     def may_join(self, before: str, after: str) -> bool:
         """Whether a text between these two may become a part of a control token."""
@@ -104,11 +105,19 @@ class Forgeries:
         local: bool,
     ) -> set[str]:
         """The texts that may have made one of the control tokens."""
-        are_known = self._suspects.are_known(text, spans)
-        texts = self._texts(messages) if suspicious is None or not are_known else chain.from_iterable(suspicious)
-        every = {*texts, *strings_in(self._template.given(local=local))}
-        # Control tokens in a form that a normaliser undoes may have come from anywhere: hardly ever.
-        return self._suspects.of(text, spans, every) if are_known else {one for one in every if one}
+        if not self._suspects.are_known(text, spans):
+            # Control tokens in a form that a normaliser undoes may have come from anywhere: hardly ever.
+            every = chain(self._texts(messages), strings_in(self._template.given(local=local)))
+            return set(filter(None, every))
+        texts = self._texts(messages) if suspicious is None else chain.from_iterable(suspicious)
+        return self._suspects.of(text, spans, {*texts, *self._suspicious_given(local=local)})
+
+    def _suspicious_given(self, *, local: bool) -> tuple[str, ...]:
+        """What `suspicious` gives of all that the template sees beside the messages, which stays as it is."""
+        if local not in self._given:
+            given = strings_in(self._template.given(local=local))
+            self._given[local] = tuple(filter(self._suspects.may_be, given))
+        return self._given[local]
 
     def _texts(self, messages: Iterable[PreparedMessage]) -> Iterator[str]:
         for message in messages:

@@ -11,7 +11,6 @@ from chatenv_server.engine.reuse.recording_template import recording_template
 from chatenv_server.engine.reuse.traced_text import Applied, Joined, Texts, Trace, expression_of, value_of
 from chatenv_server.engine.template import ChatTemplate
 
-_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
 _CUT_ENDS: Final = (str.strip, str.lstrip, str.rstrip)
 
 
@@ -42,10 +41,9 @@ def written_by_template(
     def as_traced(own: str) -> str:
         return traced.get(own, own)
 
-    roles = settled_roles(template)
     watched = [
         {
-            key: value if key == "role" and value in roles else map_strings(value, as_traced)
+            key: value if key == "role" and value in template.settled_roles else map_strings(value, as_traced)
             for key, value in message.items()
         }
         for message in messages
@@ -56,14 +54,6 @@ def written_by_template(
         return None
     literals = _literals(_pieces(expression_of(written), texts))
     return {(start, stop) for start, stop in spans if any(first <= start and stop <= last for first, last in literals)}
-
-
-def settled_roles(template: ChatTemplate) -> frozenset[str]:
-    """Roles that are no texts of a caller's, though another text may read the same.
-
-    A template may make its control tokens of them: `'<|' + message.role + '|>'`.
-    """
-    return _ROLES.union(template.literal_text.split("\0"))
 
 
 def _literals(pieces: Iterable[tuple[str, bool]]) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 from jinja2 import meta, nodes
@@ -26,6 +26,9 @@ RESERVED_NAMES = frozenset(
 
 REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 """Under each of them a caller may give the thinking; the template gets it under the name that it reads."""
+
+_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
+"""Roles that callers give, whatever the template."""
 
 
 class ChatTemplate:
@@ -48,6 +51,11 @@ class ChatTemplate:
         """Names that the template reads from outside."""
         self.literal_text = _literal_text(tree)
         """Everything the template can write by itself, pieces joined by NUL."""
+        self.settled_roles = _ROLES.union(self.literal_text.split("\0"))
+        """Roles that are no texts of a caller's, though another text may read the same.
+
+        A template may make its control tokens of them: `'<|' + message.role + '|>'`.
+        """
         self.tested_texts = _tested_texts(tree)
         """What the template looks for in texts, such as `/no_think`."""
         self.cut_texts = _cut_texts(tree)
