@@ -40,9 +40,9 @@ def _check_given(action: ChatAction) -> None:
             reason=Reason.BAD_ACTION,
             field="replace_from",
         )
-    arrays = (action.logprobs, action.mask, action.extras or None, action.amended_extras or None)
-    words = (action.stop_reason, action.model_version or None, action.model_version_runs or None)
-    if any(value is not None for value in (*arrays, *words)):
+    arrays = action.logprobs is not None or action.mask is not None or action.extras or action.amended_extras
+    words = action.stop_reason is not None or action.model_version or action.model_version_runs
+    if arrays or words:
         raise InvalidRequestError(
             "logprobs, mask, extras, stop_reason and model_version belong to sampled tokens; "
             "leave them out with messages",
