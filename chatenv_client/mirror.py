@@ -11,7 +11,7 @@ import numpy as np
 
 from chatenv_client.errors import ProtocolError
 from chatenv_client.models import ChatObservation, ChatState, Message, MessageSnapshot, Origin
-from chatenv_client.tokens import EMPTY_TOKENS, Fingerprint, GrowingArray, Int32Array, TokenSnapshot
+from chatenv_client.tokens import EMPTY_TOKENS, Fingerprint, GrowingArray, Int32Array, TokenSnapshot, fingerprint_of
 from chatenv_client.wire import ObservationDelta
 
 
@@ -113,7 +113,7 @@ class Mirror:
         if held > self.token_count:
             raise ProtocolError(f"tokens before {held} are missing; call resume()")
         tail = np.concatenate([self._frozen.view(0, held), self._tail[: max(0, held - len(self._frozen))], tokens])
-        prompt_fingerprint = Fingerprint().with_tail(tail)
+        prompt_fingerprint = fingerprint_of(tail)
         self._check_fingerprint(prompt_fingerprint, observation.prompt_fingerprint)
         self._segment, self._tail = observation.segment, tail
         self._frozen, self._frozen_fingerprint = GrowingArray(np.int32), Fingerprint()
