@@ -16,7 +16,7 @@ import grpc
 
 from chatenv_client._version import __version__
 from chatenv_client.errors import UnavailableError
-from chatenv_client.extras import to_install
+from chatenv_client.extras import needing
 from chatenv_client.health import is_serving
 
 if TYPE_CHECKING:
@@ -178,10 +178,8 @@ def _start(image: str, keywords: Mapping[str, Any]) -> Container:
 
 
 def _connect() -> DockerClient:
-    try:
+    with needing("docker", "starting containers"):
         import docker
-    except ImportError as error:
-        raise ImportError(f"starting containers needs the package docker: {to_install('docker')}") from error
     try:
         return docker.from_env()
     except docker.errors.DockerException as error:
