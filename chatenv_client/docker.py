@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 import grpc
 
 from chatenv_client._version import __version__
+from chatenv_client.distribution import needing
 from chatenv_client.errors import UnavailableError
-from chatenv_client.extras import needing
 from chatenv_client.health import is_serving
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
     """What is public, imported when it is first asked for."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from chatenv_client.extras import needing  # which imports gRPC; the server's command has to come before that
+    from chatenv_client.distribution import needing  # which imports gRPC; the server's command has to come before that
 
     module, name_there = _PLACES[name]
     with needing("server", f"chatenv_server.{name}"):

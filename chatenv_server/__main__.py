@@ -19,7 +19,7 @@ from typing import Final
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from chatenv_client._version import __version__
-from chatenv_client.extras import MissingExtraError, needing
+from chatenv_client.distribution import MissingExtraError, needing
 
 EXIT_FAILED: Final = 1
 """An address cannot be served on, or calls had to be cut off at the end."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatenv_client._version import __version__
-from chatenv_client.extras import DISTRIBUTION
+from chatenv_client.distribution import DISTRIBUTION
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from chatenv_client._version import __version__
-from chatenv_client.extras import DISTRIBUTION, MissingExtraError
+from chatenv_client.distribution import DISTRIBUTION, MissingExtraError
 from chatenv_server.commands import chat, doctor, health, info, state
 from chatenv_server.commands.connection import EXIT_USAGE
 

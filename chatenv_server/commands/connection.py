@@ -14,7 +14,7 @@ import grpc
 
 from chatenv_client import ChatEnv, ChatEnvError, Tls
 from chatenv_client.channel import open_channel
-from chatenv_client.extras import DISTRIBUTION
+from chatenv_client.distribution import DISTRIBUTION
 from chatenv_server.commands.output import printable
 from chatenv_server.settings import variables
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from chatenv_client.extras import DISTRIBUTION, needing
+from chatenv_client.distribution import DISTRIBUTION, needing
 from chatenv_server.commands.connection import EXIT_USAGE
 from chatenv_server.commands.output import progress_line
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import grpc
 
-from chatenv_client.extras import to_install
+from chatenv_client.distribution import to_install
 from chatenv_server.observing.calls import CallTimer
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.settings.errors import BindError

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 
 from chatenv_client import Tls
-from chatenv_client.extras import MissingExtraError, needing
+from chatenv_client.distribution import MissingExtraError, needing
 from chatenv_client.health import SERVING, health_of
 
 try:

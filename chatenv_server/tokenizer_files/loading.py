@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from chatenv_client.extras import to_install
+from chatenv_client.distribution import to_install
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from chatenv_server.tokenizer_files.lean import read_lean
 
