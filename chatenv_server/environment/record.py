@@ -22,7 +22,7 @@ from chatenv_server.engine import EpisodeLog
 from chatenv_server.engine.conversation import SpanNotes
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
-from chatenv_server.environment.extras import checked_columns
+from chatenv_server.environment.columns import checked_columns
 from chatenv_server.environment.options import EpisodeOptions
 
 
