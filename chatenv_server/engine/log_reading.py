@@ -7,6 +7,7 @@ from chatenv_client.models import (
     FidelityReport,
     MessageSnapshot,
     Origin,
+    Rows,
     Segment,
     Turn,
     segment_of,
@@ -66,6 +67,11 @@ class LogReading:
     def column_rows(self) -> tuple[ColumnRows, ...]:
         """Columns of the segment's sampled tokens, in the order in which they came."""
         return tuple(self._head.records.columns[: self._head.written.columns])
+
+    def last_rows(self, column: str) -> Rows | None:
+        """The rows that were given last of a column of the segment; None: it has no such column."""
+        columns, count = self._head.records.columns, self._head.written.columns
+        return next((columns[index].rows for index in reversed(range(count)) if columns[index].name == column), None)
 
     @property
     def sealed(self) -> tuple[SealedSegment, ...]:

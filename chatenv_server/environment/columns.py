@@ -44,10 +44,11 @@ def _check_size(columns: Any, field: str) -> None:
 
 
 def _check_alike(rows: list[ColumnRows], log: EpisodeLog) -> None:
-    known = {one.name: _kind(one.rows) for one in log.column_rows()}
+    known: dict[str, tuple[str, tuple[int, ...]]] = {}
     for one in rows:
-        if known.setdefault(one.name, _kind(one.rows)) != _kind(one.rows):
-            dtype, shape = known[one.name]
+        there = log.last_rows(one.name)
+        dtype, shape = known.setdefault(one.name, _kind(one.rows if there is None else there))
+        if (dtype, shape) != _kind(one.rows):
             raise _refusal(f"column {one.name!r} has rows of shape {shape} of {dtype} in this segment", "extras")
 
 

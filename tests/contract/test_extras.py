@@ -14,7 +14,7 @@ from chatenv_client import ChatAction, ChatEnv, Column, InvalidRequestError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.calls import error_from_rpc
-from chatenv_client.models.columns import DTYPES
+from chatenv_client.models.columns import DTYPES, ColumnRows
 from chatenv_client.wire import trajectory_from_proto, trajectory_to_proto
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
@@ -135,6 +135,28 @@ def test_columns_that_do_not_fit_are_refused(extras: Any, match: str) -> None:
         env.step(ChatAction(tokens=[*b"a", END], extras=extras))
     assert caught.value.reason == "BAD_EXTRAS"
     assert env.step_count == 2
+
+
+class Counted(list[ColumnRows]):
+    """A list that counts how many of its items are read."""
+
+    reads = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        self.reads += len(found) if isinstance(index, slice) else 1
+        return found
+
+
+def test_a_step_reads_no_more_of_the_columns_before_it_at_turn_100_than_at_turn_10() -> None:
+    env, reads = opened(), []
+    columns = env._episode.log.head.records.columns = Counted()  # type: ignore[union-attr]
+    for _ in range(100):
+        env.step(ChatAction(tokens=[END], extras={"x": np.zeros((1, 2), np.uint8), "y": np.zeros(1)}))
+        reads.append(columns.reads)
+        columns.reads = 0
+        env.step(HELLO)
+    assert 0 < reads[99] == reads[9]
 
 
 @pytest.mark.parametrize("wrong", [{"x": ["a"]}, {"x": [None]}, {"x": np.array([1 + 2j])}])
