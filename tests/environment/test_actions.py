@@ -16,26 +16,9 @@ from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from tests.environment.conftest import END, QUESTION, said
 
-END = 257
-QUESTION = {"role": "user", "content": "What is two plus three?"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 3}}}
-
-
-@pytest.fixture(scope="module")
-def engine() -> TokenEngine:
-    return TokenEngine.load(ByteTokenizer())
-
-
-@pytest.fixture
-def env(engine: TokenEngine) -> ChatEnvironment:
-    environment = ChatEnvironment(engine)
-    environment.reset(messages=[QUESTION], clock=0.0)
-    return environment
-
-
-def said(text: str, **more: Any) -> ChatAction:
-    return ChatAction(tokens=[*text.encode(), END], **more)
 
 
 def _text(env: ChatEnvironment) -> str:

@@ -22,14 +22,7 @@ from chatenv_client.models import FidelityKind, Origin, StopReason, Verdict
 from chatenv_server import ChatEnvironment, compose
 from chatenv_server.engine import TokenEngine
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
-
-END = 257
-QUESTION = {"role": "user", "content": "What is two plus three?"}
-
-
-@pytest.fixture(scope="module")
-def engine() -> TokenEngine:
-    return TokenEngine.load(ByteTokenizer())
+from tests.environment.conftest import END, QUESTION, said
 
 
 @pytest.fixture
@@ -37,10 +30,6 @@ def env(engine: TokenEngine) -> ChatEnvironment:
     environment = ChatEnvironment(engine, system_prompt="You are brief.")
     environment.reset(messages=[QUESTION], clock=0.0)
     return environment
-
-
-def said(text: str) -> ChatAction:
-    return ChatAction(tokens=[*text.encode(), END])
 
 
 def test_a_message_is_recorded_under_its_own_role(env: ChatEnvironment) -> None:

@@ -16,11 +16,9 @@ from chatenv_client import ChatAction, ChatObservation
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine, reading_back
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from tests.environment.conftest import END
 
-END = 257
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
-
-engine = TokenEngine.load(ByteTokenizer())
 
 
 def kept(observation: ChatObservation) -> ChatObservation:
@@ -39,7 +37,9 @@ steps = st.lists(st.one_of(samples, st.text(max_size=5)), min_size=1, max_size=1
 
 
 @given(steps, st.booleans())
-def test_messages_read_back_are_those_that_were_kept(steps: list[list[int] | str], opened: bool) -> None:
+def test_messages_read_back_are_those_that_were_kept(
+    engine: TokenEngine, steps: list[list[int] | str], opened: bool
+) -> None:
     frugal, keeping = ChatEnvironment(engine), ChatEnvironment(engine, transform=kept)
     for env in (frugal, keeping):
         env.reset(messages=[{"role": "user", "content": "hi"}] if opened else [], clock=0.0)
@@ -61,6 +61,7 @@ edits = st.lists(
 
 @given(edits)
 def test_messages_read_back_later_are_those_that_an_earlier_segment_had(
+    engine: TokenEngine,
     edits: list[list[int] | str | tuple[int, str]],
 ) -> None:
     frugal, keeping = ChatEnvironment(engine), ChatEnvironment(engine, transform=kept)
@@ -87,7 +88,7 @@ def without_collection() -> Iterator[None]:
         gc.enable()
 
 
-def test_an_episode_that_nobody_holds_is_freed_at_once() -> None:
+def test_an_episode_that_nobody_holds_is_freed_at_once(engine: TokenEngine) -> None:
     env = ChatEnvironment(engine)
     env.reset(messages=[{"role": "user", "content": "hi"}])
     observation = env.step(ChatAction(tokens=[*b"yes", END]))
@@ -101,7 +102,9 @@ def test_an_episode_that_nobody_holds_is_freed_at_once() -> None:
 
 @pytest.mark.parametrize("said", [b"yes", b"<think>\nhm\n</think>\n\nyes"], ids=["text", "thought"])
 @pytest.mark.parametrize("transform", [None, kept])
-def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: object, said: bytes) -> None:
+def test_texts_are_kept_exactly_where_a_transform_may_read_them(
+    engine: TokenEngine, transform: object, said: bytes
+) -> None:
     env = ChatEnvironment(engine, transform=transform)  # type: ignore[arg-type]
     env.reset(messages=[{"role": "user", "content": "hi"}])
     for _ in range(3):
@@ -111,7 +114,7 @@ def test_texts_are_kept_exactly_where_a_transform_may_read_them(transform: objec
     assert (None in held) == (transform is None)
 
 
-def test_no_step_reads_back_what_was_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_reads_back_what_was_sampled(engine: TokenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a step reads back a message")
 
@@ -143,10 +146,10 @@ THINKS_AFTER_RESULTS = """\
 def test_a_thought_that_the_prompt_opens_after_a_result_alone_is_a_thought() -> None:
     env = ChatEnvironment(TokenEngine.load(ByteTokenizer(), chat_template=THINKS_AFTER_RESULTS))
     env.reset(messages=[{"role": "user", "content": "What is two plus three?"}])
-    env.step(ChatAction(tokens=[*b'<call>add{"a": 2, "b": 3}</call>', 257]))
+    env.step(ChatAction(tokens=[*b'<call>add{"a": 2, "b": 3}</call>', END]))
     env.step({"role": "tool", "content": "5"})
-    observation = env.step(ChatAction(tokens=[*b"So it is.<|/think|>Five.", 257]))
+    observation = env.step(ChatAction(tokens=[*b"So it is.<|/think|>Five.", END]))
     assert observation.messages[-1] == {"role": "assistant", "content": "Five.", "reasoning_content": "So it is."}
     env.step({"role": "user", "content": "Sure?"})
-    observation = env.step(ChatAction(tokens=[*b"So it is.", 257]))
+    observation = env.step(ChatAction(tokens=[*b"So it is.", END]))
     assert observation.messages[-1] == {"role": "assistant", "content": "So it is."}

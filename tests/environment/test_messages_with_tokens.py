@@ -13,28 +13,12 @@ from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.contract.conftest import start_server
+from tests.environment.conftest import END, QUESTION, said
 
-END = 257
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 3}}}
 READ: Any = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT: Any = {"role": "tool", "content": "5", "tool_call_id": "c1"}
 HERMES = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
-
-
-@pytest.fixture(scope="module")
-def engine() -> TokenEngine:
-    return TokenEngine.load(ByteTokenizer())
-
-
-@pytest.fixture
-def env(engine: TokenEngine) -> ChatEnvironment:
-    environment = ChatEnvironment(engine)
-    environment.reset(messages=[{"role": "user", "content": "What is two plus three?"}], clock=0.0)
-    return environment
-
-
-def said(text: str, message: Any = None) -> ChatAction:
-    return ChatAction(tokens=[*text.encode(), END], message=message)
 
 
 def kinds(env: ChatEnvironment) -> list[FidelityKind]:
@@ -96,7 +80,7 @@ def test_the_wire_carries_the_message_with_the_tokens(env: ChatEnvironment) -> N
     env.step(said("add(2, 3)", message=READ))
     env.step(RESULT)
     with start_server() as address, ChatEnv(address) as client:
-        client.reset(messages=[{"role": "user", "content": "What is two plus three?"}], clock=0.0)
+        client.reset(messages=[QUESTION], clock=0.0)
         sampled = client.step(said("add(2, 3)", message=READ)).observation
         assert sampled.messages[-1] == READ
         answered = client.step(RESULT).observation
@@ -141,7 +125,7 @@ FINDS_BY_ID = """\
 
 def test_a_template_that_looks_for_the_call_of_a_result_finds_it_by_the_id_that_was_read() -> None:
     env = ChatEnvironment(TokenEngine.load(ByteTokenizer(), chat_template=FINDS_BY_ID))
-    env.reset(messages=[{"role": "user", "content": "What is two plus three?"}])
+    env.reset(messages=[QUESTION])
     observation = env.step(said('<call>add{"a": 2, "b": 3}</call>'))
     call_id = observation.messages[-1]["tool_calls"][0]["id"]
     found = env.step({"role": "tool", "content": "5", "tool_call_id": call_id})
