@@ -83,6 +83,7 @@ class _TailProbe:
         needs_skeleton = self._needs_skeleton()
         under_system = needs_skeleton or self._needs_skeleton_under_system()
         needs_texts = under_system and self._needs_texts()
+        forgets_late = self._forgets_late()
         return Dependencies(
             system=self._needs_system(),
             tools=needs_tools,
@@ -91,8 +92,8 @@ class _TailProbe:
             skeleton_under_system=under_system,
             texts=needs_texts,
             rounds_are_alike=under_system and not needs_texts and self._rounds_are_alike(),
-            forgets=self._forgets(),
-            forgets_late=any(map(self._rewrites, ([user(), turn, user(SENTINEL)] for turn in self._thinking()))),
+            forgets=forgets_late or self._forgets_waiting(),
+            forgets_late=forgets_late,
         )
 
     # -- what is seen of turns and their tails -----------------------------------------------------
@@ -184,15 +185,18 @@ class _TailProbe:
 
     # -- forgetting -------------------------------------------------------------------------------
 
-    def _forgets(self) -> bool:
-        """Whether a turn that waited for an answer is written differently once a user has spoken again."""
+    def _forgets_late(self) -> bool:
+        """Whether a turn that a user has answered is written differently once later turns have come."""
+        return any(self._rewrites([user(), turn, user(SENTINEL)]) for turn in self._thinking())
+
+    def _forgets_waiting(self) -> bool:
+        """Whether a turn that waits for an answer is written differently once later turns have come."""
         called = [
             turn | {"tool_calls": calling({"key": "x"})["tool_calls"]} for turn in (*self._thinking(), assistant("x"))
         ]
         waiting = [[user(), turn, tool_result(SENTINEL)] for turn in called]
         answering = [[user(), {**assistant(SENTINEL), "reasoning_content": _THOUGHT}]]
-        answered = [[user(), turn, user(SENTINEL)] for turn in self._thinking()]
-        return any(map(self._rewrites, (*waiting, *answering, *answered)))
+        return any(map(self._rewrites, (*waiting, *answering)))
 
     def _thinking(self) -> list[dict[str, Any]]:
         """Turns that think: beside the content, and inside it as the template may know it."""
