@@ -9,9 +9,9 @@ from typing import Any
 from chatenv_server.engine.parsing.channels import ChannelParser
 from chatenv_server.engine.parsing.evidence import Evidence, Write
 from chatenv_server.engine.parsing.induce import functions_of, induce_notation, same
-from chatenv_server.engine.parsing.layout import learn_layout, shared_start
+from chatenv_server.engine.parsing.layout import learn_layout
 from chatenv_server.engine.parsing.layout_parser import LayoutParser
-from chatenv_server.engine.parsing.literal import shared_end
+from chatenv_server.engine.parsing.literal import before_open_tag, shared_end, shared_start
 from chatenv_server.engine.parsing.probes import NAMES, PROBE_MESSAGES, PROBE_TYPES, with_naming_ids
 from chatenv_server.engine.parsing.turn import ProbeRender, TurnParser
 
@@ -54,11 +54,8 @@ def _is_named_by_id(write: Write) -> bool:
 
 
 def _start_of_turns(generation_prompt: str, renders: Sequence[ProbeRender]) -> int:
-    shared = shared_start([generation_prompt, *(render.text for render in renders)])
-    # Two different tags may begin alike; a tag is never cut in two.
-    ends = [(shared.rfind(left), shared.rfind(right)) for left, right in ("<>", "[]")]
-    start = min((left for left, right in ends if left > right), default=len(shared))
-    return start - len(_mark_in_prompt(generation_prompt[:start], renders))
+    shared = before_open_tag(shared_start([generation_prompt, *(render.text for render in renders)]))
+    return len(shared) - len(_mark_in_prompt(shared, renders))
 
 
 def _mark_in_prompt(prompt: str, renders: Sequence[ProbeRender]) -> str:

@@ -6,11 +6,12 @@ Learnt from renders of known messages, so that what the template adds is taken o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from chatenv_server.engine.parsing.calls import Notation
+from chatenv_server.engine.parsing.literal import shared_start
 from chatenv_server.engine.parsing.probes import PROBE_TYPES
 from chatenv_server.engine.parsing.turn import ProbeRender
 
@@ -186,13 +187,6 @@ def _opened_by(opening: str) -> Thought | None:
     # What stands between the opening tag and the thought is taken to stand between it and the closing tag, too.
     space = opening[len(opening.rstrip()) :]
     return Thought(opening, f"{space}{tag['bracket']}/{tag['name']}{'>' if tag['bracket'] == '<' else ']'}")
-
-
-def shared_start(texts: Sequence[str]) -> str:
-    """The longest beginning that all of `texts` have, of which there is at least one."""
-    first, last = min(texts), max(texts)
-    same = next((index for index, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), None)
-    return first[:same]
 
 
 def strip_start(text: str, lead: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chatenv_server.engine.parsing.cursor import Cursor
@@ -78,26 +80,25 @@ class Fixed:
         cursor.match(self.pattern, repr(self.text))
 
 
-def shared_start(left: str, right: str) -> str:
-    """The longest beginning that both have and that ends within no tag."""
-    same = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
-    shared = left[:same]
-    ends = [(shared.rfind(opener), shared.rfind(closer)) for opener, closer in ("<>", "[]")]
-    begun = [opener for opener, closer in ends if opener > closer]
-    return shared[: min(begun)] if begun and left != right else shared
+def shared_start(texts: Sequence[str]) -> str:
+    """The longest beginning that all of `texts` have, of which there is at least one."""
+    return os.path.commonprefix(texts)  # noqa: RUF071 - character by character is what is wanted
+
+
+def before_open_tag(text: str) -> str:
+    """A text as far as no tag begins in it that does not end in it: two different tags may begin alike."""
+    ends = [(text.rfind(opener), text.rfind(closer)) for opener, closer in ("<>", "[]")]
+    return text[: min((opener for opener, closer in ends if opener > closer), default=len(text))]
 
 
 def shared_end(left: str, right: str) -> str:
     """The longest end that both have and that begins within no tag."""
-    same = next(
-        (i for i, (a, b) in enumerate(zip(reversed(left), reversed(right), strict=False)) if a != b),
-        min(len(left), len(right)),
-    )
-    shared = left[len(left) - same :]
-    if same == len(left) == len(right):
-        return shared
+    if left == right:
+        return left
+    shared = shared_start([left[::-1], right[::-1]])[::-1]
+    before = left.removesuffix(shared)
     for opener, closer in ("<>", "[]"):
         closed, opened = shared.find(closer), shared.find(opener)
-        if closed >= 0 and (opened < 0 or closed < opened) and opener in left[: len(left) - same].rsplit(closer, 1)[-1]:
+        if closed >= 0 and (opened < 0 or closed < opened) and opener in before.rsplit(closer, 1)[-1]:
             shared = shared[closed + 1 :]
     return shared

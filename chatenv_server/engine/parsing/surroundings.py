@@ -7,7 +7,7 @@ import re
 from chatenv_server.engine.parsing import probes
 from chatenv_server.engine.parsing.calls import MarkedCalls, Notation, Section, Unit, UnmarkedCalls
 from chatenv_server.engine.parsing.evidence import Evidence
-from chatenv_server.engine.parsing.literal import Fixed, pattern_of, shared_start
+from chatenv_server.engine.parsing.literal import Fixed, before_open_tag, pattern_of, shared_start
 
 Parts = tuple[str, "str | None", str]
 """What closes a call, what stands between two (None: there is never a second), and what stands after the last."""
@@ -23,7 +23,7 @@ def parts_after(after: str, sep: str | None) -> Parts:
     """The parts around a call, from what follows the last call, and what stands between one and the next."""
     if sep is None:
         return after.rstrip(), None, ""
-    close = shared_start(sep, after)
+    close = sep if sep == after else before_open_tag(shared_start([sep, after]))
     return close, sep[len(close) :], after[len(close) :].rstrip()
 
 

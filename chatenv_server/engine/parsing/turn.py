@@ -59,7 +59,7 @@ class TurnParser(Protocol):
     def after(self, opening: str) -> TurnParser:
         """The same parser where the generation prompt ends in `opening`, such as `<think>` and a newline.
 
-        `choose_parser` has done so for the prompt that it was given; a tool round may open turns differently.
+        `learn_reader` has done so for the prompt that it was given; a tool round may open turns differently.
         """
 
     def typed(self, types: ToolTypes) -> TurnParser:
