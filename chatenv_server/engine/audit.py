@@ -37,7 +37,10 @@ def audit(log: EpisodeLog) -> AuditReport:
     sampled = log.sampled_messages
     if not ends_sampled:
         return _compare(log, messages, sampled, partial=False)
-    reports = [_compare(log, others, sampled, partial=True) for others in (messages, [*messages, _NEXT])]
+    alone = _compare(log, messages, sampled, partial=True)
+    if alone.verdict is Verdict.EXACT:  # no second rendering can do better
+        return alone
+    reports = (alone, _compare(log, [*messages, _NEXT], sampled, partial=True))
     return min(reports, key=lambda report: list(Verdict).index(report.verdict))
 
 
