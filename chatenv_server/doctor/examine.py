@@ -27,6 +27,7 @@ from chatenv_server.doctor.reference import NotTakenError, Reference
 from chatenv_server.doctor.sampling import SampledText, ended, sampled_ids, sampled_text, shown
 from chatenv_server.doctor.scenarios import SCENARIOS, TOOLS, Ending, Round, Scenario, looking_for
 from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.codec import shared_prefix_length
 from chatenv_server.environment.environment import ChatEnvironment
 
 EXPLAINS_TEXT: Final = frozenset(
@@ -377,8 +378,6 @@ def _same_message(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
 
 def _difference(ours: str, theirs: str) -> str:
     """Where two texts part, with a little around it."""
-    index = next((i for i, (left, right) in enumerate(zip(ours, theirs, strict=False)) if left != right), None)
-    if index is None:
-        index = min(len(ours), len(theirs))
+    index = shared_prefix_length(ours, theirs)
     start = max(0, index - 20)
     return f"{ours[start : index + 30]!r}, not {theirs[start : index + 30]!r}"

@@ -15,6 +15,7 @@ from typing import Any, Final
 from chatenv_client.models import Message
 from chatenv_server.doctor.reference import NotTakenError, Reference
 from chatenv_server.doctor.scenarios import Ending, Round
+from chatenv_server.engine.codec import shared_prefix_length
 
 _END_MARK: Final = "Zq7xE5nD"
 _LONGEST_END: Final = 40
@@ -170,8 +171,7 @@ def _through_same_end(asked: str, alone: str, header: str, shared: str) -> str:
 
 def _shared_start(reference: Reference, left: str, right: str) -> str:
     """The longest common beginning that cuts neither a special token nor a tag."""
-    length = next((i for i, (one, other) in enumerate(zip(left, right, strict=False)) if one != other), None)
-    length = min(len(left), len(right)) if length is None else length
+    length = shared_prefix_length(left, right)
     for found in reference.specials_in(left):
         if found.start() < length < found.end():
             length = found.start()
