@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from chatenv_server.doctor.scenarios import calling, tool_result
+
 _TEXT: Final = "Zq7xF6nG"
-_ID: Final = "callid000"
-_ARGUMENTS: Final = {"city": _TEXT, "days": 3}
 
 Write = Callable[[Sequence[Mapping[str, Any]]], str | None]
 """What the template writes for messages as they are; None where it rejects them."""
@@ -76,24 +76,12 @@ _EXAMPLES: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = {
     "user": [{"role": "user", "content": _TEXT}],
     "assistant": [_USER, {"role": "assistant", "content": _TEXT}, _USER],
     "system": [{"role": "system", "content": _TEXT}, _USER],
-    "tool": [
-        _USER,
-        {
-            "role": "assistant",
-            "content": "",
-            "tool_calls": [{"id": _ID, "type": "function", "function": {"name": "get_weather", "arguments": {}}}],
-        },
-        {"role": "tool", "content": _TEXT, "tool_call_id": _ID, "name": "get_weather"},
-    ],
+    "tool": [_USER, calling({}, 0), tool_result(_TEXT, 0)],
 }
 _CALLED: Final[Sequence[Mapping[str, Any]]] = [
     _USER,
-    {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [{"id": _ID, "type": "function", "function": {"name": "get_weather", "arguments": _ARGUMENTS}}],
-    },
-    {"role": "tool", "content": "Zq7xT1vW", "tool_call_id": _ID, "name": "get_weather"},
+    calling({"city": _TEXT, "days": 3}, 0),
+    tool_result("Zq7xT1vW", 0),
 ]
 _REPR_OF_PARTS: Final = ("'text':",)
 """Python wrote the list of parts as it is."""

@@ -14,19 +14,13 @@ from typing import Any, Final
 
 from chatenv_client.models import Message
 from chatenv_server.doctor.reference import NotTakenError, Reference
-from chatenv_server.doctor.scenarios import Ending, Round
+from chatenv_server.doctor.scenarios import Ending, Round, calling
 from chatenv_server.engine.codec import shared_prefix_length
 
 _END_MARK: Final = "Zq7xE5nD"
 _LONGEST_END: Final = 40
 """How much of what comes before a header tells which header it is."""
-_CALLING: Final[Message] = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [
-        {"id": "callZq7x1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Bern"}}}
-    ],
-}
+_CALLING: Final = calling({"city": "Bern"}, 0)
 """A turn that calls a tool: some templates show a thought in no other."""
 _WORD: Final = re.compile(r"\w+")
 _OPEN_TAG: Final = re.compile(r"(?P<bracket>[<\[])(?P<name>\w+)[>\]]\s*\Z")

@@ -104,11 +104,12 @@ def _call_id(number: int) -> str:
     return f"callid{number:03d}"  # nine letters and digits: what the strictest template wants
 
 
-def _tool(text: str, number: int = 1) -> Message:
+def tool_result(text: str, number: int = 1) -> Message:
+    """What the tool says to the call of that number."""
     return {"role": "tool", "content": text, "tool_call_id": _call_id(number), "name": "get_weather"}
 
 
-def _calls(arguments: Mapping[str, Any], number: int = 1) -> Message:
+def calling(arguments: Mapping[str, Any], number: int = 1) -> Message:
     """An assistant's message that is one call."""
     return {"role": "assistant", "content": "", "tool_calls": [_call_of(arguments, number)]}
 
@@ -169,31 +170,31 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _scenario(
         "tools over several turns",
         (_user("What will the weather be in Paris?"),),
-        _round(_says("", "Paris"), _tool('{"temp": 21}')),
+        _round(_says("", "Paris"), tool_result('{"temp": 21}')),
         _round(_says("It is 21 degrees."), _user("And in Rome?")),
-        _round(_says("", "Rome", number=2), _tool("sunny and warm", 2)),
-        _round(_says("", "Milan", number=3), _tool("rainy", 3)),
+        _round(_says("", "Rome", number=2), tool_result("sunny and warm", 2)),
+        _round(_says("", "Milan", number=3), tool_result("rainy", 3)),
         _round(_says("Sunny in one, rainy in the other."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "parallel tools",
         (_user("What will the weather be in Paris and Rome?"),),
-        _round(_says("", "Paris", "Rome"), _tool("cold"), _tool("hot", 2)),
+        _round(_says("", "Paris", "Rome"), tool_result("cold"), tool_result("hot", 2)),
         _round(_says("Cold; hot."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "tools with text",
         (_user("What will the weather be in Paris?"),),
-        _round(_says("Let me look.", "Paris"), _tool('{"temp": 21}')),
+        _round(_says("Let me look.", "Paris"), tool_result('{"temp": 21}')),
         _round(_says("It is 21."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "thinking before tools",
         (_system("You are terse and kind."), _user("What will the weather be in Paris?")),
-        _round(_says("", "Paris", thought="The tool will know."), _tool('{"temp": 21}')),
+        _round(_says("", "Paris", thought="The tool will know."), tool_result('{"temp": 21}')),
         _round(_says("It is 21.", thought="That was quick."), _user("Thanks a lot.")),
         _round(_says("Welcome.", thought="How polite."), _user("Good bye now.")),
         tools=True,
@@ -273,9 +274,9 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _scenario(
         "tools and a system prompt",
         (_system("You are terse and kind."), _user("What will the weather be in Paris?")),
-        _round(_says("", "Paris"), _tool("sunny and warm")),
+        _round(_says("", "Paris"), tool_result("sunny and warm")),
         _round(_says("It is sunny."), _user("And in Rome?")),
-        _round(_says("", "Rome", number=2), _tool("rainy and cold", 2)),
+        _round(_says("", "Rome", number=2), tool_result("rainy and cold", 2)),
         _round(_says("Rainy."), _user("Thanks a lot.")),
         tools=True,
     ),
@@ -289,47 +290,51 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _scenario(
         "calls in a row",
         (_user("Where is it warmer, in Paris or in Rome?"),),
-        _round(_says("", "Paris"), _tool("ten degrees")),
-        _round(_says("", "Rome", number=2), _tool("twenty degrees", 2)),
-        _round(_says("", "Oslo", "Bergen", number=3), _tool("minus one", 3), _tool("minus two", 4)),
+        _round(_says("", "Paris"), tool_result("ten degrees")),
+        _round(_says("", "Rome", number=2), tool_result("twenty degrees", 2)),
+        _round(_says("", "Oslo", "Bergen", number=3), tool_result("minus one", 3), tool_result("minus two", 4)),
         _round(_says("In Rome it is."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "results in another order",
         (_user("What will the weather be in Paris and Rome?"),),
-        _round(_says("", "Paris", "Rome"), _tool("hot and dry", 2), _tool("cold and wet")),
+        _round(_says("", "Paris", "Rome"), tool_result("hot and dry", 2), tool_result("cold and wet")),
         _round(_says("Cold; hot."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "results without names",
         (_user("What will the weather be in Paris and Rome?"),),
-        _round(_says("", "Paris", "Rome"), _without(_tool("cold and wet"), "name"), _without(_tool("hot", 2), "name")),
+        _round(
+            _says("", "Paris", "Rome"),
+            _without(tool_result("cold and wet"), "name"),
+            _without(tool_result("hot", 2), "name"),
+        ),
         _round(_says("Cold; hot."), _user("And in Milan?")),
-        _round(_says("", "Milan", number=3), _without(_tool("rainy", 3), "name")),
+        _round(_says("", "Milan", number=3), _without(tool_result("rainy", 3), "name")),
         _round(_says("Rainy, too."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "results without ids",
         (_user("What will the weather be in Paris?"),),
-        _round(_says("", "Paris"), _without(_tool("cold and wet"), "tool_call_id")),
+        _round(_says("", "Paris"), _without(tool_result("cold and wet"), "tool_call_id")),
         _round(_says("Cold."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "results that nobody asked for",
         (_user("What will the weather be in Paris?"),),
-        _round(_says("I wonder about that."), _tool("sunny and warm")),
-        _round(_says("It is warm, I hear."), _tool("rainy and cold", 2)),
+        _round(_says("I wonder about that."), tool_result("sunny and warm")),
+        _round(_says("It is warm, I hear."), tool_result("rainy and cold", 2)),
         _round(_says("Now it is cold."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "a result and a user",
         (_user("What will the weather be in Paris?"),),
-        _round(_says("", "Paris"), _tool("sunny and warm"), _user("Be quick about it.")),
+        _round(_says("", "Paris"), tool_result("sunny and warm"), _user("Be quick about it.")),
         _round(_says("It is sunny."), _user("Thanks a lot.")),
         tools=True,
     ),
@@ -338,11 +343,11 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         (
             _user("What will the weather be in Paris?"),
             _says("", "Paris"),
-            _tool("sunny and warm"),
+            tool_result("sunny and warm"),
             _says("It is sunny."),
             _user("And in Rome?"),
         ),
-        _round(_says("", "Rome", number=2), _tool("rainy and cold", 2)),
+        _round(_says("", "Rome", number=2), tool_result("rainy and cold", 2)),
         _round(_says("Rainy."), _user("Thanks a lot.")),
         tools=True,
     ),
@@ -351,14 +356,18 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         (
             _user("What will the weather be in Paris?"),
             {**_says("", "Paris"), "content": None},
-            _tool("sunny and warm"),
+            tool_result("sunny and warm"),
         ),
         _round(_says("It is sunny."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "arguments given as text",
-        (_user("What will the weather be in Paris?"), _with_text_arguments(_says("", "Paris")), _tool("sunny, warm")),
+        (
+            _user("What will the weather be in Paris?"),
+            _with_text_arguments(_says("", "Paris")),
+            tool_result("sunny, warm"),
+        ),
         _round(_says("It is sunny."), _user("Thanks a lot.")),
         tools=True,
     ),
@@ -369,31 +378,31 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
             _says("I shall look."),
             _user("Please do so."),
             _says("", "Paris"),
-            _tool("sunny and warm"),
+            tool_result("sunny and warm"),
         ),
         _round(_says("It is sunny."), _user("And in Rome?")),
-        _round(_says("", "Rome", number=2), _tool("rainy and cold", 2)),
+        _round(_says("", "Rome", number=2), tool_result("rainy and cold", 2)),
         tools=True,
     ),
     _scenario(
         "numbers and flags as arguments",
         (_user("What will the weather be in Paris?"),),
-        _round(_calls({"city": "94103", "days": 3}), _tool("sunny and warm")),
-        _round(_calls({"city": "true", "days": 0}, 2), _tool("rainy and cold", 2)),
+        _round(calling({"city": "94103", "days": 3}), tool_result("sunny and warm")),
+        _round(calling({"city": "true", "days": 0}, 2), tool_result("rainy and cold", 2)),
         _round(_says("Sunny; rainy."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "quotes and lines as arguments",
         (_user("What will the weather be in Paris?"),),
-        _round(_calls({"city": 'It\'s "Saint-Cloud",\nnear {Paris}', "days": 3}), _tool("sunny and warm")),
+        _round(calling({"city": 'It\'s "Saint-Cloud",\nnear {Paris}', "days": 3}), tool_result("sunny and warm")),
         _round(_says("Sunny."), _user("Thanks a lot.")),
         tools=True,
     ),
     _scenario(
         "tools without a generation prompt",
         (_user("What will the weather be in Paris?"),),
-        _round(_says("", "Paris"), _tool("sunny and warm")),
+        _round(_says("", "Paris"), tool_result("sunny and warm")),
         _round(_says("It is sunny."), _user("Thanks a lot.")),
         tools=True,
         add_generation_prompt=False,
@@ -432,7 +441,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         _scenario(
             f"{key}={value}",
             (_system("You are terse and kind."), _user("What will the weather be in Paris?")),
-            _round(_says("", "Paris", thought="The tool will know."), _tool("sunny and warm")),
+            _round(_says("", "Paris", thought="The tool will know."), tool_result("sunny and warm")),
             _round(_says("It is sunny.", thought="That was quick."), _user("And in Rome, is it?")),
             _round(_says("I do not know that."), _user("Good bye now.")),
             tools=True,
