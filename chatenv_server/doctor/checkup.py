@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from chatenv_client.models import FidelityKind
 from chatenv_server.doctor.examination import Examination, Verdict
 from chatenv_server.doctor.examine import examine, examine_segments
 from chatenv_server.doctor.facts import TemplateFacts, read_facts
@@ -44,6 +45,11 @@ class Checkup:
     def unplayable(self) -> bool:
         """Whether no conversation came as far as an answer, so that nothing is known of the streams."""
         return not any(one.steps > 1 for one in self.examinations)
+
+    @property
+    def kinds(self) -> tuple[FidelityKind, ...]:
+        """Kinds of all reports, in the order of first appearance."""
+        return tuple(dict.fromkeys(kind for one in self.examinations for kind in one.kinds))
 
     @property
     def exact_under_segment(self) -> tuple[int, int, int]:

@@ -67,16 +67,14 @@ def as_text(checkup: Checkup) -> str:
     if checkup.facts is not None:
         lines += ["", "The template", *_facts(checkup.facts)]
     lines += ["", "Against full-history apply_chat_template", *_scenarios(checkup.examinations)]
-    kinds = dict.fromkeys(kind for one in checkup.examinations for kind in one.kinds)
-    if kinds:
+    if checkup.kinds:
         lines += ["", "What the reports mean for training"]
-        lines += [line for kind in kinds for line in _item(kind.value, CONSEQUENCES[kind])]
+        lines += [line for kind in checkup.kinds for line in _item(kind.value, CONSEQUENCES[kind])]
     return "\n".join([*lines, "", _gain(checkup), _conclusion(checkup), ""])
 
 
 def as_json(checkup: Checkup) -> dict[str, Any]:
     """The same facts as a JSON object."""
-    kinds = dict.fromkeys(kind for one in checkup.examinations for kind in one.kinds)
     return {
         "tokenizer": checkup.name,
         "vocabulary_size": checkup.vocabulary_size,
@@ -88,7 +86,7 @@ def as_json(checkup: Checkup) -> dict[str, Any]:
         "template": None if checkup.facts is None else dataclasses.asdict(checkup.facts),
         "scenarios": [_scenario_json(one) for one in checkup.examinations],
         "counts": counts(checkup),
-        "consequences": {kind.value: CONSEQUENCES[kind] for kind in kinds},
+        "consequences": {kind.value: CONSEQUENCES[kind] for kind in checkup.kinds},
         "segments": _segments_json(checkup),
         "sound": checkup.sound,
     }
@@ -100,10 +98,9 @@ def as_rows(checkups: Sequence[Checkup]) -> str:
     rows: list[tuple[str, ...]] = [header]
     for checkup in checkups:
         numbers = counts(checkup)
-        kinds = dict.fromkeys(kind.value for one in checkup.examinations for kind in one.kinds)
         parser = checkup.facts.turn_parser if checkup.facts else "verbatim"
         figures = [str(numbers[verdict.value]) for verdict in Verdict]
-        rows.append((checkup.name, *figures, parser, ", ".join(kinds)))
+        rows.append((checkup.name, *figures, parser, _listed((kind.value for kind in checkup.kinds), "")))
     wrong = [checkup for checkup in checkups if not checkup.sound]
     sentences = [f"{checkup.name}: {_why_unsound(checkup)}" for checkup in wrong]
     return "\n".join([*_table(rows), "", *(sentences or ["Every step is exact, or says why not."]), ""])
