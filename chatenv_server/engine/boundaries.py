@@ -19,6 +19,7 @@ from tokenizers import Encoding, Tokenizer
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.encodings import UNREADABLE, encoding_of, reaches_over, token_at
+from chatenv_server.engine.spellings import normalized
 
 CONTEXT_TOKENS: Final = 8
 """Tokens before a boundary of ordinary text that are looked at, to see what would merge across it."""
@@ -121,8 +122,7 @@ class Boundaries:
         return self.edge(encoding, context)[1]
 
     def _is_normal(self, text: str) -> bool:
-        normalizer = self._tokenizer.normalizer
-        return normalizer is None or normalizer.normalize_str(text) == text
+        return normalized(self._tokenizer.normalizer, text) == text
 
     def _cut(self, text: str) -> list[tuple[str, tuple[int, int]]]:
         cutter = self._tokenizer.pre_tokenizer

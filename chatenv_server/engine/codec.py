@@ -23,7 +23,7 @@ from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.boundaries import CONTEXT_TOKENS, Boundaries
 from chatenv_server.engine.encodings import LONG, UNREADABLE, decoded, encoding_of, in_turn, reaches_over, token_at
 from chatenv_server.engine.isolated_texts import IsolatedTexts
-from chatenv_server.engine.spellings import add_in_order
+from chatenv_server.engine.spellings import add_in_order, normalized
 from chatenv_server.engine.token_bytes import token_bytes
 
 _OFFSETS = re.compile(r'"trim_offsets":(true|false),?')
@@ -151,11 +151,8 @@ class Codec:
             raise ValueError("this tokenizer makes a control token even of plain text that spells it")
 
     def _spells(self, text: str, token: str) -> bool:
-        return token in text or self._normal(token) in self._normal(text)
-
-    def _normal(self, text: str) -> str:
         normalizer = self._tokenizer.normalizer
-        return text if normalizer is None else str(normalizer.normalize_str(text))
+        return token in text or normalized(normalizer, token) in normalized(normalizer, text)
 
     def _encode_after(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
         """Encode after an anchor, the text of what stands before, and drop the anchor's ids again."""

@@ -44,6 +44,11 @@ def add_in_order(tokenizer: Tokenizer, added: Mapping[int, AddedToken]) -> None:
         add([*run])
 
 
+def normalized(normalizer: Normalizer | None, text: str) -> str:
+    """A text as a tokenizer with this normaliser looks at it."""
+    return text if normalizer is None else str(normalizer.normalize_str(text))
+
+
 class Spellings:
     """Finds certain added tokens of one tokenizer in texts. Immutable; safe for threads.
 
@@ -86,8 +91,7 @@ class Spellings:
         return self._normalized is not None and self._normalized.search(self._plain(text)) is not None
 
     def _plain(self, text: str) -> str:
-        """A text as the tokenizer looks at it."""
-        return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
+        return normalized(self._normalizer, text)
 
 
 def _disjoint(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
