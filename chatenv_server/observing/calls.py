@@ -49,7 +49,10 @@ def is_ours(path: str) -> bool:
 
 
 def surrounded(handler: Any, around: Around) -> Any:
-    """A method with something done around each call; None, an unknown method, stays None."""
+    """A method behind `CallGuard` with something done around each call; None, an unknown method, stays None.
+
+    Behind the guard all methods read their requests from an iterator.
+    """
     if handler is None:
         return None
 
@@ -63,15 +66,14 @@ def surrounded(handler: Any, around: Around) -> Any:
 
         return grpc.stream_stream_rpc_method_handler(stream, handler.request_deserializer, handler.response_serializer)
 
-    answering = handler.stream_unary or handler.unary_unary
+    answering = handler.stream_unary
 
     @wraps(answering)
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
+    def call(requests: Any, context: grpc.ServicerContext) -> Any:
         with around(context):
-            return answering(request, context)
+            return answering(requests, context)
 
-    make = grpc.stream_unary_rpc_method_handler if handler.stream_unary else grpc.unary_unary_rpc_method_handler
-    return make(call, handler.request_deserializer, handler.response_serializer)
+    return grpc.stream_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
 
 def code_of(context: Any) -> grpc.StatusCode:

@@ -97,14 +97,14 @@ def test_a_call_that_queues_for_a_thread_is_counted_as_waiting() -> None:
     ).Metrics()
     reached, release = threading.Event(), threading.Event()
 
-    def slow(_request: bytes, _context: grpc.ServicerContext) -> bytes:
+    def slow(_requests: Any, _context: grpc.ServicerContext) -> bytes:
         reached.set()
         assert release.wait(10)
         return b""
 
     methods: dict[str, Any] = {
-        "Slow": grpc.unary_unary_rpc_method_handler(slow),
-        "Quick": grpc.unary_unary_rpc_method_handler(lambda _request, _context: b""),
+        "Slow": grpc.stream_unary_rpc_method_handler(slow),
+        "Quick": grpc.stream_unary_rpc_method_handler(lambda _requests, _context: b""),
     }
     server = grpc.server(ThreadPoolExecutor(1), interceptors=[CallTimer(metrics)])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("chatenv.Service", methods)])
