@@ -10,7 +10,10 @@ from chatenv_client.errors import ChatEnvError, ServerBusyError, UnavailableErro
 
 
 class Gate:
-    """Counts calls in flight. Closed until it is opened; once drained it stays closed."""
+    """Counts calls in flight. Closed until it is opened; once drained it stays closed.
+
+    As a context manager it is a place, for as long as the context lasts. Many threads may be in it at once.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -44,8 +47,8 @@ class Gate:
             "try again later, or raise --max-concurrent-calls"
         )
 
-    def enter(self) -> None:
-        """Take a place; to be given back with `leave`.
+    def __enter__(self) -> None:
+        """Take a place.
 
         Raises:
             UnavailableError: the server is loading or shutting down.
@@ -56,21 +59,12 @@ class Gate:
                 raise self.refusal()
             self._in_flight += 1
 
-    def leave(self) -> None:
-        """Give a place back."""
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
         with self._changed:
             self._in_flight -= 1
             if not self._open:
                 self._changed.notify_all()
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place for as long as the context lasts; raises as `enter`."""
-        self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
 
     @contextmanager
     def told_of_drain(self, callback: Callable[[], None]) -> Iterator[None]:

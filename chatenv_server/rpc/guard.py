@@ -81,6 +81,7 @@ class GuardedMethod:
         part = crew.part_for(path)
         self.is_open_to_all = part.is_open_to_all
         self.gate = part.gate
+        self._place: AbstractContextManager[None] = nullcontext() if part.gate is None else part.gate
         self._traffic = part.traffic
         self._arrivals = part.arrivals
         self._workers = part.workers
@@ -114,7 +115,7 @@ class GuardedMethod:
         load = Load(self._traffic, len(encoded))
         try:
             load.add(0)  # refused if answers have filled the room while this call waited
-            with self._place():
+            with self._place:
                 request = self._parser.message(encoded, load)
                 del encoded
                 arrival.episode_id = getattr(request, "episode_id", "")
@@ -135,7 +136,7 @@ class GuardedMethod:
         yield from self._handler.unary_stream(request, context)
 
     def _stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
-        with self._place():
+        with self._place:
             yield from self._handler.stream_stream(map(self._stream_request, requests), context)
 
     def _stream_request(self, encoded: bytes) -> Any:
@@ -144,9 +145,6 @@ class GuardedMethod:
             return self._parser.message(encoded, load)
         finally:
             load.end()
-
-    def _place(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.gate is None else self.gate.place()
 
     # -- handlers around it -----------------------------------------------------------------------
 
