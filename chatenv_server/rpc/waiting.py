@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 ItemT = TypeVar("ItemT")
 
 SWEEP_S: Final = 0.25
-"""Seconds between two rounds."""
+"""Seconds between two rounds, unless told otherwise."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -73,19 +73,21 @@ class Sweeper:
 
     Args:
         tasks: each is short.
+        pause_s: seconds between two rounds.
     """
 
-    def __init__(self, tasks: Sequence[Callable[[], None]]) -> None:
+    def __init__(self, tasks: Sequence[Callable[[], None]], pause_s: float = SWEEP_S) -> None:
         self._tasks = tasks
+        self._pause_s = pause_s
         self._ended = threading.Event()
-        threading.Thread(target=self._sweep, name="overdue", daemon=True).start()
+        threading.Thread(target=self._sweep, name="sweeper", daemon=True).start()
 
     def close(self) -> None:
         """Look no more."""
         self._ended.set()
 
     def _sweep(self) -> None:
-        while not self._ended.wait(SWEEP_S):
+        while not self._ended.wait(self._pause_s):
             for task in self._tasks:
                 _do(task)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -26,6 +25,7 @@ from chatenv_server.rpc.guard import CallGuard
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.reflection import reflected_schemas
 from chatenv_server.rpc.servicer import ChatEnvServicer
+from chatenv_server.rpc.waiting import Sweeper
 from chatenv_server.running.backend import Backend
 from chatenv_server.running.listeners import Listeners, reachable
 from chatenv_server.settings.settings import Settings, wrong_setting
@@ -40,7 +40,7 @@ SHORTEST_PING_PAUSE_MS: Final = 5_000
 
 _NONE_AND_GZIP: Final = 0b101
 
-_LONGEST_SWEEP_PAUSE_S: Final = 10.0
+_LONGEST_EXPIRY_PAUSE_S: Final = 10.0
 
 
 def start(
@@ -82,11 +82,11 @@ class RunningServer:
     """
 
     def __init__(self, settings: Settings, *, has_transform: bool) -> None:
-        self._stopping = threading.Event()
         self._gate = Gate(settings.max_concurrent_calls)
         self._items = ItemRunner(settings.max_concurrent_calls if has_transform else 0)
         self._health = health.Health(("", SERVICE))
         self._idle_timeout_s = settings.idle_timeout
+        self._expiry: Sweeper | None = None
         self._drain_grace_s = settings.drain_grace
         self.observers = Observers(settings)
         token = _bearer_token(settings)
@@ -141,7 +141,8 @@ class RunningServer:
         self._gate.open()
         self._health.set_serving(True)
         if self._idle_timeout_s:
-            threading.Thread(target=self._sweep, args=[backend], name="sweeper", daemon=True).start()
+            pause_s = min(self._idle_timeout_s / 4, _LONGEST_EXPIRY_PAUSE_S)
+            self._expiry = Sweeper([episodes.expire_idle], pause_s)
 
     def stop(self, grace_s: float | None = None) -> bool:
         """Let nobody in any more, and let calls in flight finish; whether all did.
@@ -151,7 +152,8 @@ class RunningServer:
         """
         grace_s = self._drain_grace_s if grace_s is None else grace_s
         until = time.monotonic() + grace_s
-        self._stopping.set()
+        if self._expiry is not None:
+            self._expiry.close()
         self._health.set_serving(False)
         finished = self._gate.drain(grace_s)
         self._crew.traffic.wait_until_taken(until - time.monotonic())
@@ -174,11 +176,6 @@ class RunningServer:
         except BaseException:
             self._close()
             raise
-
-    def _sweep(self, backend: Backend) -> None:
-        pause_s = min(self._idle_timeout_s / 4, _LONGEST_SWEEP_PAUSE_S)
-        while not self._stopping.wait(pause_s):
-            backend.episodes.expire_idle()
 
 
 def _make_server(settings: Settings, interceptors: list[grpc.ServerInterceptor]) -> grpc.Server:
