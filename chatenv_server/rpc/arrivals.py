@@ -21,13 +21,10 @@ from chatenv_client.errors import (
 )
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.rpc.waiting import Waiting
-from chatenv_server.rpc.workers import Workers
+from chatenv_server.rpc.workers import ACCEPTED, Workers
 
 _REQUESTS: Final = 4
 """Place of the function that gives the iterator of requests, among the arguments that gRPC has run in a thread."""
-_ACCEPTED: Final[Future[None]] = Future()
-"""What gRPC is given for each call; it only counts calls with it."""
-_ACCEPTED.set_result(None)
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -85,7 +82,7 @@ class Arrival(ThreadPoolExecutor):
             _LOG.exception("cannot read requests with this version of grpcio")
             if self._arrivals.waiting.remove(self):
                 self.refuse(_unreadable)
-        return _ACCEPTED
+        return ACCEPTED
 
     def arrived(self, request: bytes) -> bool:
         """Take the request; gRPC's polling thread brings it here as if to be deserialized."""

@@ -6,7 +6,6 @@ Health has its own of everything, so that nothing that other calls do holds it u
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,20 +37,6 @@ MAX_HEALTH_BYTES: Final = 1024
 HEALTH_BYTES_IN_FLIGHT: Final = 2**24
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"]
-
-
-class _Inline(ThreadPoolExecutor):
-    """Works on a call on the spot, in gRPC's polling thread. Only for calls that wait for nothing."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Do it now."""
-        fn(*args, **kwargs)
-        return _DONE
-
-
-_DONE: Final[Future[None]] = Future()
-_DONE.set_result(None)
-INLINE: Final = _Inline(1)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from chatenv_client.errors import ChatEnvError
 from chatenv_server.rpc import access
 from chatenv_server.rpc.access import BearerToken
 from chatenv_server.rpc.arrivals import Arrival
-from chatenv_server.rpc.crew import INLINE, Crew
+from chatenv_server.rpc.crew import Crew
 from chatenv_server.rpc.failures import Failed, FailureLog, status_of
 from chatenv_server.rpc.traffic import Load
+from chatenv_server.rpc.workers import INLINE
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 

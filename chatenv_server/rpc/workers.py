@@ -22,6 +22,10 @@ BATCH_WORKERS: Final = 1
 STUCK_S: Final = 0.02
 """Seconds without a call being taken up, although some wait, after which another thread is added."""
 
+ACCEPTED: Final[Future[None]] = Future()
+"""What gRPC is given for a call whose result nobody asks for; it only counts calls with it."""
+ACCEPTED.set_result(None)
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -137,6 +141,18 @@ class Workers(ThreadPoolExecutor):
             stays = self._spare < self._threads_at_rest
             self._spare += stays
         return stays
+
+
+class _Inline(ThreadPoolExecutor):
+    """Works on a call on the spot, in gRPC's polling thread. Only for calls that wait for nothing."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Do it now."""
+        fn(*args, **kwargs)
+        return ACCEPTED
+
+
+INLINE: Final = _Inline(1)
 
 
 def _run(future: Future[Any], call: Callable[[], Any]) -> None:

@@ -18,7 +18,7 @@ from chatenv_server.observing.observers import Observers
 from chatenv_server.observing.telemetry import Levels
 from chatenv_server.rpc import health
 from chatenv_server.rpc.access import BearerToken
-from chatenv_server.rpc.crew import INLINE, Crew
+from chatenv_server.rpc.crew import Crew
 from chatenv_server.rpc.failures import FailureLog
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.guard import CallGuard
@@ -26,6 +26,7 @@ from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.reflection import reflected_schemas
 from chatenv_server.rpc.servicer import ChatEnvServicer
 from chatenv_server.rpc.waiting import Sweeper
+from chatenv_server.rpc.workers import INLINE
 from chatenv_server.running.backend import Backend
 from chatenv_server.running.listeners import Listeners, reachable
 from chatenv_server.settings.settings import Settings, wrong_setting
