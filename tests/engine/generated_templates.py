@@ -7,10 +7,14 @@ did.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, get_args, get_type_hints
 
 from hypothesis import strategies as st
+
+from chatenv_server.doctor.stand_in import stand_in
+from chatenv_server.engine import TokenEngine
 
 Header = Literal["im_start", "role token", "header token", "colon", "start_of_turn", "inst", "two tokens"]
 Close = Literal["token", "token and line", "eos", "line", "nothing", "assistant only", "another at the end"]
@@ -63,6 +67,13 @@ traits: st.SearchStrategy[Traits] = st.builds(
     Traits, **{each.name: _one_of(get_type_hints(Traits)[each.name], each.default) for each in fields(Traits)}
 )
 """All templates that there are, about half of the traits being the usual ones."""
+
+
+@functools.lru_cache(maxsize=64)
+def loaded(source: str) -> tuple[TokenEngine, Any]:
+    """The engine on a template, and the tokenizer that it was loaded from; the latest ones are kept."""
+    tokenizer: Any = stand_in(source)
+    return TokenEngine.load(tokenizer), tokenizer
 
 
 def source_of(template: Traits) -> str:

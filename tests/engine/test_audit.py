@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,8 @@ from hypothesis import strategies as st
 
 from chatenv_client import ChatEnvError, Message, Verdict
 from chatenv_server import ChatEnvironment
-from chatenv_server.doctor.stand_in import stand_in
-from chatenv_server.engine import TokenEngine
 from tests.engine.episodes import TOOL
-from tests.engine.generated_templates import Traits, source_of, traits
+from tests.engine.generated_templates import Traits, loaded, source_of, traits
 from tests.engine.small_tokenizers import Dialogue, byte_level, tool, user
 
 CALL_AS_TEXT = '<tool_call>\n{"name": "lookup", "arguments": {"key": "Oslo"}}\n</tool_call>'
@@ -30,20 +27,11 @@ WRITES_ARGUMENTS = """\
 """It writes the arguments as they are, so it takes them as JSON text alone."""
 
 
-@functools.cache
-def _tokenizer(source: str) -> Any:
-    return stand_in(source)
-
-
-@functools.cache
-def _engine(source: str) -> TokenEngine:
-    return TokenEngine.load(_tokenizer(source))
-
-
 def _as_given(source: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """What transformers makes of messages that nobody puts into another form."""
+    _, tokenizer = loaded(source)
     return list(
-        _tokenizer(source).apply_chat_template(
+        tokenizer.apply_chat_template(
             list(messages), tools=[TOOL], add_generation_prompt=True, tokenize=True, return_dict=False
         )
     )
@@ -71,7 +59,7 @@ def test_an_exact_audit_without_readings_is_what_transformers_makes_of_the_messa
     source: str, arguments: Any, content: Any, answer: Any
 ) -> None:
     messages = _conversation(arguments, content, answer)
-    env = ChatEnvironment(_engine(source))
+    env = ChatEnvironment(loaded(source)[0])
     try:
         env.reset(messages=messages, tools=[TOOL])
     except ChatEnvError:
@@ -82,7 +70,7 @@ def test_an_exact_audit_without_readings_is_what_transformers_makes_of_the_messa
 
 
 def test_an_audit_names_the_messages_that_were_given_in_another_form() -> None:
-    env = ChatEnvironment(_engine(source_of(Traits(content_is_parts=True))))
+    env = ChatEnvironment(loaded(source_of(Traits(content_is_parts=True)))[0])
     env.reset(messages=[user("Good morning."), {"role": "user", "content": [{"type": "text", "text": "How are you?"}]}])
     assert (env.audit().verdict, env.audit().own_readings) == (Verdict.EXACT, (0,))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,10 +11,9 @@ from hypothesis import strategies as st
 from chatenv_server.doctor.examine import play
 from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.scenarios import Scenario
-from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
 from tests.engine.generated_conversations import said_texts, scenarios
-from tests.engine.generated_templates import Traits, source_of, traits
+from tests.engine.generated_templates import Traits, loaded, source_of, traits
 
 pytestmark = pytest.mark.timeout(0)  # each example loads a template; the deep profile has thousands
 _EXAMPLES = settings.default.max_examples if settings.default else 100
@@ -25,15 +22,12 @@ _IS_DEEP = _EXAMPLES > 1000
 """The ordinary run plays the same templates every time, so that what fails in it is what was changed."""
 law = settings(max_examples=max(20, _EXAMPLES * 2 // 3), suppress_health_check=_SLOW, derandomize=not _IS_DEEP)
 part_of_a_law = settings(max_examples=max(10, _EXAMPLES // 3), suppress_health_check=_SLOW, derandomize=not _IS_DEEP)
-_stopped = traits.filter(lambda drawn: drawn.close != "line")
-"""Templates whose turns end in a token. Where a line ends them, what is sampled here may run on into the next turn."""
 _several = st.lists(scenarios(), min_size=2, max_size=4)
 
 
-@functools.lru_cache(maxsize=64)
 def _loaded(template: Traits) -> tuple[TokenEngine, Reference]:
-    tokenizer: Any = stand_in(source_of(template))
-    return TokenEngine.load(tokenizer), Reference(tokenizer)
+    engine, tokenizer = loaded(source_of(template))
+    return engine, Reference(tokenizer)
 
 
 @pytest.mark.law(5)
@@ -58,6 +52,7 @@ def test_nothing_is_reported_under_a_generated_template_about_a_stream_that_is_e
         assert play(engine, reference, conversation).needless == []
 
 
+# Where a line ends turns, what is sampled here may run on into the next turn.
 @pytest.mark.law(12)
 @given(
     traits.filter(lambda drawn: drawn.close != "line"), st.lists(scenarios(texts=said_texts), min_size=2, max_size=4)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_server.doctor.stand_in import stand_in
-from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.learn_parser import without_close
 from chatenv_server.engine.parsing import types_of_tools
 from chatenv_server.engine.template import variables_of
-from tests.engine.generated_templates import Traits, source_of, traits
+from tests.engine.generated_templates import Traits, loaded, source_of, traits
+from tests.engine.learning import format_of
 from tests.engine.test_reading_any_form import TOOLS, functions, messages
 
 QUESTION = {"role": "user", "content": "Zq7xQ5sT"}
-
-
-@functools.cache
-def format_of(template: Traits) -> ChatFormat:
-    chat_format = TokenEngine.load(stand_in(source_of(template))).chat_format
-    assert chat_format is not None
-    return chat_format
 
 
 def written(chat_format: ChatFormat, said: Sequence[Mapping[str, Any]], *, prompt: bool) -> str | None:
@@ -49,7 +40,7 @@ def telling(message: dict[str, Any]) -> dict[str, Any]:
 @given(traits, messages.map(telling))
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_what_a_generated_template_writes_whole_is_read_whole(template: Traits, message: dict[str, Any]) -> None:
-    chat_format = format_of(template)
+    chat_format = format_of(loaded(source_of(template))[0])
     prompt, turn = written(chat_format, [], prompt=True), written(chat_format, [message], prompt=False)
     if not prompt or turn is None or not turn.startswith(prompt):
         return  # what the model samples after this prompt is not what the template writes
