@@ -42,12 +42,17 @@ def as_token_ids(tokens: Any) -> Int32Array:
         return np.empty(0, dtype=np.int32)
     if array.dtype.kind not in "iu" and not _are_huge_integers(array):
         raise TypeError(f"token ids must be integers, got {array.dtype}")
-    if array.size != (array.shape or (1,))[-1]:
-        raise ValueError(f"token ids must be one row, got shape {array.shape}; send one Step per sequence")
-    flat = array.reshape(-1)
+    flat = _one_row(array, "token ids", "; send one Step per sequence")
     if flat.min() < np.iinfo(np.int32).min or flat.max() > np.iinfo(np.int32).max:
         raise ValueError("token ids must fit into 32-bit integers")
     return flat.astype(np.int32, copy=True)
+
+
+def _one_row(array: npt.NDArray[Any], what: str, advice: str = "") -> npt.NDArray[Any]:
+    """(T,), the values of an array of any shape with one row."""
+    if array.size and array.size != (array.shape or (1,))[-1]:
+        raise ValueError(f"{what} must be one row, got shape {array.shape}{advice}")
+    return array.reshape(-1)
 
 
 def _are_huge_integers(array: npt.NDArray[Any]) -> bool:
@@ -66,9 +71,7 @@ def as_logprobs(logprobs: Any) -> Float32Array:
         missing = next((i for i, value in enumerate(array.reshape(-1).tolist()) if value is None), None)
         if missing is not None:
             raise ValueError(f"logprobs[{missing}] is None; give NaN where a token has none, or no logprobs at all")
-    if array.size and array.size != (array.shape or (1,))[-1]:
-        raise ValueError(f"logprobs must be one row, got shape {array.shape}")
-    return array.reshape(-1).astype(np.float32, copy=True)
+    return _one_row(array, "logprobs").astype(np.float32, copy=True)
 
 
 def as_mask(mask: Any) -> BoolArray:
@@ -78,10 +81,7 @@ def as_mask(mask: Any) -> BoolArray:
         TypeError: the values are neither bool nor 0 and 1.
         ValueError: there is more than one row.
     """
-    array = as_numpy(mask)
-    if array.size and array.size != (array.shape or (1,))[-1]:
-        raise ValueError(f"a mask must be one row, got shape {array.shape}")
-    flat = array.reshape(-1)
+    flat = _one_row(as_numpy(mask), "a mask")
     if flat.size and (flat.dtype.kind not in "biu" or not np.isin(flat, (0, 1)).all()):
         raise TypeError("a mask holds True and False, or 1 and 0")
     return flat.astype(np.bool_, copy=True)
