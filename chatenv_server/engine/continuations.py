@@ -84,7 +84,7 @@ class Continuations:
                 return self._new_segment(head, first, messages, recorded=first)
         pending = head.pending_messages[: first - head.tail_message]
         recorded = min(head.recorded, first)
-        own = head.own if first >= head.recorded else frozenset(i for i in head.own if i < first)
+        own = head.own if first >= head.recorded else earlier(head.own, first)
         tail = self._tail(head, [*pending, *messages], lambda: Reopening(recorded, first, head.known_opening, own))
         if self._options.history_policy is HistoryPolicy.STRICT:
             refuse_rewriting(tail.reports)
@@ -142,7 +142,7 @@ class Continuations:
 
     def _new_segment(self, head: Head, first: int, messages: Sequence[Message], *, recorded: int) -> Continuation:
         kept = conversation_at(head, first, self.renderer).since(0)
-        own = frozenset((*(i for i in head.own if i < first), *self._said(head, kept)))
+        own = earlier(head.own, first).union(self._said(head, kept))
         opening = self.renderer.opening([*kept, *messages], Reopening(recorded, first, head.known_opening, own))
         return Continuation(opening, first, messages, recorded, own, kept)
 
@@ -152,6 +152,11 @@ class Continuations:
         for index, start, stop in head.records.turns.said(head.written.turns):
             if index < len(kept) and self.renderer.says_controls(tokens.view(start, stop), kept[index]):
                 yield index
+
+
+def earlier(messages: frozenset[int], first: int) -> frozenset[int]:
+    """Those of the messages that stand before one."""
+    return frozenset(index for index in messages if index < first)
 
 
 def refuse_rewriting(reports: Sequence[FidelityReport]) -> None:

@@ -25,7 +25,7 @@ from chatenv_client.models import (
 )
 from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, shared_length
 from chatenv_server.engine import rewrites
-from chatenv_server.engine.continuations import Continuation, refuse_rewriting
+from chatenv_server.engine.continuations import Continuation, earlier, refuse_rewriting
 from chatenv_server.engine.conversation import (
     NO_NOTES,
     OpeningText,
@@ -115,7 +115,7 @@ class EpisodeLog(LogReading):
                 tail_step=begun,
                 recorded=then.recorded,
                 own=then.own,
-                said=head.said if then.first >= head.recorded else _before(head.said, then.first),
+                said=head.said if then.first >= head.recorded else earlier(head.said, then.first),
             )
         )
         return Change(_news(then.tail.reports, head.tail.reports), held, count)
@@ -143,7 +143,7 @@ class EpisodeLog(LogReading):
                 message_count=len(kept) + len(then.messages),
                 recorded=then.recorded,
                 own=then.own,
-                said=_before(self.sampled_messages, then.first),
+                said=earlier(self.sampled_messages, then.first),
                 sealed=sealed_with(head.sealed, head.records, head.written, head.tail_message),
             )
         )
@@ -275,10 +275,6 @@ class EpisodeLog(LogReading):
             self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
         else:
             self._head.records.turns.reward(self._head.written.turns - 1, reward)
-
-
-def _before(messages: frozenset[int], first: int) -> frozenset[int]:
-    return frozenset(index for index in messages if index < first)
 
 
 def _can_be_read_again(turn: SampledTurn) -> bool:
