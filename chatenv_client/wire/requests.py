@@ -171,8 +171,9 @@ def write_step(
         pack_logprobs(request, action.logprobs)
     if action.mask is not None or action.model_version_runs:
         _write_runs(request, action)
-    write_columns(request.extras, action.extras)
-    write_columns(request.amended_extras, action.amended_extras)
+    if action.extras or action.amended_extras:
+        write_columns(request.extras, action.extras)
+        write_columns(request.amended_extras, action.amended_extras)
 
 
 def _write_runs(request: pb.StepRequest, action: ChatAction) -> None:
