@@ -41,7 +41,7 @@ class Mirror:
         mirror = cls(state.episode_id, state.seed)
         frozen_length = max((turn.stop for turn in state.turns if turn.origin is Origin.SAMPLED), default=0)
         mirror._frozen.extend(state.token_ids[:frozen_length])
-        mirror._frozen_fingerprint.extend(mirror._frozen.view())
+        mirror._frozen_fingerprint = Fingerprint().extended(mirror._frozen.view())
         mirror._tail = state.token_ids[frozen_length:]
         mirror._messages = list(state.history_messages)
         mirror._segment = state.segment

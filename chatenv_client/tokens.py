@@ -178,10 +178,6 @@ class Fingerprint:
     def __init__(self, state: Any = None) -> None:
         self._state = state or hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
 
-    def extend(self, tokens: Int32Array) -> None:
-        """Add tokens to the prefix."""
-        self._state.update(little_endian_bytes(tokens))
-
     def extended(self, *more: Int32Array) -> Fingerprint:
         """The fingerprint of a longer prefix; this one stays as it is."""
         state = self._state.copy()

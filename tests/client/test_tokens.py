@@ -165,7 +165,7 @@ def test_a_fingerprint_kept_incrementally_is_the_fingerprint_of_the_whole(
 ) -> None:
     fingerprint = Fingerprint()
     for part in parts:
-        fingerprint.extend(part)
+        fingerprint = fingerprint.extended(part)
     assert fingerprint.with_tail(tail) == fingerprint_of(np.concatenate([*parts, tail]))
 
 
