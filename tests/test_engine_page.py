@@ -57,7 +57,7 @@ class Played:
         assert isinstance(renderer, TemplateRenderer)
         assert head.last is not None
         history = conversation_at(head, head.last.message_index, renderer)
-        place = TailPlace(history, head.last, log._committed)
+        place = TailPlace(history, head.last, head.committed)
         cut = renderer._writer.write(place, [reply]).cut  # type: ignore[list-item]
         assert cut is not None
         return cut

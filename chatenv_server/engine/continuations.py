@@ -106,8 +106,7 @@ class Continuations:
             return self.renderer.opening(messages, reopening() if head.sealed else None)
         history = conversation_at(head, head.last.message_index, self.renderer)
         pending = rewrites.to_check(head.pending_rewrite, head.last)
-        committed = head.records.tokens.view(0, head.written.tokens)
-        return self.renderer.tail(TailPlace(history, head.last, committed, pending), messages)
+        return self.renderer.tail(TailPlace(history, head.last, head.committed, pending), messages)
 
     # -- the policy `segment` ---------------------------------------------------------------------
 
@@ -130,8 +129,7 @@ class Continuations:
         return Continuation(tail._replace(reports=reports), first, messages, head.recorded, head.own)
 
     def _is_stream(self, head: Head, tail: Tail, tokens: Int32Array) -> bool:
-        committed = head.records.tokens.view(0, head.written.tokens)
-        count = len(committed)
+        committed, count = head.committed, head.written.tokens
         if np.array_equal(committed, tokens[:count]) and np.array_equal(tail.tokens, tokens[count:]):
             return True
         if self.renderer.sees_rewrites:

@@ -167,7 +167,7 @@ class EpisodeLog(LogReading):
         if then.kept is None:
             return head.written.tokens + shared_length(head.tail.tokens, then.tail.tokens)
         tokens = then.tail.tokens
-        held = shared_length(self._committed, tokens)
+        held = shared_length(head.committed, tokens)
         return held + (shared_length(head.tail.tokens, tokens[held:]) if held == head.written.tokens else 0)
 
     # -- appending sampled tokens -----------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from chatenv_client.models import Message
+from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.conversation import (
     EMPTY_TAIL,
     KnownOpening,
@@ -51,6 +52,12 @@ class Head(NamedTuple):
     """The segments before."""
 
     @property
+    def committed(self) -> Int32Array:
+        """(n,) int32, read-only: the stream without the tail."""
+        tokens: Int32Array = self.records.tokens.view(0, self.written.tokens)
+        return tokens
+
+    @property
     def pending_messages(self) -> list[Message]:
         """The messages of the tail."""
         pending: list[Message] = self.messages[self.tail_message : self.message_count]  # type: ignore[assignment]
@@ -80,5 +87,4 @@ class Head(NamedTuple):
             return None if tail.opening is None else KnownOpening(tail.opening, tail.tokens, tail.message_starts)
         if self.opening is None:
             return None
-        tokens = self.records.tokens.view(0, self.written.tokens)
-        return KnownOpening(self.opening, tokens, self.records.starts[: len(self.opening.starts)])
+        return KnownOpening(self.opening, self.committed, self.records.starts[: len(self.opening.starts)])

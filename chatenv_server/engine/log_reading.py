@@ -12,7 +12,7 @@ from chatenv_client.models import (
     Turn,
     segment_of,
 )
-from chatenv_client.tokens import Float32Array, Int32Array, TokenSnapshot
+from chatenv_client.tokens import Float32Array, TokenSnapshot
 from chatenv_server.engine.continuations import Continuations
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.log_head import Head
@@ -52,11 +52,7 @@ class LogReading:
     @property
     def stream(self) -> TokenSnapshot:
         """The token stream as it is now; costs no copy."""
-        return TokenSnapshot(self._committed, self._head.tail.tokens, self._head.records.hashed)
-
-    @property
-    def _committed(self) -> Int32Array:
-        return self._head.records.tokens.view(0, self._head.written.tokens)
+        return TokenSnapshot(self._head.committed, self._head.tail.tokens, self._head.records.hashed)
 
     @property
     def held_tokens(self) -> int:
