@@ -39,7 +39,6 @@ def probe(template: ChatTemplate, codec: Codec, special_tokens: Mapping[str, str
 
 class _Probe:
     def __init__(self, template: ChatTemplate, codec: Codec, special_tokens: Mapping[str, str]) -> None:
-        self._template = template
         self._codec = codec
         variables = variables_of(special_tokens, clock_unix_seconds=PROBE_CLOCK)
         bare = ProbeRenders(template, variables)

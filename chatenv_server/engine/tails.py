@@ -39,7 +39,6 @@ class TailWriter:
     def __init__(self, template: BoundTemplate, heads: Heads, encoder: TailEncoder, turns: TurnReader) -> None:
         self.template = template
         self._profile = template.profile
-        self._options = template.options
         self._asks = template.options.add_generation_prompt
         self.heads = heads
         self.encoder = encoder
