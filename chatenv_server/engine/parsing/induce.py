@@ -75,7 +75,7 @@ def _json_calls(evidence: Evidence, turn: str) -> Iterator[Notation]:
             second = _json_around(two[pair[1] :], [probes.NAMES[1], *_OTHER.values()])
             sep = two[pair[1] :][: second[0]] if second is not None else None
     parts = parts_after(after, sep)
-    unit = JsonUnit(name, arguments, call_id, frozenset(item), Fixed.of(parts[0]))
+    unit = JsonUnit(name, arguments, call_id, frozenset(item), Fixed.of(parts.close))
     before = evidence.before_calls(turn[start:end])
     key = json.dumps(next(iter(item)))
     looks = r"\[\s*\{\s*" if isinstance(value, list) else r"\{\s*"

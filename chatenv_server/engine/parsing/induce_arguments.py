@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatenv_server.engine.parsing import probes
 from chatenv_server.engine.parsing.arguments import Arguments, Kind, ObjectArguments, PairArguments
 from chatenv_server.engine.parsing.cursor import Cursor, Malformed
 from chatenv_server.engine.parsing.evidence import Evidence
 from chatenv_server.engine.parsing.literal import pattern_of, with_marks
-from chatenv_server.engine.parsing.surroundings import Parts, parts_after
+from chatenv_server.engine.parsing.surroundings import Parts, is_telling, parts_after
 from chatenv_server.engine.parsing.values import BareValues, Json, Literals, ValueReader
 
 _KEY, _NEXT_KEY = probes.KEYS
@@ -56,7 +56,7 @@ def _objects(
                 empty = None
             yield (
                 "tagged_json" if isinstance(reader, Json) else "tagged_literals",
-                ObjectArguments(turn[end:begin], reader, parts[0], empty, numbered=numbered),
+                ObjectArguments(turn[end:begin], reader, parts.close, empty, numbered=numbered),
                 parts,
             )
 
@@ -85,25 +85,25 @@ def _quotes(evidence: Evidence, turn: str, end: int) -> list[str]:
 
 
 def _pairs(evidence: Evidence, end: int, second: Second | None) -> Iterator[tuple[str, Arguments, Parts]]:
-    text_kind = _kind(evidence, _VALUE, end)
-    if text_kind is None:
+    around_text = _around(evidence, _VALUE, end)
+    if around_text is None:
         return
-    first, after_key, before_next, after = text_kind
+    first, after_key, before_next, after = around_text
     sep = None
     if second is not None:
         text, two, start = second
         sep = two[two.rfind(text, 0, start) + len(text) : start]
     parts = parts_after(after, sep)
-    closing = with_marks(parts[0], _NAME, _KEY)
+    closing = with_marks(parts.close, _NAME, _KEY)
     next_literal = with_marks(before_next, _NAME, _KEY)
     empty = _without_arguments(evidence, parts)
     bare = _words(evidence, end)
     open_kind = Kind(after_key, next_literal, closing)
-    other = _kind(evidence, probes.NUMBER, end)
-    if other is not None and (other[1], other[2]) != (after_key, before_next):
-        others = parts_after(other[3], None) if sep is None else _tail_like(other[3], parts, after)
-        plain = Kind(other[1], with_marks(other[2], _NAME, _KEY), with_marks(others[0], _NAME, _KEY))
-        quote = after_key.removeprefix(other[1]) if after_key.startswith(other[1]) else ""
+    other = _around(evidence, probes.NUMBER, end)
+    if other is not None and (other.after_key, other.before_next) != (after_key, before_next):
+        others = parts_after(other.after, None) if sep is None else _tail_like(other.after, parts, after)
+        plain = Kind(other.after_key, with_marks(other.before_next, _NAME, _KEY), with_marks(others.close, _NAME, _KEY))
+        quote = after_key.removeprefix(other.after_key) if after_key.startswith(other.after_key) else ""
         readers: list[ValueReader] = [Json(), Literals()]
         if quote.strip("'\" "):
             readers.append(Literals(quote, bare_keys=True))
@@ -117,7 +117,7 @@ def _pairs(evidence: Evidence, end: int, second: Second | None) -> Iterator[tupl
 def _following(first: str, parts: Parts) -> str:
     """The source of a pattern for what follows the close of a call, where the close itself may stand in a text."""
     close, sep, end = parts
-    if sum(letter.isalnum() for letter in close) > 2:
+    if is_telling(close):
         return ""
     ends = pattern_of(end) if end.strip() else r"\s*\Z"
     return ends if sep is None else rf"{ends}|{pattern_of(sep)}[\w.-]+{pattern_of(first)}"
@@ -125,13 +125,26 @@ def _following(first: str, parts: Parts) -> str:
 
 def _tail_like(after: str, parts: Parts, text_after: str) -> Parts:
     """The parts around a call that ends in another kind of value, whose close may lack a quote."""
-    section = text_after[len(parts[0]) :]
+    section = text_after[len(parts.close) :]
     close = after[: len(after) - len(section)] if after.endswith(section) else after
-    return close, parts[1], parts[2]
+    return parts._replace(close=close)
 
 
-def _kind(evidence: Evidence, value: Any, end: int) -> tuple[str, str, str, str] | None:
-    """What stands before the first key, between a key and such a value, between it and the next key, and after it."""
+class _Around(NamedTuple):
+    """What stands around keys and values of one kind."""
+
+    first: str
+    """Before the first key."""
+    after_key: str
+    """Between a key and its value."""
+    before_next: str
+    """Between a value and the next key."""
+    after: str
+    """After the last value."""
+
+
+def _around(evidence: Evidence, value: Any, end: int) -> _Around | None:
+    """What stands around such a value."""
     one, two = evidence.calls({_KEY: value}), evidence.calls({_KEY: value, _NEXT_KEY: _NEXT_VALUE})
     shown = str(value)
     if one is None or two is None or shown not in one or _NEXT_KEY not in two or shown not in two:
@@ -142,23 +155,22 @@ def _kind(evidence: Evidence, value: Any, end: int) -> tuple[str, str, str, str]
         return None
     in_two = two.find(shown, key)
     following = two[in_two + len(shown) : two.find(_NEXT_KEY, in_two)]
-    return one[end:key], one[key + len(_KEY) : at], following, one[at + len(shown) :]
+    return _Around(one[end:key], one[key + len(_KEY) : at], following, one[at + len(shown) :])
 
 
 def _words(evidence: Evidence, end: int) -> BareValues:
     """How the template writes constants, lists and objects where it writes them bare."""
-    frame = _kind(evidence, probes.NUMBER, end)
+    around = _around(evidence, probes.NUMBER, end)
     words: dict[str, Any] = {}
     containers: dict[str, ValueReader] = {}
-    if frame is None:
+    if around is None:
         return BareValues()
-    _, after_key, _, after = frame
     for value in (True, False, None, {"qa": "qb"}, ["qa"]):
         turn = evidence.calls({_KEY: value}) or ""
-        start = turn.find(_KEY + after_key, end)
-        if start < 0 or not turn.endswith(after):
+        start = turn.find(_KEY + around.after_key, end)
+        if start < 0 or not turn.endswith(around.after):
             continue
-        written = turn[start + len(_KEY + after_key) : len(turn) - len(after)]
+        written = turn[start + len(_KEY + around.after_key) : len(turn) - len(around.after)]
         if isinstance(value, (dict, list)):
             quote = "'" if "'" in written else '"'
             containers[quote] = Literals() if quote == "'" else Json()
@@ -175,7 +187,7 @@ def _without_arguments(evidence: Evidence, parts: Parts) -> str | None:
     slots = [turn.find(text) + len(text) for text in (_NAME, evidence.ids[0]) if text in turn]
     rest = turn[max(slots) :] if slots else ""
     bare = rest.rstrip()
-    return with_marks(bare.removesuffix(parts[2]), _NAME) if slots else None
+    return with_marks(bare.removesuffix(parts.end), _NAME) if slots else None
 
 
 def _between(text: str, left: str, right: str, start: int) -> str:

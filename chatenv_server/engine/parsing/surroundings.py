@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from chatenv_server.engine.parsing import probes
 from chatenv_server.engine.parsing.calls import MarkedCalls, Notation, Section, Unit, UnmarkedCalls
 from chatenv_server.engine.parsing.evidence import Evidence
 from chatenv_server.engine.parsing.literal import Fixed, before_open_tag, pattern_of, shared_start
-
-Parts = tuple[str, "str | None", str]
-"""What closes a call, what stands between two (None: there is never a second), and what stands after the last."""
 
 _TAG = re.compile(r"<[^<>\n]+>|\[/?[A-Z_]+\]")
 _FIRST_TAG = re.compile(r"\s*[^\s<\[]*(?:<[^<>\n]+>|\[[A-Z_]+\])")
@@ -19,12 +17,28 @@ _FEW = 3
 """Letters and digits that a literal has at least that no text has by chance."""
 
 
+class Parts(NamedTuple):
+    """What follows a call."""
+
+    close: str
+    """What closes it."""
+    between: str | None
+    """What stands between two; None: there is never a second."""
+    end: str
+    """What stands after the last."""
+
+
+def is_telling(literal: str) -> bool:
+    """Whether no text has a literal by chance."""
+    return sum(letter.isalnum() for letter in literal) >= _FEW
+
+
 def parts_after(after: str, sep: str | None) -> Parts:
     """The parts around a call, from what follows the last call, and what stands between one and the next."""
     if sep is None:
-        return after.rstrip(), None, ""
+        return Parts(after.rstrip(), None, "")
     close = sep if sep == after else before_open_tag(shared_start([sep, after]))
-    return close, sep[len(close) :], after[len(close) :].rstrip()
+    return Parts(close, sep[len(close) :], after[len(close) :].rstrip())
 
 
 def notation_of(name: str, evidence: Evidence, before: str, parts: Parts, unit: Unit, looks: str) -> Notation:
@@ -35,7 +49,7 @@ def notation_of(name: str, evidence: Evidence, before: str, parts: Parts, unit: 
         looks: the source of a pattern for how a call begins.
     """
     close, sep, end = parts
-    marked = sum(letter.isalnum() for letter in before) >= _FEW
+    marked = is_telling(before)
     alone = sep is not None and marked and _core(_uncounted(sep)) == _core(_uncounted(before))
     counts = alone and sep is not None and _core(sep) != _core(before)
     section = Section(
