@@ -114,20 +114,10 @@ def _own_readings(messages: Sequence[Message], sampled: AbstractSet[int]) -> lis
     return [
         index
         for index in sampled
-        if messages[index].get("tool_calls")
-        or messages[index].get("reasoning_content")
-        or _has_unanswered(messages, index)
+        if messages[index].get("tool_calls") or messages[index].get("reasoning_content") or _has_result(messages, index)
     ]
 
 
-def _has_unanswered(messages: Sequence[Message], index: int) -> bool:
-    """Whether a tool's result after a turn answers none of its calls."""
-    calls = messages[index].get("tool_calls") or []
-    results = []
-    for message in messages[index + 1 :]:
-        if message["role"] != "tool":
-            break
-        results.append(message)
-    known = {call.get("id") for call in calls}
-    asked_for = {result["tool_call_id"] for result in results if result.get("tool_call_id")}
-    return len(results) > len(calls) or (None not in known and not asked_for <= known)
+def _has_result(messages: Sequence[Message], index: int) -> bool:
+    """Whether a tool's result comes right after a turn: where that has no calls, the caller has read one in it."""
+    return any(message["role"] == "tool" for message in messages[index + 1 : index + 2])
