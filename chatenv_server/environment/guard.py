@@ -9,15 +9,17 @@ import copy
 import math
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from chatenv_client.errors import InvalidRequestError, ServerBusyError, TransformError, TransformTimeoutError
+from chatenv_client.errors import InvalidRequestError, TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import dump_json
 from chatenv_server.environment.transforms import Transform
+from chatenv_server.threads import start_thread
 
 
 class TransformGuard:
@@ -89,12 +91,7 @@ class _Running:
         self.ended = threading.Event()
         self.result: Any = None
         self.raised: BaseException | None = None
-        # A daemon, because a transform that hangs must not keep the server from ending.
-        thread = threading.Thread(target=self._run, args=[transform, observation], name="transform", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise ServerBusyError("this machine gives the server no more threads; try again later") from error
+        start_thread(partial(self._run, transform, observation), "transform")
 
     def _run(self, transform: Transform, observation: ChatObservation) -> None:
         try:

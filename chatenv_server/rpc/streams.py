@@ -17,9 +17,10 @@ from typing import Final, NamedTuple
 import grpc
 
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.errors import ServerBusyError, UnavailableError
+from chatenv_client.errors import UnavailableError
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.traffic import Traffic
+from chatenv_server.threads import start_thread
 
 MAX_IN_FLIGHT: Final = 256
 """Requests that were read and whose answers were not yet taken by gRPC."""
@@ -79,7 +80,7 @@ class StepStream:
             ServerBusyError: the machine gives no thread that reads.
             ChatEnvError: a request could not be read, or the server is shutting down; what was read is answered before.
         """
-        self._start_reading()
+        start_thread(self._read, "stream-reader")
         reason: Exception | None = None
         reading, answered = True, 0
         try:
@@ -97,12 +98,6 @@ class StepStream:
             self._count(-self._counted)
         if reason is not None:
             raise reason
-
-    def _start_reading(self) -> None:
-        try:
-            threading.Thread(target=self._read, name="stream-reader", daemon=True).start()
-        except RuntimeError as error:
-            raise ServerBusyError("this machine gives the server no more threads; try again later") from error
 
     def interrupt(self) -> None:
         """Read no further; to be called from any thread."""
