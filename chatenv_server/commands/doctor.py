@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Final
 
 from chatenv_client.distribution import DISTRIBUTION, needing
 from chatenv_server.commands.connection import EXIT_USAGE
-from chatenv_server.commands.output import progress_line
+from chatenv_server.commands.output import print_json, progress_line
 
 NAME: Final = "doctor"
 HELP: Final = "audit a tokenizer and its chat template before a training run"
@@ -75,5 +74,7 @@ def _run_all(arguments: argparse.Namespace) -> int:
 
 
 def _print(report: object) -> None:
-    text = report if isinstance(report, str) else json.dumps(report, ensure_ascii=False, indent=2) + "\n"
-    sys.stdout.write(text)
+    if isinstance(report, str):
+        sys.stdout.write(report)
+    else:
+        print_json(report)
