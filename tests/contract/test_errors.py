@@ -54,6 +54,8 @@ def reset(**fields: Any) -> pb.ResetRequest:
 
 CALL_WITHOUT_NAME = pb.ToolCall(arguments_json="{}")
 CALL_WITH_BAD_ARGUMENTS = pb.ToolCall(name="f", arguments_json="{")
+VERSION_OF_TWO = pb.ModelVersionRun(model_version="a", length=2)
+VERSION_WITHOUT_NAME = pb.ModelVersionRun(length=1)
 CALL_WITH_NUMBER = pb.ToolCall(name="f", arguments_json="3")
 
 ROWS = [
@@ -69,6 +71,13 @@ ROWS = [
     Row("Step", step(tokens=[1], model_version="v" * 257), "BAD_ACTION", "model_version"),
     Row("Step", step(tokens=[1], stop_reason=77), "BAD_ENUM", "stop_reason"),
     Row("Step", step_of(content="a"), "BAD_ROLE", "messages[1].role"),
+    Row("Step", step(tokens=[1, 2], sampled_runs=[1]), "SAMPLED_RUNS", "sampled_runs"),
+    Row("Step", step(tokens=[1, 2], sampled_runs=[2**32 - 1, 3]), "SAMPLED_RUNS", "sampled_runs"),
+    Row("Step", step(messages=[HELLO], sampled_runs=[0, 1]), "SAMPLED_RUNS", "sampled_runs"),
+    Row("Step", step(tokens=[1], model_version_runs=[VERSION_OF_TWO]), "BAD_ACTION", "model_version_runs"),
+    Row("Step", step(tokens=[1], model_version_runs=[VERSION_WITHOUT_NAME]), "BAD_ACTION", "model_version_runs"),
+    Row("Step", step(replace_from=3), "BAD_REPLACE_FROM", "replace_from"),
+    Row("Step", step(tokens=[1], replace_from=0), "BAD_ACTION", "tokens"),
     Row("Step", step_of(role="r" * 65, content="a"), "BAD_ROLE", "messages[1].role"),
     Row("Step", step_of(role="user"), "CONTENT_MISSING", "messages[1].content"),
     Row(

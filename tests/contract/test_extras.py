@@ -17,11 +17,9 @@ from chatenv_client.calls import error_from_rpc
 from chatenv_client.models.columns import DTYPES, ColumnRows
 from chatenv_client.wire import trajectory_from_proto, trajectory_to_proto
 from chatenv_server import ChatEnvironment
-from chatenv_server.engine import TokenEngine
-from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from tests.engine.subjects import EMBEDDED, subject
 
 END = 257
-ENGINE = TokenEngine.load(ByteTokenizer())
 HELLO = {"role": "user", "content": "Hello!"}
 
 dtypes = st.sampled_from(sorted(DTYPES))
@@ -36,7 +34,7 @@ def rows(draw: Any, dtype: str, shape: tuple[int, ...], count: int) -> Any:
 
 
 def opened(**options: Any) -> ChatEnvironment:
-    env = ChatEnvironment(ENGINE, **options)
+    env = ChatEnvironment(subject(EMBEDDED).engine, **options)
     env.reset(messages=[HELLO], clock=0.0)
     return env
 

@@ -164,28 +164,3 @@ def test_an_answer_says_from_where_on_the_stream_is_another_one(served: tuple[Su
         assert result.messages == [{"role": "user", "content": "Hello?"}]
         assert long_ago.messages[-1]["content"] == "Again? " * 200
         assert len(long_ago.token_ids) > 200
-
-
-@pytest.mark.parametrize(
-    ("request_of", "reason", "field"),
-    [
-        (lambda count: pb.StepRequest(messages=[], replace_from=count + 1), "BAD_REPLACE_FROM", "replace_from"),
-        (lambda _: pb.StepRequest(tokens=[1], replace_from=0), "BAD_ACTION", "tokens"),
-    ],
-)
-def test_what_cannot_be_replaced_is_refused_with_the_field(
-    served: tuple[Subject, grpc.Channel], request_of: Any, reason: str, field: str
-) -> None:
-    _, channel = served
-    with ChatEnv(channel) as env:
-        env.reset(messages=[HELLO])
-        request = request_of(1)
-        request.episode_id = env.episode_id
-        with pytest.raises(grpc.RpcError) as caught:
-            ChatEnvServiceStub(channel).Step(request)
-        from chatenv_client.calls import error_from_rpc
-
-        error = error_from_rpc(caught.value)
-        assert (error.code, error.reason) == ("INVALID_ARGUMENT", reason)
-        assert getattr(error, "field", None) == field
-        assert env.state().step_count == 0

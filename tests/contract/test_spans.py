@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import numpy as np
@@ -12,16 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatenv_client import ChatAction, ChatEnv, InvalidRequestError, Trajectory
-from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-from chatenv_client.calls import error_from_rpc
 from chatenv_client.tokens import mask_of_runs, runs_of_mask
 from chatenv_server import ChatEnvironment
-from chatenv_server.engine import TokenEngine
-from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from tests.engine.subjects import EMBEDDED, subject
 
 END = 257
-ENGINE = TokenEngine.load(ByteTokenizer())
 HELLO = {"role": "user", "content": "Hello!"}
 
 
@@ -75,7 +69,7 @@ def check(trajectory: Trajectory, starts: list[int], said: list[Span]) -> None:
 @pytest.mark.law(3)
 @given(st.lists(spans(), min_size=1, max_size=3))
 def test_forced_tokens_versions_and_logprobs_come_back_as_they_were_given(said: list[Span]) -> None:
-    env = ChatEnvironment(ENGINE)
+    env = ChatEnvironment(subject(EMBEDDED).engine)
     observation = env.reset(messages=[HELLO], clock=0.0)
     starts = []
     for span in said:
@@ -112,30 +106,8 @@ def test_runs_say_what_a_mask_says(values: list[bool]) -> None:
     assert all(runs[1:])
 
 
-@pytest.mark.parametrize(
-    ("bad", "reason", "field"),
-    [
-        ({"tokens": [1, 2], "sampled_runs": [1]}, "SAMPLED_RUNS", "sampled_runs"),
-        ({"tokens": [1, 2], "sampled_runs": [2**32 - 1, 3]}, "SAMPLED_RUNS", "sampled_runs"),
-        ({"messages": [pb.Message(role="user", content="a")], "sampled_runs": [0, 1]}, "SAMPLED_RUNS", "sampled_runs"),
-        ({"tokens": [1], "model_version_runs": [pb.ModelVersionRun(model_version="a", length=2)]}, "BAD_ACTION", None),
-        ({"tokens": [1], "model_version_runs": [pb.ModelVersionRun(length=1)]}, "BAD_ACTION", "model_version_runs"),
-    ],
-)
-def test_runs_that_do_not_fit_are_refused(channel: grpc.Channel, bad: dict[str, Any], reason: str, field: Any) -> None:
-    with ChatEnv(channel) as env:
-        env.reset(messages=[HELLO])
-        with pytest.raises(grpc.RpcError) as caught:
-            ChatEnvServiceStub(channel).Step(pb.StepRequest(episode_id=env.episode_id, **bad))
-        error = error_from_rpc(caught.value)
-        assert (error.code, error.reason) == ("INVALID_ARGUMENT", reason)
-        assert isinstance(error, InvalidRequestError)
-        assert field is None or error.field == field
-        assert env.state().step_count == 0
-
-
 def test_a_mask_of_another_length_is_refused() -> None:
-    env = ChatEnvironment(ENGINE)
+    env = ChatEnvironment(subject(EMBEDDED).engine)
     env.reset(messages=[HELLO])
     with pytest.raises(InvalidRequestError, match="the mask has 1 values for 2 tokens"):
         env.step(ChatAction(tokens=[97, END], mask=[True]))
