@@ -221,3 +221,16 @@ def test_calls_may_be_counted_and_named_by_a_word_after_their_id() -> None:
     message = {"content": "", "tool_calls": calls}
     assert functions(learn_reader(counted).parse(counted(message)).as_message()) == functions(message)
     assert learn_reader(with_ids).parse(with_ids(message)).tool_calls == tuple(calls)
+
+
+def test_calls_may_be_counted_where_the_turn_ends_before_the_last_one_closes() -> None:
+    def counted(message: Message) -> str:
+        calls = enumerate(message.get("tool_calls", ()))
+        texts = [f"<|call|>{i} {c['function']['name']}: {as_json(c['function']['arguments'])}" for i, c in calls]
+        return str(message["content"]) + "<|end|>".join(texts)
+
+    calls = [{"type": "function", "function": {"name": "find", "arguments": {"n": i}}} for i in range(12)]
+    message = {"content": "", "tool_calls": calls}
+    read = learn_reader(counted).parse(counted(message))
+    assert read.problems == ()
+    assert functions(read.as_message()) == functions(message)

@@ -51,17 +51,22 @@ def notation_of(name: str, evidence: Evidence, before: str, parts: Parts, unit: 
     close, sep, end = parts
     marked = is_telling(before)
     alone = sep is not None and marked and _core(_uncounted(sep)) == _core(_uncounted(before))
-    counts = alone and sep is not None and _core(sep) != _core(before)
+    counts = sep is not None and _counts(_core(before), _core(sep))
     section = Section(
         Fixed.of(before, numbered=counts),
-        None if sep is None or alone else Fixed.of(sep),
+        None if sep is None or alone else Fixed.of(sep, numbered=counts),
         Fixed.of("" if alone else end),
     )
     if marked:
         closer = _last_tag(end if end.strip() and not alone else close)
         return MarkedCalls(name, _opener(before, evidence), closer, section, unit)
-    begins = re.compile(rf"(?P<calls>{pattern_of(before.lstrip())}{looks})")
+    begins = re.compile(rf"(?P<calls>{pattern_of(before.lstrip(), numbered=counts)}{looks})")
     return UnmarkedCalls(name, begins, section, unit, beside_text=evidence.shows_text_beside_calls)
+
+
+def _counts(before: str, sep: str) -> bool:
+    """Whether what stands before the second call ends as what stands before the first does, but for a number."""
+    return not sep.endswith(before) and _uncounted(sep).endswith(_uncounted(before))
 
 
 def _uncounted(text: str) -> str:
