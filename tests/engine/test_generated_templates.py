@@ -18,10 +18,8 @@ from tests.engine.generated_templates import Traits, loaded, source_of, traits
 pytestmark = pytest.mark.timeout(0)  # each example loads a template; the deep profile has thousands
 _EXAMPLES = settings.default.max_examples if settings.default else 100
 _SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-_IS_DEEP = _EXAMPLES > 1000
-"""The ordinary run plays the same templates every time, so that what fails in it is what was changed."""
-law = settings(max_examples=max(20, _EXAMPLES * 2 // 3), suppress_health_check=_SLOW, derandomize=not _IS_DEEP)
-part_of_a_law = settings(max_examples=max(10, _EXAMPLES // 3), suppress_health_check=_SLOW, derandomize=not _IS_DEEP)
+law = settings(max_examples=max(20, _EXAMPLES * 2 // 3), suppress_health_check=_SLOW)
+part_of_a_law = settings(max_examples=max(10, _EXAMPLES // 3), suppress_health_check=_SLOW)
 _several = st.lists(scenarios(), min_size=2, max_size=4)
 
 
