@@ -36,7 +36,9 @@ def configure_logging(level: str, form: str) -> None:
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
     logging.getLogger("chatenv_server").setLevel(level.upper())
     # Python would print the line of code beside it, which tells an operator nothing.
-    warnings.showwarning = lambda message, *_: logging.getLogger("chatenv_server").warning(str(message))
+    warnings.showwarning = lambda message, *_: logging.getLogger("chatenv_server").warning(
+        " ".join(str(message).split())
+    )
 
 
 class LineWriter(logging.Handler):
@@ -120,7 +122,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=False, default=str)
+        return json.dumps(event, default=str)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -133,4 +135,6 @@ def _time(record: logging.LogRecord) -> str:
 
 def _shown(value: Any) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if " " in text or '"' in text or "\n" in text else text
+    if not text.isprintable():
+        return json.dumps(text)  # what could end a line, or speak to a terminal, is spelled out
+    return json.dumps(text, ensure_ascii=False) if " " in text or '"' in text else text

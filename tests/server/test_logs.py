@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -62,8 +64,20 @@ def test_a_line_for_machines_is_one_json_object() -> None:
     }
 
 
-def test_nobody_can_forge_a_line() -> None:
-    assert "\n" not in logged("text", field="a\n1970 INFO all is well")
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("end", ["\n", "\r", "\v", "\x85", "\u2028", "\x1b[2K", "\x9b2K", "\u202e"])
+def test_nobody_can_forge_a_line(form: str, end: str) -> None:
+    assert logged(form, field=f"a{end}1970_INFO_all_is_well").isprintable()
+
+
+def test_a_warning_of_anybodys_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import warnings; from chatenv_server.observing import logs; logs.configure_logging('info', 'text');"
+        "warnings.warn('a' + chr(10) + '1970 INFO all is well' + chr(13)); import logging; logging.shutdown()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    (line,) = capfd.readouterr().err.split("\n")[:-1]
+    assert line.endswith("WARNING a 1970 INFO all is well")
 
 
 # What a failed call leaves in the log.
