@@ -52,11 +52,12 @@ def dump_json(value: Any, field: str, reason: Reason, *, what: str = "") -> str:
     """JSON text of a value. Errors speak of `what` where that says more than the field, which is logged.
 
     Raises:
-        InvalidRequestError: the value is not JSON (NaN and Infinity are not), too deep or too long.
+        InvalidRequestError: the value is not JSON (NaN, Infinity and half a surrogate pair are not), too deep or too
+            long.
     """
     try:
         is_spelled = _check_depth(value)
-        return _checked_length(_written(value) if is_spelled else _dumps(value))
+        return _checked_text(_written(value) if is_spelled else _dumps(value))
     except (TypeError, ValueError) as error:
         message = f"{what or field} cannot be written as JSON: {error}"
         raise InvalidRequestError(message, reason=reason, field=field) from error
@@ -119,21 +120,34 @@ def load_objects(text: str, field: str, reason: Reason) -> list[dict[str, Any]]:
 
 def _checked_length(text: str) -> str:
     if len(text) > MAX_JSON_CHARACTERS:
-        raise ValueError(f"longer than {MAX_JSON_CHARACTERS} characters")
+        raise _too_long()
     return text
+
+
+def _checked_text(text: str) -> str:
+    if not text.isascii():
+        text.encode()  # refuses halves of surrogate pairs
+    return _checked_length(text)
+
+
+def _too_long() -> ValueError:
+    return ValueError(f"longer than {MAX_JSON_CHARACTERS} characters")
 
 
 def _check_depth(value: Any) -> bool:
     """Whether a number in the value has a spelling of its own.
 
     Raises:
-        ValueError: the value is too deep.
+        ValueError: the value is too deep, or surely too long.
     """
-    level, depth, is_spelled = [value], 0, False
+    level, depth, count, is_spelled = [value], 0, 0, False
     while level:
         depth += 1
         if depth > MAX_JSON_DEPTH:
             raise ValueError(f"deeper than {MAX_JSON_DEPTH} levels")
+        count += len(level)  # each is written as a character or more, a value that stands in many places in each
+        if count > MAX_JSON_CHARACTERS:
+            raise _too_long()
         is_spelled = is_spelled or any(isinstance(item, SpelledFloat) for item in level)
         level = [child for item in level for child in _children(item)]
     return is_spelled

@@ -88,3 +88,16 @@ def test_a_number_with_a_spelling_of_its_own_is_a_float_in_every_other_way() -> 
 def test_what_is_no_finite_number_is_refused(number: str) -> None:
     with pytest.raises(InvalidRequestError, match="not valid JSON"):
         read(f"[{number}]")
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\udc00": 1}, ["é", {"a": "\udfff"}], {"a": 1.5, "\ud834": []}])
+def test_half_a_surrogate_pair_is_no_json(value: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="metadata cannot be written"):
+        dump_json(value, "metadata", Reason.BAD_METADATA)
+
+
+def test_what_holds_itself_in_two_places_is_refused_and_not_followed_for_ever() -> None:
+    value: dict[str, Any] = {}
+    value["a"] = value["b"] = value
+    with pytest.raises(InvalidRequestError, match="longer than"):
+        dump_json(value, "metadata", Reason.BAD_METADATA)
