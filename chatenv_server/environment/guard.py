@@ -48,10 +48,15 @@ class TransformGuard:
         result = self._called(copy.copy(observation))
         if not isinstance(result, ChatObservation):
             raise _failure(f"the transform returned {type(result).__name__}, not an observation")
-        observation.reward = _reward(result.reward)
-        observation.terminated = _end(result.terminated, "terminated")
-        observation.truncated = observation.truncated or _end(result.truncated, "truncated")
-        observation.metadata = _metadata(result.metadata)
+        try:
+            outcome = _outcome(result)
+        except BaseException as error:
+            if isinstance(error, TransformError) or _is_the_users(error):
+                raise
+            # To read a value may run code of the transform's, or of its libraries: a tensor's, say.
+            raise _failure("the transform set what cannot be read") from error
+        observation.reward, observation.terminated, truncated, observation.metadata = outcome
+        observation.truncated = observation.truncated or truncated
         return observation
 
     def _called(self, observation: ChatObservation) -> Any:
@@ -105,6 +110,12 @@ class _Running:
 def _is_the_users(error: BaseException) -> bool:
     """Whether somebody pressed Ctrl-C, which only the main thread is told of. All else is the transform's doing."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def _outcome(result: ChatObservation) -> tuple[float | None, bool, bool, dict[str, Any]]:
+    """The four things that a transform may set, as an observation holds them."""
+    ends = _end(result.terminated, "terminated"), _end(result.truncated, "truncated")
+    return _reward(result.reward), *ends, _metadata(result.metadata)
 
 
 def _reward(value: Any) -> float | None:

@@ -81,7 +81,9 @@ def load_transform(name: str) -> Callable[[], Transform]:
     open_transform = cast("Callable[[], Transform]", found) if inspect.isclass(found) else lambda: found
     try:
         one = open_transform()
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise ValueError(f"{found.__name__}() of transform {name!r} raised {_told(error)}") from error
     try:
         check_transform(one)
@@ -90,19 +92,34 @@ def load_transform(name: str) -> Callable[[], Transform]:
     return open_transform
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def text_of(error: BaseException) -> str:
+    """What an exception of anybody's says; one whose class fails at that is an exception like any other."""
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - it is about to be told; nothing may come in between
+        return "(an exception that fails when it is asked for its text)"
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _import(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
+    return _loaded(name, lambda: getattr(importlib.import_module(module_name), attribute))
+
+
+def _loaded(name: str, load: Callable[[], Any]) -> Any:
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        return load()
+    except KeyboardInterrupt:
+        raise
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"transform {name!r} cannot be loaded: {error}; write module:attribute, with the module in PYTHONPATH"
+            f"transform {name!r} cannot be loaded: {text_of(error)}; "
+            "write module:attribute, with the module in PYTHONPATH"
         ) from error
-    except Exception as error:
+    except BaseException as error:
         raise ValueError(f"transform {name!r} cannot be loaded: its module raised {_told(error)}") from error
 
 
@@ -113,4 +130,4 @@ def _entry_point(name: str) -> Any:
         raise ValueError(
             f"no transform is called {name!r}; write module:attribute, or one of the installed entry points ({known})"
         )
-    return next(iter(found)).load()
+    return _loaded(name, next(iter(found)).load)

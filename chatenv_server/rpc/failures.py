@@ -26,6 +26,7 @@ from chatenv_client import wire
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError, TransformError, UnexpectedStatusError
 from chatenv_client.reasons import Reason
+from chatenv_server.environment.transforms import text_of
 from chatenv_server.episodes.store import is_episode_id
 from chatenv_server.observing.telemetry import Telemetry
 
@@ -217,10 +218,11 @@ def _transforms_origin(failure: BaseException) -> dict[str, str]:
     raised = failure.__cause__
     if raised is None:
         return {"problem": str(failure)}
+    text = text_of(raised)
     frames = traceback.extract_tb(raised.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
     return {
-        "problem": _clip(f"{failure} ({raised})" if str(raised) else str(failure), MAX_MESSAGE_BYTES),
+        "problem": _clip(f"{failure} ({text})" if text else str(failure), MAX_MESSAGE_BYTES),
         "exception": type(raised).__name__,
         "where": _where(theirs or frames),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -69,6 +70,11 @@ class Unmakeable:
         raise FileNotFoundError("no answers.json")
 
 
+class Exiting:
+    def __init__(self) -> None:
+        raise SystemExit(3)
+
+
 class NeedsArguments:
     def __init__(self, path: str) -> None: ...
 
@@ -120,15 +126,29 @@ def test_what_cannot_be_a_transform_is_refused_before_it_is_called(module: Any, 
         compose(plain, wrong)
 
 
-@pytest.mark.parametrize(("wrong", "told"), [(Unmakeable, "no answers.json"), (NeedsArguments, "path")])
+@pytest.mark.parametrize(
+    ("wrong", "told"), [(Unmakeable, "no answers.json"), (NeedsArguments, "path"), (Exiting, "SystemExit: 3")]
+)
 def test_a_class_that_cannot_be_made_is_refused_with_what_it_raised(module: Any, wrong: Any, told: str) -> None:
     module.it = wrong
     with pytest.raises(ValueError, match=rf"{wrong.__name__}\(\) of transform 'a_task:it' raised .*{told}"):
         load_transform("a_task:it")
 
 
-def test_a_module_that_fails_is_refused_with_what_it_raised(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "failing_task.py").write_text("1 / 0")
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [("1 / 0", "ZeroDivisionError"), ("exit(3)", "SystemExit: 3"), ("import nothing_at_all", "nothing_")],
+)
+@pytest.mark.parametrize("name", ["failing_task:it", "by-its-entry-point"])
+def test_a_module_that_fails_is_refused_with_what_it_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str, name: str
+) -> None:
+    (tmp_path / "failing_task.py").write_text(code)
+    installed = tmp_path / "failing_task-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: failing-task\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[chatenv.transforms]\nby-its-entry-point = failing_task:it\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match="ZeroDivisionError"):
-        load_transform("failing_task:it")
+    monkeypatch.delitem(sys.modules, "failing_task", raising=False)
+    with pytest.raises(ValueError, match=rf"transform '{name}' cannot be loaded: .*{told}"):
+        load_transform(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -45,6 +45,19 @@ def setting(**values: Any) -> Callable[[ChatObservation], ChatObservation]:
     return transform
 
 
+class Unreadable(Mapping[str, Any]):
+    """Raises whatever is asked of it, as a tensor of two numbers does that is to be a float."""
+
+    def _fail(self, *_: object) -> Any:
+        raise SystemExit(3)
+
+    __getitem__ = __len__ = __iter__ = __float__ = _fail
+
+
+TWICE_ITSELF: dict[str, Any] = {}
+TWICE_ITSELF["a"] = TWICE_ITSELF["b"] = TWICE_ITSELF
+
+
 @pytest.mark.parametrize("timeout_s", [0.0, 10.0])
 def test_a_transform_within_its_deadline_has_its_way(guarded: Callable[..., ChatEnvironment], timeout_s: float) -> None:
     observation = guarded(setting(reward=Decimal("0.5"), metadata={"a": [1]}), timeout_s).step(HI)
@@ -59,12 +72,17 @@ def test_a_transform_within_its_deadline_has_its_way(guarded: Callable[..., Chat
         {"reward": [1.0, 2.0]},
         {"metadata": {"a": object()}},
         {"metadata": {"a": float("nan")}},
+        {"metadata": {"a": "\ud800"}},
+        {"metadata": {"\udc00": 1}},
+        {"metadata": TWICE_ITSELF},
+        {"metadata": Unreadable()},
         {"metadata": [1]},
         {"metadata": {"a": "x" * 2**20}},
         {"reward": float("nan")},
         {"reward": float("inf")},
         {"reward": "1.0"},
         {"reward": 10**400},
+        {"reward": Unreadable()},
         {"terminated": "yes"},
         {"truncated": 1},
     ],

@@ -29,7 +29,14 @@ class Ended(BaseException):
     """What no `except Exception` catches."""
 
 
-RAISED = (SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, Ended, MemoryError)
+class UntellableError(Exception):
+    """Fails when it is asked for its text."""
+
+    def __str__(self) -> str:
+        raise Ended("hunter2")
+
+
+RAISED = (SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, Ended, MemoryError, UntellableError)
 
 
 def raising(kind: type[BaseException]) -> Callable[[Any], Any]:
