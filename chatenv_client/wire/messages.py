@@ -51,7 +51,7 @@ def _write_message(encoded: pb.Message, message: Any) -> None:
             extra[key] = value
     if extra:
         # Keys are the caller's, and the field of an error is logged.
-        keys = ", ".join(map(str, extra))
+        keys = ", ".join(map(str, extra)).encode(errors="backslashreplace").decode()
         encoded.extra_json = dump_json(extra, "extra_json", Reason.BAD_MESSAGE, what=keys)
 
 
@@ -102,6 +102,11 @@ def _tool_call_from_proto(encoded: pb.ToolCall, field: str) -> dict[str, Any]:
     call["type"] = encoded.type or "function"
     call["function"] = {"name": encoded.name, "arguments": arguments}
     return call
+
+
+def _write_role(encoded: pb.Message, value: Any) -> bool:
+    encoded.role = value if isinstance(value, str) else ""  # which the server refuses, naming the message
+    return True
 
 
 def _write_content(encoded: pb.Message, value: Any) -> bool:
@@ -160,7 +165,7 @@ def _bad(what: str, field: str) -> InvalidRequestError:
 
 
 _WRITERS: Final[Mapping[str, Callable[[pb.Message, Any], bool]]] = {
-    "role": _write_text("role"),
+    "role": _write_role,
     "content": _write_content,
     "tool_calls": _write_tool_calls,
     **{key: _write_text(key) for key in _TEXT_KEYS},

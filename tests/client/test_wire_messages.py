@@ -111,6 +111,18 @@ def test_a_key_whose_value_is_no_json_is_named_but_not_in_the_field_which_is_log
     assert caught.value.field == "extra_json"
 
 
+@pytest.mark.parametrize("role", [None, 3, ["user"]])
+def test_what_is_no_text_is_no_role(role: Any) -> None:
+    sent = message_to_proto({"role": role, "content": "hi"})
+    assert message_from_proto(sent) == {"role": "", "content": "hi"}
+
+
+def test_what_is_said_of_a_key_can_be_printed() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        message_to_proto({"role": "user", "content": "", "\ud800": 1})
+    assert str(caught.value).encode()
+
+
 def test_half_a_surrogate_pair_in_the_text_is_refused_before_it_is_sent() -> None:
     with pytest.raises(InvalidRequestError, match="surrogate"):
         message_to_proto({"role": "user", "content": "\ud800"})
