@@ -22,7 +22,7 @@ import grpc
 import grpc.aio
 
 from chatenv_client.calls import Call, CallDefaults, ResultT, error_from_rpc, taken
-from chatenv_client.channel import Tls, open_async_channel, open_channel, refuse_options_of_ready_channel
+from chatenv_client.channel import Tls, check_ready_channel, open_async_channel, open_channel
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.fork import ProcessGuard
 from chatenv_client.stub import stub_of
@@ -75,6 +75,7 @@ class Connection(BaseConnection[grpc.Channel]):
         """Open a channel, which is closed at the end, or take the one that was given, which is left open.
 
         Raises:
+            TypeError: the target is neither an address nor a channel whose calls block.
             ValueError: the target is a URL of another kind, or an option was given along with a ready channel.
         """
         self.at_close = ExitStack()
@@ -83,7 +84,7 @@ class Connection(BaseConnection[grpc.Channel]):
             channel = open_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
             self.at_close.callback(channel.close)
         else:
-            refuse_options_of_ready_channel(tls, max_message_bytes)
+            check_ready_channel(target, grpc.Channel, tls, max_message_bytes)
             channel = target
         super().__init__(channel, defaults)
 
@@ -132,7 +133,7 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             channel = open_async_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
             self._at_close.push_async_callback(channel.close)
         else:
-            refuse_options_of_ready_channel(tls, max_message_bytes)
+            check_ready_channel(target, grpc.aio.Channel, tls, max_message_bytes)
             channel = target
         super().__init__(channel, defaults)
 

@@ -63,9 +63,10 @@ class AsyncChatEnv:
 
     async def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> StepResult:
         """As in `ChatEnv`."""
-        if (call := self._session.close(unless=options.get("episode_id"))) is not None:
-            await self._connection.make(call, timeout_s)
-        return await self._connection.make(self._session.reset(options), timeout_s)
+        opening = self._session.reset(options)
+        if (closing := self._session.close(unless=options.get("episode_id"))) is not None:
+            await self._connection.make(closing, timeout_s)
+        return await self._connection.make(opening, timeout_s)
 
     async def step(
         self, action: Action, *, replace_from: int | None = None, timeout_s: float | None = None

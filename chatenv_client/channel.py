@@ -119,12 +119,16 @@ def open_async_channel(
     return grpc.aio.secure_channel(target, tls.credentials(), options)
 
 
-def refuse_options_of_ready_channel(tls: Tls | None, max_message_bytes: int) -> None:
-    """Refuse options that only the opening of a channel can take.
+def check_ready_channel(channel: object, kind: type, tls: Tls | None, max_message_bytes: int) -> None:
+    """Refuse what is no channel, and options that only the opening of a channel can take.
 
     Raises:
+        TypeError: it is no channel of this kind.
         ValueError: one of the options was given.
     """
+    if not isinstance(channel, kind):
+        name = f"{kind.__module__.partition('._')[0]}.{kind.__name__}"
+        raise TypeError(f"give an address, such as 'localhost:50051', or a {name}, not {type(channel).__name__}")
     if tls is not None or max_message_bytes != DEFAULT_MAX_MESSAGE_BYTES:
         raise ValueError("tls and max_message_bytes belong to the channel; set them where the channel is opened")
 

@@ -117,11 +117,13 @@ class ChatEnv:
         """Start an episode; the one before it is closed. Keywords: see `ResetOptions`.
 
         Raises:
+            TypeError: there is no such keyword, or a value is of another type; nothing was sent.
             ChatEnvError: see `chatenv_client.errors`.
         """
-        if (call := self._session.close(unless=options.get("episode_id"))) is not None:
-            self._connection.make(call, timeout_s)
-        return self._connection.make(self._session.reset(options), timeout_s)
+        opening = self._session.reset(options)  # what cannot be sent closes nothing
+        if (closing := self._session.close(unless=options.get("episode_id"))) is not None:
+            self._connection.make(closing, timeout_s)
+        return self._connection.make(opening, timeout_s)
 
     def step(self, action: Action, *, replace_from: int | None = None, timeout_s: float | None = None) -> StepResult:
         """Append what a model sampled, a message, or a list of messages.

@@ -69,6 +69,8 @@ def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
             setattr(request, f"{key}_json", dump_json(_plain_json(value), key, _JSON_REASONS[key]))
     except InvalidRequestError:
         raise
+    except TypeError as error:
+        raise TypeError(f"{key}: {error}") from error
     except ValueError as error:
         raise InvalidRequestError(
             f"{key}: {error}", reason=_REASONS.get(key, Reason.INVALID_REQUEST), field=key

@@ -111,6 +111,14 @@ def test_an_unknown_keyword_of_reset_is_a_type_error() -> None:
 
 
 @pytest.mark.parametrize(
+    "key", sorted(ResetOptions.__annotations__.keys() - {"history_policy", "control_token_policy"})
+)
+def test_a_value_of_another_type_is_told_with_its_keyword(key: Any) -> None:
+    with pytest.raises((TypeError, InvalidRequestError), match=rf"^{key}\b"):
+        reset_to_proto({key: object()})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
     ("request_", "reason", "field"),
     [
         (pb.ResetRequest(tools_json="[1]"), "BAD_TOOLS", "tools"),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from chatenv_client import (
     EpisodeUnknownError,
     Tls,
     UnavailableError,
+    VectorChatEnv,
     channel_options,
 )
 from chatenv_client._generated import chatenv_pb2 as pb
@@ -82,6 +84,24 @@ def test_a_url_of_another_kind_is_refused(target: str) -> None:
 def test_options_that_a_ready_channel_would_ignore_are_refused(channel: grpc.Channel, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="belong to the channel"):
         ChatEnv(channel, **options)
+
+
+@pytest.mark.parametrize("target", [None, 50051, b"localhost:50051"])
+@pytest.mark.parametrize("client", [ChatEnv, AsyncChatEnv, partial(VectorChatEnv, n=1)])
+def test_what_is_neither_an_address_nor_a_channel_is_refused(client: Any, target: Any) -> None:
+    with pytest.raises(TypeError, match="give an address, such as 'localhost:50051', or a grpc"):
+        client(target)
+
+
+def test_a_channel_of_the_other_kind_is_refused(channel: grpc.Channel) -> None:
+    async def open_one() -> None:
+        async with grpc.aio.insecure_channel("localhost:1") as awaited:
+            with pytest.raises(TypeError, match=r"grpc\.Channel"):
+                ChatEnv(awaited)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"grpc\.aio\.Channel"):
+            AsyncChatEnv(channel)  # type: ignore[arg-type]
+
+    asyncio.run(open_one())
 
 
 def test_a_step_before_reset_says_what_to_do(env: ChatEnv) -> None:

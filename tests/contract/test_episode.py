@@ -405,6 +405,14 @@ def test_resetting_frees_the_episode_before(env: ChatEnv, channel: grpc.Channel)
         ChatEnv(channel).resume(before)
 
 
+@pytest.mark.parametrize("options", [{"bogus": 1}, {"system_prompt": 3}, {"max_steps": -1}, {"metadata": {"a": {1}}}])
+def test_a_reset_that_cannot_be_sent_leaves_the_episode_before(env: ChatEnv, options: Any) -> None:
+    env.reset()
+    with pytest.raises((TypeError, InvalidRequestError)):
+        env.reset(**options)
+    assert env.step(HELLO).observation.step_count == 1
+
+
 def test_unknown_and_closed_are_told_apart_and_neither_is_recreated(env: ChatEnv, channel: grpc.Channel) -> None:
     other = ChatEnv(channel)
     with pytest.raises(EpisodeUnknownError):
