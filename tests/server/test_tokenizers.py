@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
@@ -54,6 +55,11 @@ def _like_gemma(folder: Path) -> Path:
     return folder
 
 
+def named_tokens(tokenizer: Any) -> dict[str, str]:
+    """Those that templates get. transformers 4 gives them additional ones, too, which no template is known to read."""
+    return {name: text for name, text in tokenizer.special_tokens_map.items() if name != "additional_special_tokens"}
+
+
 @pytest.mark.parametrize("lean", [True, False])
 @pytest.mark.parametrize("name", [*RECORDED, "like Gemma 2"])
 def test_a_folder_becomes_the_tokenizer_that_auto_tokenizer_makes_of_it(
@@ -62,10 +68,15 @@ def test_a_folder_becomes_the_tokenizer_that_auto_tokenizer_makes_of_it(
     transformers = pytest.importorskip("transformers")
     recorded = name in RECORDED
     folder = request.getfixturevalue("conformance_dir") / "tokenizers" / name if recorded else _like_gemma(tmp_path)
+    try:
+        theirs = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except ValueError:  # transformers 4 cannot read every folder
+        with pytest.raises(TokenizerError, match="transformers cannot load"):
+            load_tokenizer(str(folder), lean=lean)
+        return
     ours = load_tokenizer(str(folder), lean=lean)
-    theirs = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     assert ours.chat_template == theirs.chat_template
-    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert named_tokens(ours) == named_tokens(theirs)
     assert len(ours) == len(theirs)
     assert ours.backend_tokenizer.get_added_tokens_decoder() == theirs.backend_tokenizer.get_added_tokens_decoder()
     with warnings.catch_warnings():
