@@ -21,6 +21,8 @@ from chatenv_server.engine.probe_messages import SENTINEL, unlike
 from chatenv_server.engine.profile import Profile
 
 _LONGEST_CALL_END: Final = 64
+_KEY: Final = "zq7x"
+"""Of a sentinel call's argument: a part of no control token, as a letter would be."""
 _MARK: Final = re.compile(r"[^\w\s]")
 """What the end of a call holds, and no value by itself."""
 Render = Callable[[Sequence[PreparedMessage]], str]
@@ -145,7 +147,7 @@ def _sentinel_turns(said: PreparedMessage, last: SampledTurn, sentinel: str) -> 
 def _with_sentinel(call: Mapping[str, Any], sentinel: str) -> dict[str, Any]:
     function = call.get("function", {})
     as_text = isinstance(function.get("arguments"), str)
-    arguments: Any = f'{{"a": "{sentinel}"}}' if as_text else {"a": sentinel}
+    arguments: Any = f'{{"{_KEY}": "{sentinel}"}}' if as_text else {_KEY: sentinel}
     return {**call, "function": {**function, "arguments": arguments}}
 
 

@@ -12,9 +12,9 @@ States of an episode, and who moves them:
     pending   -- the turn is still the last one: the cut looks at it, not this file -->  pending
     pending   -- a tail brings the rewrite, and is committed with its report        -->  what that tail found, or none
 
-`RewriteFinder.find` says what a tail leaves pending, `RewriteFinder.has_come` whether a tail brings it. The log keeps
-the state in its head, so that a step which is taken back takes it back, too: `to_check` says which pending rewrite a
-tail has to look at, `left_by` what is pending once a tail is committed.
+`RewriteFinder.find` says what a tail leaves pending, and `replaces` whether that counts; `RewriteFinder.has_come` says
+whether a tail brings a rewrite. The log keeps the state in its head, so that a step which is taken back takes it back,
+too: `to_check` says which pending rewrite a tail has to look at, `left_by` what is pending once a tail is committed.
 
 An example, with a template that strips thoughts before the last user message:
 
@@ -45,10 +45,14 @@ def to_check(pending: PendingRewrite | None, last: SampledTurn) -> PendingRewrit
     return None if pending is None or pending.message_index == last.message_index else pending
 
 
+def replaces(pending: PendingRewrite | None, reports: Sequence[FidelityReport]) -> bool:
+    """Whether what a tail with these reports leaves pending takes the place of what was pending before."""
+    return pending is None or any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in reports)
+
+
 def left_by(pending: PendingRewrite | None, tail: Tail) -> PendingRewrite | None:
     """What is pending once a tail is committed."""
-    has_come = any(report.kind is FidelityKind.HISTORY_REWRITTEN for report in tail.reports)
-    return tail.pending_rewrite if pending is None or has_come else pending
+    return tail.pending_rewrite if replaces(pending, tail.reports) else pending
 
 
 def report_of(pending: PendingRewrite) -> FidelityReport:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_client.models import Message
+from chatenv_client.models import FidelityReport, Message
+from chatenv_server.engine import rewrites
 from chatenv_server.engine.bound_template import BoundTemplate
-from chatenv_server.engine.conversation import EMPTY_TAIL, SampledTurn, Tail, TailPlace
+from chatenv_server.engine.conversation import EMPTY_TAIL, PendingRewrite, SampledTurn, Tail, TailPlace
 from chatenv_server.engine.cut import (
     Cut,
     Passage,
@@ -76,10 +77,10 @@ class TailWriter:
             reports.append(report_of(place.pending))
         first = last.message_index + 1
         places = [one.moved(len(rest.taken)) for one in places]
-        faults = [
-            *message_reports(prepared, places, first, rest.text),
-            *unmatched_results(last.message, messages, first, by_id=self._finds_results_by_id),
-        ]
+        faults = [*message_reports(prepared, places, first, rest.text), *self.unmatched(last, messages)]
+        pending = None
+        if rewrites.replaces(place.pending, reports):
+            pending = self.rewrites.find([last.message, *messages], last.message_index, head)
         return WrittenTail(
             rest.text,
             prepared,
@@ -87,10 +88,19 @@ class TailWriter:
             close=self._profile.role_closes.get("assistant", "").removeprefix(last.close),
             reports=reports,
             faults=faults,
-            pending_rewrite=self.rewrites.find([last.message, *messages], last.message_index, head),
+            pending_rewrite=pending,
             cut=cut,
             after_fallback=after_fallback,
         )
+
+    def brings_rewrite(self, place: TailPlace, pending: PendingRewrite, messages: Sequence[Message]) -> bool:
+        """Whether messages make the template rewrite a turn before the last."""
+        later = [self.template.prepare_own(message) for message in (place.last.message, *messages)]
+        return self.rewrites.has_come(pending, later, self.heads.constant(place.history.first()))
+
+    def unmatched(self, last: SampledTurn, messages: Sequence[Message]) -> list[FidelityReport]:
+        """A report for every result of a tool among the messages after a turn that answers no call."""
+        return unmatched_results(last.message, messages, last.message_index + 1, by_id=self._finds_results_by_id)
 
     def _cut(
         self,

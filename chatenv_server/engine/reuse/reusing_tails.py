@@ -22,7 +22,7 @@ from chatenv_server.engine.tails import TailWriter
 
 
 class Exchange(NamedTuple):
-    """A finished turn and the one message after it, both nothing but texts."""
+    """A finished turn and the one message after it, taken apart."""
 
     shape: Any
     texts: list[str]
@@ -53,8 +53,8 @@ class ReusingTails:
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
-        exchange = self._exchange(place, messages)
-        if exchange is None:
+        exchange, pending = self._exchange(place, messages), place.pending
+        if exchange is None or (pending is not None and self._writer.brings_rewrite(place, pending, messages)):
             return self._writer.tail(place, messages)
         known = self._recordings.of(exchange.shape)
         for recording, surroundings in known.recordings:
@@ -67,18 +67,24 @@ class ReusingTails:
         return tail
 
     def _exchange(self, place: TailPlace, messages: Sequence[Message]) -> Exchange | None:
-        """The turn and the message after it, where both are nothing but texts and the turn has come to its end."""
+        """The turn and the message after it, where the turn has come to its end and the message is but a text."""
         last, added = place.last, self._codec.added
-        if len(messages) != 1 or place.pending is not None or last.stop_id not in added.parting_ids:
+        if len(messages) != 1 or last.stop_id not in added.parting_ids:
             return None
         given = messages[0].get("content")
-        if not given or type(given) is not str or "tool_calls" in last.message or "tool_calls" in messages[0]:
+        if not given or type(given) is not str or "tool_calls" in messages[0]:
+            return None
+        if "tool_calls" in last.message and not self._is_in_form(last.message):
+            return None
+        if messages[0]["role"] == "tool" and self._writer.unmatched(last, messages):
             return None
         texts: list[str] = []
         said = shape_of(last.message, texts)
         count = len(texts)
         prompted = self._writer.turns.was_prompted(last)
-        shape: tuple[Any, ...] = (last.stop_id, last.close, prompted, said, shape_of(messages[0], texts))
+        # Where nothing was said, the cut looks for the turn in another way.
+        told = last.stop_id, last.close, prompted, place.pending is None, "" in texts
+        shape: tuple[Any, ...] = (told, said, shape_of(messages[0], texts))
         if self._spell_control_tokens(texts[count:]):
             return None
         suffices = self._writer.heads.suffices(place.history)
@@ -87,6 +93,11 @@ class ReusingTails:
         if not suffices:
             shape = (*shape, _digest(self._writer.heads.shape(place.history)))
         return Exchange(shape, texts, given)
+
+    def _is_in_form(self, message: Message) -> bool:
+        """Whether the template gets the calls of a message as they are: what is made of texts before goes unseen."""
+        as_text = self._writer.template.profile.forms.arguments_as_text
+        return all(isinstance(call["function"].get("arguments"), str) is as_text for call in message["tool_calls"])
 
     def _spell_control_tokens(self, texts: Sequence[str]) -> bool:
         """Whether texts that were given have to be marked before they are rendered."""

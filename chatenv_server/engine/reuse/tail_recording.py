@@ -148,11 +148,9 @@ def verbatim(written: Expression, given: Expression) -> tuple[Condition, ...]:
 def _split(expression: Any, length: int, texts: Texts) -> tuple[Joined, list[Any]] | None:
     """What comes before the last `length` characters of a text, and the parts of these.
 
-    None where the place lies inside an expression, or where a part is empty, since nothing tells on which side it is.
+    None where the place lies inside an expression, or at one that is empty, since nothing tells on which side it is.
     """
     before = list(expression.parts) if type(expression) is Joined else [expression]
-    if "" in [value_of(part, texts) for part in before]:
-        return None
     after: list[Any] = []
     while length and before:
         part = before.pop()
@@ -164,4 +162,6 @@ def _split(expression: Any, length: int, texts: Texts) -> tuple[Joined, list[Any
             part, size = part[size - length :], length
         after.insert(0, part)
         length -= size
+    if before and not value_of(before[-1], texts):
+        return None
     return Joined(tuple(before)), after
