@@ -35,10 +35,10 @@ class BoundedCache(Generic[KeyT, ValueT]):
     def get(self, key: KeyT) -> ValueT | None:
         """The value of a key, which counts as used now; None where none is kept."""
         with self._lock:
-            if key not in self._values:
-                return None
-            self._values.move_to_end(key)
-            return self._values[key]
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
 
     def get_or_put(self, key: KeyT, make: Callable[[], ValueT]) -> ValueT:
         """The value of a key, made and kept if none is. Two threads that ask at once may make it twice."""

@@ -129,14 +129,12 @@ def as_action(action: Any, replace_from: int | None = None) -> ChatAction:
     Raises:
         TypeError: it is neither an action, a message nor a list of messages.
     """
-    made = _as_action(action)
+    made = action if isinstance(action, ChatAction) else _action_of(action)
     return made if replace_from is None else replace(made, replace_from=replace_from)
 
 
-def _as_action(action: Any) -> ChatAction:
-    if isinstance(action, ChatAction):
-        return action
-    if isinstance(action, Mapping):
+def _action_of(action: Any) -> ChatAction:
+    if isinstance(action, (dict, Mapping)):  # nearly all are, and asking for a Mapping takes longer
         return ChatAction(messages=(action,))  # type: ignore[arg-type]
     if isinstance(action, (list, tuple)) and all(isinstance(item, Mapping) for item in action):
         return ChatAction(messages=tuple(action))

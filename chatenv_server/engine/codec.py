@@ -74,7 +74,7 @@ class Codec:
         self._neutral_text = self.added.text_of(self.added.neutral_id)
         # Some tokenizers put a space of their own before text after a control token.
         self._writes_prefix_space = self._decode_run(self._encode_after_neutral("a")).startswith(" ")
-        self._boundaries = Boundaries(self._tokenizer, self.added, self._neutral_text, self._text_after)
+        self.boundaries = Boundaries(self._tokenizer, self.added, self._neutral_text, self._text_after)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
         self.isolated_texts = IsolatedTexts(self._tokenizer, self.added)
 
@@ -167,7 +167,7 @@ class Codec:
     def _encode_after_text(self, text: str, before: Int32Array) -> tuple[_Piece, bool]:
         context = self._neutral_text + self.decode(before[-CONTEXT_TOKENS:])
         encoding = encoding_of(self._tokenizer, context + text)
-        dropped, merged = self._boundaries.edge(encoding, context)
+        dropped, merged = self.boundaries.edge(encoding, context)
         if not merged:
             return _Piece(0, encoding, len(context), dropped), False
         if dropped and text.lstrip().startswith(self.added.text_of(encoding.ids[dropped - 1]) or "\0"):
@@ -188,10 +188,6 @@ class Codec:
         if self.added.neutral_id is None:
             return []
         return self._tokenizer.encode(self._neutral_text + text, add_special_tokens=False).ids[1:]
-
-    def merges(self, before: Int32Array, ids: Int32Array) -> bool:
-        """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
-        return self._boundaries.merges(before, ids)
 
     # -- decoding ---------------------------------------------------------------------------------
 
@@ -223,8 +219,10 @@ class Codec:
         return [] if place is None else [place]
 
     def _text_after(self, ids: Sequence[int], before: Sequence[int]) -> str:
+        if not self._writes_prefix_space:
+            return self._decode_run(ids)
         text = self._decode(ids)
-        artificial = self._writes_prefix_space and len(before) > 0 and before[-1] in self.added
+        artificial = len(before) > 0 and before[-1] in self.added
         return text.removeprefix(" ") if artificial else text
 
     def _decode(self, ids: Sequence[int]) -> str:

@@ -62,10 +62,10 @@ class Continuation(NamedTuple):
 class Continuations:
     """How one episode's stream goes on with messages."""
 
-    __slots__ = ("_options", "renderer")
+    __slots__ = ("_options", "_renderer")
 
     def __init__(self, renderer: Renderer, options: RenderOptions) -> None:
-        self.renderer = renderer
+        self._renderer = renderer
         self._options = options
 
     def of(self, head: Head, messages: Sequence[Message], replace_from: int | None = None) -> Continuation:
@@ -96,24 +96,24 @@ class Continuations:
         self, head: Head, messages: Sequence[Message], replace_from: int
     ) -> tuple[int, Sequence[Message]]:
         """The first message that is really another one, and the messages from there on."""
-        there = conversation_at(head, head.message_count, self.renderer).since(replace_from)
+        there = conversation_at(head, head.message_count, self._renderer).since(replace_from)
         same = next((i for i, (old, new) in enumerate(zip(there, messages, strict=False)) if old != new), None)
         count = min(len(there), len(messages)) if same is None else same
         return replace_from + count, messages[count:]
 
     def _tail(self, head: Head, messages: Sequence[Message], reopening: Callable[[], Reopening]) -> Tail:
         if head.last is None:
-            return self.renderer.opening(messages, reopening() if head.sealed else None)
-        history = conversation_at(head, head.last.message_index, self.renderer)
+            return self._renderer.opening(messages, reopening() if head.sealed else None)
+        history = conversation_at(head, head.last.message_index, self._renderer)
         pending = rewrites.to_check(head.pending_rewrite, head.last)
-        return self.renderer.tail(TailPlace(history, head.last, head.committed, pending), messages)
+        return self._renderer.tail(TailPlace(history, head.last, head.committed, pending), messages)
 
     # -- the policy `segment` ---------------------------------------------------------------------
 
     def _may_differ(self, head: Head, tail: Tail) -> bool:
         if head.last is None:
             return False
-        doubtful = head.is_doubtful or not self.renderer.sees_rewrites
+        doubtful = head.is_doubtful or not self._renderer.sees_rewrites
         return doubtful or any(report.kind in MAY_DIFFER for report in tail.reports)
 
     def _exact(self, head: Head, first: int, messages: Sequence[Message], tail: Tail) -> Continuation:
@@ -132,23 +132,23 @@ class Continuations:
         committed, count = head.committed, head.written.tokens
         if np.array_equal(committed, tokens[:count]) and np.array_equal(tail.tokens, tokens[count:]):
             return True
-        if self.renderer.sees_rewrites:
+        if self._renderer.sees_rewrites:
             return False
         # All that can be told of a sampled turn is its text, which may be tokenised in other ways.
-        text_of = self.renderer.text_of
+        text_of = self._renderer.text_of
         return text_of(np.concatenate([committed, tail.tokens])) == text_of(tokens)
 
     def _new_segment(self, head: Head, first: int, messages: Sequence[Message], *, recorded: int) -> Continuation:
-        kept = conversation_at(head, first, self.renderer).since(0)
+        kept = conversation_at(head, first, self._renderer).since(0)
         own = earlier(head.own, first).union(self._said(head, kept))
-        opening = self.renderer.opening([*kept, *messages], Reopening(recorded, first, head.known_opening, own))
+        opening = self._renderer.opening([*kept, *messages], Reopening(recorded, first, head.known_opening, own))
         return Continuation(opening, first, messages, recorded, own, kept)
 
     def _said(self, head: Head, kept: Sequence[Message]) -> Iterator[int]:
         """Those of the messages in which a model said control tokens in this segment; see `Renderer.says_controls`."""
         tokens = head.records.tokens
         for index, start, stop in head.records.turns.said(head.written.turns):
-            if index < len(kept) and self.renderer.says_controls(tokens.view(start, stop), kept[index]):
+            if index < len(kept) and self._renderer.says_controls(tokens.view(start, stop), kept[index]):
                 yield index
 
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
-from chatenv_server.engine.encodings import encoding_of, in_turn, token_at
+from chatenv_server.engine.encodings import encoding_of, ids_of, in_turn, token_at
 
 MOST_EXPECTED: Final = 16
 """Different surroundings that texts are encoded ahead for. Callers choose roles, so there must be a bound."""
@@ -40,14 +40,14 @@ class PartedText(NamedTuple):
 class Surroundings(NamedTuple):
     """What stands around a text: ids, as far as control tokens part it from the rest, and what is encoded with it."""
 
-    lead: Int32Array
-    """(n,) int32, what stands before the text, through the last control token."""
+    lead: list[int]
+    """What stands before the text, through the last control token."""
     before: str
     """That control token, and what stands between it and the text."""
     after: str
     """What stands between the text and the next control token."""
-    trail: Int32Array
-    """(n,) int32, what stands after the text, from that token on."""
+    trail: list[int]
+    """What stands after the text, from that token on."""
 
 
 class IsolatedTexts:
@@ -119,10 +119,10 @@ class IsolatedTexts:
 
     def _encode_unless_ahead(self, whole: str) -> list[int]:
         ahead = self._ahead.pop(whole, None)
-        return self._encode_one(whole) if ahead is None else ahead
+        return ids_of(self._tokenizer, whole)[1:] if ahead is None else ahead
 
     def _encode_one(self, whole: str) -> list[int]:
-        return self._encode([whole])[0]
+        return ids_of(self._tokenizer, whole)[1:]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Texts encoded side by side, each alone, in the tokenizer's own threads where there are several.
@@ -150,18 +150,13 @@ class IsolatedTexts:
         lead, trail = self.encode(last, before[:opened]), self.encode(last, after[end:])
         if lead is None or trail is None:
             return None
-        return Surroundings(
-            np.array(lead.ids, dtype=np.int32),
-            control + before[opened:],
-            after[:end],
-            np.array(trail.ids, dtype=np.int32),
-        )
+        return Surroundings(lead.ids, control + before[opened:], after[:end], trail.ids)
 
     def encode_in(self, surroundings: Surroundings, text: str) -> Int32Array:
         """(n,) int32, the ids of a text with what stands around it."""
         whole = surroundings.before + text + surroundings.after
         ids = self._encode_unless_ahead(whole)
-        return np.concatenate((surroundings.lead, np.array(ids, dtype=np.int32), surroundings.trail))
+        return np.array([*surroundings.lead, *ids, *surroundings.trail], dtype=np.int32)
 
     def expect(self, role: str, surroundings: Surroundings) -> None:
         """Take note of what stands around a role's texts, for those that will be encoded ahead."""

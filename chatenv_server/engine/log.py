@@ -73,13 +73,10 @@ class EpisodeLog(LogReading):
 
     # -- where the log stands ---------------------------------------------------------------------
 
-    def stand_at(self, head: Head) -> None:
-        """Stand somewhere else: where the log stood before, to take a step back, or after what was just written.
-
-        Snapshots of what is taken back must not be used any more.
-        """
-        self._head = head
-        if len(head.records.hashed) > head.written.tokens:  # a step that was taken back
+    def go_back_to(self, head: Head) -> None:
+        """Stand where the log stood before. Snapshots of what is taken back must not be used any more."""
+        self.head = head
+        if len(head.records.hashed) > head.written.tokens:
             head.records.hashed = HashedPrefix()
 
     # -- messages ---------------------------------------------------------------------------------
@@ -93,7 +90,7 @@ class EpisodeLog(LogReading):
             TemplateRejectedError: the template rejects them; nothing has changed.
             HistoryRewrittenError: the template would rewrite history and the policy is `strict`; nothing has changed.
         """
-        head = self._head
+        head = self.head
         then = self._continuations.of(head, messages, replace_from)
         count = then.first + len(then.messages)
         held = self._held_tokens(then)
@@ -107,16 +104,23 @@ class EpisodeLog(LogReading):
             # Snapshots handed out share the old list, in which the messages must stay.
             held_messages = [*head.messages[: then.first], *then.messages]
         begun = head.tail_step if head.message_count > head.tail_message else step
-        self.stand_at(
-            head._replace(
-                tail=then.tail,
-                messages=held_messages,
-                message_count=count,
-                tail_step=begun,
-                recorded=then.recorded,
-                own=then.own,
-                said=head.said if then.first >= head.recorded else earlier(head.said, then.first),
-            )
+        self.head = Head(
+            records=head.records,
+            written=head.written,
+            tail=then.tail,
+            tail_step=begun,
+            tail_reward=head.tail_reward,
+            messages=held_messages,
+            message_count=count,
+            tail_message=head.tail_message,
+            last=head.last,
+            pending_rewrite=head.pending_rewrite,
+            is_doubtful=head.is_doubtful,
+            opening=head.opening,
+            recorded=then.recorded,
+            own=then.own,
+            said=head.said if then.first >= head.recorded else earlier(head.said, then.first),
+            sealed=head.sealed,
         )
         return Change(_news(then.tail.reports, head.tail.reports), held, count)
 
@@ -127,25 +131,23 @@ class EpisodeLog(LogReading):
             TemplateRejectedError: the template rejects the messages, or does not write that text.
         """
         tail = self.renderer.opening_inside(messages)
-        self.stand_at(self._head._replace(tail=tail, messages=list(messages), message_count=len(messages)))
+        self.head = self.head._replace(tail=tail, messages=list(messages), message_count=len(messages))
         return Change(tail.reports, 0, 0)
 
     def _begin_segment(self, then: Continuation, kept: Sequence[Message], step: int) -> None:
-        head = self._head
-        self.stand_at(
-            Head(
-                Records(),
-                tail=then.tail,
-                tail_step=step,
-                # What was earned on the tail that goes must not be lost with it.
-                tail_reward=head.tail_reward,
-                messages=[*kept, *then.messages],
-                message_count=len(kept) + len(then.messages),
-                recorded=then.recorded,
-                own=then.own,
-                said=earlier(self.sampled_messages, then.first),
-                sealed=sealed_with(head.sealed, head.records, head.written, head.tail_message),
-            )
+        head = self.head
+        self.head = Head(
+            Records(),
+            tail=then.tail,
+            tail_step=step,
+            # What was earned on the tail that goes must not be lost with it.
+            tail_reward=head.tail_reward,
+            messages=[*kept, *then.messages],
+            message_count=len(kept) + len(then.messages),
+            recorded=then.recorded,
+            own=then.own,
+            said=earlier(self.sampled_messages, then.first),
+            sealed=sealed_with(head.sealed, head.records, head.written, head.tail_message),
         )
 
     def preview(self, messages: Sequence[Message]) -> tuple[int, Int32Array, tuple[FidelityReport, ...]]:
@@ -154,7 +156,7 @@ class EpisodeLog(LogReading):
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
-        head = self._head
+        head = self.head
         then = self._continuations.of(head, messages)
         held = self._held_tokens(then)
         if then.kept is not None:
@@ -163,7 +165,7 @@ class EpisodeLog(LogReading):
 
     def _held_tokens(self, then: Continuation) -> int:
         """Length of the prefix that the new stream has in common with this one."""
-        head = self._head
+        head = self.head
         if then.kept is None:
             return head.written.tokens + shared_length(head.tail.tokens, then.tail.tokens)
         tokens = then.tail.tokens
@@ -198,7 +200,7 @@ class EpisodeLog(LogReading):
                 has changed.
             TemplateRejectedError: the template has written nothing of the messages that are there; nothing has changed.
         """
-        head, length = self._head, len(self)
+        head, length = self.head, len(self)
         if not length and head.pending_messages:
             raise TemplateRejectedError(
                 "the chat template has written nothing yet: it waits for a user's message; append one, then sample",
@@ -232,7 +234,7 @@ class EpisodeLog(LogReading):
 
     def _commit(self, last: SampledTurn, written: Written, *, is_doubtful: bool) -> None:
         """Stand after a span whose tail and tokens are written."""
-        head, tail = self._head, self._head.tail
+        head, tail = self.head, self.head.tail
         count = last.message_index + 1
         if last.message_index == head.message_count:
             self._let_go_of(head.last)
@@ -241,40 +243,38 @@ class EpisodeLog(LogReading):
         else:
             # Snapshots handed out share the old list, in which the message must stay as it was.
             messages = [*head.messages[: last.message_index], last.message]
-        self.stand_at(
-            Head(
-                records=head.records,
-                written=written,
-                tail_step=head.tail_step,
-                messages=messages,
-                message_count=count,
-                tail_message=count,
-                last=last,
-                pending_rewrite=rewrites.left_by(head.pending_rewrite, tail),
-                is_doubtful=is_doubtful,
-                opening=self._kept_opening(tail),
-                own=head.own,
-                said=head.said,
-                sealed=head.sealed,
-            )
+        self.head = Head(
+            records=head.records,
+            written=written,
+            tail_step=head.tail_step,
+            messages=messages,
+            message_count=count,
+            tail_message=count,
+            last=last,
+            pending_rewrite=rewrites.left_by(head.pending_rewrite, tail),
+            is_doubtful=is_doubtful,
+            opening=self._kept_opening(tail),
+            own=head.own,
+            said=head.said,
+            sealed=head.sealed,
         )
 
     def _kept_opening(self, tail: Tail) -> OpeningText | None:
         """The text of the segment's opening, where it is likely that another segment begins like it."""
-        is_likely = self._head.sealed or self.options.history_policy is HistoryPolicy.SEGMENT
-        return (tail.opening or self._head.opening) if is_likely else None
+        is_likely = self.head.sealed or self.options.history_policy is HistoryPolicy.SEGMENT
+        return (tail.opening or self.head.opening) if is_likely else None
 
     def _let_go_of(self, turn: SampledTurn | None) -> None:
         """Hold a turn's text no longer, now that nothing is rendered from it any more."""
-        if turn is not None and not self._keeps_texts and _can_be_read_again(turn):
-            self._head.messages[turn.message_index] = None
+        if not self._keeps_texts and turn is not None and _can_be_read_again(turn):
+            self.head.messages[turn.message_index] = None
 
     def add_reward(self, reward: float, *, of_messages: bool) -> None:
         """Book a step's reward on what it appended: the tail, where those of several steps add up, or a span."""
         if of_messages:
-            self._head = self._head._replace(tail_reward=(self._head.tail_reward or 0.0) + reward)
+            self.head = self.head._replace(tail_reward=(self.head.tail_reward or 0.0) + reward)
         else:
-            self._head.records.turns.reward(self._head.written.turns - 1, reward)
+            self.head.records.turns.reward(self.head.written.turns - 1, reward)
 
 
 def _can_be_read_again(turn: SampledTurn) -> bool:
@@ -322,5 +322,7 @@ def _reading_reports(read: ReadTurn, start: int, index: int) -> tuple[FidelityRe
 
 def _news(reports: Sequence[FidelityReport], known: Sequence[FidelityReport]) -> tuple[FidelityReport, ...]:
     """The reports that were not there before the tail was rendered anew."""
+    if not reports:
+        return ()
     before = frozenset(known)
     return tuple(report for report in reports if report not in before)

@@ -25,89 +25,78 @@ from chatenv_server.engine.segments import BYTES_OF_A_TOKEN, SealedSegment, open
 class LogReading:
     """The part of a log that changes nothing; `EpisodeLog` is the whole."""
 
-    __slots__ = ("_continuations", "_head", "options")
+    __slots__ = ("_continuations", "head", "options", "renderer")
 
     def __init__(self, renderer: Renderer, options: RenderOptions) -> None:
         self.options = options
-        self._continuations = Continuations(renderer, options)
-        self._head = Head(Records(), messages=[])
-
-    @property
-    def renderer(self) -> Renderer:
+        self.renderer = renderer
         """Renders and reads for it."""
-        return self._continuations.renderer
-
-    @renderer.setter
-    def renderer(self, renderer: Renderer) -> None:
-        self._continuations.renderer = renderer
-
-    @property
-    def head(self) -> Head:
+        self._continuations = Continuations(renderer, options)
+        self.head = Head(Records(), messages=[])
         """Where the log stands."""
-        return self._head
 
     def __len__(self) -> int:
-        return self._head.written.tokens + len(self._head.tail.tokens)
+        return self.head.written.tokens + len(self.head.tail.tokens)
 
     @property
     def stream(self) -> TokenSnapshot:
         """The token stream as it is now; costs no copy."""
-        return TokenSnapshot(self._head.committed, self._head.tail.tokens, self._head.records.hashed)
+        return TokenSnapshot(self.head.committed, self.head.tail.tokens, self.head.records.hashed)
 
     @property
     def held_tokens(self) -> int:
         """Tokens that it holds, those of sealed segments included; columns count as what they take."""
-        sealed, columns = self._head.sealed, self._head.written.column_bytes
+        sealed, columns = self.head.sealed, self.head.written.column_bytes
         return len(self) + columns // BYTES_OF_A_TOKEN + (sealed[-1].held_tokens if sealed else 0)
 
     def column_rows(self) -> tuple[ColumnRows, ...]:
         """Columns of the segment's sampled tokens, in the order in which they came."""
-        return tuple(self._head.records.columns[: self._head.written.columns])
+        return tuple(self.head.records.columns[: self.head.written.columns])
 
     def last_rows(self, column: str) -> Rows | None:
         """The rows that were given last of a column of the segment; None: it has no such column."""
-        columns, count = self._head.records.columns, self._head.written.columns
+        columns, count = self.head.records.columns, self.head.written.columns
         return next((columns[index].rows for index in reversed(range(count)) if columns[index].name == column), None)
 
     @property
     def sealed(self) -> tuple[SealedSegment, ...]:
         """The segments before the current one."""
-        return self._head.sealed
+        return self.head.sealed
 
     def segments(self) -> tuple[Segment, ...]:
         """All segments, the current one last; costs time proportional to all of them."""
         stream, turns = self.stream.token_ids, self.turns()
-        shared = shared_with(self._head.sealed, stream, turns)
+        shared = shared_with(self.head.sealed, stream, turns)
         current = segment_of(
             stream, turns, self.logprobs(), self.reports(), shared_length=shared, column_rows=self.column_rows()
         )
-        return (*opened(self._head.sealed), current)
+        return (*opened(self.head.sealed), current)
 
     @property
     def sampled_messages(self) -> frozenset[int]:
         """The messages of the conversation that a model said, in this segment or an earlier one."""
-        turns = self._head.records.turns.first(self._head.written.turns)
-        return self._head.said | {turn.first_message for turn in turns if turn.origin is Origin.SAMPLED}
+        turns = self.head.records.turns.first(self.head.written.turns)
+        return self.head.said | {turn.first_message for turn in turns if turn.origin is Origin.SAMPLED}
 
     @property
     def last_sampled(self) -> int | None:
         """The last token of the last span of the segment; None: there is no span."""
-        return self._head.written.tokens - 1 if self._head.last is not None else None
+        return self.head.written.tokens - 1 if self.head.last is not None else None
 
     @property
     def message_count(self) -> int:
         """Messages of the conversation."""
-        return self._head.message_count
+        return self.head.message_count
 
     @property
     def conversation(self) -> MessageSnapshot:
         """The messages as they are now; costs no copy."""
-        return conversation_at(self._head, self._head.message_count, self.renderer)
+        return conversation_at(self.head, self.head.message_count, self.renderer)
 
     @property
     def generation_prompt_length(self) -> int:
         """How many trailing tokens ask the model to speak."""
-        return self._head.tail.generation_prompt_length
+        return self.head.tail.generation_prompt_length
 
     def fingerprint(self) -> str:
         """Fingerprint of the stream; costs the tail, and what was committed since it was asked for last."""
@@ -115,25 +104,25 @@ class LogReading:
 
     def turns(self) -> tuple[Turn, ...]:
         """All turns of the segment, the pending tail last."""
-        committed, extent = self._head.records.turns.first(self._head.written.turns), self._head.tail_extent
+        committed, extent = self.head.records.turns.first(self.head.written.turns), self.head.tail_extent
         if extent is None:
             return committed
-        return (*committed, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self._head.tail_reward))
+        return (*committed, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self.head.tail_reward))
 
     def reports(self) -> tuple[FidelityReport, ...]:
         """Everything that is not exact in the segment, the pending tail's reports last."""
-        return (*self._head.records.reports[: self._head.written.reports], *self._head.tail.reports)
+        return (*self.head.records.reports[: self.head.written.reports], *self.head.tail.reports)
 
     def logprobs(self) -> Float32Array:
         """Logprobs of all turns of the segment that have them, in stream order."""
-        logprobs: Float32Array = self._head.records.logprobs.view(0, self._head.written.logprobs).copy()
+        logprobs: Float32Array = self.head.records.logprobs.view(0, self.head.written.logprobs).copy()
         return logprobs
 
     def message_spans(self) -> tuple[tuple[int, int], ...]:
         """(start, stop) of each message's part of the stream."""
-        written, tail = self._head.written, self._head.tail
+        written, tail = self.head.written, self.head.tail
         starts = [
-            *self._head.records.starts[: written.starts],
+            *self.head.records.starts[: written.starts],
             *(written.tokens + start for start in tail.message_starts),
         ]
         end = len(self) - self.generation_prompt_length

@@ -76,7 +76,9 @@ class Spellings:
 
     def occur_in(self, text: str) -> bool:
         """Whether a text spells one of the tokens."""
-        return self._as_they_are.search(text) is not None or (self._may_be_late_in(text) and bool(self.in_(text)))
+        if self._as_they_are.search(text) is not None:
+            return True
+        return self._normalized is not None and bool(self.in_(text))
 
     def in_(self, text: str) -> list[tuple[int, int]]:
         """Where a text spells the tokens: the first character of each and the one after its last, in order."""

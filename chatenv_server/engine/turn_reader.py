@@ -67,7 +67,7 @@ class TurnReader:
         message: Message = parsed.as_message()  # type: ignore[assignment]
         if parsed.tool_calls and not parser.writes_ids:
             message["tool_calls"] = _with_ids(message["tool_calls"], index)
-        merges = self._codec.merges(before, ids)
+        merges = self._codec.boundaries.merges(before, ids)
         return ReadTurn(message, text, close, stop_id, parsed.problems, UNREADABLE in text, merges, inner_stop)
 
     def was_prompted(self, last: SampledTurn) -> bool:

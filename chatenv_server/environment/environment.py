@@ -164,7 +164,7 @@ class ChatEnvironment:
         return observation
 
     def _live(self) -> EpisodeRecord:
-        episode = self._current()
+        episode = self._episode or self._current()
         if episode.is_over:
             raise EpisodeDoneError("the episode is over; reset it to go on")
         return episode

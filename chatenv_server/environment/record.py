@@ -19,7 +19,7 @@ from chatenv_client.models import (
 )
 from chatenv_client.tokens import runs_of_mask
 from chatenv_server.engine import EpisodeLog
-from chatenv_server.engine.conversation import SpanNotes
+from chatenv_server.engine.conversation import NO_NOTES, SpanNotes
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.columns import checked_columns
@@ -58,7 +58,7 @@ class EpisodeRecord:
     def take_back(self, moment: tuple[Head, Progress]) -> None:
         """Forget everything since `moment`."""
         head, self.progress = moment
-        self.log.stand_at(head)
+        self.log.go_back_to(head)
 
     def open(self) -> Change:
         """Append the opening messages. The episode is truncated if it is at a limit already.
@@ -101,7 +101,7 @@ class EpisodeRecord:
         reason = None if action.stop_reason is None else StopReason(action.stop_reason)
         logprobs = action.logprobs if len(action.tokens) else None
         message = None if action.message is None else own_message(action.message)
-        notes = SpanNotes(action.model_version)
+        notes = SpanNotes(action.model_version) if action.model_version else NO_NOTES
         if action.mask is not None or action.model_version_runs:
             notes = _notes_with_runs(action)
         if action.extras or action.amended_extras:
@@ -129,7 +129,7 @@ class EpisodeRecord:
             held_tokens: length of the stream's prefix that the caller of this step holds.
             held_messages: number of leading messages that it holds.
         """
-        log, progress, options = self.log, self.progress, self.options
+        log, head, progress, options = self.log, self.log.head, self.progress, self.options
         return ChatObservation(
             episode_id=self.episode_id,
             step_count=progress.step_count,
@@ -138,12 +138,12 @@ class EpisodeRecord:
             terminated=progress.terminated,
             truncated=progress.truncated,
             metadata=copy.deepcopy(dict(options.metadata)) if options.metadata else {},
-            generation_prompt_length=log.generation_prompt_length,
+            generation_prompt_length=head.tail.generation_prompt_length,
             fidelity=reports,
             seed=options.seed,
             held_tokens=held_tokens,
             held_messages=held_messages,
-            segment=len(log.sealed),
+            segment=len(head.sealed),
         )
 
     def state(self) -> ChatState:

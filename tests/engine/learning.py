@@ -8,6 +8,7 @@ from chatenv_client import ChatAction
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.chat_format import ChatFormat
+from chatenv_server.engine.continuations import Continuations
 from chatenv_server.engine.isolated_texts import Surroundings
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails
 from chatenv_server.engine.reuse.tail_recording import TailRecording
@@ -42,7 +43,10 @@ def sampled(engine: TokenEngine, answer: str) -> ChatAction:
 def render_every_time(env: ChatEnvironment) -> None:
     """Take everything away that makes the episode's renderer reuse what it wrote."""
     log = env._episode.log  # type: ignore[union-attr]
-    log.renderer = TemplateRenderer(format_of(env.engine), log.options, fill=FilledTemplate, reuses_tails=False)
+    log.renderer = renderer = TemplateRenderer(
+        format_of(env.engine), log.options, fill=FilledTemplate, reuses_tails=False
+    )
+    log._continuations = Continuations(renderer, log.options)
 
 
 def played(

@@ -17,7 +17,7 @@ WHITE_SPACE = (" ", "\n", "\n\n", "\t", "  a", "\na", "a", "é", "<")
 @pytest.mark.parametrize("name", NAMES)
 def test_whether_texts_merge_is_settled_as_their_encoding_shows(name: str) -> None:
     codec = subject(name).chat_format.codec
-    edges = codec._boundaries
+    edges = codec.boundaries
     for before, after in _edges(codec, random.Random(0)):
         answer = edges._settle(before, after[0])
         if answer is not None and after[0] not in codec.added.parting_ids:

@@ -642,7 +642,7 @@ def test_merges_are_what_the_tokenizer_says_of_the_whole(
     for prompt, span in ((before, more), *MERGING, (before, "it")):
         ids, sampled = subject.encode(prompt)[-8:], [*subject.encode(span), *others]
         if ids and sampled:
-            found = subject.chat_format.codec.merges(np.array(ids, np.int32), np.array(sampled, np.int32))
+            found = subject.chat_format.codec.boundaries.merges(np.array(ids, np.int32), np.array(sampled, np.int32))
             assert found == _merges(subject, ids, sampled), (ids, sampled)
 
 

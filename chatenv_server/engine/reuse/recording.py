@@ -49,9 +49,11 @@ def are_met(conditions: tuple[Condition, ...], texts: Texts) -> bool:
 
 def shape_of(message: Any, texts: list[str]) -> Any:
     """What a message is beside its texts, to be compared; the texts are added to `texts`, in order."""
-    if is_plain(message) and next(iter(message)) == "role" and _is_settled("role", message["role"]):
-        texts.append(message["content"])
-        return ("role", message["role"]), "content"  # as below, and nearly all messages are such
+    if is_plain(message) and next(iter(message)) == "role":  # as below, and nearly all messages are such
+        role, content = message.values()
+        if type(role) is str and len(role) <= _LONGEST_SETTLED:
+            texts.append(content)
+            return ("role", role), "content"
     if type(message) is str:
         texts.append(message)
         return str
