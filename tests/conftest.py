@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.conformance import CONFORMANCE, REQUIRED, do_without, why_missing
+from tests.machine import OPENSSL, Certificates
 
 # The same examples on every run: a change is judged by what it does, not by what was drawn. New ones: deep.
 settings.register_profile("default", max_examples=150, deadline=None, derandomize=True)
@@ -30,3 +31,11 @@ def conformance_dir() -> Path:
     if reason := why_missing(CONFORMANCE):
         do_without(reason)
     return CONFORMANCE
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates for localhost; a test that asks for them skips where openssl is absent."""
+    if OPENSSL is None:
+        pytest.skip("no openssl here to make certificates with")
+    return Certificates(tmp_path_factory.mktemp("certificates"))

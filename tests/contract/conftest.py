@@ -15,6 +15,7 @@ from chatenv_client import ChatAction, ChatEnv, ServerInfo, channel_options
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 
 Sampler = Callable[..., ChatAction]
+Serving = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -12,8 +11,7 @@ import pytest
 from chatenv_client import ChatAction, ChatEnv, ChatObservation, MessageTooLargeError, VectorChatEnv, channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
-
-Serving = Callable[..., AbstractContextManager[str]]
+from tests.contract.conftest import Serving
 
 LIMIT = 64 * 1024
 HELLO = {"role": "user", "content": "Hello!"}

@@ -5,21 +5,19 @@ from __future__ import annotations
 import itertools
 import queue
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import pytest
 
-from chatenv_client import ChatAction, channel_options, errors
+from chatenv_client import channel_options, errors
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.calls import error_from_rpc
 from chatenv_client.wire import error_from_item
-
-Serving = Callable[..., AbstractContextManager[str]]
-Sampler = Callable[..., ChatAction]
+from tests.contract.conftest import Sampler, Serving
 
 HELLO = pb.Message(role="user", content="Hello!")
 

@@ -7,12 +7,9 @@ import json
 import math
 import os
 import pickle
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,15 +30,10 @@ from chatenv_client import (
 )
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.calls import CallDefaults
-
-Serving = Callable[..., AbstractContextManager[str]]
+from tests.contract.conftest import Serving
+from tests.machine import Certificates, free_port
 
 HELLO = {"role": "user", "content": "Hello!"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture
@@ -206,34 +198,9 @@ def test_the_options_for_other_peoples_requests_retry_all_but_the_stream_and_res
 # Who may call.
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ca.pem, and server.pem, server.key, client.pem, client.key signed by it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is needed to make certificates")
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    folder.joinpath("names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "1")
-    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "1", "-extfile", "names")
-    for who in ("server", "client"):
-        openssl("req", *new_key, "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
-        openssl("x509", "-req", "-in", f"{who}.csr", "-out", f"{who}.pem", *signed)
-    return folder
-
-
-def tls_settings(certificates: Path, **more: str) -> dict[str, str]:
-    files = {"tls_certificate": certificates / "server.pem", "tls_key": certificates / "server.key", **more}
-    return {name: str(file) for name, file in files.items()}
-
-
-def test_tls_reaches_a_server_whose_certificate_is_trusted(serving: Serving, certificates: Path) -> None:
-    trusting = Tls(certificates.joinpath("ca.pem").read_bytes())
-    with serving(tls_settings(certificates)) as target:
+def test_tls_reaches_a_server_whose_certificate_is_trusted(serving: Serving, certificates: Certificates) -> None:
+    trusting = Tls(certificates.read("ca.pem"))
+    with serving(certificates.of_server) as target:
         with ChatEnv(target, tls=trusting) as env:
             assert env.reset(messages=[HELLO]).observation.messages == [HELLO]
 
@@ -247,11 +214,11 @@ def test_tls_reaches_a_server_whose_certificate_is_trusted(serving: Serving, cer
                 env.server_info()
 
 
-def test_a_server_that_asks_who_calls_lets_in_who_shows_a_certificate(serving: Serving, certificates: Path) -> None:
-    authority, key, chain = (
-        certificates.joinpath(name).read_bytes() for name in ("ca.pem", "client.key", "client.pem")
-    )
-    with serving(tls_settings(certificates, tls_client_ca=str(certificates / "ca.pem"))) as target:
+def test_a_server_that_asks_who_calls_lets_in_who_shows_a_certificate(
+    serving: Serving, certificates: Certificates
+) -> None:
+    authority, key, chain = (certificates.read(name) for name in ("ca.pem", "client.key", "client.pem"))
+    with serving({**certificates.of_server, "tls_client_ca": certificates.path("ca.pem")}) as target:
         with ChatEnv(target, tls=Tls(authority, key, chain)) as env:
             assert env.server_info().version
         with ChatEnv(target, tls=Tls(authority)) as env, pytest.raises(UnavailableError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,7 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.preview import action_from_message
 from chatenv_client.tokens import fingerprint_of
-
-Sampler = Callable[..., ChatAction]
+from tests.contract.conftest import Sampler
 
 HELLO = {"role": "user", "content": "Hello! 你好"}
 AGAIN = {"role": "user", "content": "And again?"}

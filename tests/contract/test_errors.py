@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.calls import error_from_rpc
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.wire import parse_status
-
-Serving = Callable[..., AbstractContextManager[str]]
+from tests.contract.conftest import Serving
 
 HELLO = pb.Message(role="user", content="Hello!")
 SECRET = "hunter2 in /etc/secret"

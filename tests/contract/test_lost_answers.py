@@ -11,9 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, StepResult, UnavailableError
-
-Sampler = Callable[..., ChatAction]
+from chatenv_client import ChatEnv, StepResult, UnavailableError
+from tests.contract.conftest import Sampler
 
 HELLO = {"role": "user", "content": "Hello!"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
@@ -25,9 +24,7 @@ from chatenv_client import (
     VectorChatEnv,
 )
 from chatenv_client.batch import EDGE_ITEMS, MIDDLE_ITEMS, Part
-
-Serving = Callable[..., AbstractContextManager[str]]
-Sampler = Callable[..., ChatAction]
+from tests.contract.conftest import Sampler, Serving
 
 HELLO = {"role": "user", "content": "Hello!"}
 AGAIN = {"role": "user", "content": "And again?"}

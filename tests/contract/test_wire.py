@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, StepIndexMismatchError
+from chatenv_client import ChatEnv, StepIndexMismatchError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.calls import error_from_rpc
-
-Sampler = Callable[..., ChatAction]
+from tests.contract.conftest import Sampler
 
 HELLO = pb.Message(role="user", content="Hello!")
 

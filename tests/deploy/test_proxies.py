@@ -29,6 +29,7 @@ from chatenv_client import (
 )
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from tests.machine import free_port
 
 pytest.importorskip("chatenv_server", reason="the server extra is not installed", exc_type=ImportError)
 
@@ -69,11 +70,6 @@ def program(name: str) -> str:
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ from tests.engine.episodes import (
     words,
 )
 from tests.engine.learning import render_every_time
+from tests.engine.small_tokenizers import user
 from tests.engine.subjects import EMBEDDED, NAMES, Subject, subject
 
 Law = Callable[..., None]
@@ -346,10 +347,6 @@ def test_07_reading_and_refused_steps_change_nothing(
 # -- 8: control tokens in texts ------------------------------------------------------------------------
 
 _smuggled = st.lists(st.tuples(words, st.integers(0, 2**16), words), min_size=1, max_size=3)
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": text}
 
 
 def _result(text: str) -> Message:

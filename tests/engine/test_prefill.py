@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from chatenv_client import ChatAction, ChatEnvError, FidelityKind, InvalidRequestError, Origin
 from chatenv_server import ChatEnvironment
 from tests.engine.episodes import Span, spans, words
+from tests.engine.small_tokenizers import user
 from tests.engine.subjects import EMBEDDED, Subject, subject
-from tests.engine.test_laws import law, user
+from tests.engine.test_laws import law
 
 _INEXACT = {
     FidelityKind.BOUNDARY_MERGE,

@@ -25,6 +25,7 @@ from chatenv_server.engine.reuse.reusing_template import MOST_MESSAGES, ReusingT
 from chatenv_server.engine.reuse.traced_text import MOST_CONDITIONS, Trace, TracedLength, TracedText
 from chatenv_server.engine.template import ChatTemplate, FilledTemplate
 from tests.engine.learning import format_of, played, recorded_tails, sampled, tails_of
+from tests.engine.small_tokenizers import user
 
 CHATML = "{{ '<|im_start|>' + message.role + '\\n' }}%s{{ '<|im_end|>\\n' }}"
 
@@ -167,10 +168,6 @@ messages = st.lists(
 
 def engine_for(content: str) -> TokenEngine:
     return TokenEngine.load(stand_in(template_writing(content)))
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
 
 
 # -- templates ------------------------------------------------------------------------------------

@@ -31,8 +31,9 @@ from tests.engine.episodes import (
     words,
 )
 from tests.engine.learning import render_every_time
+from tests.engine.small_tokenizers import user
 from tests.engine.subjects import EMBEDDED, NAMES, Subject, subject
-from tests.engine.test_laws import Meter, law, user
+from tests.engine.test_laws import Meter, law
 
 
 @dataclass(frozen=True)

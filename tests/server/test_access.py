@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +20,8 @@ from chatenv_server.running import healthcheck
 from chatenv_server.running.process import RunningServer
 from chatenv_server.settings.errors import SettingError
 from chatenv_server.settings.settings import read_settings
+from tests.machine import Certificates
 from tests.server.conftest import Serve
-
-OPENSSL = shutil.which("openssl")
 
 
 def ask(server: RunningServer, **options: Any) -> str:
@@ -146,49 +143,9 @@ def test_a_client_with_a_token_that_cannot_be_sent_is_not_even_made(token: str) 
         assert token not in str(refusal.value)
 
 
-class Certificates:
-    """An authority, and certificates that it signed, as PEM files."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._openssl(
-            "req", "-x509", "-subj", "/CN=ca", "-days", "2", *self._new_key("ca"), "-out", self.path("ca.pem")
-        )
-        for name in ("server", "client"):
-            self._openssl("req", "-subj", f"/CN={name}", *self._new_key(name), "-out", self.path(f"{name}.csr"))
-            (folder / f"{name}.ext").write_text("subjectAltName=DNS:chatenv.test,IP:127.0.0.1")
-            self._openssl(
-                *("x509", "-req", "-in", self.path(f"{name}.csr"), "-days", "2", "-CAcreateserial"),
-                *("-CA", self.path("ca.pem"), "-CAkey", self.path("ca.key")),
-                *("-extfile", self.path(f"{name}.ext"), "-out", self.path(f"{name}.pem")),
-            )
-
-    def path(self, name: str) -> str:
-        """Of a file."""
-        return str(self._folder / name)
-
-    def read(self, name: str) -> bytes:
-        """Contents of a file."""
-        return (self._folder / name).read_bytes()
-
-    def _new_key(self, name: str) -> list[str]:
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-        return [*curve, "-nodes", "-keyout", self.path(f"{name}.key")]
-
-    def _openssl(self, *arguments: str) -> None:
-        subprocess.run([str(OPENSSL), *arguments], check=True, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    if OPENSSL is None:
-        pytest.skip("no openssl here to make certificates with")
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture
 def tls_settings(certificates: Certificates) -> dict[str, str]:
-    return {"tls_certificate": certificates.path("server.pem"), "tls_key": certificates.path("server.key")}
+    return certificates.of_server
 
 
 def test_with_tls_only_who_speaks_it_gets_in(

@@ -13,16 +13,12 @@ from chatenv_client import channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_server.rpc.streams import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
+from tests.machine import resident_bytes
 from tests.server.conftest import Launch
 
 STREAM_TOKENS = 25_000
 ANSWER_BYTES = 4 * STREAM_TOKENS
 STEPS = 2_000
-
-
-def resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096
 
 
 def settled(count: Callable[[], int]) -> int:

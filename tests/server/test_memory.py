@@ -9,7 +9,8 @@ import pytest
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import open_channel
-from tests.server.conftest import Launch, ServerProcess
+from tests.machine import resident_bytes
+from tests.server.conftest import Launch
 
 AT_ONCE = 250
 EPISODES = 10_000
@@ -19,11 +20,6 @@ TOLERATED_GROWTH_BYTES = 16 * 2**20
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="memory is read from /proc, which is Linux's"
 )
-
-
-def resident_bytes(server: ServerProcess) -> int:
-    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
-    return pages * 4096
 
 
 def play(stub: ChatEnvServiceStub, episodes: int) -> None:
@@ -44,8 +40,8 @@ def test_memory_is_flat_over_ten_thousand_episodes(launch: Launch) -> None:
     with open_channel(server.addresses[0]) as channel:
         stub = ChatEnvServiceStub(channel)
         play(stub, EPISODES // 5)  # threads and buffers come into being that stay
-        before = resident_bytes(server)
+        before = resident_bytes(server.process.pid)
         play(stub, EPISODES)
-        assert resident_bytes(server) - before < TOLERATED_GROWTH_BYTES
+        assert resident_bytes(server.process.pid) - before < TOLERATED_GROWTH_BYTES
         held = stub.GetServerInfo(pb.GetServerInfoRequest())
     assert (held.live_episodes, held.live_tokens) == (0, 0)

@@ -24,6 +24,7 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_server.rpc.crew import HEALTH_AWAITED_S, MAX_WATCHERS
 from chatenv_server.rpc.requests import MAX_FIELDS
+from tests.machine import status_of
 from tests.server.conftest import Launch, ServerProcess
 from tests.server.raw_http2 import HEALTH, STEP, RawCaller, framed
 
@@ -48,17 +49,9 @@ def caller_of() -> Iterator[Call]:
         yield lambda server, window=65_535: opened.enter_context(RawCaller(server.addresses[0], window))
 
 
-def status_of(server: ServerProcess, name: str) -> int:
-    """A line of the kernel's account of the process."""
-    for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1])
-    raise AssertionError(name)
-
-
 def peak_mib(server: ServerProcess) -> int:
     """The most memory that it ever had."""
-    return status_of(server, "VmHWM") // 1024
+    return status_of(server.process.pid, "VmHWM") // 1024
 
 
 def seconds_to_health(address: str) -> float:
@@ -100,7 +93,7 @@ def opened(callers: list[RawCaller], path: str, count: int) -> None:
 def test_half_calls_take_no_thread_and_hold_nobody_up(launch: Launch, caller_of: Call, flags: list[str]) -> None:
     server = launch(*flags)
     seconds_to_health(server.addresses[0])
-    before = status_of(server, "Threads")
+    before = status_of(server.process.pid, "Threads")
     callers = [caller_of(server) for _ in range(3)]
     with health_answered_throughout(server):
         opened(callers, HEALTH, 300)
@@ -109,7 +102,7 @@ def test_half_calls_take_no_thread_and_hold_nobody_up(launch: Launch, caller_of:
         for index in range(80):
             callers[index % 3].open(HEALTH if index % 2 else STEP)
             time.sleep(0.01)
-        assert status_of(server, "Threads") <= before + 8
+        assert status_of(server.process.pid, "Threads") <= before + 8
         with ChatEnv(server.addresses[0], token="t") as env:
             assert env.reset(timeout_s=10).observation.step_count == 0
 

@@ -12,8 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import open_channel
+from tests.machine import status_of
 from tests.server.conftest import Launch, ServerProcess
-from tests.server.test_raw_http2 import status_of
 
 if sys.platform != "linux":
     pytest.skip("limits of another process are set as Linux has it", allow_module_level=True)
@@ -25,7 +25,7 @@ LESS_THAN_A_STACK = 4 * 2**20
 
 def limit_threads(server: ServerProcess, limited: bool) -> None:
     """Leave it no address space for the stack of another thread, or all that it wants."""
-    most = status_of(server, "VmSize") * 1024 + LESS_THAN_A_STACK if limited else RLIM_INFINITY
+    most = status_of(server.process.pid, "VmSize") * 1024 + LESS_THAN_A_STACK if limited else RLIM_INFINITY
     prlimit(server.process.pid, RLIMIT_AS, (most, RLIM_INFINITY))
 
 
