@@ -15,12 +15,13 @@ import numpy as np
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.heads import Heads
-from chatenv_server.engine.probe_messages import SENTINEL, assistant, calling
+from chatenv_server.engine.probe_messages import PROBE_CALL_ID, SENTINEL, assistant, calling
 
 _RICH_TURNS: Final[tuple[dict[str, Any], ...]] = (
     assistant(SENTINEL),
     {**assistant(SENTINEL), "reasoning_content": SENTINEL},
     {**calling({"key": SENTINEL}), "content": SENTINEL, "reasoning_content": SENTINEL},
+    calling({"key": SENTINEL}, ids=(PROBE_CALL_ID, "callZq7x2")),
 )
 """Turns of several parts, between which a template may write tokens that end a turn elsewhere."""
 
