@@ -147,11 +147,22 @@ class Reference:
     def special_texts(self) -> tuple[str, ...]:
         """The special tokens, as text."""
         added = getattr(self._tokenizer, "added_tokens_decoder", {}).values()
-        return tuple(dict.fromkeys([*(str(token) for token in added if token.special), *self._eos()]))
+        end = [self.end_of_turn] if self.end_of_turn else []
+        return tuple(dict.fromkeys([*(str(token) for token in added if token.special), *end]))
 
-    def _eos(self) -> list[str]:
-        eos = getattr(self._tokenizer, "eos_token", None)
-        return [eos] if isinstance(eos, str) and eos else []
+    @cached_property
+    def end_of_turn(self) -> str:
+        """The token at which models stop by the tokenizer's own account; empty where it names none."""
+        return self._named("eos_token")
+
+    @property
+    def begin_of_text(self) -> str:
+        """The token that texts begin with by the tokenizer's own account; empty where it names none."""
+        return self._named("bos_token")
+
+    def _named(self, name: str) -> str:
+        named = getattr(self._tokenizer, name, None)
+        return named if isinstance(named, str) else ""
 
     @cached_property
     def _special(self) -> re.Pattern[str]:

@@ -124,9 +124,15 @@ def sampled_text(
     asked = reference.text(history, tools=tools, prompt=prompt)
     alone = reference.text([*history, message], tools=tools, prompt=False)
     natural = alone.startswith(asked)
+    if not natural and message.get("reasoning_content"):
+        silent: Message = {key: value for key, value in message.items() if key != "reasoning_content"}  # type: ignore[assignment]
+        if reference.text([*history, silent], tools=tools, prompt=False).startswith(asked):
+            # The prompt leaves the thought out, or has closed one already: a model that goes on from there has none.
+            return sampled_text(reference, history, silent, following, tools=tools, prompt=prompt)
     # A token that opens turns ends none, for templates that write the generation prompt unasked.
     with_prompt, without = (reference.text(history, tools=tools, prompt=asks) for asks in (True, False))
     header = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
+    opening = header or _unasked_prompt(reference, with_prompt, history)
     shared = asked if natural else _shared_start(reference, asked, alone)
     if len(shared) + len(header) < len(asked):
         shared = _through_same_end(asked, alone, header, shared) or shared  # the history is another one by now
@@ -142,13 +148,24 @@ def sampled_text(
         return SampledText(opened + said[: ends[-1].end() if ends else len(said)], "", natural)
     later = _after_last_word(reference, [*history, message], tools, following, prompt=prompt) or ""
     later = later.partition(str(following[0].get("content", "")).strip() or "\0")[0]
-    stop = _stop(reference, after, later, without=header)
+    stop = _stop(reference, after, later, without=opening)
     if not stop and message.get("tool_calls"):
         # Nothing tells where the turn ends but what follows a text that is none of a call's.
         plain: Message = {"role": message["role"], "content": message.get("content") or "x"}
         close = _after_last_word(reference, [*history, plain], tools)
         after = close if close is not None and after.endswith(close) else after
     return SampledText(opened + said[: len(said) - len(after)], stop, natural)
+
+
+def _unasked_prompt(reference: Reference, text: str, history: Sequence[Message]) -> str:
+    """What makes the model speak in a template that writes it unasked; empty where that cannot be told.
+
+    It begins with the token that the conversation begins with, after all that was said.
+    """
+    begins = [found[0] for found in reference.specials_in(text) if found[0] != reference.begin_of_text]
+    said = str(history[-1].get("content") or "") if history else ""
+    _, shown, after = text.rpartition(said)
+    return after[after.index(begins[0]) :] if said and shown and begins and begins[0] in after else ""
 
 
 def _through_same_end(asked: str, alone: str, header: str, shared: str) -> str:
@@ -252,13 +269,15 @@ def _with_mark(arguments: Any) -> Any:
 def _stop(reference: Reference, after: str, later: str, *, without: str) -> str:
     """What a turn ends with, through its stop token.
 
-    That is the last special token that follows the turn whichever role comes next; else the one that follows the last
-    turn of a conversation; else the one that the next turn begins with.
+    That is the last special token that follows the turn whichever role comes next, but none after the tokenizer's own
+    end of a turn; else the one that follows the last turn of a conversation; else the one that the next turn begins
+    with.
     """
     shared = _shared_start(reference, after, later)
     always = [found for found in reference.specials_in(shared) if found[0] not in without]
     if always:
-        return shared[: always[-1].end()]
+        ends = [found for found in always if found[0] == reference.end_of_turn]
+        return shared[: (ends or always[-1:])[0].end()]
     for text in (after, later):
         ends = [found for found in reference.specials_in(text) if found[0] not in without]
         if ends:

@@ -8,6 +8,7 @@ all other tags are text.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -126,7 +127,10 @@ def _tags(text: str) -> list[str]:
 
 
 def _end_of_turn(frame: str, special: set[str]) -> str:
-    """The special token after the assistant's text at the end of a conversation, unless it opens turns, too."""
-    _, _, after = frame.rpartition(_TEXT)
-    found = any_of(special).search(after)
-    return "" if found is None or found[0] in frame.split(_TEXT, maxsplit=1)[0] else found[0]
+    """The last special token after the assistant's text at the end of a conversation, before one that opens turns."""
+    if frame.count(_TEXT) < 2:
+        return ""
+    before, between, after = (any_of(special).findall(text) for text in frame.rsplit(_TEXT, 2))
+    opening = {*[text for text in before if text != _BEGIN][:1], *before[-1:], *({*between[-1:]} - {*after[:1]})}
+    ends = [*itertools.takewhile(lambda text: text not in opening, after)]
+    return ends[-1] if ends else ""

@@ -66,3 +66,39 @@ def test_no_earlier_message_is_taken_for_part_of_a_turn() -> None:
     text = sampled(_SPACED, ANSWER, ASKED, CALL, RESULT)
     assert text.endswith("It will.<|end|>")
     assert "rainy" not in text
+
+
+_BLOCK = (
+    "{% for m in messages %}<|turn|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
+    "{{ m.content }}" + _CALLS + "<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("message", "said"), [(ANSWER, "It will.<|end|>"), (CALL, "<|call|>")])
+def test_nobody_thinks_after_a_prompt_that_has_ended_the_thought(message: Message, said: str) -> None:
+    thinking: Any = {**message, "reasoning_content": "Clouds."}
+    assert sampled(_BLOCK, thinking, ASKED).startswith(said)
+
+
+_TWO_TURNS = (
+    "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}"
+    "{% if m.tool_calls %}" + _CALLS + "<|end|><|turn|>assistant\n{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+
+
+def test_no_turn_goes_on_after_the_token_at_which_models_stop() -> None:
+    assert sampled(_TWO_TURNS, CALL, ASKED, following=RESULT).endswith("<|/call|><|end|>")
+
+
+_UNASKED = (
+    "{% for m in messages %}<|turn|>{{ m.role }}<|header|>{{ m.content }}" + _CALLS + "<|eor|><|end|>{% endfor %}"
+    "<|turn|>assistant<|header|>"
+)
+
+
+@pytest.mark.parametrize("message", [ANSWER, CALL])
+def test_a_turn_ends_before_a_prompt_that_nobody_asked_for(message: Message) -> None:
+    assert sampled(_UNASKED, message, ASKED).endswith("<|eor|><|end|>")
