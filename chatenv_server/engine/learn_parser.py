@@ -49,13 +49,17 @@ def learn_parser(
         render: (messages, add_generation_prompt) -> text, None where the template rejects them.
         stop_texts: texts of the tokens that may close a turn.
     """
+    closed = _after_user(render([user(), assistant(SENTINEL)], False) or "").rpartition(SENTINEL)[2]
+    before_stop = min((closed.partition(stop)[0] for stop in stop_texts if stop in closed), key=len, default="")
 
     def write(message: Mapping[str, Any]) -> str | None:
         whole = render([user(), message], False)
-        return None if whole is None else without_close(_after_user(whole), message, stop_texts)
+        # A turn that ends in the close is read without all of it, and not only without the stop token.
+        return (
+            None if whole is None else without_close(_after_user(whole), message, stop_texts).removesuffix(before_stop)
+        )
 
     # Where no stop token ends a turn, what closes a plain one closes one of calls, too: no model samples it there.
-    closed = _after_user(render([user(), assistant(SENTINEL)], False) or "").rpartition(SENTINEL)[2]
     close = "" if any(stop in closed for stop in stop_texts) else closed
     return learn_reader(write, _after_user(render([user()], True) or ""), close)
 

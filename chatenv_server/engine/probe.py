@@ -40,6 +40,7 @@ def probe(template: ChatTemplate, codec: Codec, special_tokens: Mapping[str, str
 class _Probe:
     def __init__(self, template: ChatTemplate, codec: Codec, special_tokens: Mapping[str, str]) -> None:
         self._codec = codec
+        self._begin = special_tokens.get("bos_token", "")
         variables = variables_of(special_tokens, clock_unix_seconds=PROBE_CLOCK)
         bare = ProbeRenders(template, variables)
         # Some templates list the tools unasked, and fail where there are none; some insist on a system prompt.
@@ -49,16 +50,17 @@ class _Probe:
 
     def run(self, stop_ids: frozenset[int]) -> Profile:
         self._renders = replace(self._renders, forms=self._find_forms())
+        self._opener = self._find_opener(stop_ids)
         generation_prompt = self._generation_prompt()
         closers = self._closers(generation_prompt)
-        last_closers = self._control_tokens_in(self._after([user(), assistant(SENTINEL)], prompt=False) or "")
+        last_closers = self._control_tokens_in(self._close([user(), assistant(SENTINEL)]))
         return Profile(
             forms=self._renders.forms,
             closers=closers,
             call_closers=self._call_closers(generation_prompt),
             last_closers=last_closers,
             stop_ids=stop_ids | self._ids([*closers, *last_closers, *self._turn_ends(generation_prompt)]),
-            role_closes=self._role_closes(),
+            role_closes=self._role_closes(closers),
             needs_call_ids=self._needs_call_ids(),
             wants_system=self._renders.wants_system,
             takes=self._takes(),
@@ -105,6 +107,17 @@ class _Probe:
         return as_text if self._shows(messages, as_text, damage=escaped_twice) else forms
 
     # -- how turns begin and end ------------------------------------------------------------------
+
+    def _find_opener(self, stop_ids: Iterable[int]) -> str:
+        """The control token that conversations begin with, and so turns, too; empty where there is none."""
+        tokens = self._control_tokens_in(self._render([user()], prompt=False) or "")
+        ends = {self._begin, *(self._codec.added.text_of(stop_id) for stop_id in stop_ids)}
+        return next((token for token in tokens if token not in ends), "")
+
+    def _close(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """What follows the sentinel in a conversation's last message, without a prompt that nobody asked for."""
+        text = self._after(messages, prompt=False) or ""
+        return text.partition(self._opener)[0] if self._opener else text
 
     def _generation_prompt(self) -> str:
         with_prompt, without = self._render([user()]), self._render([user()], prompt=False)
@@ -163,14 +176,19 @@ class _Probe:
         ids = (self._codec.id_of(text) for text in texts)
         return frozenset(token_id for token_id in ids if token_id is not None)
 
-    def _role_closes(self) -> dict[str, str]:
+    def _role_closes(self, closers: Sequence[str]) -> dict[str, str]:
         examples = {
             "system": [{"role": "system", "content": SENTINEL}],
             "user": [user(SENTINEL)],
             "assistant": [user(), assistant(SENTINEL)],
             "tool": [user(), calling({"key": "x"}), tool_result(SENTINEL)],
         }
-        return {role: self._after(messages, prompt=False) or "" for role, messages in examples.items()}
+        closes = {role: self._close(messages) for role, messages in examples.items()}
+        for closer in closers:
+            if closer not in closes["assistant"]:  # some templates close a turn only once the next one follows
+                before, found, _ = (self._after([*examples["assistant"], user()]) or "").partition(closer)
+                closes["assistant"] = before + found
+        return closes
 
     # -- features ---------------------------------------------------------------------------------
 

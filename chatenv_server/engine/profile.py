@@ -26,7 +26,7 @@ class Profile:
     stop_ids: frozenset[int]
     """A sampled span that ends in one of these counts as stopped."""
     role_closes: Mapping[str, str]
-    """What follows a role's text when it is the last message."""
+    """What closes a role's text: what follows it in the last message, or through a closer that comes only later."""
     needs_call_ids: bool
     """Whether the template insists on an id for every tool call."""
     wants_system: bool = False

@@ -16,6 +16,7 @@ from chatenv_server.engine.encodings import UNREADABLE
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.inner_stops import InnerStops
 from chatenv_server.engine.parsing import ParsedTurn, TurnParser, types_of_tools
+from chatenv_server.engine.parsing.literal import before_open_tag
 from chatenv_server.engine.probe_messages import SENTINEL, assistant
 
 MAX_CALL_CHARACTERS: Final = 2**20
@@ -127,7 +128,7 @@ class TurnReader:
             asked, written = self._heads.asked_and_answered(assistant(SENTINEL))
         except TemplateRejectedError:
             return header
-        return self._codec.common_prefix(header, written[len(asked) - len(prompt) :])
+        return before_open_tag(self._codec.common_prefix(header, written[len(asked) - len(prompt) :]))
 
     def _without_close(self, text: str, stop_id: int | None) -> tuple[str, str]:
         """A turn's text in two: what it says, and what it holds of the template's close, through the stop token."""

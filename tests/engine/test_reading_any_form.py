@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatenv_server.engine.parsing import learn_reader, types_of_tools
+from chatenv_server.engine.parsing import ParsedTurn, learn_reader, types_of_tools
 from tests.engine.written_forms import Form, Message, as_json, bare, forms
 
 TYPES = {"city": "string", "zip": "string", "days": "integer", "ratio": "number", "exact": "boolean"}
@@ -184,7 +184,37 @@ def test_ids_that_name_the_function_are_read_where_nothing_else_does() -> None:
             "function": {"name": "get_weather", "arguments": {"city": "Oslo"}},
         },
     )
-    assert learn_reader(by_ids).parse("<|call|>c1<|args|>{}<|end|>").problems
+    (other,) = learn_reader(by_ids).parse("<|call|>c1<|args|>{}<|end|>").tool_calls
+    assert (other["id"], other["function"]["name"]) == ("c1", "c1")
+
+
+def test_what_announces_each_call_may_end_the_prompt() -> None:
+    def recipients(message: Message) -> str:
+        text = f">>>all\n{message['content']}" if message["content"] else ""
+        calls = (one["function"] for one in message.get("tool_calls", ()))
+        return text + "".join(f">>>{call['name']}\n{as_json(call['arguments'])}" for call in calls)
+
+    parser = learn_reader(recipients, ">>>")
+    assert parser.parse("all\ndef f():\n\treturn {}") == ParsedTurn("def f():\n\treturn {}")
+    read = parser.parse('all\nWell.>>>find\n{"zip": "1"}>>>now\n{}')
+    assert read.content == "Well."
+    assert [one["function"]["name"] for one in read.tool_calls] == ["find", "now"]
+
+
+def test_a_thought_before_calls_ends_where_an_empty_one_does() -> None:
+    def thinks(message: Message) -> str:
+        calls = [one["function"] for one in message.get("tool_calls", ())]
+        if not calls:
+            return f"<|answer|>{message['content']}<|/answer|>"
+        return f"<|think|>{message.get('reasoning_content', '')}<|/think|><|act|>{as_json(calls)}<|/act|>"
+
+    parser = learn_reader(thinks)
+    calls = [{"name": "find", "arguments": {"zip": "1"}}]
+    for thought in ("Let me see.", "<|act|>"):
+        read = parser.parse(f"<|think|>{thought}<|/think|><|act|>{as_json(calls)}<|/act|>")
+        assert (read.reasoning_content, read.content) == (thought, "")
+        assert [one["function"] for one in read.tool_calls] == calls
+    assert parser.parse(f"<|think|><|/think|><|act|>{as_json(calls)}<|/act|>").content == ""
 
 
 def test_text_beside_a_call_that_nothing_announces_is_content() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from chatenv_server.engine.parsing import probes
-from chatenv_server.engine.parsing.literal import shared_end
+from chatenv_server.engine.parsing.literal import FIRST_TAG, shared_end
 
 Write = Callable[[Mapping[str, Any]], "str | None"]
 """What a template writes for an assistant message, from before the turn to before its close; None: it rejects it."""
@@ -56,17 +56,36 @@ class Evidence:
 
         What the template writes around content and thoughts is no part of it.
         """
-        arguments = {probes.KEYS[0]: probes.VALUES[0]}
+        opener, closer = self._empty_thought(first)
+        after_text = self._lead(first, probes.TEXT, None) or ""
+        # Where it announces a call after a text, too, the end of the prompt is a part of the call.
+        opening = "" if probes.TEXT in after_text and after_text.endswith(self._opening) else self._opening
         leads = []
         for text, thought in (("", None), (probes.TEXT, None), ("", probes.THOUGHT), (probes.TEXT, probes.THOUGHT)):
-            turn = self.calls(arguments, text=text, thought=thought)
-            if turn is None or first not in turn:
+            lead = self._lead(first, text, thought)
+            if lead is None:
                 continue
-            lead = turn[: turn.index(first)].removeprefix(self._opening)
-            for said in (thought, text):
-                lead = lead.rpartition(said)[2] if said else lead
-            leads.append(lead)
+            if text and text in lead:
+                leads.append(lead.rpartition(text)[2])
+            elif thought and thought in lead:
+                leads.append(lead.rpartition(thought)[2].removeprefix(closer))
+            else:
+                leads.append(lead.removeprefix(opener + closer).removeprefix(opening))
         shared = leads[0] if leads else ""
         for lead in leads[1:]:
             shared = shared_end(shared, lead)
         return shared.lstrip()
+
+    def _lead(self, first: str, text: str, thought: str | None) -> str | None:
+        """What stands in a turn before its call; None where the template writes no such turn."""
+        turn = self.calls({probes.KEYS[0]: probes.VALUES[0]}, text=text, thought=thought)
+        return None if turn is None or first not in turn else turn[: turn.index(first)]
+
+    def _empty_thought(self, first: str) -> tuple[str, str]:
+        """What opens and closes the thought of a turn of calls that has none; nothing where no such turn shows one."""
+        bare, thinking = self._lead(first, "", None) or "", self._lead(first, "", probes.THOUGHT) or ""
+        opener, _, after = thinking.partition(probes.THOUGHT)
+        closer = FIRST_TAG.match(after)
+        if not opener.strip() or closer is None or not bare.startswith(opener + closer.group()):
+            return "", ""
+        return opener, closer.group()

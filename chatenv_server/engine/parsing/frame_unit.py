@@ -53,7 +53,7 @@ class FrameUnit:
             raise Malformed("has no function name where one is due")
         cursor.position = found.end()
         call_id = found["id"] if "id" in self._slots else None
-        name = found["name"] if "name" in self._slots else _named_by(found["id"], types)
+        name = found["name"] if "name" in self._slots else _named_by(found["id"])
         if self._numbered:
             call_id = self._number(cursor.text, found)
         arguments = self._arguments.read(cursor, name, types.get(name, {}))
@@ -67,9 +67,7 @@ class FrameUnit:
         return (before.group() if before else "") + found["name"] + (after.group() if after else "")
 
 
-def _named_by(call_id: str, types: ToolTypes) -> str:
-    """The function that an id names, where the template writes nothing but ids."""
+def _named_by(call_id: str) -> str:
+    """The function that an id names where no name is written; an id of another form is the name."""
     found = _NAMING_ID.fullmatch(call_id)
-    if found is None or (found["name"] == call_id and call_id not in types):
-        raise Malformed(f"has an id that names no function: {call_id!r}")
-    return found["name"]
+    return found["name"] if found else call_id

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from chatenv_server.engine.parsing.cursor import Cursor
 
+FIRST_TAG = re.compile(r"\s*[^\s<\[]*(?:<[^<>\n]+>|\[[A-Z_]+\])")
+"""A text's beginning through its first tag, where no word stands before that."""
 _SPACE = re.compile(r"(\s+)")
 _DIGITS = re.compile(r"\d+")
 _NAME_MARK, _KEY_MARK = "\ue0f0", "\ue0f1"

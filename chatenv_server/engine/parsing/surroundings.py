@@ -8,10 +8,9 @@ from typing import NamedTuple
 from chatenv_server.engine.parsing import probes
 from chatenv_server.engine.parsing.calls import MarkedCalls, Notation, Section, Unit, UnmarkedCalls
 from chatenv_server.engine.parsing.evidence import Evidence
-from chatenv_server.engine.parsing.literal import Fixed, before_open_tag, pattern_of, shared_start
+from chatenv_server.engine.parsing.literal import FIRST_TAG, Fixed, before_open_tag, pattern_of, shared_start
 
 _TAG = re.compile(r"<[^<>\n]+>|\[/?[A-Z_]+\]")
-_FIRST_TAG = re.compile(r"\s*[^\s<\[]*(?:<[^<>\n]+>|\[[A-Z_]+\])")
 _NUMBER = re.compile(r"\d+")
 _FEW = 3
 """Letters and digits that a literal has at least that no text has by chance."""
@@ -80,7 +79,7 @@ def _core(text: str) -> str:
 
 def _opener(before: str, evidence: Evidence) -> str:
     """The beginning of what stands before a call, as far as it tells a call from all else that the template writes."""
-    tag = _FIRST_TAG.match(before)
+    tag = FIRST_TAG.match(before)
     others = [evidence.turn(message) or "" for message in probes.PROBE_MESSAGES[:2]]
     if tag is not None and not any(tag.group() in other for other in others):
         return tag.group().strip()
