@@ -6,6 +6,7 @@ prompt ends, and ends through the token at which a model stops, or where its sce
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -131,11 +132,10 @@ def sampled_text(
             return sampled_text(reference, history, silent, following, tools=tools, prompt=prompt)
     # A token that opens turns ends none, for templates that write the generation prompt unasked.
     with_prompt, without = (reference.text(history, tools=tools, prompt=asks) for asks in (True, False))
-    header = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
-    opening = header or _unasked_prompt(reference, with_prompt, history)
+    asking = with_prompt[len(_shared_start(reference, with_prompt, without)) :]
     shared = asked if natural else _shared_start(reference, asked, alone)
-    if len(shared) + len(header) < len(asked):
-        shared = _through_same_end(asked, alone, header, shared) or shared  # the history is another one by now
+    if len(shared) + len(asking) < len(asked):
+        shared = _through_same_end(asked, alone, asking, shared) or shared  # the history is another one by now
     opened = ""
     if not natural:
         prompted, written = asked[len(shared) :], alone[len(shared) :]
@@ -148,12 +148,13 @@ def sampled_text(
         return SampledText(opened + said[: ends[-1].end() if ends else len(said)], "", natural)
     later = _after_last_word(reference, [*history, message], tools, following, prompt=prompt) or ""
     later = later.partition(str(following[0].get("content", "")).strip() or "\0")[0]
-    stop = _stop(reference, after, later, without=opening)
+    stop = _stop(reference, after, later, without=asking or _unasked_prompt(reference, with_prompt, history))
     if not stop and message.get("tool_calls"):
-        # Nothing tells where the turn ends but what follows a text that is none of a call's.
+        # Nothing tells where the turn ends but what follows a text that is none of a call's, or the next header.
         plain: Message = {"role": message["role"], "content": message.get("content") or "x"}
         close = _after_last_word(reference, [*history, plain], tools)
-        after = close if close is not None and after.endswith(close) else after
+        header = next((after[found.start() :] for found in reference.specials_in(after)), after)
+        after = close if close is not None and after.endswith(close) else header
     return SampledText(opened + said[: len(said) - len(after)], stop, natural)
 
 
@@ -164,8 +165,10 @@ def _unasked_prompt(reference: Reference, text: str, history: Sequence[Message])
     """
     begins = [found[0] for found in reference.specials_in(text) if found[0] != reference.begin_of_text]
     said = str(history[-1].get("content") or "") if history else ""
-    _, shown, after = text.rpartition(said)
-    return after[after.index(begins[0]) :] if said and shown and begins and begins[0] in after else ""
+    if not said or said not in text or not begins:
+        return ""
+    after = text.rpartition(said)[2]
+    return after[after.index(begins[0]) :] if begins[0] in after else ""
 
 
 def _through_same_end(asked: str, alone: str, header: str, shared: str) -> str:
@@ -271,15 +274,15 @@ def _stop(reference: Reference, after: str, later: str, *, without: str) -> str:
 
     That is the last special token that follows the turn whichever role comes next, but none after the tokenizer's own
     end of a turn; else the one that follows the last turn of a conversation; else the one that the next turn begins
-    with.
+    with. None comes after a header that is `without`.
     """
+
+    def before_header(text: str) -> list[re.Match[str]]:
+        return [*itertools.takewhile(lambda found: found[0] not in without, reference.specials_in(text))]
+
     shared = _shared_start(reference, after, later)
-    always = [found for found in reference.specials_in(shared) if found[0] not in without]
+    always = before_header(shared)
     if always:
         ends = [found for found in always if found[0] == reference.end_of_turn]
         return shared[: (ends or always[-1:])[0].end()]
-    for text in (after, later):
-        ends = [found for found in reference.specials_in(text) if found[0] not in without]
-        if ends:
-            return text[: ends[0].end()]
-    return ""
+    return next((text[: ends[0].end()] for text in (after, later) if (ends := before_header(text))), "")

@@ -118,7 +118,9 @@ class ChatFormat:
 
     def _learn_from(self, template_kwargs: Mapping[str, Any], tools: list[Any] | None) -> TurnParser:
         stop_texts = [self.codec.added.texts[i] for i in self.profile.stop_ids if i in self.codec.added]
-        return learn_parser(self._renderer(template_kwargs, tools), stop_texts)
+        # No model writes what a template puts after the last turn unasked, be it closed or not.
+        ends = [*stop_texts, *filter(None, [self.profile.opener])]
+        return learn_parser(self._renderer(template_kwargs, tools), ends)
 
     def _renderer(
         self, template_kwargs: Mapping[str, Any], tools: list[Any] | None

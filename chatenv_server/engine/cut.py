@@ -90,19 +90,26 @@ def cuts_after(passage: Passage, last: SampledTurn) -> Iterator[Cut]:
     if is_exact and last.text:
         yield exact
         return
+    doubtful: list[Cut] = []
     found = False
     sentinel = unlike(SENTINEL, strings_in(passage.tail))
-    for sentinel_turn in _sentinel_turns(said, last, sentinel):
+    for sentinel_turn in _sentinel_turns(said, sentinel):
         try:
             rendered = passage.rendered(sentinel_turn)
         except TemplateRejectedError:
             continue  # a shape that this template does not take; another one may do
-        if sentinel in rendered:
-            position = rendered.rindex(sentinel) + len(sentinel)
-            cut = Cut(rendered[position:], position, False, sentinel_turn, rendered, whole, asked)
-            found = True
-            # Nothing that was said is found anywhere: some templates leave such a turn out.
-            yield exact if is_exact and cut.text == exact.text else cut
+        if sentinel not in rendered:
+            continue
+        found = True
+        position = rendered.rindex(sentinel) + len(sentinel)
+        cut = Cut(rendered[position:], position, False, sentinel_turn, rendered, whole, asked)
+        if is_exact and cut.text == exact.text:
+            yield exact  # nothing that was said is found anywhere: some templates leave such a turn out
+        elif _tells_end(cut, last):
+            yield cut
+        else:
+            doubtful.append(cut)
+    yield from doubtful
     if is_exact and not found:
         yield exact
 
@@ -127,11 +134,17 @@ def with_turn_as_text(cut: Cut, marked: PreparedMessage, passage: Passage) -> Cu
     return cut._replace(text=text, position=position, turn=marked, rendered=rendered, escaped=escaped)
 
 
-def _sentinel_turns(said: PreparedMessage, last: SampledTurn, sentinel: str) -> list[PreparedMessage]:
+def _tells_end(cut: Cut, last: SampledTurn) -> bool:
+    """Whether it can be told where the turn ends after a cut: a stop token says so, or the end of its calls."""
+    if last.stop_id is not None or not cut.turn.get("tool_calls"):
+        return True
+    return _length_of_call_end(cut.text, last, 2 * _LONGEST_CALL_END) > 0
+
+
+def _sentinel_turns(said: PreparedMessage, sentinel: str) -> list[PreparedMessage]:
     """The turn's shapes with sentinels for its texts.
 
-    The plain shape comes first where no stop token tells where the calls end, and last where one does. Some templates
-    write the content of a calling turn after the tools' results; the shape without content is for them.
+    Some templates write the content of a calling turn after the tools' results; the shape without content is for them.
     """
     content = said.get("content")
     text = [{"type": "text", "text": sentinel}] if isinstance(content, list) else sentinel
@@ -141,7 +154,7 @@ def _sentinel_turns(said: PreparedMessage, last: SampledTurn, sentinel: str) -> 
     calls = [_with_sentinel(call, sentinel) for call in said["tool_calls"]]
     silent = {**plain, "content": type(text)(), "tool_calls": calls}
     calling = [{**plain, "tool_calls": calls}, silent] if content else [silent]
-    return [plain, *calling] if last.stop_id is None else [*calling, plain]
+    return [*calling, plain]
 
 
 def _with_sentinel(call: Mapping[str, Any], sentinel: str) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def learn_parser(
 
     def write(message: Mapping[str, Any]) -> str | None:
         whole = render([user(), message], False)
-        # A turn that ends in the close is read without all of it, and not only without the stop token.
-        return (
-            None if whole is None else without_close(_after_user(whole), message, stop_texts).removesuffix(before_stop)
-        )
+        if whole is None:
+            return None
+        # A turn is read without all of its close, and not only without the stop token.
+        return without_close(_after_user(whole), message, stop_texts).removesuffix(before_stop)
 
     # Where no stop token ends a turn, what closes a plain one closes one of calls, too: no model samples it there.
     close = "" if any(stop in closed for stop in stop_texts) else closed

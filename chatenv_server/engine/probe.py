@@ -58,6 +58,7 @@ class _Probe:
             forms=self._renders.forms,
             closers=closers,
             call_closers=self._call_closers(generation_prompt),
+            opener=self._opener,
             last_closers=last_closers,
             stop_ids=stop_ids | self._ids([*closers, *last_closers, *self._turn_ends(generation_prompt)]),
             role_closes=self._role_closes(closers),

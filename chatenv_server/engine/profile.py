@@ -21,6 +21,8 @@ class Profile:
     """Control tokens that close an assistant turn of text whatever follows."""
     call_closers: tuple[str, ...]
     """Control tokens that close an assistant turn of calls whatever follows."""
+    opener: str
+    """The control token that turns begin with; empty where there is none, or none that ends no turn."""
     last_closers: tuple[str, ...]
     """Control tokens that close an assistant turn that is the last message."""
     stop_ids: frozenset[int]

@@ -16,6 +16,7 @@ from chatenv_server.engine.encodings import UNREADABLE
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.inner_stops import InnerStops
 from chatenv_server.engine.parsing import ParsedTurn, TurnParser, types_of_tools
+from chatenv_server.engine.parsing.layout import strip_end
 from chatenv_server.engine.parsing.literal import before_open_tag
 from chatenv_server.engine.probe_messages import SENTINEL, assistant
 
@@ -49,16 +50,17 @@ class TurnReader:
         stop_id = last if last in self._stop_ids else None
         whole = self._codec.decode_on(*known, before, ids) if known else self._codec.decode_after(before, ids)
         text, close = self._without_close(whole, stop_id)
+        spoken = self._without_part_of_close(text, close, stop_id)
         # Where no prompt asked the model to speak, it writes the header of its turn itself.
-        said = text if prompted else self._after_header(text)
+        said = spoken if prompted else self._after_header(spoken)
         parser = self._parser_after(before, prompted=prompted)
         inner_stop = self._inner_stops.first(ids, text)
         if inner_stop is None:
             parsed = parser.parse(said)
         else:  # what comes after the stop stays as it is: nobody asked the model for it, and no tool is to run for it
-            length = len(self._codec.decode_after(before, ids[:inner_stop])) - (len(text) - len(said))
-            parsed = parser.parse(said[:length])
-            parsed = parsed._replace(content=parsed.content + said[length:])
+            length = len(self._codec.decode_after(before, ids[:inner_stop]))
+            parsed = parser.parse(said[: length - (len(spoken) - len(said))])
+            parsed = parsed._replace(content=parsed.content + text[length:])
         if (
             parsed.tool_calls
             and len(said) * _MOST_GROWTH > MAX_CALL_CHARACTERS
@@ -138,16 +140,32 @@ class TurnReader:
         close = whole if text.endswith(whole) else stop_text
         return text.removesuffix(close), close
 
+    def _without_part_of_close(self, text: str, close: str, stop_id: int | None) -> str:
+        """The text of a turn that has not the whole close, without what it has of the beginning of that."""
+        before_stop = self._before_stop
+        if not before_stop or len(close) > len(self.stop_text(stop_id)):
+            return text
+        return strip_end(text, before_stop)
+
     @cached_property
     def _closes(self) -> dict[int, tuple[str, str]]:
         """By stop token: the template's close through it, and its own text."""
         closes = {}
-        close = self._format.profile.role_closes.get("assistant", "")
         for stop_id in self._stop_ids:
             stop_text = self.stop_text(stop_id)
-            before_stop = close.partition(stop_text)[0] if stop_text else ""
+            before_stop = self._close.partition(stop_text)[0] if stop_text else ""
             closes[stop_id] = (before_stop + stop_text, stop_text)
         return closes
+
+    @cached_property
+    def _before_stop(self) -> str:
+        """What the template writes between a text and the stop token that closes the turn."""
+        before = (whole.removesuffix(stop) for whole, stop in self._closes.values() if stop and whole in self._close)
+        return min(before, key=len, default="")
+
+    @property
+    def _close(self) -> str:
+        return self._format.profile.role_closes.get("assistant", "")
 
 
 def _is_long(call: dict[str, Any]) -> bool:

@@ -67,3 +67,22 @@ def test_a_prompt_that_nobody_asked_for_holds_no_stop_token() -> None:
     stops = {text for _, text, stops in TokenEngine.load(tokenizer).control_tokens if stops}
     assert "<|end|>" in stops
     assert not stops & {"<|turn|>", "<|assistant|>", "<|think|>", "<|/think|>"}
+
+
+OWN_CLOSES = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}"
+    "{{ '<|end_of_calls|>' if m.tool_calls else '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>Well: {% endif %}"
+)
+"""Closes calls otherwise than texts, and forgets the prompt's words."""
+
+
+@pytest.mark.parametrize(("said", "close"), [('<call>f {"a": 1}</call>', "<|end_of_calls|>"), ("It is.", "<|end|>")])
+def test_a_turn_without_a_stop_token_is_closed_as_turns_of_its_kind_are(said: str, close: str) -> None:
+    tokenizer: Any = stand_in(OWN_CLOSES)
+    env = ChatEnvironment(TokenEngine.load(tokenizer))
+    env.reset(messages=[HELLO])
+    env.step(ChatAction(tokens=tokenizer.encode(said, add_special_tokens=False), stop_reason="length"))
+    tail = env.step({"role": "tool", "content": "rainy"} if "call" in said else BYE).stream.tail
+    assert tokenizer.decode(tail).startswith(close)
