@@ -14,6 +14,7 @@ from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.conformance import CONFORMANCE, do_without, why_missing
+from tests.engine.generated_templates import Traits, loaded, source_of
 from tests.engine.own_tokenizers import OWN
 
 EMBEDDED = "bytes"
@@ -28,6 +29,8 @@ RECORDED = (
     "standin_kimi_k2",
 )
 NAMES = (EMBEDDED, *OWN, *RECORDED)
+GENERATED = "generated"
+"""Stands for any template of `generated_templates`, on the embedded vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,3 +129,9 @@ def subject(name: str) -> Subject:
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     return Subject(name, tokenizer, TokenEngine.load(tokenizer))
+
+
+def generated_subject(template: Traits) -> Subject:
+    """A generated template, and the engine on it."""
+    engine, tokenizer = loaded(source_of(template))
+    return Subject(repr(template), tokenizer, engine)

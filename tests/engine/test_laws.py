@@ -57,23 +57,28 @@ from tests.engine.episodes import (
     state_bytes,
     words,
 )
+from tests.engine.generated_templates import traits
 from tests.engine.learning import render_every_time
 from tests.engine.small_tokenizers import user
-from tests.engine.subjects import EMBEDDED, NAMES, Subject, subject
+from tests.engine.subjects import EMBEDDED, GENERATED, NAMES, Subject, generated_subject, subject
 
 Law = Callable[..., None]
 
 
-def law(*drawn: st.SearchStrategy[Any]) -> Callable[[Law], Law]:
-    """A test of one law on every tokenizer: the profile's examples on the embedded one, a tenth on each other."""
+def law(*drawn: st.SearchStrategy[Any], generated: bool = False) -> Callable[[Law], Law]:
+    """A test of one law on every tokenizer: the profile's examples on the embedded one, a tenth on each other.
+
+    Args:
+        generated: whether it holds on generated templates, too, each example on another one.
+    """
 
     def decorate(check: Law) -> Law:
-        @pytest.mark.parametrize("name", NAMES)
+        @pytest.mark.parametrize("name", [*NAMES, *([GENERATED] if generated else [])])
         def test(name: str) -> None:
-            tested = subject(name)
             examples = settings.default.max_examples if settings.default else 100
+            subjects = traits.map(generated_subject) if name == GENERATED else st.just(subject(name))
 
-            def holds(values: tuple[Any, ...]) -> None:
+            def holds(tested: Subject, values: tuple[Any, ...]) -> None:
                 check(tested, *values)
 
             holds.__name__ = f"{check.__name__}_{name}"  # examples that failed are remembered by name
@@ -81,7 +86,7 @@ def law(*drawn: st.SearchStrategy[Any]) -> Callable[[Law], Law]:
                 max_examples=examples if name == EMBEDDED else max(5, examples // 10),
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
             )
-            counted(given(st.tuples(*drawn))(holds))()
+            counted(given(subjects, st.tuples(*drawn))(holds))()
 
         test.__name__, test.__doc__ = check.__name__, check.__doc__
         return test
@@ -93,7 +98,7 @@ def law(*drawn: st.SearchStrategy[Any]) -> Callable[[Law], Law]:
 
 
 @pytest.mark.law(1)
-@law(plans)
+@law(plans, generated=True)
 def test_01_sampled_spans_stay_bit_identical_for_the_whole_life_of_the_episode(subject: Subject, plan: Plan) -> None:
     def check(env: ChatEnvironment, sampled: Sequence[Sampled]) -> None:
         stream = env.state.token_ids
@@ -271,7 +276,7 @@ def _read(env: ChatEnvironment) -> None:
 
 
 @pytest.mark.law(6)
-@law(plans, st.lists(st.booleans(), min_size=1, max_size=5), st.integers(0, 3))
+@law(plans, st.lists(st.booleans(), min_size=1, max_size=5), st.integers(0, 3), generated=True)
 def test_06_batching_and_reading_do_not_matter(
     subject: Subject, plan: Plan, joins: Sequence[bool], opening: int
 ) -> None:
@@ -316,7 +321,7 @@ _REFUSED: tuple[Any, ...] = (
 
 
 @pytest.mark.law(7)
-@law(plans, st.lists(st.sampled_from(_REFUSED), max_size=3), spans, messages())
+@law(plans, st.lists(st.sampled_from(_REFUSED), max_size=3), spans, messages(), generated=True)
 def test_07_reading_and_refused_steps_change_nothing(
     subject: Subject, plan: Plan, refused: Sequence[Any], span: Span, message: Message
 ) -> None:
@@ -480,7 +485,7 @@ def test_10_a_tail_is_what_the_template_writes_behind_the_true_history(subject: 
 
 
 @pytest.mark.law(11)
-@law(plans)
+@law(plans, generated=True)
 def test_11_a_turn_that_ended_in_a_stop_token_is_not_closed_again(subject: Subject, plan: Plan) -> None:
     played = play(subject, plan)
     assume(played is not None)
@@ -566,7 +571,7 @@ def _with_ids(said: Message, meant: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @pytest.mark.law(13)
-@law(st.lists(plans, min_size=2, max_size=4))
+@law(st.lists(plans, min_size=2, max_size=4), generated=True)
 def test_13_interleaved_episodes_and_threads_do_not_change_any_stream(subject: Subject, several: list[Plan]) -> None:
     def alone(plan: Plan) -> bytes | None:
         played = play(subject, plan)
