@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from chatenv_client.bearer import checked_token
+from chatenv_client.bearer import MAX_TOKEN_CHARACTERS, checked_token
 from chatenv_client.errors import AccessError
 
 GRACE_S: Final = 10.0
 """Seconds that a token outlives its file."""
+
+_MOST_BYTES: Final = 2 * MAX_TOKEN_CHARACTERS
+"""That are read of a file; one without an end would be read for ever."""
 
 _SCHEME: Final = "bearer "
 
@@ -66,7 +70,7 @@ class BearerToken:
         try:
             identity = _identity(file)
             if identity != self._read_at:
-                self._token = checked_token(_read(file)) or _fail("it is empty")
+                self._token = checked_token(_read(file, waits=False)) or _fail("it is empty")
                 self._read_at = identity
                 self._unusable_since = None
         except (OSError, ValueError) as error:
@@ -87,8 +91,11 @@ def _fail(reason: str) -> NoReturn:
     raise ValueError(reason)
 
 
-def _read(file: Path) -> str:
-    return file.read_text(encoding="ascii", errors="replace").strip()
+def _read(file: Path, *, waits: bool = True) -> str:
+    """The token in a file. From a pipe it comes when its writer writes; `waits` says whether to wait for that."""
+    flags = 0 if waits else os.O_NONBLOCK
+    with os.fdopen(os.open(file, os.O_RDONLY | flags), "rb") as opened:
+        return (opened.read(_MOST_BYTES) or b"").decode("ascii", errors="replace").strip()
 
 
 def _identity(file: Path) -> tuple[int, int, int]:

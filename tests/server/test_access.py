@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +69,25 @@ def test_a_token_file_is_read_again_when_it_changes(serve: Serve, tmp_path: Path
         ask(server, token="first")
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_text(""), lambda file: file.write_text("ß")])
+def _replaced(replace: Callable[[Path], object]) -> Callable[[Path], object]:
+    def spoil(file: Path) -> None:
+        file.unlink()
+        replace(file)
+
+    return spoil
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "gone": Path.unlink,
+    "empty": lambda file: file.write_text(""),
+    "not ASCII": lambda file: file.write_text("ß"),
+    "a folder": _replaced(Path.mkdir),
+    "a pipe into which nobody writes": _replaced(os.mkfifo),
+    "without an end": _replaced(lambda file: file.symlink_to("/dev/zero")),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_a_token_outlives_its_file_for_a_moment_and_then_nobody_is_let_in(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], object]
 ) -> None:
@@ -85,7 +105,10 @@ def test_a_token_outlives_its_file_for_a_moment_and_then_nobody_is_let_in(
     assert kept == ("WARNING", "bearer token kept for a while: its file holds none that works")
     assert shut == ("WARNING", "nobody is let in: the file of the bearer token holds none that works")
     assert "ß" not in str([vars(line) for line in caplog.records])
-    file.write_text("third")
+    (tmp_path / "new").write_text("third")
+    if file.is_dir():
+        file.rmdir()
+    (tmp_path / "new").rename(file)
     assert token.opens([("authorization", "Bearer third")])
 
 
@@ -100,6 +123,16 @@ def test_a_file_that_was_emptied_while_nobody_called_lets_nobody_in(
     time.sleep(4 * SWEEP_S)
     with pytest.raises(AccessError):
         ask(server, token="first")
+
+
+def test_a_token_may_come_through_a_pipe_at_the_start(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Timer(0.2, pipe.write_text, ["first\n"])
+    writer.start()
+    token = BearerToken(file=str(pipe))
+    writer.join()
+    assert token.opens([("authorization", "Bearer first")])
 
 
 UNFIT = {"empty": "", "not ascii": "schlüssel", "two lines": "open\nsesame", "too long": "x" * 4097}
