@@ -43,6 +43,19 @@ def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
     assert [link for link in links if not document.parent.joinpath(link).exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_heading_leads_to_one(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", document.read_text(encoding="utf-8"))
+    pages = [(document.parent / page if page else document, anchor) for page, anchor in links]
+    assert [(page.name, anchor) for page, anchor in pages if anchor not in anchors_of(page)] == []
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Of its headings, as a forge names them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def test_every_document_can_be_reached_from_the_readme() -> None:
     linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", text_of("README.md")))
     assert linked == {f"docs/{path.name}" for path in CHECKOUT.glob("docs/*.md")}
@@ -146,9 +159,9 @@ def test_every_limit_of_the_settings_is_in_the_table_of_limits() -> None:
 def test_the_pages_for_operators_name_no_flag_that_does_not_exist() -> None:
     known = set(re.findall(r"`(--[a-z-]+)`", settings_table()))
     for page in ("docs/operations.md", "docs/security.md", "docs/errors.md"):
-        named = {
-            flag for code in re.findall(r"`([^`]+)`", text_of(page)) for flag in re.findall(r"--[a-z][a-z-]+", code)
-        }
+        prose = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+        named = {flag for code in re.findall(r"`([^`]+)`", prose) for flag in re.findall(r"--[a-z][a-z-]+", code)}
+        assert named & known, page
         assert named - known <= {"--address"}, page
 
 

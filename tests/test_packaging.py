@@ -184,5 +184,6 @@ def test_nobody_is_told_to_install_the_package_of_somebody_else() -> None:
 
 def test_every_command_of_the_distribution_can_be_loaded() -> None:
     pytest.importorskip("transformers", reason="the server extra is not installed", exc_type=ImportError)
-    for command in metadata.distribution(DISTRIBUTION).entry_points.select(group="console_scripts"):
-        assert callable(command.load())
+    commands = metadata.distribution(DISTRIBUTION).entry_points.select(group="console_scripts")
+    assert {command.name for command in commands} == {"chatenv-rl", "chatenv-server"}
+    assert all(callable(command.load()) for command in commands)

@@ -146,7 +146,9 @@ def test_no_line_of_the_shell_is_left_untried() -> None:
 
 
 def test_every_command_for_people_understands_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in re.findall(r"^\| `chatenv-rl (\w+)", README, re.MULTILINE):
+    names = re.findall(r"^\| `chatenv-rl (\w+)", README, re.MULTILINE)
+    assert names
+    for name in names:
         with pytest.raises(SystemExit) as ended:
             cli.main([name, "--help"])
         assert ended.value.code == 0
