@@ -166,8 +166,9 @@ def shared_length(left: Int32Array, right: Int32Array) -> int:
     shared = min(len(left), len(right))
     if shared == 0:
         return 0  # nearly always: a tail is rendered anew only where messages follow messages
-    different = np.flatnonzero(left[:shared] != right[:shared])
-    return int(different[0]) if len(different) else shared
+    different = left[:shared] != right[:shared]
+    first = int(different.argmax())
+    return first if different[first] else shared
 
 
 class Fingerprint:

@@ -75,8 +75,7 @@ class LogReading:
     @property
     def sampled_messages(self) -> frozenset[int]:
         """The messages of the conversation that a model said, in this segment or an earlier one."""
-        turns = self.head.records.turns.first(self.head.written.turns)
-        return self.head.said | {turn.first_message for turn in turns if turn.origin is Origin.SAMPLED}
+        return self.head.said.union(self.head.records.turns.sampled(self.head.written.turns))
 
     @property
     def last_sampled(self) -> int | None:

@@ -85,6 +85,10 @@ class TurnTable:
         last = more[-1][0] if more else first
         return SampledSpan(first.start, last.start + last.length, bool(kind & _PROMPTED))
 
+    def sampled(self, count: int) -> Iterator[int]:
+        """The message of each sampled turn among the first `count` turns."""
+        return (extent.first_message for extent, kind in map(self._row, range(count)) if kind & _SAMPLED)
+
     def said(self, count: int) -> Iterator[tuple[int, int, int]]:
         """(message, start, stop) of each message among the first `count` turns that was sampled as a whole."""
         sampled = (extent for extent, kind in map(self._row, range(count)) if kind & _SAMPLED)
