@@ -21,7 +21,7 @@ from benchmarks.measure import Figure, interleave, ratio
 from benchmarks.turns import KINDS, Conversation, Kind, Speaker, Turn
 from benchmarks.work import CONFORMANCE
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import ChatAction, Message, StopReason
+from chatenv_client.models import ChatAction, ChatObservation, Message, StopReason
 from chatenv_server.doctor.reference import NotTakenError, Reference
 from chatenv_server.doctor.scenarios import TOOLS
 from chatenv_server.doctor.stand_in import stand_in
@@ -143,14 +143,24 @@ class _Contest:
         for conversation in said:
             environment = ChatEnvironment(self._engine)
             environment.reset(messages=[conversation.opening], tools=self._tools)
-            began = time.process_time()
             for turn in conversation.turns:
                 # Where a template closes no turn, only the sampler knows that the model stopped.
                 stop_reason = None if turn.has_stop else StopReason.STOP
-                environment.step(ChatAction(tokens=turn.ids, stop_reason=stop_reason))
-                environment.step(turn.reply)
-            took += time.process_time() - began
+                began = time.process_time()
+                read = environment.step(ChatAction(tokens=turn.ids, stop_reason=stop_reason))
+                took += time.process_time() - began
+                reply = _answering(turn.reply, read)
+                began = time.process_time()
+                environment.step(reply)
+                took += time.process_time() - began
         return took
+
+
+def _answering(reply: Message, read: ChatObservation) -> Message:
+    """A reply, a tool's result with the id of the call that was read."""
+    if reply["role"] != "tool":
+        return reply
+    return {**reply, "tool_call_id": read.messages[-1]["tool_calls"][0]["id"]}
 
 
 @dataclass(frozen=True)
