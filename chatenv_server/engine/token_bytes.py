@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tokenizers import Tokenizer, decoders
@@ -44,8 +44,8 @@ _MOST_LOOKED_AT: Final = 1024
 """Places that are looked at for one where tokens part. Whoever samples decides how long a run of bytes is."""
 
 
-class TokenBytes(dict[int, bytes]):
-    """The bytes of every token of a tokenizer, looked up when they are first asked for.
+class TokenBytes:
+    """The bytes of every token of a tokenizer, looked up when they are first asked for. Safe for threads.
 
     Args:
         tokenizer: whose tokens they are.
@@ -54,13 +54,20 @@ class TokenBytes(dict[int, bytes]):
     """
 
     def __init__(self, tokenizer: Tokenizer, bytes_of: Callable[[str], bytes], *, replaces_broken: bool) -> None:
-        super().__init__()
+        self._known: list[bytes | None] = [None] * tokenizer.get_vocab_size(with_added_tokens=True)
+        """By id; None where nobody has asked."""
         self._text_of = tokenizer.id_to_token
         self._bytes_of = bytes_of
         self._errors = "replace" if replaces_broken else "strict"
 
-    def __missing__(self, token_id: int) -> bytes:
-        found = self[token_id] = self._bytes_of(self._text_of(token_id) or "")  # an id that no token has says nothing
+    def __getitem__(self, token_id: int) -> bytes:
+        """The bytes of a token; none of an id that no token has."""
+        is_listed = token_id < len(self._known)
+        found = self._known[token_id] if is_listed else None
+        if found is None:
+            found = self._bytes_of(self._text_of(token_id) or "")
+            if is_listed:
+                self._known[token_id] = found
         return found
 
     def parting_place(self, ids: Int32Array, count: int) -> int | None:
@@ -87,10 +94,15 @@ class TokenBytes(dict[int, bytes]):
     def _is_lone_byte(self, token_id: int) -> bool:
         return _LONE_BYTE.fullmatch(self._text_of(token_id) or "") is not None
 
-    def decode(self, ids: Iterable[int]) -> str | None:
+    def decode(self, ids: Sequence[int]) -> str | None:
         """The text of token ids; None where only the library knows what becomes of broken UTF-8."""
+        known = self._known
         try:
-            return b"".join(map(self.__getitem__, ids)).decode(errors=self._errors)
+            whole = b"".join([known[token_id] for token_id in ids])  # type: ignore[misc] # None is found out by the join
+        except (TypeError, IndexError):
+            whole = b"".join(map(self.__getitem__, ids))
+        try:
+            return whole.decode(errors=self._errors)
         except UnicodeDecodeError:
             return None
 
