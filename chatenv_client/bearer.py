@@ -12,8 +12,11 @@ def checked_token(token: str) -> str:
     """The token as given.
 
     Raises:
+        TypeError: it is no text.
         ValueError: no header can carry it. The message does not quote it.
     """
+    if not isinstance(token, str):
+        raise TypeError(f"a bearer token is a str, not {type(token).__name__}")
     if not (token.isascii() and token.isprintable()):
         raise ValueError("a bearer token is made of printable ASCII characters; this one has others")
     if len(token) > MAX_TOKEN_CHARACTERS:

@@ -52,7 +52,7 @@ class Settings:
     The settings that are named as an option of `EpisodeOptions` are what a server's episodes start from.
 
     Raises:
-        SettingError: settings contradict each other.
+        SettingError: a value is wrong, or settings contradict each other.
     """
 
     listen: tuple[str, ...] = _setting(
@@ -162,6 +162,8 @@ class Settings:
     log_format: str = _setting("text", values.choice("text", "json"), "`text` for people, `json` for machines")
 
     def __post_init__(self) -> None:
+        for name in _OPTIONS:
+            _check_value(name, getattr(self, name))
         if not self.listen:
             raise wrong_setting("listen", "must name at least one address")
         if bool(self.tls_certificate) != bool(self.tls_key):
@@ -241,6 +243,29 @@ def _read(name: str, text: str | list[str]) -> Any:
         return _OPTIONS[name].parse(",".join(text) if isinstance(text, list) else text)
     except ValueError as error:
         raise wrong_setting(name, str(error)) from error
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Refuse what could not be given as text either.
+
+    Raises:
+        SettingError: the value is of another type than the default, or its text would be refused.
+    """
+    default = _DEFAULTS[name]
+    if value == default and type(value) is type(default):
+        return
+    fitting = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+    if not fitting:
+        raise wrong_setting(name, f"must be a {type(default).__name__}, not a {type(value).__name__}")
+    if value or not isinstance(value, str | tuple):  # an empty text is none
+        _read(name, _text_of(name, value))
+
+
+def _text_of(name: str, value: Any) -> str:
+    """A value of a setting as it would be given."""
+    if _OPTIONS[name].parse is values.mode:
+        return f"{value:o}"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def wrong_setting(name: str, what: str) -> SettingError:

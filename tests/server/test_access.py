@@ -176,6 +176,12 @@ def test_a_client_with_a_token_that_cannot_be_sent_is_not_even_made(token: str) 
         assert token not in str(refusal.value)
 
 
+@pytest.mark.parametrize("token", [b"secret", 5])
+def test_a_token_that_is_no_text_is_told_so(token: Any) -> None:
+    with pytest.raises(TypeError, match="a bearer token is a str, not"):
+        ChatEnv("localhost:1", token=token)
+
+
 @pytest.fixture
 def tls_settings(certificates: Certificates) -> dict[str, str]:
     return certificates.of_server

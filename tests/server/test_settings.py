@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -248,14 +249,56 @@ def test_plain_text_for_this_machine_is_fine(address: str) -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"tls_certificate": "c"}, "--tls-key"),
-        ({"tls_key": "k"}, "--tls-certificate"),
-        ({"tls_client_ca": "a"}, "--tls-client-ca"),
-        ({"bearer_token": "t", "bearer_token_file": "f"}, "--bearer-token-file"),
+        ({"tls_certificate": __file__}, "--tls-key"),
+        ({"tls_key": __file__}, "--tls-certificate"),
+        ({"tls_client_ca": __file__}, "--tls-client-ca"),
+        ({"bearer_token": "t", "bearer_token_file": __file__}, "--bearer-token-file"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], named: str) -> None:
     with pytest.raises(SettingError, match=named):
+        Settings(**given)
+
+
+OF_ANOTHER_TYPE: list[dict[str, Any]] = [
+    {"listen": "127.0.0.1:0"},
+    {"listen": ["127.0.0.1:0"]},
+    {"max_steps": "3"},
+    {"max_steps": True},
+    {"max_steps": 3.0},
+    {"idle_timeout": "1"},
+    {"reflection": 1},
+    {"transform": print},
+    {"bearer_token": b"secret"},
+    {"socket_mode": "600"},
+]
+
+
+@pytest.mark.parametrize("given", OF_ANOTHER_TYPE)
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_setting(given: dict[str, Any]) -> None:
+    (name,) = given
+    with pytest.raises(SettingError, match=rf"{flag_of(name)} .* must be a \w+, not a \w+") as refusal:
+        Settings(**given)
+    assert "secret" not in str(refusal.value)
+
+
+OUT_OF_BOUNDS: list[dict[str, Any]] = [
+    {"max_steps": -1},
+    {"max_episodes": 0},
+    {"idle_timeout": math.nan},
+    {"idle_timeout": math.inf},
+    {"log_level": "loud"},
+    {"history_policy": "lenient"},
+    {"socket_mode": 0o7777},
+    {"listen": ("50051",)},
+    {"chat_template": "/no/such/file"},
+]
+
+
+@pytest.mark.parametrize("given", OUT_OF_BOUNDS)
+def test_what_is_refused_as_text_is_refused_as_a_value(given: dict[str, Any]) -> None:
+    (name,) = given
+    with pytest.raises(SettingError, match=flag_of(name)):
         Settings(**given)
 
 
