@@ -458,6 +458,19 @@ def test_09_an_append_costs_the_same_whatever_came_before(
 
 
 @pytest.mark.law(9)
+@given(traits.map(generated_subject), words, words, words)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+def test_09_an_append_under_a_generated_template_renders_nothing_that_was_said_long_before(
+    subject: Subject, opening: str, answer: str, question: str
+) -> None:
+    """Its markup at most: each message before may add a letter's rendering where the template needs the skeleton."""
+    assume(start(subject, Plan([user(opening)])) and not subject.chat_format.dependencies().texts)
+    near = _spend(subject, opening, answer, question, 5, reuses=False)
+    far = _spend(subject, opening * 500, answer, question, 5, reuses=False)
+    assert far[1:] == near[1:]
+
+
+@pytest.mark.law(9)
 @pytest.mark.parametrize("reuses", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_09_an_append_costs_the_same_at_turn_10_and_at_turn_1000(name: str, reuses: bool) -> None:
@@ -535,6 +548,28 @@ def test_11_whatever_was_sampled_somebody_can_answer(
         said = env.step(span.action(subject)).messages[-1]
         env.step(_result(text) if said.get("tool_calls") else user(text))
     assert last in subject.chat_format.codec.decode(env.state.token_ids)
+
+
+@pytest.mark.law(11)
+@given(traits.map(generated_subject), words, spans, words)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+def test_11_under_a_generated_template_somebody_can_answer_whatever_was_sampled(
+    subject: Subject, opening: str, span: Span, answer: str
+) -> None:
+    """Unless the template rejects the conversation itself."""
+    env = start(subject, Plan([user(opening)]))
+    assume(env is not None)
+    assert env is not None
+    said = env.step(span.action(subject)).messages[-1]
+    answered = _result(answer) if said.get("tool_calls") else user(answer)
+    try:
+        observation = env.step(answered)
+    except ChatEnvError:
+        with pytest.raises(Exception):  # noqa: B017, PT011 - the template's own, of any kind
+            subject.full([user(opening), said, answered])
+        return
+    dropped = FidelityKind.MESSAGE_DROPPED in {report.kind for report in observation.fidelity}
+    assert answer in subject.chat_format.codec.decode(env.state.token_ids) or dropped
 
 
 @pytest.mark.law(11)
