@@ -100,7 +100,7 @@ class TokenBytes:
         try:
             whole = b"".join([known[token_id] for token_id in ids])  # type: ignore[misc] # None is found out by the join
         except (TypeError, IndexError):
-            whole = b"".join(map(self.__getitem__, ids))
+            whole = b"".join([(token_id < len(known) and known[token_id]) or self[token_id] for token_id in ids])
         try:
             return whole.decode(errors=self._errors)
         except UnicodeDecodeError:
