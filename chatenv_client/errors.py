@@ -7,7 +7,10 @@ ChatEnvError
 │   ├── EpisodeUnknownError    never was
 │   ├── EpisodeClosedError     was closed
 │   └── EpisodeExpiredError    was idle for too long
+├── EpisodeExistsError         an episode of this id is live, ALREADY_EXISTS
 ├── EpisodeDoneError           step after the end, FAILED_PRECONDITION
+├── TokenizerMismatchError     another tokenizer or template wrote the episode, FAILED_PRECONDITION
+├── EpisodeDamagedError        the episode's record is broken, DATA_LOSS
 ├── HistoryRewrittenError      policy `strict` refused the step, FAILED_PRECONDITION
 ├── StepConflictError          ABORTED
 │   ├── StepIndexMismatchError stale or future step_index
@@ -18,6 +21,7 @@ ChatEnvError
 │   └── TransformTimeoutError  DEADLINE_EXCEEDED
 ├── DeadlineError              the call's own deadline, DEADLINE_EXCEEDED
 ├── UnavailableError           no server, or it is shutting down, UNAVAILABLE
+│   └── StoreUnavailableError  the server's store of episodes does not answer
 ├── AccessError                UNAUTHENTICATED, PERMISSION_DENIED
 ├── ProtocolError              an answer that does not fit the contract
 ├── BatchError                 some items of a round failed, the others were applied
@@ -110,6 +114,27 @@ class EpisodeExpiredError(EpisodeNotFoundError):
     default_reason = Reason.EPISODE_EXPIRED
 
 
+class EpisodeExistsError(ChatEnvError):
+    """A fork or an import was to get the id of another live episode."""
+
+    code = "ALREADY_EXISTS"
+    default_reason = Reason.EPISODE_EXISTS
+
+
+class TokenizerMismatchError(ChatEnvError):
+    """A server with another tokenizer, chat template or token-id limit wrote the episode."""
+
+    code = "FAILED_PRECONDITION"
+    default_reason = Reason.TOKENIZER_MISMATCH
+
+
+class EpisodeDamagedError(ChatEnvError):
+    """The record of the episode is broken. It is left as it is."""
+
+    code = "DATA_LOSS"
+    default_reason = Reason.EPISODE_DAMAGED
+
+
 class EpisodeDoneError(ChatEnvError):
     """The episode is over; reset it."""
 
@@ -200,6 +225,12 @@ class UnavailableError(ChatEnvError, ConnectionError):
 
     code = "UNAVAILABLE"
     default_reason = Reason.UNAVAILABLE
+
+
+class StoreUnavailableError(UnavailableError):
+    """The server's store of episodes does not answer, or cannot write."""
+
+    default_reason = Reason.STORE_UNAVAILABLE
 
 
 class AccessError(ChatEnvError):

@@ -72,6 +72,15 @@ class Reason(str, enum.Enum):
     or raise `--max-text-bytes` if the server has the memory."""
     BATCH_SIZE = "BATCH_SIZE"
     """A batch has no items, or more than the server takes. Send several batches."""
+    BAD_SNAPSHOT = "BAD_SNAPSHOT"
+    """A snapshot is none that this release can read: cut off, altered, or of a newer release. Export the episode again,
+    or update the server."""
+    BAD_AT_STEP = "BAD_AT_STEP"
+    """`at_step` is beyond the episode's last step. Give 0 to `step_count`, or leave it out for now."""
+    BAD_COUNT = "BAD_COUNT"
+    """A fork makes no episode, or more than a batch may hold, or its ids are not as many as `count`. Ask for fewer."""
+    BAD_PAGE = "BAD_PAGE"
+    """`page_token` is none that this server gave, or the page size is too large. Begin without one."""
     NO_EPISODE = "NO_EPISODE"
     """In-process: there was no reset yet. Call `reset`."""
     MALFORMED_REQUEST = "MALFORMED_REQUEST"
@@ -89,6 +98,14 @@ class Reason(str, enum.Enum):
     EPISODE_EXPIRED = "EPISODE_EXPIRED"
     """Nobody used the episode for as long as `--idle-timeout`. Reset; raise `--idle-timeout` if sampling takes that
     long."""
+    EPISODE_EXISTS = "EPISODE_EXISTS"
+    """A fork or an import was to get the id of another live episode. Choose another id, or close that episode."""
+    TOKENIZER_MISMATCH = "TOKENIZER_MISMATCH"
+    """Another tokenizer, chat template or token-id limit wrote the episode. Serve it with those that it was written
+    with."""
+    EPISODE_DAMAGED = "EPISODE_DAMAGED"
+    """The episode's record in the store is cut off or altered, and is left as it is. Look at it, restore the store from
+    a copy, or close the episode."""
     EPISODE_DONE = "EPISODE_DONE"
     """The episode is over; `done` was true in the last answer. Read the trajectory, then reset."""
     HISTORY_REWRITTEN = "HISTORY_REWRITTEN"
@@ -135,6 +152,9 @@ class Reason(str, enum.Enum):
     UNAVAILABLE = "UNAVAILABLE"
     """No server answers, or it is loading or shutting down. Check that one runs at this address; try the same call
     again."""
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    """The server's store of episodes does not answer, or cannot write. Try the same call again: where it took place
+    after all, a Step with `step_index` gets the same answer."""
     ACCESS = "ACCESS"
     """The server asks for a bearer token, and the call has none or another. Give the client `token=`."""
     BAD_ANSWER = "BAD_ANSWER"
