@@ -328,7 +328,7 @@ class Turn(_message.Message):
     def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ...) -> None: ...
 
 class GetStateResponse(_message.Message):
-    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed", "extras")
+    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed", "extras", "forked_from")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +347,7 @@ class GetStateResponse(_message.Message):
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
     EXTRAS_FIELD_NUMBER: _ClassVar[int]
+    FORKED_FROM_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     step_count: int
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -365,7 +366,16 @@ class GetStateResponse(_message.Message):
     clock: _timestamp_pb2.Timestamp
     sealed: _containers.RepeatedCompositeFieldContainer[SegmentEnd]
     extras: _containers.RepeatedCompositeFieldContainer[ColumnRows]
-    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ...) -> None: ...
+    forked_from: ForkOrigin
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ..., forked_from: _Optional[_Union[ForkOrigin, _Mapping]] = ...) -> None: ...
+
+class ForkOrigin(_message.Message):
+    __slots__ = ("episode_id", "at_step")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    AT_STEP_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    at_step: int
+    def __init__(self, episode_id: _Optional[str] = ..., at_step: _Optional[int] = ...) -> None: ...
 
 class GetTrajectoryRequest(_message.Message):
     __slots__ = ("episode_id",)
@@ -587,3 +597,197 @@ class StreamStepsResponse(_message.Message):
     response: StepResponse
     error: _status_pb2.RpcStatus
     def __init__(self, request_id: _Optional[int] = ..., episode_id: _Optional[str] = ..., step_index: _Optional[int] = ..., response: _Optional[_Union[StepResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.RpcStatus, _Mapping]] = ...) -> None: ...
+
+class ForkEpisodeRequest(_message.Message):
+    __slots__ = ("episode_id", "fork_ids", "count", "at_step")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    FORK_IDS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    AT_STEP_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    fork_ids: _containers.RepeatedScalarFieldContainer[str]
+    count: int
+    at_step: int
+    def __init__(self, episode_id: _Optional[str] = ..., fork_ids: _Optional[_Iterable[str]] = ..., count: _Optional[int] = ..., at_step: _Optional[int] = ...) -> None: ...
+
+class ForkEpisodeResponse(_message.Message):
+    __slots__ = ("observations",)
+    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    observations: _containers.RepeatedCompositeFieldContainer[Observation]
+    def __init__(self, observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ...) -> None: ...
+
+class ExportEpisodeRequest(_message.Message):
+    __slots__ = ("episode_id",)
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
+
+class ExportEpisodeResponse(_message.Message):
+    __slots__ = ("snapshot",)
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    snapshot: EpisodeSnapshot
+    def __init__(self, snapshot: _Optional[_Union[EpisodeSnapshot, _Mapping]] = ...) -> None: ...
+
+class ImportEpisodeRequest(_message.Message):
+    __slots__ = ("snapshot", "episode_id")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    snapshot: EpisodeSnapshot
+    episode_id: str
+    def __init__(self, snapshot: _Optional[_Union[EpisodeSnapshot, _Mapping]] = ..., episode_id: _Optional[str] = ...) -> None: ...
+
+class ImportEpisodeResponse(_message.Message):
+    __slots__ = ("observation",)
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    observation: Observation
+    def __init__(self, observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
+
+class ListEpisodesRequest(_message.Message):
+    __slots__ = ("id_prefix", "page_size", "page_token")
+    ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    id_prefix: str
+    page_size: int
+    page_token: str
+    def __init__(self, id_prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class EpisodeSummary(_message.Message):
+    __slots__ = ("episode_id", "step_count", "token_count", "message_count", "created", "last_used", "terminated", "truncated", "metadata_json")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    LAST_USED_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    step_count: int
+    token_count: int
+    message_count: int
+    created: _timestamp_pb2.Timestamp
+    last_used: _timestamp_pb2.Timestamp
+    terminated: bool
+    truncated: bool
+    metadata_json: str
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., token_count: _Optional[int] = ..., message_count: _Optional[int] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ...) -> None: ...
+
+class ListEpisodesResponse(_message.Message):
+    __slots__ = ("episodes", "next_page_token")
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    episodes: _containers.RepeatedCompositeFieldContainer[EpisodeSummary]
+    next_page_token: str
+    def __init__(self, episodes: _Optional[_Iterable[_Union[EpisodeSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class EpisodeSnapshot(_message.Message):
+    __slots__ = ("format", "chatenv_version", "episode_id", "tokenizer_fingerprint", "chat_template_fingerprint", "token_id_limit", "forked_from", "entries")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    CHATENV_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ID_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    FORKED_FROM_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    format: int
+    chatenv_version: str
+    episode_id: str
+    tokenizer_fingerprint: str
+    chat_template_fingerprint: str
+    token_id_limit: int
+    forked_from: ForkOrigin
+    entries: _containers.RepeatedCompositeFieldContainer[EpisodeEntry]
+    def __init__(self, format: _Optional[int] = ..., chatenv_version: _Optional[str] = ..., episode_id: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., token_id_limit: _Optional[int] = ..., forked_from: _Optional[_Union[ForkOrigin, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[EpisodeEntry, _Mapping]]] = ...) -> None: ...
+
+class EpisodeEntry(_message.Message):
+    __slots__ = ("opened", "sampled", "went_on", "fidelity", "reward", "terminated", "truncated", "metadata_json", "transform_state_json", "prompt_fingerprint", "request_digest")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    WENT_ON_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    TRANSFORM_STATE_JSON_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    opened: ResetRequest
+    sampled: SampledSpan
+    went_on: WrittenTail
+    fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
+    reward: float
+    terminated: bool
+    truncated: bool
+    metadata_json: str
+    transform_state_json: str
+    prompt_fingerprint: str
+    request_digest: bytes
+    def __init__(self, opened: _Optional[_Union[ResetRequest, _Mapping]] = ..., sampled: _Optional[_Union[SampledSpan, _Mapping]] = ..., went_on: _Optional[_Union[WrittenTail, _Mapping]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., transform_state_json: _Optional[str] = ..., prompt_fingerprint: _Optional[str] = ..., request_digest: _Optional[bytes] = ...) -> None: ...
+
+class SampledSpan(_message.Message):
+    __slots__ = ("tokens", "logprobs", "stop_reason", "model_version", "sampled_runs", "model_version_runs", "extras", "message", "message_was_given")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_RUNS_FIELD_NUMBER: _ClassVar[int]
+    EXTRAS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_WAS_GIVEN_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    stop_reason: StopReason
+    model_version: str
+    sampled_runs: _containers.RepeatedScalarFieldContainer[int]
+    model_version_runs: _containers.RepeatedCompositeFieldContainer[ModelVersionRun]
+    extras: _containers.RepeatedCompositeFieldContainer[ColumnRows]
+    message: Message
+    message_was_given: bool
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ..., message: _Optional[_Union[Message, _Mapping]] = ..., message_was_given: bool = ...) -> None: ...
+
+class WrittenTail(_message.Message):
+    __slots__ = ("first_message", "messages", "begins_segment", "shared_tokens", "tokens", "generation_prompt_length", "message_starts", "fidelity", "rewrite", "prefill", "recorded_messages", "own_messages")
+    class Rewrite(_message.Message):
+        __slots__ = ("message_index", "follower")
+        MESSAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
+        FOLLOWER_FIELD_NUMBER: _ClassVar[int]
+        message_index: int
+        follower: str
+        def __init__(self, message_index: _Optional[int] = ..., follower: _Optional[str] = ...) -> None: ...
+    class Prefill(_message.Message):
+        __slots__ = ("start", "prompted")
+        START_FIELD_NUMBER: _ClassVar[int]
+        PROMPTED_FIELD_NUMBER: _ClassVar[int]
+        start: int
+        prompted: bool
+        def __init__(self, start: _Optional[int] = ..., prompted: bool = ...) -> None: ...
+    FIRST_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    SHARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_STARTS_FIELD_NUMBER: _ClassVar[int]
+    FIDELITY_FIELD_NUMBER: _ClassVar[int]
+    REWRITE_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    OWN_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    first_message: int
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    begins_segment: bool
+    shared_tokens: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    generation_prompt_length: int
+    message_starts: _containers.RepeatedScalarFieldContainer[int]
+    fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
+    rewrite: WrittenTail.Rewrite
+    prefill: WrittenTail.Prefill
+    recorded_messages: int
+    own_messages: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, first_message: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., begins_segment: bool = ..., shared_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., generation_prompt_length: _Optional[int] = ..., message_starts: _Optional[_Iterable[int]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., rewrite: _Optional[_Union[WrittenTail.Rewrite, _Mapping]] = ..., prefill: _Optional[_Union[WrittenTail.Prefill, _Mapping]] = ..., recorded_messages: _Optional[int] = ..., own_messages: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -91,6 +91,26 @@ class ChatEnvServiceStub(object):
                 request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.StreamStepsRequest.SerializeToString,
                 response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.StreamStepsResponse.FromString,
                 _registered_method=True)
+        self.ForkEpisode = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/ForkEpisode',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ForkEpisodeRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ForkEpisodeResponse.FromString,
+                _registered_method=True)
+        self.ExportEpisode = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/ExportEpisode',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ExportEpisodeRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ExportEpisodeResponse.FromString,
+                _registered_method=True)
+        self.ImportEpisode = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/ImportEpisode',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ImportEpisodeRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ImportEpisodeResponse.FromString,
+                _registered_method=True)
+        self.ListEpisodes = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/ListEpisodes',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesResponse.FromString,
+                _registered_method=True)
 
 
 class ChatEnvServiceServicer(object):
@@ -178,6 +198,36 @@ class ChatEnvServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkEpisode(self, request, context):
+        """Makes new episodes that share an episode's past: the same stream up to a step, and their own from there on. All of
+        them or none. Idempotent when the ids are given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportEpisode(self, request, context):
+        """The whole episode as one message that this server or another takes up again. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportEpisode(self, request, context):
+        """Takes an exported episode up, wholly or not at all. Idempotent. A snapshot that another tokenizer, chat template or
+        token-id limit wrote is FAILED_PRECONDITION, reason TOKENIZER_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEpisodes(self, request, context):
+        """The live episodes, newest use first, a page at a time. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatEnvServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -235,6 +285,26 @@ def add_ChatEnvServiceServicer_to_server(servicer, server):
                     servicer.StreamSteps,
                     request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.StreamStepsRequest.FromString,
                     response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.StreamStepsResponse.SerializeToString,
+            ),
+            'ForkEpisode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkEpisode,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ForkEpisodeRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ForkEpisodeResponse.SerializeToString,
+            ),
+            'ExportEpisode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportEpisode,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ExportEpisodeRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ExportEpisodeResponse.SerializeToString,
+            ),
+            'ImportEpisode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportEpisode,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ImportEpisodeRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ImportEpisodeResponse.SerializeToString,
+            ),
+            'ListEpisodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEpisodes,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -536,6 +606,114 @@ class ChatEnvService(object):
             '/chatenv.v1.ChatEnvService/StreamSteps',
             chatenv__client_dot___generated_dot_chatenv__pb2.StreamStepsRequest.SerializeToString,
             chatenv__client_dot___generated_dot_chatenv__pb2.StreamStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkEpisode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/ForkEpisode',
+            chatenv__client_dot___generated_dot_chatenv__pb2.ForkEpisodeRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.ForkEpisodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportEpisode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/ExportEpisode',
+            chatenv__client_dot___generated_dot_chatenv__pb2.ExportEpisodeRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.ExportEpisodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportEpisode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/ImportEpisode',
+            chatenv__client_dot___generated_dot_chatenv__pb2.ImportEpisodeRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.ImportEpisodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEpisodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/ListEpisodes',
+            chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -219,7 +219,71 @@ _ChatEnvServiceStreamStepsType = typing_extensions.TypeVar(
     ],
 )
 
-class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceStreamStepsType]):
+_ChatEnvServiceForkEpisodeType = typing_extensions.TypeVar(
+    '_ChatEnvServiceForkEpisodeType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ForkEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ForkEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ForkEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ForkEpisodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ForkEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ForkEpisodeResponse,
+    ],
+)
+
+_ChatEnvServiceExportEpisodeType = typing_extensions.TypeVar(
+    '_ChatEnvServiceExportEpisodeType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ExportEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ExportEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ExportEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ExportEpisodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ExportEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ExportEpisodeResponse,
+    ],
+)
+
+_ChatEnvServiceImportEpisodeType = typing_extensions.TypeVar(
+    '_ChatEnvServiceImportEpisodeType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ImportEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ImportEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ImportEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ImportEpisodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ImportEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ImportEpisodeResponse,
+    ],
+)
+
+_ChatEnvServiceListEpisodesType = typing_extensions.TypeVar(
+    '_ChatEnvServiceListEpisodesType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
+        chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
+        chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
+        chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
+    ],
+)
+
+class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceStreamStepsType, _ChatEnvServiceForkEpisodeType, _ChatEnvServiceExportEpisodeType, _ChatEnvServiceImportEpisodeType, _ChatEnvServiceListEpisodesType]):
     """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
     transform.
     """
@@ -270,6 +334,22 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
             chatenv_client._generated.chatenv_pb2.StreamStepsRequest,
             chatenv_client._generated.chatenv_pb2.StreamStepsResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ForkEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.ForkEpisodeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ExportEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.ExportEpisodeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ImportEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.ImportEpisodeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
+            chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -318,6 +398,22 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
             chatenv_client._generated.chatenv_pb2.StreamStepsRequest,
             chatenv_client._generated.chatenv_pb2.StreamStepsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ForkEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.ForkEpisodeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ExportEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.ExportEpisodeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ImportEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.ImportEpisodeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
+            chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Reset: _ChatEnvServiceResetType
@@ -358,6 +454,22 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
     """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error
     does not end the stream.
     """
+
+    ForkEpisode: _ChatEnvServiceForkEpisodeType
+    """Makes new episodes that share an episode's past: the same stream up to a step, and their own from there on. All of
+    them or none. Idempotent when the ids are given.
+    """
+
+    ExportEpisode: _ChatEnvServiceExportEpisodeType
+    """The whole episode as one message that this server or another takes up again. Changes nothing."""
+
+    ImportEpisode: _ChatEnvServiceImportEpisodeType
+    """Takes an exported episode up, wholly or not at all. Idempotent. A snapshot that another tokenizer, chat template or
+    token-id limit wrote is FAILED_PRECONDITION, reason TOKENIZER_MISMATCH.
+    """
+
+    ListEpisodes: _ChatEnvServiceListEpisodesType
+    """The live episodes, newest use first, a page at a time. Changes nothing."""
 
 ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -403,6 +515,22 @@ ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
     grpc.aio.StreamStreamMultiCallable[
         chatenv_client._generated.chatenv_pb2.StreamStepsRequest,
         chatenv_client._generated.chatenv_pb2.StreamStepsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ForkEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ForkEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ExportEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ExportEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ImportEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.ImportEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
+        chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
     ],
 ]
 
@@ -504,5 +632,41 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error
         does not end the stream.
         """
+
+    @abc.abstractmethod
+    def ForkEpisode(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.ForkEpisodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.ForkEpisodeResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.ForkEpisodeResponse]]:
+        """Makes new episodes that share an episode's past: the same stream up to a step, and their own from there on. All of
+        them or none. Idempotent when the ids are given.
+        """
+
+    @abc.abstractmethod
+    def ExportEpisode(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.ExportEpisodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.ExportEpisodeResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.ExportEpisodeResponse]]:
+        """The whole episode as one message that this server or another takes up again. Changes nothing."""
+
+    @abc.abstractmethod
+    def ImportEpisode(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.ImportEpisodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.ImportEpisodeResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.ImportEpisodeResponse]]:
+        """Takes an exported episode up, wholly or not at all. Idempotent. A snapshot that another tokenizer, chat template or
+        token-id limit wrote is FAILED_PRECONDITION, reason TOKENIZER_MISMATCH.
+        """
+
+    @abc.abstractmethod
+    def ListEpisodes(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.ListEpisodesResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.ListEpisodesResponse]]:
+        """The live episodes, newest use first, a page at a time. Changes nothing."""
 
 def add_ChatEnvServiceServicer_to_server(servicer: ChatEnvServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from chatenv_client.models.action import Action, ChatAction, StopReason, as_action
 from chatenv_client.models.columns import Column, ColumnRows, Rows
-from chatenv_client.models.episode import ChatState, SegmentEnd
+from chatenv_client.models.episode import ChatState, ForkOrigin, SegmentEnd
 from chatenv_client.models.fidelity import AuditReport, FidelityKind, FidelityReport, Verdict
 from chatenv_client.models.messages import Message, MessageSnapshot, ToolCall, is_plain, own_message
 from chatenv_client.models.observation import ChatObservation, Rendered, StepResult
@@ -36,6 +36,7 @@ __all__ = [
     "ControlTokenPolicy",
     "FidelityKind",
     "FidelityReport",
+    "ForkOrigin",
     "HistoryPolicy",
     "Limits",
     "Message",

@@ -30,6 +30,15 @@ class SegmentEnd(NamedTuple):
     """The step that sampled its last token."""
 
 
+class ForkOrigin(NamedTuple):
+    """Where an episode comes from that was forked."""
+
+    episode_id: str
+    """The episode that it shares its past with."""
+    at_step: int
+    """The last step that it shares; 0: the opening alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class ChatState:
     """An episode as it is at one moment: its current segment, and where those before ended."""
@@ -58,6 +67,8 @@ class ChatState:
     """Where each earlier segment ended."""
     column_rows: tuple[ColumnRows, ...] = ()
     """What was given of the segment's columns, in the order in which it came."""
+    forked_from: ForkOrigin | None = None
+    """None: the episode was opened by a reset."""
 
     @property
     def segment(self) -> int:

@@ -12,6 +12,7 @@ from chatenv_client.errors import ProtocolError
 from chatenv_client.models import (
     AuditReport,
     ChatState,
+    ForkOrigin,
     Segment,
     SegmentEnd,
     Trajectory,
@@ -63,6 +64,7 @@ def state_to_proto(state: ChatState) -> pb.GetStateResponse:
         clock=None if state.clock_unix_seconds is None else timestamp(state.clock_unix_seconds),
         sealed=[pb.SegmentEnd(**end._asdict()) for end in state.sealed],
         extras=map(column_rows_to_proto, state.column_rows),
+        forked_from=None if state.forked_from is None else pb.ForkOrigin(**state.forked_from._asdict()),
     )
     pack_tokens(encoded, state.token_ids)
     return encoded
@@ -94,7 +96,12 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
         clock_unix_seconds=unix_seconds(encoded.clock) if encoded.HasField("clock") else None,
         sealed=tuple(SegmentEnd(end.token_count, end.message_count, end.step) for end in encoded.sealed),
         column_rows=column_rows_from_proto(encoded.extras, length),
+        forked_from=_origin(encoded.forked_from) if encoded.HasField("forked_from") else None,
     )
+
+
+def _origin(encoded: pb.ForkOrigin) -> ForkOrigin:
+    return ForkOrigin(encoded.episode_id, encoded.at_step)
 
 
 def _spans_from_proto(encoded: pb.GetStateResponse, length: int) -> tuple[tuple[int, int], ...]:

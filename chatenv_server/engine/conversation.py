@@ -96,6 +96,14 @@ class ReadTurn(NamedTuple):
     """Index, in the span, of the first token that ends a turn although the span goes on."""
 
 
+class RecordedTurn(NamedTuple):
+    """How a sampled span was read when it came, for a log that is made anew."""
+
+    message: Message | None
+    """None: it says its text, and nothing else."""
+    reports: tuple[FidelityReport, ...]
+
+
 class PendingRewrite(NamedTuple):
     """An assistant message on record that the template will write differently once later turns have come."""
 

@@ -166,6 +166,10 @@ class TokenEngine:
         """SHA-256 of the chat template's text; empty on the plain path."""
         return self._path.template_fingerprint
 
+    def template_fingerprint_for(self, *, with_tools: bool) -> str:
+        """As `template_fingerprint`, of the template that episodes with tools, or without, are written with."""
+        return (self._tools_path if with_tools else self._path).template_fingerprint
+
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """Encode texts together that are about to be appended to different episodes, each as its only message.
 

@@ -22,6 +22,7 @@ from chatenv_client.models import (
     HistoryPolicy,
     Message,
     StopReason,
+    is_plain,
 )
 from chatenv_client.tokens import Float32Array, HashedPrefix, Int32Array, shared_length
 from chatenv_server.engine import rewrites
@@ -30,6 +31,7 @@ from chatenv_server.engine.conversation import (
     NO_NOTES,
     OpeningText,
     ReadTurn,
+    RecordedTurn,
     RenderOptions,
     SampledTurn,
     SpanNotes,
@@ -37,6 +39,7 @@ from chatenv_server.engine.conversation import (
 )
 from chatenv_server.engine.log_head import Head
 from chatenv_server.engine.log_reading import LogReading
+from chatenv_server.engine.reading_back import conversation_at
 from chatenv_server.engine.records import Records, Written
 from chatenv_server.engine.renderer import Renderer
 from chatenv_server.engine.segments import sealed_with
@@ -53,6 +56,12 @@ class Change(NamedTuple):
     """Length of the new stream's prefix that a caller holds who saw the old one and sent this append."""
     held_messages: int
     """Number of leading messages that such a caller holds."""
+    then: Continuation | None = None
+    """How the stream went on with messages; None: with sampled tokens."""
+    shared: int = 0
+    """Leading tokens of the new tail that the stream before had in that place."""
+    read: Message | None = None
+    """The message that was read from sampled tokens, where it is more than their text."""
 
 
 class EpisodeLog(LogReading):
@@ -90,13 +99,29 @@ class EpisodeLog(LogReading):
             TemplateRejectedError: the template rejects them; nothing has changed.
             HistoryRewrittenError: the template would rewrite history and the policy is `strict`; nothing has changed.
         """
+        return self._go_on(self._continuations.of(self.head, messages, replace_from), step)
+
+    def open_inside(self, messages: Sequence[Message]) -> Change:
+        """Begin with an opening that ends inside its last message, an assistant's, which the model goes on with.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages, or does not write that text.
+        """
+        return self._go_on(Continuation(self.renderer.opening_inside(messages), 0, messages, 0, frozenset()), step=0)
+
+    def go_on_as_recorded(self, then: Continuation, step: int) -> Change:
+        """Go on as the stream did when it was first written, without asking the template. Its `kept` is found here."""
+        if then.kept is not None:
+            then = then._replace(kept=conversation_at(self.head, then.first, self.renderer).since(0))
+        return self._go_on(then, step)
+
+    def _go_on(self, then: Continuation, step: int) -> Change:
         head = self.head
-        then = self._continuations.of(head, messages, replace_from)
         count = then.first + len(then.messages)
         held = self._held_tokens(then)
         if then.kept is not None:
             self._begin_segment(then, then.kept, step)
-            return Change(then.tail.reports, held, count)
+            return Change(then.tail.reports, held, count, then, held)
         if then.first == head.message_count:
             held_messages = head.messages
             held_messages[then.first :] = then.messages
@@ -122,17 +147,7 @@ class EpisodeLog(LogReading):
             said=head.said if then.first >= head.recorded else earlier(head.said, then.first),
             sealed=head.sealed,
         )
-        return Change(_news(then.tail.reports, head.tail.reports), held, count)
-
-    def open_inside(self, messages: Sequence[Message]) -> Change:
-        """Begin with an opening that ends inside its last message, an assistant's, which the model goes on with.
-
-        Raises:
-            TemplateRejectedError: the template rejects the messages, or does not write that text.
-        """
-        tail = self.renderer.opening_inside(messages)
-        self.head = self.head._replace(tail=tail, messages=list(messages), message_count=len(messages))
-        return Change(tail.reports, 0, 0)
+        return Change(_news(then.tail.reports, head.tail.reports), held, count, then, held - head.written.tokens)
 
     def _begin_segment(self, then: Continuation, kept: Sequence[Message], step: int) -> None:
         head = self.head
@@ -177,11 +192,13 @@ class EpisodeLog(LogReading):
     def append_sampled(
         self,
         tokens: Int32Array,
-        step: int,
         logprobs: Float32Array | None = None,
         stop_reason: StopReason | None = None,
         notes: SpanNotes = NO_NOTES,
         message: Message | None = None,
+        *,
+        step: int,
+        recorded: RecordedTurn | None = None,
     ) -> Change:
         """Commit the pending tail and append a sampled span: the stream becomes exactly prompt + tokens.
 
@@ -189,11 +206,12 @@ class EpisodeLog(LogReading):
 
         Args:
             tokens: the span.
-            step: the step that appends it.
             logprobs: of each token; None: not given.
             stop_reason: why sampling stopped; None: told by the last token.
             notes: what else there is to know of it.
             message: the whole turn as the caller read it; None: it is read from the tokens.
+            step: the step that appends it.
+            recorded: how it was read when it came first, which then holds; None: it comes now.
 
         Raises:
             HistoryRewrittenError: policy `strict`, and the template would write something before this span; nothing
@@ -207,18 +225,17 @@ class EpisodeLog(LogReading):
                 field="tokens",
             )
         place = place_of(head, tokens, asks=self.options.add_generation_prompt)
-        start, index, starts_message = place.start, place.message_index, place.starts_message
+        index, starts_message = place.message_index, place.starts_message
         read = self.renderer.read_turn(
-            place.ids, end_before(head, start), index, prompted=place.prompted, known=place.known
+            place.ids, end_before(head, place.start), index, prompted=place.prompted, known=place.known
         )
+        is_given = message is not None
         if message is not None:
             read = read._replace(message=message, problems=())
-        reports = _reading_reports(read, start, index)
-        if place.continued is None and not len(head.tail.tokens) and not head.pending_messages:
-            reports = (_unprompted(start, index), *reports)
-        if self.options.history_policy is HistoryPolicy.STRICT:
-            refuse_rewriting(reports)
-        last = _turn_of(place, read, stop_reason, is_given=message is not None)
+        elif recorded is not None and recorded.message != _told(read):
+            read, is_given = _as_recorded(read, recorded), True
+        reports = self._reports_on(read, place) if recorded is None else recorded.reports
+        last = _turn_of(place, read, stop_reason, is_given=is_given)
         written = head.records.write(
             head.written,
             head.template_part(starts_message=starts_message),
@@ -230,7 +247,16 @@ class EpisodeLog(LogReading):
             reports=reports,
         )
         self._commit(last, written, is_doubtful=bool(reports) or (place.continued is not None and head.is_doubtful))
-        return Change(reports, written.tokens, index)
+        return Change(reports, written.tokens, index, read=None if message is not None else _told(read))
+
+    def _reports_on(self, read: ReadTurn, place: SpanPlace) -> tuple[FidelityReport, ...]:
+        """What is not exact about a span. Raises HistoryRewrittenError where the policy forbids that."""
+        reports = _reading_reports(read, place.start, place.message_index)
+        if place.continued is None and not len(self.head.tail.tokens) and not self.head.pending_messages:
+            reports = (_unprompted(place.start, place.message_index), *reports)
+        if self.options.history_policy is HistoryPolicy.STRICT:
+            refuse_rewriting(reports)
+        return reports
 
     def _commit(self, last: SampledTurn, written: Written, *, is_doubtful: bool) -> None:
         """Stand after a span whose tail and tokens are written."""
@@ -280,6 +306,17 @@ class EpisodeLog(LogReading):
 def _can_be_read_again(turn: SampledTurn) -> bool:
     """Whether a turn's message follows from the tokens that were sampled, and can be decoded quickly."""
     return not turn.is_given and not turn.is_prefilled and "tool_calls" not in turn.message
+
+
+def _told(read: ReadTurn) -> Message | None:
+    """The message that was read, where it is more than the text of its tokens."""
+    message = read.message
+    return None if is_plain(message) and message["content"] == read.text else message
+
+
+def _as_recorded(read: ReadTurn, recorded: RecordedTurn) -> ReadTurn:
+    message: Message = recorded.message or {"role": "assistant", "content": read.text}
+    return read._replace(message=message)
 
 
 def _turn_of(place: SpanPlace, read: ReadTurn, stop_reason: StopReason | None, *, is_given: bool) -> SampledTurn:

@@ -9,6 +9,7 @@ from chatenv_client.models import (
     Origin,
     Rows,
     Segment,
+    StopReason,
     Turn,
     segment_of,
 )
@@ -81,6 +82,11 @@ class LogReading:
     def last_sampled(self) -> int | None:
         """The last token of the last span of the segment; None: there is no span."""
         return self.head.written.tokens - 1 if self.head.last is not None else None
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why sampling of the last span stopped; None: there is no span in the segment."""
+        return None if self.head.last is None else self.head.last.stop_reason
 
     @property
     def message_count(self) -> int:

@@ -6,6 +6,8 @@ owns the tokens; the server owns ids and concurrency.
 
 from __future__ import annotations
 
+import copy
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,11 @@ from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine, audit
 from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.guard import TransformGuard
+from chatenv_server.environment.journal import NO_OUTCOME, Outcome
 from chatenv_server.environment.options import EpisodeOptions
-from chatenv_server.environment.record import EpisodeRecord
+from chatenv_server.environment.record import EpisodeRecord, Moment
+from chatenv_server.environment.restoring import parsed, restored
+from chatenv_server.environment.snapshots import EpisodeSnapshot, snapshot_of
 from chatenv_server.environment.transforms import Transform, check_transform
 from chatenv_server.environment.validation import check_action, check_messages, check_replace_from
 
@@ -44,6 +49,7 @@ class ChatEnvironment:
         transform: called on the observation of every step; sets reward, end and metadata.
         chat_template: a Jinja template in place of the tokenizer's own.
         token_id_limit: ids from here on are refused; by default the tokenizer's length.
+        keeps_journal: whether to keep what `snapshot` and `fork` need; a server with a store keeps it there.
         options: what `reset` takes (see `ResetOptions`), for every episode whose reset does not say otherwise:
             `system_prompt`, `max_steps`, `history_policy` and so on.
 
@@ -60,6 +66,7 @@ class ChatEnvironment:
         transform: Transform | TransformGuard | None = None,
         chat_template: str | None = None,
         token_id_limit: int | None = None,
+        keeps_journal: bool = True,
         **options: Unpack[ResetOptions],
     ) -> None:
         if isinstance(tokenizer, TokenEngine):
@@ -68,6 +75,7 @@ class ChatEnvironment:
             self.engine = TokenEngine.shared(tokenizer, chat_template=chat_template, token_id_limit=token_id_limit)
         self._transform = _guarded(transform)
         self._options = EpisodeOptions().overridden_by(options)
+        self._keeps_journal = keeps_journal
         self._episode: EpisodeRecord | None = None
 
     # -- episodes ---------------------------------------------------------------------------------
@@ -93,13 +101,13 @@ class ChatEnvironment:
         asked = self._options.overridden_by(options)
         # A transform may read the messages at every step, so for it their texts are kept.
         log = self.engine.open(asked.render_options(), keeps_texts=self._transform is not None)
-        episode = EpisodeRecord(asked, log)
+        episode = EpisodeRecord(asked, log, keeps_journal=self._keeps_journal)
         try:
-            opened = episode.open()
+            opened = episode.open(None if self._transform is None else self._transform.state())
         except TemplateRejectedError as error:
             opening = asked.opening
             raise blaming(error, log, opening, len(opening) - len(asked.messages)) from error
-        observation = episode.observation(opened.reports)
+        observation = episode.observation(opened)
         if answer is not None:
             answer(observation)
         self._episode = episode
@@ -145,23 +153,46 @@ class ChatEnvironment:
             check_replace_from(action.replace_from, episode.log.message_count)
         moment = episode.moment
         try:
-            change = episode.append(action)
-            observation = episode.observation(
-                change.reports, held_tokens=change.held_tokens, held_messages=change.held_messages
-            )
+            appended = episode.append(action)
+            observation = episode.observation(appended.change)
             if self._transform is not None:
                 episode.end_as(self._transform.outcome(observation))
             if answer is not None:
                 answer(observation)
         except TemplateRejectedError as error:
-            episode.take_back(moment)
+            self._take_back(episode, moment)
             raise blaming(error, episode.log, action.messages) from error
         except BaseException:
-            episode.take_back(moment)
+            self._take_back(episode, moment)
             raise
-        if observation.reward is not None:
-            episode.log.add_reward(observation.reward, of_messages=action.changes_messages)
+        episode.book(appended, self._outcome(episode, observation))
         return observation
+
+    def _outcome(self, episode: EpisodeRecord, observation: ChatObservation) -> Outcome:
+        if self._transform is None:
+            return Outcome(truncated=True) if episode.progress.truncated else NO_OUTCOME
+        own = episode.options.metadata
+        return Outcome(
+            observation.reward,
+            episode.progress.terminated,
+            episode.progress.truncated,
+            None if observation.metadata == own else observation.metadata,
+            self._transform.state(),
+        )
+
+    @property
+    def moment(self) -> Moment:
+        """Where the episode is now, for `take_back`."""
+        return self._current().moment
+
+    def take_back(self, moment: Moment) -> None:
+        """Forget every step since `moment`, for an owner that could not keep them."""
+        self._take_back(self._current(), moment)
+
+    def _take_back(self, episode: EpisodeRecord, moment: Moment) -> None:
+        episode.take_back(moment)
+        if self._transform is not None:
+            self._transform.load_state(moment.transform_state)
 
     def _live(self) -> EpisodeRecord:
         episode = self._episode or self._current()
@@ -173,6 +204,53 @@ class ChatEnvironment:
         if self._episode is None:
             raise InvalidRequestError("there is no episode yet; call reset first", reason=Reason.NO_EPISODE)
         return self._episode
+
+    # -- episodes taken elsewhere -----------------------------------------------------------------
+
+    def snapshot(self, at_step: int | None = None) -> EpisodeSnapshot:
+        """The whole episode as one message, as it is now or was after a step; 0 is the opening.
+
+        Raises:
+            InvalidRequestError: there is no episode, or no such step.
+        """
+        return snapshot_of(self.engine, self._current(), at_step)
+
+    def restore(self, snapshot: EpisodeSnapshot | bytes) -> ChatObservation:
+        """Take up an episode where a snapshot left it, in the place of the one before.
+
+        Returns:
+            What its last step showed.
+
+        Raises:
+            TokenizerMismatchError: another tokenizer, chat template or token-id limit wrote it.
+            InvalidRequestError: it cannot be read, or is cut off or altered.
+        """
+        told = parsed(snapshot) if isinstance(snapshot, bytes) else snapshot
+        episode, observation = restored(
+            self.engine, told, keeps_texts=self._transform is not None, keeps_journal=self._keeps_journal
+        )
+        if self._transform is not None:
+            self._transform.load_state(episode.journal.newest.outcome.transform_state)
+        self._episode = episode
+        return observation
+
+    def fork(self, at_step: int | None = None, *, episode_id: str | None = None) -> ChatEnvironment:
+        """A new environment whose episode shares this one's past, up to a step or until now, and goes its own way.
+
+        A transform that keeps state with `state_dict` and `load_state_dict` is copied, with the state of that step; any
+        other is shared.
+
+        Raises:
+            InvalidRequestError: there is no episode, or no such step.
+        """
+        snapshot = self.snapshot(at_step)
+        snapshot.forked_from.episode_id = snapshot.episode_id
+        snapshot.forked_from.at_step = len(snapshot.entries) - 1
+        snapshot.episode_id = episode_id or uuid.uuid4().hex
+        forked = copy.copy(self)
+        forked._transform = None if self._transform is None else self._transform.copied()
+        forked.restore(snapshot)
+        return forked
 
     # -- looking, without changing anything -------------------------------------------------------
 

@@ -34,6 +34,7 @@ class TransformGuard:
         self._timeout_s = timeout_s
         """Seconds a call may take; 0: any."""
         self._running: _Running | None = None
+        self._keeps_state = all(callable(getattr(transform, name, None)) for name in ("state_dict", "load_state_dict"))
 
     def outcome(self, observation: ChatObservation) -> ChatObservation:
         """The observation with the reward, the end and the metadata that the transform gives it.
@@ -58,6 +59,40 @@ class TransformGuard:
         observation.reward, observation.terminated, truncated, observation.metadata = outcome
         observation.truncated = observation.truncated or truncated
         return observation
+
+    # -- state that the transform keeps -----------------------------------------------------------
+
+    def state(self) -> dict[str, Any] | None:
+        """What `state_dict` of the transform gives; None: it has no such method.
+
+        Raises:
+            TransformError: it raises, or gives what is no JSON object.
+        """
+        if not self._keeps_state:
+            return None
+        try:
+            state = self._transform.state_dict()  # type: ignore[attr-defined]
+            dump_json(state, "state_dict", Reason.BAD_METADATA)
+        except Exception as error:
+            raise _failure("state_dict of the transform raised, or gave what is no JSON object") from error
+        return copy.deepcopy(dict(state))
+
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
+        """Give the transform its state back. None: it kept none.
+
+        Raises:
+            TransformError: `load_state_dict` raises.
+        """
+        if not self._keeps_state or state is None:
+            return
+        try:
+            self._transform.load_state_dict(copy.deepcopy(dict(state)))  # type: ignore[attr-defined]
+        except Exception as error:
+            raise _failure("load_state_dict of the transform raised") from error
+
+    def copied(self) -> TransformGuard:
+        """A guard of the same transform, or of a copy where it keeps state."""
+        return TransformGuard(copy.deepcopy(self._transform) if self._keeps_state else self._transform, self._timeout_s)
 
     def _called(self, observation: ChatObservation) -> Any:
         if not self._timeout_s:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import uuid
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from chatenv_client.errors import PromptMismatchError
 from chatenv_client.models import (
     ChatAction,
     ChatObservation,
     ChatState,
-    FidelityReport,
+    ForkOrigin,
     SegmentEnd,
     StopReason,
     Trajectory,
@@ -19,10 +20,11 @@ from chatenv_client.models import (
 )
 from chatenv_client.tokens import runs_of_mask
 from chatenv_server.engine import EpisodeLog
-from chatenv_server.engine.conversation import NO_NOTES, SpanNotes
+from chatenv_server.engine.conversation import NO_NOTES, RecordedTurn, SpanNotes
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.columns import checked_columns
+from chatenv_server.environment.journal import Entry, Journal, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
 
 
@@ -34,16 +36,45 @@ class Progress(NamedTuple):
     truncated: bool = False
 
 
+class Moment(NamedTuple):
+    """Where an episode is at one moment."""
+
+    head: Head
+    progress: Progress
+    entries: int
+    """Of its journal."""
+    transform_state: Mapping[str, Any] | None
+    """What its transform kept, where it keeps anything."""
+
+
+class Appended(NamedTuple):
+    """What a step appended."""
+
+    change: Change
+    """What it did to the log."""
+    sampled: Sampled | None = None
+    """The span, where it brought one."""
+
+
 class EpisodeRecord:
     """One episode from its reset on. Not safe for threads."""
 
-    __slots__ = ("episode_id", "log", "options", "progress")
+    __slots__ = ("episode_id", "forked_from", "journal", "log", "options", "progress")
 
-    def __init__(self, options: EpisodeOptions, log: EpisodeLog) -> None:
+    def __init__(
+        self,
+        options: EpisodeOptions,
+        log: EpisodeLog,
+        forked_from: ForkOrigin | None = None,
+        *,
+        keeps_journal: bool = True,
+    ) -> None:
         self.episode_id = options.episode_id or uuid.uuid4().hex
         self.options = options
         self.log = log
+        self.forked_from = forked_from
         self.progress = Progress()
+        self.journal = Journal(keeps=keeps_journal)
 
     @property
     def is_over(self) -> bool:
@@ -51,17 +82,21 @@ class EpisodeRecord:
         return self.progress.terminated or self.progress.truncated
 
     @property
-    def moment(self) -> tuple[Head, Progress]:
+    def moment(self) -> Moment:
         """Where the episode is now, for `take_back`."""
-        return self.log.head, self.progress
+        return Moment(self.log.head, self.progress, len(self.journal), self.journal.newest.outcome.transform_state)
 
-    def take_back(self, moment: tuple[Head, Progress]) -> None:
+    def take_back(self, moment: Moment) -> None:
         """Forget everything since `moment`."""
-        head, self.progress = moment
+        head, self.progress, entries, _ = moment
         self.log.go_back_to(head)
+        self.journal.cut(entries)
 
-    def open(self) -> Change:
+    def open(self, transform_state: Mapping[str, Any] | None = None) -> Change:
         """Append the opening messages. The episode is truncated if it is at a limit already.
+
+        Args:
+            transform_state: what its transform keeps at the beginning.
 
         Raises:
             TemplateRejectedError: the template cannot render them.
@@ -71,9 +106,11 @@ class EpisodeRecord:
         else:
             change = self.log.append_messages(self.options.opening, step=0)
         self.progress = Progress(truncated=self._is_at_limit(0))
+        truncated = self.progress.truncated
+        self.journal.add(Entry(change.then, outcome=Outcome(truncated=truncated, transform_state=transform_state)))
         return change
 
-    def append(self, action: ChatAction) -> Change:
+    def append(self, action: ChatAction) -> Appended:
         """Append one turn as the next step. The episode is truncated if it is at a limit then.
 
         Raises:
@@ -81,15 +118,18 @@ class EpisodeRecord:
             PromptMismatchError: the action was sampled from another prompt.
         """
         step = self.progress.step_count + 1
-        change = self._append(action, step)
-        self.progress = Progress(step, truncated=self._is_at_limit(step))
-        return change
-
-    def _append(self, action: ChatAction, step: int) -> Change:
-        log = self.log
         if action.changes_messages:
             messages = [own_message(message) for message in action.messages]
-            return log.append_messages(messages, step, action.replace_from)
+            appended = Appended(self.log.append_messages(messages, step, action.replace_from))
+        else:
+            sampled = self._sampled(action)
+            change = self.log.append_sampled(*sampled, step=step)
+            appended = Appended(change, sampled._replace(stop_reason=self.log.stop_reason))
+        self.progress = Progress(step, truncated=self._is_at_limit(step))
+        return appended
+
+    def _sampled(self, action: ChatAction) -> Sampled:
+        log = self.log
         if action.prompt_fingerprint and action.prompt_fingerprint != log.fingerprint():
             raise PromptMismatchError(
                 "these tokens were sampled from another prompt than the one on record; read the state and sample again",
@@ -98,15 +138,45 @@ class EpisodeRecord:
                     "received_fingerprint": action.prompt_fingerprint,
                 },
             )
-        reason = None if action.stop_reason is None else StopReason(action.stop_reason)
-        logprobs = action.logprobs if len(action.tokens) else None
-        message = None if action.message is None else own_message(action.message)
         notes = SpanNotes(action.model_version) if action.model_version else NO_NOTES
         if action.mask is not None or action.model_version_runs:
             notes = _notes_with_runs(action)
         if action.extras or action.amended_extras:
             notes = notes._replace(columns=checked_columns(action, log))
-        return log.append_sampled(action.tokens, step, logprobs, reason, notes, message)
+        return Sampled(
+            action.tokens,
+            action.logprobs if len(action.tokens) else None,
+            None if action.stop_reason is None else StopReason(action.stop_reason),
+            notes,
+            None if action.message is None else own_message(action.message),
+        )
+
+    def book(self, appended: Appended, outcome: Outcome) -> None:
+        """Book what a step came to, once nothing can take it back any more but its store."""
+        change, sampled = appended
+        if outcome.reward is not None:
+            self.log.add_reward(outcome.reward, of_messages=sampled is None)
+        if sampled is None:
+            self.journal.add(Entry(change.then, change.shared, outcome=outcome))
+        else:
+            self.journal.add(Entry(None, 0, sampled, change.reports, change.read, outcome))
+
+    def write_again(self, entry: Entry, step: int) -> ChatObservation:
+        """Do what an entry did that was written before, as that step; 0 is the opening. What the step showed."""
+        outcome = entry.outcome
+        if entry.then is not None:
+            appended = Appended(self.log.go_on_as_recorded(entry.then, step))
+        else:
+            span = entry.sampled or Sampled()
+            recorded = RecordedTurn(entry.read, entry.reports)
+            appended = Appended(self.log.append_sampled(*span, step=step, recorded=recorded), span)
+        self.progress = Progress(step, outcome.terminated, outcome.truncated)
+        observation = self.observation(appended.change)
+        if outcome.metadata is not None:
+            observation.metadata = dict(outcome.metadata)
+        observation.reward = outcome.reward
+        self.book(appended, outcome)
+        return observation
 
     def end_as(self, observation: ChatObservation) -> None:
         """Take over from a transform whether the episode has ended."""
@@ -119,16 +189,8 @@ class EpisodeRecord:
 
     # -- what callers are shown -------------------------------------------------------------------
 
-    def observation(
-        self, reports: tuple[FidelityReport, ...], *, held_tokens: int = 0, held_messages: int = 0
-    ) -> ChatObservation:
-        """The episode as it is now, after a step or reset that made these reports.
-
-        Args:
-            reports: what was not exact.
-            held_tokens: length of the stream's prefix that the caller of this step holds.
-            held_messages: number of leading messages that it holds.
-        """
+    def observation(self, change: Change) -> ChatObservation:
+        """The episode as it is now, after a step or reset that did this to its log."""
         log, head, progress, options = self.log, self.log.head, self.progress, self.options
         return ChatObservation(
             episode_id=self.episode_id,
@@ -139,10 +201,10 @@ class EpisodeRecord:
             truncated=progress.truncated,
             metadata=copy.deepcopy(dict(options.metadata)) if options.metadata else {},
             generation_prompt_length=head.tail.generation_prompt_length,
-            fidelity=reports,
+            fidelity=change.reports,
             seed=options.seed,
-            held_tokens=held_tokens,
-            held_messages=held_messages,
+            held_tokens=change.held_tokens,
+            held_messages=change.held_messages,
             segment=len(head.sealed),
         )
 
@@ -167,6 +229,7 @@ class EpisodeRecord:
             metadata=copy.deepcopy(dict(options.metadata)),
             clock_unix_seconds=log.options.clock_unix_seconds,
             column_rows=log.column_rows(),
+            forked_from=self.forked_from,
             sealed=tuple(SegmentEnd(one.length, one.message_count, one.turns[-1].step) for one in log.sealed),
         )
 

@@ -1,0 +1,132 @@
+"""Episodes as snapshots: the entries of a journal as protobuf messages, and an episode made anew from them.
+
+Pieces of a snapshot that follow on each other, as bytes, are the snapshot: `first_piece` has the opening, each
+`next_piece` one entry more. That is what stores keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client._version import __version__
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.models import ResetOptions
+from chatenv_client.reasons import Reason
+from chatenv_client.tokens import pack_logprobs, pack_tokens
+from chatenv_client.wire.columns import column_rows_to_proto
+from chatenv_client.wire.enums import STOP_REASON
+from chatenv_client.wire.json_fields import dump_json
+from chatenv_client.wire.messages import write_message
+from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.continuations import Continuation
+from chatenv_server.environment.journal import Entry, Sampled
+from chatenv_server.environment.record import EpisodeRecord
+
+EpisodeSnapshot = pb.EpisodeSnapshot
+FORMAT: Final = 1
+"""Version of `EpisodeSnapshot` that this release writes, and the highest that it reads."""
+
+
+def new_snapshot(engine: TokenEngine, record: EpisodeRecord) -> pb.EpisodeSnapshot:
+    """A snapshot without entries: what it is, and what it must be read with."""
+    origin = record.forked_from
+    return pb.EpisodeSnapshot(
+        format=FORMAT,
+        chatenv_version=__version__,
+        episode_id=record.episode_id,
+        tokenizer_fingerprint=engine.tokenizer_fingerprint,
+        chat_template_fingerprint=engine.template_fingerprint_for(with_tools=record.options.tools is not None),
+        token_id_limit=engine.token_id_limit,
+        forked_from=None if origin is None else pb.ForkOrigin(**origin._asdict()),
+    )
+
+
+def write_opening(encoded: pb.EpisodeEntry, record: EpisodeRecord) -> None:
+    """Write every option of a Reset into an entry."""
+    options = {name: getattr(record.options, name) for name in ResetOptions.__annotations__}
+    options["clock"] = record.log.options.clock_unix_seconds
+    encoded.opened.CopyFrom(wire.reset_to_proto(options))  # type: ignore[arg-type]
+    encoded.opened.episode_id = ""  # the snapshot's own
+
+
+def write_entry(encoded: pb.EpisodeEntry, entry: Entry, *, is_opening: bool = False) -> None:
+    """Write what a Reset or Step did into an entry; of a Reset all but its options."""
+    if entry.sampled is not None:
+        _write_span(encoded.sampled, entry.sampled, entry)
+        encoded.fidelity.extend(map(wire.fidelity_to_proto, entry.reports))
+    elif entry.then is not None:
+        _write_tail(encoded.went_on, entry.then, entry.shared, () if is_opening else entry.then.messages)
+    outcome = entry.outcome
+    if outcome.reward is not None:
+        encoded.reward = outcome.reward
+    encoded.terminated = outcome.terminated
+    encoded.truncated = outcome.truncated
+    if outcome.metadata is not None:
+        encoded.metadata_json = dump_json(outcome.metadata, "metadata", Reason.BAD_METADATA)
+    if outcome.transform_state is not None:
+        encoded.transform_state_json = dump_json(outcome.transform_state, "state_dict", Reason.BAD_METADATA)
+
+
+def _write_span(encoded: pb.SampledSpan, sampled: Sampled, entry: Entry) -> None:
+    pack_tokens(encoded, sampled.tokens)
+    if sampled.logprobs is not None:
+        pack_logprobs(encoded, sampled.logprobs)
+    if sampled.stop_reason is not None:
+        encoded.stop_reason = STOP_REASON.number(sampled.stop_reason)  # type: ignore[assignment]
+    version, version_runs, sampled_runs, columns = sampled.notes
+    encoded.model_version = version
+    encoded.sampled_runs.extend(sampled_runs)
+    for run_version, length in version_runs:
+        encoded.model_version_runs.add(model_version=run_version, length=length)
+    encoded.extras.extend(map(column_rows_to_proto, columns))
+    message = sampled.message or entry.read
+    if message is not None:
+        write_message(encoded.message, message)
+    encoded.message_was_given = sampled.message is not None
+
+
+def _write_tail(encoded: pb.WrittenTail, then: Continuation, shared: int, messages: Sequence[Any]) -> None:
+    tail = then.tail
+    encoded.first_message = then.first
+    for message in messages:
+        write_message(encoded.messages.add(), message)
+    encoded.begins_segment = then.kept is not None
+    encoded.shared_tokens = shared
+    pack_tokens(encoded, tail.tokens[shared:])
+    encoded.generation_prompt_length = tail.generation_prompt_length
+    encoded.message_starts.extend(tail.message_starts)
+    encoded.fidelity.extend(map(wire.fidelity_to_proto, tail.reports))
+    if tail.pending_rewrite is not None:
+        encoded.rewrite.message_index = tail.pending_rewrite.message_index
+        encoded.rewrite.follower = tail.pending_rewrite.follower
+    if tail.prefill is not None:
+        encoded.prefill.start, encoded.prefill.prompted = tail.prefill
+    encoded.recorded_messages = then.recorded
+    encoded.own_messages.extend(sorted(then.own))
+
+
+def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None = None) -> pb.EpisodeSnapshot:
+    """An episode as it is now, or was after a step.
+
+    Raises:
+        InvalidRequestError: there is no such step.
+    """
+    steps = record.progress.step_count
+    if at_step is not None and not 0 <= at_step <= steps:
+        raise InvalidRequestError(
+            f"the episode has taken {steps} steps, so at_step is 0 to {steps}, not {at_step}",
+            reason=Reason.BAD_AT_STEP,
+            field="at_step",
+        )
+    snapshot = new_snapshot(engine, record)
+    for step, entry in enumerate(record.journal.first((steps if at_step is None else at_step) + 1, record.log)):
+        encoded = snapshot.entries.add()
+        if step == 0:
+            write_opening(encoded, record)
+        write_entry(encoded, entry, is_opening=step == 0)
+    if at_step in (None, steps):
+        snapshot.entries[-1].prompt_fingerprint = record.log.fingerprint()
+    return snapshot
