@@ -611,10 +611,12 @@ class ForkEpisodeRequest(_message.Message):
     def __init__(self, episode_id: _Optional[str] = ..., fork_ids: _Optional[_Iterable[str]] = ..., count: _Optional[int] = ..., at_step: _Optional[int] = ...) -> None: ...
 
 class ForkEpisodeResponse(_message.Message):
-    __slots__ = ("observations",)
-    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
-    observations: _containers.RepeatedCompositeFieldContainer[Observation]
-    def __init__(self, observations: _Optional[_Iterable[_Union[Observation, _Mapping]]] = ...) -> None: ...
+    __slots__ = ("fork_ids", "observation")
+    FORK_IDS_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    fork_ids: _containers.RepeatedScalarFieldContainer[str]
+    observation: Observation
+    def __init__(self, fork_ids: _Optional[_Iterable[str]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ...) -> None: ...
 
 class ExportEpisodeRequest(_message.Message):
     __slots__ = ("episode_id",)

@@ -13,7 +13,7 @@ of limits, transforms or episode ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import (
@@ -62,6 +62,9 @@ class Change(NamedTuple):
     """Leading tokens of the new tail that the stream before had in that place."""
     read: Message | None = None
     """The message that was read from sampled tokens, where it is more than their text."""
+
+
+NO_CHANGE: Final = Change((), 0, 0)
 
 
 class EpisodeLog(LogReading):

@@ -18,6 +18,7 @@ from chatenv_client.models import (
     ChatAction,
     ChatObservation,
     ChatState,
+    ForkOrigin,
     Message,
     Rendered,
     ResetOptions,
@@ -26,13 +27,14 @@ from chatenv_client.models import (
 )
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine, audit
+from chatenv_server.engine.log import NO_CHANGE
 from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.journal import NO_OUTCOME, Outcome
 from chatenv_server.environment.options import EpisodeOptions
-from chatenv_server.environment.record import EpisodeRecord, Moment
+from chatenv_server.environment.record import EpisodeRecord, Moment, Progress
 from chatenv_server.environment.restoring import parsed, restored
-from chatenv_server.environment.snapshots import EpisodeSnapshot, snapshot_of
+from chatenv_server.environment.snapshots import EpisodeSnapshot, newest_piece, snapshot_of
 from chatenv_server.environment.transforms import Transform, check_transform
 from chatenv_server.environment.validation import check_action, check_messages, check_replace_from
 
@@ -180,15 +182,6 @@ class ChatEnvironment:
             self._transform.state(),
         )
 
-    @property
-    def moment(self) -> Moment:
-        """Where the episode is now, for `take_back`."""
-        return self._current().moment
-
-    def take_back(self, moment: Moment) -> None:
-        """Forget every step since `moment`, for an owner that could not keep them."""
-        self._take_back(self._current(), moment)
-
     def _take_back(self, episode: EpisodeRecord, moment: Moment) -> None:
         episode.take_back(moment)
         if self._transform is not None:
@@ -214,6 +207,14 @@ class ChatEnvironment:
             InvalidRequestError: there is no episode, or no such step.
         """
         return snapshot_of(self.engine, self._current(), at_step)
+
+    def newest_piece(self, digest: bytes = b"") -> bytes:
+        """What the last Reset or Step did, as the bytes of a snapshot that goes on where those of the one before end.
+
+        Args:
+            digest: of the request.
+        """
+        return newest_piece(self.engine, self._current(), digest)
 
     def restore(self, snapshot: EpisodeSnapshot | bytes) -> ChatObservation:
         """Take up an episode where a snapshot left it, in the place of the one before.
@@ -284,6 +285,11 @@ class ChatEnvironment:
         """The whole episode as it is now."""
         return self._current().state()
 
+    @property
+    def observation(self) -> ChatObservation:
+        """What the episode shows now, as a step shows it that did nothing."""
+        return self._current().observation(NO_CHANGE)
+
     def trajectory(self) -> Trajectory:
         """The episode as training wants it: per segment tokens, loss mask, logprobs, turns."""
         return self._current().trajectory()
@@ -316,6 +322,21 @@ class ChatEnvironment:
     def message_count(self) -> int:
         """Messages of the conversation."""
         return self._current().log.message_count
+
+    @property
+    def progress(self) -> Progress:
+        """How far the episode is."""
+        return self._current().progress
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """As given at reset."""
+        return self._current().options.metadata
+
+    @property
+    def forked_from(self) -> ForkOrigin | None:
+        """Where the episode was forked from; None: it was not."""
+        return self._current().forked_from
 
     @property
     def done(self) -> bool:

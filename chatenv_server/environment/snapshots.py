@@ -30,6 +30,16 @@ FORMAT: Final = 1
 """Version of `EpisodeSnapshot` that this release writes, and the highest that it reads."""
 
 
+def check_step(at_step: int | None, steps: int) -> None:
+    """Raise InvalidRequestError unless an episode of so many steps has such a step."""
+    if at_step is not None and not 0 <= at_step <= steps:
+        raise InvalidRequestError(
+            f"the episode has taken {steps} steps, so at_step is 0 to {steps}, not {at_step}",
+            reason=Reason.BAD_AT_STEP,
+            field="at_step",
+        )
+
+
 def new_snapshot(engine: TokenEngine, record: EpisodeRecord) -> pb.EpisodeSnapshot:
     """A snapshot without entries: what it is, and what it must be read with."""
     origin = record.forked_from
@@ -115,12 +125,7 @@ def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None 
         InvalidRequestError: there is no such step.
     """
     steps = record.progress.step_count
-    if at_step is not None and not 0 <= at_step <= steps:
-        raise InvalidRequestError(
-            f"the episode has taken {steps} steps, so at_step is 0 to {steps}, not {at_step}",
-            reason=Reason.BAD_AT_STEP,
-            field="at_step",
-        )
+    check_step(at_step, steps)
     snapshot = new_snapshot(engine, record)
     for step, entry in enumerate(record.journal.first((steps if at_step is None else at_step) + 1, record.log)):
         encoded = snapshot.entries.add()
@@ -130,3 +135,22 @@ def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None 
     if at_step in (None, steps):
         snapshot.entries[-1].prompt_fingerprint = record.log.fingerprint()
     return snapshot
+
+
+def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> bytes:
+    """What the last Reset or Step did, as bytes; that of a Reset says what it must be read with.
+
+    Args:
+        engine: the episode's.
+        record: the episode.
+        digest: of the request.
+    """
+    is_opening = record.progress.step_count == 0
+    piece = new_snapshot(engine, record) if is_opening else pb.EpisodeSnapshot()
+    encoded = piece.entries.add()
+    if is_opening:
+        write_opening(encoded, record)
+    write_entry(encoded, record.journal.newest, is_opening=is_opening)
+    encoded.prompt_fingerprint = record.log.fingerprint()
+    encoded.request_digest = digest
+    return piece.SerializeToString()

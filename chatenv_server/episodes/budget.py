@@ -1,10 +1,23 @@
-"""Counts the tokens of all live episodes against a limit."""
+"""What all live episodes together may take, and the count of what this process holds of it."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 from chatenv_client.errors import TokenLimitError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all live episodes together may take."""
+
+    max_episodes: int
+    max_live_tokens: int
+    idle_timeout_s: float = 0.0
+    """Seconds without a call after which an episode expires; 0: never."""
+    max_cached_tokens: int = 2**26
+    """What a process holds of the episodes of a store."""
 
 
 class LiveTokens:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from chatenv_client.errors import DeadlineError, EpisodeNotFoundError, StepIndexMismatchError
+from chatenv_client.errors import DeadlineError, StepIndexMismatchError
 from chatenv_client.models import ChatAction, ChatObservation
 from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.stores.store import NOWHERE, Place
 
 
 class Caller(Protocol):
@@ -37,20 +37,26 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class Episode:
-    """A live episode. Everything but its id is read and written only by a thread that holds its lock."""
+    """A live episode as a process holds it. All but its id belongs to the thread that holds its lock."""
 
     episode_id: str
     last_used: float
-    """Time of the last call, by the store's clock."""
+    """Time of the last call, by the clock of the episodes."""
     environment: ChatEnvironment | None = None
-    """None before the first Reset went through, and after the end."""
-    end: type[EpisodeNotFoundError] | None = None
-    """How it ended; None while it is live."""
+    """None before the first Reset went through or the store has given it, and once it is out."""
+    is_out: bool = False
+    """Whether it is no longer among the episodes that the process holds: whoever waited for it has to look again."""
     accounted_tokens: int = 0
-    """Its tokens, as they were last counted among the live ones."""
+    """Its tokens, as they were last counted among those that are held."""
     segment: int = 0
     """Number of the segment that its last step showed."""
-    _answer: Answer | None = None
+    place: Place = NOWHERE
+    """How far its journal is."""
+    created: float = 0.0
+    """Seconds since 1970."""
+    noted_use: float = 0.0
+    """Time of the last use that the store knows of, by the clock of the episodes."""
+    answer: Answer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def acquire(self, caller: Caller | None) -> None:
@@ -77,32 +83,24 @@ class Episode:
         """Give the lock back."""
         self._lock.release()
 
-    @contextmanager
-    def locked(self, caller: Caller | None) -> Iterator[None]:
-        """Hold the lock for as long as the context lasts; raises as `acquire`."""
-        self.acquire(caller)
-        try:
-            yield
-        finally:
-            self.release()
-
-    def begin(self, environment: ChatEnvironment) -> None:
+    def begin(self, environment: ChatEnvironment, place: Place, created: float) -> None:
         """Go on with a new environment, which was just reset."""
         self.environment = environment
+        self.place, self.created = place, created
         self.segment = 0
-        self._answer = None
+        self.answer = None
 
     def step(
         self, environment: ChatEnvironment, action: ChatAction, digest: bytes, answer: Write | None
     ) -> ChatObservation:
         """Step and keep the answer."""
         observation = environment.step(action, answer=answer)
-        self._answer = Answer(digest, observation)
+        self.answer = Answer(digest, observation)
         return observation
 
-    def finish(self, end: type[EpisodeNotFoundError]) -> None:
-        """Note how it ended, and drop all that it holds."""
-        self.end, self.environment, self._answer, self.accounted_tokens = end, None, None, 0
+    def leave(self) -> None:
+        """Drop all that it holds, for good."""
+        self.is_out, self.environment, self.answer, self.accounted_tokens = True, None, None, 0
 
     def replayed(self, step_count: int, step_index: int | None, digest: bytes) -> ChatObservation | None:
         """The stored answer if a Step repeats the last one; None if it is the next.
@@ -113,8 +111,8 @@ class Episode:
         if step_index is None or step_index == step_count:
             return None
         repeats_last = step_index == step_count - 1
-        if repeats_last and self._answer is not None and self._answer.digest == digest:
-            return self._answer.observation
+        if repeats_last and self.answer is not None and self.answer.digest == digest:
+            return self.answer.observation
         what = "but asks another thing than the step on record" if repeats_last else "which is not the next step"
         raise StepIndexMismatchError(
             f"the episode has taken {step_count} steps and this Step says {step_index}, {what}; "

@@ -39,6 +39,18 @@ class Telemetry:
     def episode_ended(self, cause: str) -> None:
         """A live episode is gone: `closed` or `expired`."""
 
+    def episode_loaded(self, seconds: float) -> None:
+        """An episode was read from the store and made anew."""
+
+    def store_wrote(self, changes: int, seconds: float) -> None:
+        """The store has written so many changes together."""
+
+    def store_conflicted(self) -> None:
+        """The store refused a change, because another process was quicker."""
+
+    def store_failed(self) -> None:
+        """The store did not answer, or could not write."""
+
     def watch(self, read: Callable[[], Levels]) -> None:
         """Is given, once, when the server begins to serve, a function that reads what the server holds now."""
 

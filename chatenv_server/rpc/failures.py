@@ -27,7 +27,7 @@ from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError, TransformError, UnexpectedStatusError
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.transforms import text_of
-from chatenv_server.episodes.store import is_episode_id
+from chatenv_server.episodes.episodes import is_episode_id
 from chatenv_server.observing.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES: Final = 1024

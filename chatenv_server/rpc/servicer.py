@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
 
@@ -17,24 +17,31 @@ from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatObservation, ServerInfo
 from chatenv_client.reasons import Reason
+from chatenv_client.wire.requests import timestamp
 from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.episodes.copies import Copies
 from chatenv_server.episodes.episode import Caller
-from chatenv_server.episodes.store import EpisodeStore
+from chatenv_server.episodes.episodes import Episodes
+from chatenv_server.episodes.writing import Outdated, Writing
 from chatenv_server.rpc.failures import FailureLog, ItemFailures, status_of
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.room import AnswerRoom
 from chatenv_server.rpc.streams import StepStream
 from chatenv_server.rpc.traffic import Traffic
+from chatenv_server.stores.store import Summary
 
-AnswerOne = Callable[[Any, Any, Caller, AnswerRoom], None]
-"""Answers a request into a response, if there is room for it."""
+AnswerOne = Callable[[Any, Any, Caller, AnswerRoom, "Writing | None"], None]
+"""Answers a request into a response, if there is room for it, and has what it did written, now or with others."""
+PAGE: Final = 100
+"""Episodes of a page of a list, where the caller does not say."""
 
 
 class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     """Serves episodes. `CallGuard` stands before it and makes statuses of what it raises."""
 
-    _episodes: EpisodeStore
+    _episodes: Episodes
+    _copies: Copies
     _describe: Callable[[], ServerInfo]
     _encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]]
 
@@ -60,7 +67,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def attach(
         self,
-        episodes: EpisodeStore,
+        episodes: Episodes,
         describe: Callable[[], ServerInfo],
         encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]],
     ) -> None:
@@ -72,6 +79,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
             encoding_ahead: see `TokenEngine`.
         """
         self._episodes = episodes
+        self._copies = Copies(episodes)
         self._describe = describe
         self._encoding_ahead = encoding_ahead
 
@@ -125,6 +133,51 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         """What this server is."""
         return wire.info_to_proto(self._describe())
 
+    def ForkEpisode(self, request: pb.ForkEpisodeRequest, context: grpc.ServicerContext) -> pb.ForkEpisodeResponse:
+        """New episodes that share an episode's past."""
+        ids = list(request.fork_ids) or [""] * max(1, request.count)
+        if len(ids) > self._max_batch_items or (request.fork_ids and request.count not in (0, len(ids))):
+            raise InvalidRequestError(
+                f"a fork makes 1 to {self._max_batch_items} episodes, and as many as fork_ids where they are given",
+                reason=Reason.BAD_COUNT,
+                field="count",
+            )
+        at_step = request.at_step if request.HasField("at_step") else None
+        forks = self._copies.fork(request.episode_id, ids, at_step, caller=context)
+        response = pb.ForkEpisodeResponse(fork_ids=[fork.episode_id for fork in forks])
+        wire.write_observation(response.observation, forks[0].observation)
+        response.observation.episode_id = ""
+        return response
+
+    def ExportEpisode(
+        self, request: pb.ExportEpisodeRequest, context: grpc.ServicerContext
+    ) -> pb.ExportEpisodeResponse:
+        """The whole episode."""
+        response = pb.ExportEpisodeResponse(snapshot=self._copies.exported(request.episode_id, caller=context))
+        self._room().take(response)
+        return response
+
+    def ImportEpisode(
+        self, request: pb.ImportEpisodeRequest, context: grpc.ServicerContext
+    ) -> pb.ImportEpisodeResponse:
+        """Take an exported episode up."""
+        taken_up = self._copies.imported(request.snapshot, request.episode_id, caller=context)
+        response = pb.ImportEpisodeResponse()
+        wire.write_observation(response.observation, taken_up.observation)
+        return response
+
+    def ListEpisodes(
+        self,
+        request: pb.ListEpisodesRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> pb.ListEpisodesResponse:
+        """A page of live episodes."""
+        listed, after = self._copies.listed(request.id_prefix, request.page_token, request.page_size or PAGE)
+        response = pb.ListEpisodesResponse(next_page_token=after)
+        for episode_id, summary in listed:
+            response.episodes.append(summary_to_proto(episode_id, summary))
+        return response
+
     def BatchReset(self, request: pb.BatchResetRequest, context: grpc.ServicerContext) -> pb.BatchResetResponse:
         """Many Resets, each with its own status."""
         self._check_size(request.resets, "resets")
@@ -159,34 +212,58 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         with call.closing(), self._gate.told_of_drain(stream.interrupt):
             yield from stream.answers()
 
-    def _reset(self, request: pb.ResetRequest, response: pb.ResetResponse, caller: Caller, room: AnswerRoom) -> None:
+    def _reset(
+        self,
+        request: pb.ResetRequest,
+        response: pb.ResetResponse,
+        caller: Caller,
+        room: AnswerRoom,
+        writing: Writing | None = None,
+    ) -> None:
         def answer(observation: ChatObservation) -> None:
+            response.Clear()  # it may be called again
             wire.write_observation(response.observation, observation)
             room.take(response)
 
         self._check_text(request.ByteSize() - len(request.metadata_json), "messages")
-        self._episodes.reset(wire.reset_from_proto(request), caller=caller, answer=answer)
+        self._episodes.reset(wire.reset_from_proto(request), caller=caller, answer=answer, writing=writing)
         self._telemetry.answered(0, len(response.observation.tokens))
 
-    def _step(self, request: pb.StepRequest, response: pb.StepResponse, caller: Caller, room: AnswerRoom) -> None:
+    def _step(
+        self,
+        request: pb.StepRequest,
+        response: pb.StepResponse,
+        caller: Caller,
+        room: AnswerRoom,
+        writing: Writing | None = None,
+    ) -> None:
         if request.messages:
             self._check_text(request.ByteSize(), "messages")
         elif request.HasField("message"):
             self._check_text(request.message.ByteSize(), "message")
         action = wire.action_from_proto(request)
         step_index = request.step_index if request.HasField("step_index") else None
-        encoded = response.observation
 
         def answer(observation: ChatObservation) -> None:
+            response.Clear()  # it may be called again
             wire.write_observation(
-                encoded, observation, known_tokens=request.known_tokens, known_messages=request.known_messages
+                response.observation,
+                observation,
+                known_tokens=request.known_tokens,
+                known_messages=request.known_messages,
             )
             room.take(response)
 
         observation = self._episodes.step(
-            request.episode_id, action, digest=_digest(request), step_index=step_index, caller=caller, answer=answer
+            request.episode_id,
+            action,
+            digest=_digest(request),
+            step_index=step_index,
+            caller=caller,
+            answer=answer,
+            writing=writing,
         )
-        self._telemetry.answered(len(action.tokens), len(observation.stream) - encoded.tokens_offset)
+        self._telemetry.answered(len(action.tokens), len(observation.stream) - response.observation.tokens_offset)
 
     def _room(self) -> AnswerRoom:
         return AnswerRoom(self._max_message_bytes)
@@ -197,26 +274,51 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     def _answer_each(self, answer: AnswerOne, items: Sequence[Any], results: Any, call: CallOfItems) -> None:
         """Answer many items, with a result each, in their order. What does not fit into the answer fails by itself."""
         pairs = [(item, results.add()) for item in items]
-
-        def work(pair: tuple[Any, Any]) -> None:
-            self._answer_item(answer, *pair, call)
-
         with call.closing():
             if self._items.has_threads:
-                self._items.each(work, pairs, lambda pair: pair[0].episode_id)
-                return
-            for pair in pairs:
-                work(pair)
+                self._items.each(
+                    lambda pair: self._answer_item(answer, *pair, call), pairs, lambda pair: pair[0].episode_id
+                )
+            elif (writing := self._episodes.writing()) is None:
+                for pair in pairs:
+                    self._answer_item(answer, *pair, call)
+            else:
+                self._answer_together(answer, pairs, call, writing)
 
-    def _answer_item(self, answer: AnswerOne, item: Any, result: Any, call: CallOfItems) -> None:
-        """Write the answer to one item, or its status, into its result."""
+    def _answer_together(
+        self, answer: AnswerOne, pairs: Sequence[tuple[Any, Any]], call: CallOfItems, writing: Writing
+    ) -> None:
+        """Answer items whose doing is written together. What the store does not take, fails or is done again."""
+        again: set[int] = set()
+        for index, pair in enumerate(pairs):
+            writing.key = index
+            if not self._answer_item(answer, *pair, call, writing):
+                again.add(index)
+        for index, error in writing.outcomes():
+            if error is None:
+                again.add(index)
+            else:
+                self._fail_item(error, *pairs[index], call)
+        for index in sorted(again):
+            self._answer_item(answer, *pairs[index], call)
+
+    def _answer_item(
+        self, answer: AnswerOne, item: Any, result: Any, call: CallOfItems, writing: Writing | None = None
+    ) -> bool:
+        """Write the answer to one item, or its status, into its result; False: it is to be done again."""
         began = time.perf_counter()
         try:
-            answer(item, result.response, call.caller, call.room)
+            answer(item, result.response, call.caller, call.room, writing)
+        except Outdated:
+            return False
         except BaseException as error:  # noqa: BLE001 - an item's failure is its own, whatever it is
-            call.failures.add(error, item.episode_id, time.perf_counter() - began)
-            # A result holds one of the two: setting the error removes what may have been written of the response.
-            result.error.CopyFrom(status_of(error))
+            self._fail_item(error, item, result, call, time.perf_counter() - began)
+        return True
+
+    def _fail_item(self, error: BaseException, item: Any, result: Any, call: CallOfItems, seconds: float = 0.0) -> None:
+        call.failures.add(error, item.episode_id, seconds)
+        # A result holds one of the two: setting the error removes what may have been written of the response.
+        result.error.CopyFrom(status_of(error))
 
     def _reading(self, request: Any, context: grpc.ServicerContext) -> AbstractContextManager[ChatEnvironment]:
         return self._episodes.reading(request.episode_id, caller=context)
@@ -272,6 +374,21 @@ class WatchedCaller:
     def time_remaining(self) -> float | None:
         """Seconds until the call's deadline."""
         return self._context.time_remaining()
+
+
+def summary_to_proto(episode_id: str, summary: Summary) -> pb.EpisodeSummary:
+    """What a list shows of an episode."""
+    return pb.EpisodeSummary(
+        episode_id=episode_id,
+        step_count=summary.step_count,
+        token_count=summary.token_count,
+        message_count=summary.message_count,
+        created=timestamp(summary.created),
+        last_used=timestamp(summary.last_used),
+        terminated=summary.terminated,
+        truncated=summary.truncated,
+        metadata_json=summary.metadata_json,
+    )
 
 
 def _digest(request: pb.StepRequest) -> bytes:

@@ -14,7 +14,8 @@ from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.transforms import Transform, load_transform
-from chatenv_server.episodes.store import Budget, EpisodeStore
+from chatenv_server.episodes.budget import Budget
+from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.settings.settings import Settings, wrong_setting
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
@@ -52,7 +53,7 @@ class Backend:
         """Of a folder its own name, without the path, which is no concern of callers."""
         self.encoding_ahead = self._engine.encoding_ahead
         """`TokenEngine.encoding_ahead`, of the one engine."""
-        self.episodes = EpisodeStore(
+        self.episodes = Episodes(
             self._open_environment,
             Budget(settings.max_episodes, settings.max_live_tokens, settings.idle_timeout),
             clock=clock,

@@ -10,9 +10,10 @@ in the new one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class End(Enum):
@@ -29,6 +30,10 @@ class Place(NamedTuple):
     """Which journal of the episode's id: chosen anew by every `Begin`."""
     version: int
     """How many entries stand before it."""
+
+
+NOWHERE: Final = Place("", 0)
+"""The place of an episode that has no journal."""
 
 
 class Summary(NamedTuple):
@@ -78,6 +83,8 @@ class Finish(NamedTuple):
     end: End
     at: float
     """Seconds since 1970."""
+    unused_since: float = math.inf
+    """Refused, too, where it was used after this moment, in seconds since 1970."""
 
 
 class Touch(NamedTuple):
@@ -132,6 +139,8 @@ class Store(Protocol):
 
     name: str
     """What it is, for a person; without a password."""
+    keeps: bool
+    """Whether it keeps anything; else what a process holds is all there is."""
 
     def write(self, changes: Sequence[Change]) -> list[bool]:
         """Make changes in their order, durably, in one transaction; of each, whether it took place.

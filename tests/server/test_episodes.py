@@ -13,10 +13,11 @@ from chatenv_client import errors
 from chatenv_client.models import ChatAction, ChatObservation
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.episodes import store as episode_store
-from chatenv_server.episodes.store import Budget, EpisodeStore
+from chatenv_server.stores import memory as episode_store
+from chatenv_server.episodes.budget import Budget
+from chatenv_server.episodes.episodes import Episodes
 
-OpenStore = Callable[..., EpisodeStore]
+OpenStore = Callable[..., Episodes]
 HELLO = ({"role": "user", "content": "Hello!"},)
 SAMPLED = ChatAction(tokens=[*b"Hi!", 257])
 
@@ -39,46 +40,46 @@ def clock() -> Clock:
 def open_store(engine: TokenEngine, clock: Clock) -> OpenStore:
     def open_store(
         max_episodes: int = 100, max_live_tokens: int = 10**6, idle_timeout_s: float = 0, **options: Any
-    ) -> EpisodeStore:
+    ) -> Episodes:
         budget = Budget(max_episodes, max_live_tokens, idle_timeout_s)
-        return EpisodeStore(lambda: ChatEnvironment(engine, **options), budget, clock=clock)
+        return Episodes(lambda: ChatEnvironment(engine, **options), budget, clock=clock)
 
     return open_store
 
 
 @pytest.fixture
-def store(open_store: OpenStore) -> EpisodeStore:
+def store(open_store: OpenStore) -> Episodes:
     return open_store()
 
 
-def step(store: EpisodeStore, episode_id: str, index: int | None, digest: bytes = b"a") -> ChatObservation:
+def step(store: Episodes, episode_id: str, index: int | None, digest: bytes = b"a") -> ChatObservation:
     return store.step(episode_id, SAMPLED, digest=digest, step_index=index)
 
 
-def step_count(store: EpisodeStore, episode_id: str) -> int:
+def step_count(store: Episodes, episode_id: str) -> int:
     with store.reading(episode_id) as environment:
         return environment.step_count
 
 
-def length(store: EpisodeStore, episode_id: str) -> int:
+def length(store: Episodes, episode_id: str) -> int:
     with store.reading(episode_id) as environment:
         return environment.token_count
 
 
-def test_an_episode_without_an_id_gets_one_of_its_own(store: EpisodeStore) -> None:
+def test_an_episode_without_an_id_gets_one_of_its_own(store: Episodes) -> None:
     ids = {store.reset({}).episode_id for _ in range(3)}
     assert len(ids) == 3
 
 
 @pytest.mark.parametrize("episode_id", ["a b", "é", "x" * 129, "a/b", "a\n"])
-def test_a_bad_id_is_refused(store: EpisodeStore, episode_id: str) -> None:
+def test_a_bad_id_is_refused(store: Episodes, episode_id: str) -> None:
     with pytest.raises(errors.InvalidRequestError) as refusal:
         store.reset({"episode_id": episode_id})
     assert (refusal.value.reason, refusal.value.field) == ("BAD_EPISODE_ID", "episode_id")
     assert store.live_episodes == 0
 
 
-def test_the_same_step_again_gets_the_stored_answer_and_changes_nothing(store: EpisodeStore) -> None:
+def test_the_same_step_again_gets_the_stored_answer_and_changes_nothing(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     first = step(store, "e", 0)
     assert step(store, "e", 0) is first
@@ -96,9 +97,7 @@ def test_the_last_step_of_a_finished_episode_is_replayed_too(open_store: OpenSto
 
 
 @pytest.mark.parametrize(("index", "digest"), [(0, b"a"), (1, b"other"), (3, b"a"), (99, b"a")])
-def test_neither_the_next_step_nor_the_last_one_again_is_refused(
-    store: EpisodeStore, index: int, digest: bytes
-) -> None:
+def test_neither_the_next_step_nor_the_last_one_again_is_refused(store: Episodes, index: int, digest: bytes) -> None:
     store.reset({"episode_id": "e"})
     step(store, "e", 0)
     step(store, "e", 1)
@@ -108,7 +107,7 @@ def test_neither_the_next_step_nor_the_last_one_again_is_refused(
     assert step_count(store, "e") == 2
 
 
-def test_a_step_that_was_refused_is_no_answer_to_replay(store: EpisodeStore) -> None:
+def test_a_step_that_was_refused_is_no_answer_to_replay(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     step(store, "e", 0)
     with pytest.raises(errors.InvalidRequestError):
@@ -118,7 +117,7 @@ def test_a_step_that_was_refused_is_no_answer_to_replay(store: EpisodeStore) -> 
     assert step(store, "e", 0).step_count == 1
 
 
-def test_a_reset_episode_does_not_answer_for_the_one_before(store: EpisodeStore) -> None:
+def test_a_reset_episode_does_not_answer_for_the_one_before(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     step(store, "e", 0)
     assert store.reset({"episode_id": "e", "messages": HELLO}).step_count == 0
@@ -128,7 +127,7 @@ def test_a_reset_episode_does_not_answer_for_the_one_before(store: EpisodeStore)
     assert store.live_episodes == 1
 
 
-def test_a_reset_that_fails_leaves_the_live_episode_as_it_was(store: EpisodeStore) -> None:
+def test_a_reset_that_fails_leaves_the_live_episode_as_it_was(store: Episodes) -> None:
     store.reset({"episode_id": "e", "messages": HELLO})
     first = step(store, "e", 0)
     tokens = store.live_tokens
@@ -138,7 +137,7 @@ def test_a_reset_that_fails_leaves_the_live_episode_as_it_was(store: EpisodeStor
     assert store.live_tokens == tokens
 
 
-def test_a_reset_that_fails_leaves_no_new_episode(store: EpisodeStore) -> None:
+def test_a_reset_that_fails_leaves_no_new_episode(store: Episodes) -> None:
     with pytest.raises(errors.InvalidRequestError):
         store.reset({"episode_id": "e", "messages": ({"role": ""},)})
     assert (store.live_episodes, store.live_tokens) == (0, 0)
@@ -163,12 +162,12 @@ def test_not_found_tells_unknown_closed_and_expired_apart(open_store: OpenStore,
                 step(store, name, 0)
 
 
-def test_closing_twice_is_fine_and_says_which_did_it(store: EpisodeStore) -> None:
+def test_closing_twice_is_fine_and_says_which_did_it(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     assert [store.close("e"), store.close("e"), store.close("never")] == [True, False, False]
 
 
-def test_a_closed_id_can_be_opened_again(store: EpisodeStore) -> None:
+def test_a_closed_id_can_be_opened_again(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     store.close("e")
     store.reset({"episode_id": "e"})
@@ -199,7 +198,7 @@ def test_expiry_frees_what_an_episode_held(open_store: OpenStore, clock: Clock) 
     assert store.live_tokens == length(store, "young") > 0
 
 
-def test_without_a_timeout_nothing_expires(store: EpisodeStore, clock: Clock) -> None:
+def test_without_a_timeout_nothing_expires(store: Episodes, clock: Clock) -> None:
     store.reset({"episode_id": "e"})
     clock.now = 1e9
     store.expire_idle()
@@ -246,7 +245,7 @@ def test_tokens_beyond_the_budget_are_refused_and_the_episode_stays_as_it_was(op
     assert step(store, "e", 0).step_count == 1
 
 
-def test_live_tokens_are_the_lengths_of_the_live_episodes(store: EpisodeStore) -> None:
+def test_live_tokens_are_the_lengths_of_the_live_episodes(store: Episodes) -> None:
     for name in ("a", "b"):
         store.reset({"episode_id": name, "messages": HELLO})
         step(store, name, 0)
@@ -273,7 +272,7 @@ def test_remembered_ends_are_bounded(open_store: OpenStore, monkeypatch: pytest.
         step(store, "e1", 0)
 
 
-def test_two_threads_on_one_episode_leave_it_consistent(store: EpisodeStore) -> None:
+def test_two_threads_on_one_episode_leave_it_consistent(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     applied: list[int] = []
 
@@ -335,26 +334,26 @@ class Impatient:
         return self._active
 
 
-def test_other_episodes_do_not_wait_for_a_transform(stuck: EpisodeStore) -> None:
+def test_other_episodes_do_not_wait_for_a_transform(stuck: Episodes) -> None:
     stuck.reset({"episode_id": "new", "messages": HELLO})
     assert step_count(stuck, "other") == 0
     assert stuck.close("other")
     assert stuck.live_tokens > 0
 
 
-def test_a_call_waits_for_its_episode_no_longer_than_its_deadline(stuck: EpisodeStore) -> None:
+def test_a_call_waits_for_its_episode_no_longer_than_its_deadline(stuck: Episodes) -> None:
     with pytest.raises(errors.DeadlineError):
         stuck.step("slow", SAMPLED, digest=b"", caller=Impatient())
 
 
-def test_an_episode_at_work_does_not_expire(stuck: EpisodeStore, clock: Clock) -> None:
+def test_an_episode_at_work_does_not_expire(stuck: Episodes, clock: Clock) -> None:
     clock.now = 100
     stuck.expire_idle()
     with pytest.raises(errors.DeadlineError):
         stuck.close("slow", caller=Impatient())
 
 
-def test_a_caller_who_hung_up_has_no_step_begun(store: EpisodeStore) -> None:
+def test_a_caller_who_hung_up_has_no_step_begun(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     with pytest.raises(errors.DeadlineError):
         store.step("e", SAMPLED, digest=b"", caller=Impatient(active=False))
@@ -373,7 +372,7 @@ class CountingClock(Clock):
 
 def test_a_refused_reset_looks_at_no_episode_while_none_can_be_idle(engine: TokenEngine) -> None:
     clock = CountingClock()
-    store = EpisodeStore(lambda: ChatEnvironment(engine), Budget(50, 10**6, idle_timeout_s=10), clock=clock)
+    store = Episodes(lambda: ChatEnvironment(engine), Budget(50, 10**6, idle_timeout_s=10), clock=clock)
     for index in range(50):
         clock.now += 0.1
         store.reset({"episode_id": str(index)})
@@ -395,7 +394,7 @@ def test_an_episode_that_a_call_holds_as_it_would_expire_expires_later(open_stor
     store = open_store(idle_timeout_s=10)
     store.reset({"episode_id": "e"})
     clock.now = 11
-    held = store._episodes["e"]
+    held = store.shelf.table.find_or_add("e")
     held.acquire(None)
     store.expire_idle()
     held.release()

@@ -20,8 +20,9 @@ from chatenv_client.wire.json_fields import MAX_JSON_CHARACTERS, MAX_JSON_DEPTH
 from chatenv_client.wire.requests import MAX_MESSAGES
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.episodes import store as episodes
-from chatenv_server.episodes.store import Budget, EpisodeStore
+from chatenv_server.episodes import episodes
+from chatenv_server.episodes.budget import Budget
+from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.running.process import MAX_HEADER_BYTES
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.server.conftest import Serve
@@ -120,7 +121,7 @@ def test_a_request_has_a_greatest_number_of_messages(stub: ChatEnvServiceStub) -
 def test_an_episode_has_a_greatest_number_of_messages_and_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(episodes, "MAX_MESSAGES", 3)
     engine = TokenEngine.load(ByteTokenizer())
-    store = EpisodeStore(lambda: ChatEnvironment(engine), Budget(10, 10_000))
+    store = Episodes(lambda: ChatEnvironment(engine), Budget(10, 10_000))
     store.reset({"episode_id": "e", "messages": [{"role": "user", "content": "1"}]})
     two = ChatAction(messages=({"role": "user", "content": "2"}, {"role": "user", "content": "3"}))
     store.step("e", two, digest=b"")

@@ -1,0 +1,223 @@
+"""Episodes copied and listed: forks, exports, imports, pages of a list. What is copied is the journal, as snapshots."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.errors import EpisodeExistsError, InvalidRequestError
+from chatenv_client.models import ChatObservation, ForkOrigin
+from chatenv_client.reasons import Reason
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.environment.snapshots import check_step
+from chatenv_server.episodes.episode import Answer, Caller, Episode
+from chatenv_server.episodes.episodes import Episodes, checked_id, environment_of
+from chatenv_server.episodes.summaries import summary_of
+from chatenv_server.stores.store import Begin, Listed, Place
+
+MAX_PAGE = 1000
+"""Episodes of one page."""
+
+
+class Copied(NamedTuple):
+    """An episode that was made of a snapshot."""
+
+    episode_id: str
+    observation: ChatObservation
+
+
+class Copies:
+    """Copies and lists the episodes of a server. Safe to use from many threads."""
+
+    def __init__(self, episodes: Episodes) -> None:
+        self._episodes = episodes
+        self._shelf = episodes.shelf
+        self._store = episodes.shelf.store
+
+    # -- out --------------------------------------------------------------------------------------
+
+    def exported(self, episode_id: str, *, caller: Caller | None = None) -> pb.EpisodeSnapshot:
+        """The whole episode.
+
+        Raises:
+            EpisodeNotFoundError: unknown, closed or expired.
+        """
+        return self._snapshot(episode_id, None, caller)
+
+    def _snapshot(self, episode_id: str, at_step: int | None, caller: Caller | None) -> pb.EpisodeSnapshot:
+        with self._shelf.reading(episode_id, caller) as episode:
+            if self._store.keeps:
+                journal = self._store.load(episode_id)
+                if journal is None:
+                    raise self._shelf.not_found(episode_id)
+                snapshot = pb.EpisodeSnapshot.FromString(b"".join(journal.entries))
+                check_step(at_step, len(snapshot.entries) - 1)
+                if at_step is not None:
+                    del snapshot.entries[at_step + 1 :]
+                return snapshot
+            environment = environment_of(episode)
+            snapshot = environment.snapshot(at_step)
+            if episode.answer is not None and len(snapshot.entries) == environment.step_count + 1:
+                snapshot.entries[-1].request_digest = episode.answer.digest
+            return snapshot
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def fork(
+        self, episode_id: str, fork_ids: Sequence[str], at_step: int | None, *, caller: Caller | None = None
+    ) -> list[Copied]:
+        """New episodes that share an episode's past up to a step, or until now: all of them or none.
+
+        Raises:
+            EpisodeNotFoundError: unknown, closed or expired.
+            EpisodeExistsError: an id is that of another live episode.
+            InvalidRequestError: a bad id, or no such step.
+        """
+        ids = [checked_id(fork_id, f"fork_ids[{index}]") for index, fork_id in enumerate(fork_ids)]
+        snapshot = self._snapshot(episode_id, at_step, caller)
+        origin = ForkOrigin(episode_id, len(snapshot.entries) - 1)
+        snapshot.forked_from.CopyFrom(pb.ForkOrigin(**origin._asdict()))
+
+        def is_same(there: ChatEnvironment, _: ChatEnvironment) -> bool:
+            return there.forked_from == origin
+
+        copied: list[Copied] = []
+        try:
+            copied.extend(self._take_up(fork_id, snapshot, is_same, caller) for fork_id in ids)
+        except BaseException:
+            for one in copied:
+                self._episodes.close(one.episode_id, caller=caller)
+            raise
+        return copied
+
+    def imported(self, snapshot: pb.EpisodeSnapshot, episode_id: str = "", *, caller: Caller | None = None) -> Copied:
+        """The episode of a snapshot, live under its own id or another one.
+
+        Raises:
+            EpisodeExistsError: the id is that of another live episode.
+            TokenizerMismatchError: another tokenizer, chat template or token-id limit wrote it.
+            InvalidRequestError: a bad id, or a snapshot that cannot be read.
+        """
+        return self._take_up(checked_id(episode_id or snapshot.episode_id), snapshot, _are_alike, caller)
+
+    def _take_up(
+        self,
+        episode_id: str,
+        snapshot: pb.EpisodeSnapshot,
+        is_same: Callable[[ChatEnvironment, ChatEnvironment], bool],
+        caller: Caller | None,
+    ) -> Copied:
+        snapshot.episode_id = episode_id
+        environment = self._shelf.open_environment()
+        observation = environment.restore(snapshot)
+        while True:
+            episode = self._shelf.open_place(episode_id, caller)
+            try:
+                if (there := episode.environment) is not None:
+                    return _the_same(episode_id, there, alike=is_same(there, environment))
+                if self._begin(episode, environment, snapshot):
+                    if digest := snapshot.entries[-1].request_digest:
+                        episode.answer = Answer(digest, observation)
+                    return Copied(episode_id, observation)
+                self._shelf.drop(episode)  # another process was quicker
+            except BaseException:
+                if episode.environment is None:
+                    self._shelf.drop(episode)
+                raise
+            finally:
+                self._shelf.release(episode)
+
+    def _begin(self, episode: Episode, environment: ChatEnvironment, snapshot: pb.EpisodeSnapshot) -> bool:
+        """Let the episode live here and in the store; False: the store has another one of this id."""
+        self._episodes.check_room()
+        created = time.time()
+        place = Place(uuid.uuid4().hex[:16], len(snapshot.entries))
+        begin = Begin(
+            episode.episode_id, place.run, _pieces(snapshot), summary_of(environment, created), replaces=False
+        )
+        if not self._store.write([begin])[0]:
+            return False
+        self._shelf.table.reserve(environment.held_tokens)
+        episode.begin(environment, place, created)
+        self._shelf.table.account(episode, reserved=environment.held_tokens)
+        return True
+
+    # -- lists ------------------------------------------------------------------------------------
+
+    def listed(self, prefix: str, after: str, limit: int) -> tuple[Sequence[Listed], str]:
+        """Live episodes whose id begins with `prefix`, newest use first; and where the next page begins.
+
+        Raises:
+            InvalidRequestError: there is no such page.
+        """
+        if limit > MAX_PAGE:
+            raise _no_page(f"a page has at most {MAX_PAGE} episodes, not {limit}")
+        try:
+            if self._store.keeps:
+                return self._store.listed(prefix, after, limit)
+            return self._held(prefix, after, limit)
+        except ValueError as error:
+            raise _no_page("page_token is none that this server gave") from error
+
+    def _held(self, prefix: str, after: str, limit: int) -> tuple[Sequence[Listed], str]:
+        """A page of the episodes that this process holds. Raises ValueError where there is no such page."""
+        age = self._shelf.clock() - time.time()
+        last = _place_after(after)
+        here = [
+            (episode.last_used - age, episode)
+            for episode in self._shelf.table.all()
+            if episode.episode_id.startswith(prefix)
+        ]
+        here = sorted(
+            (one for one in here if (-one[0], one[1].episode_id) > last), key=lambda one: (-one[0], one[1].episode_id)
+        )
+        page: list[Listed] = []
+        for last_used, episode in here[: limit + 1]:
+            environment = episode.environment
+            if environment is not None:
+                summary = summary_of(environment, episode.created)._replace(last_used=last_used)
+                page.append(Listed(episode.episode_id, summary))
+        more = len(here) > limit
+        page = page[:limit]
+        return page, f"{page[-1].summary.last_used!r} {page[-1].episode_id}" if more and page else ""
+
+
+def _the_same(episode_id: str, there: ChatEnvironment, *, alike: bool) -> Copied:
+    """An episode that is there already."""
+    if alike:
+        return Copied(episode_id, there.observation)
+    raise EpisodeExistsError(
+        f"an episode {episode_id!r} is live, and another one than this; choose another id, or close that one"
+    )
+
+
+def _pieces(snapshot: pb.EpisodeSnapshot) -> list[bytes]:
+    """A snapshot in pieces, one an entry."""
+    opening = pb.EpisodeSnapshot()
+    opening.CopyFrom(snapshot)
+    del opening.entries[1:]
+    more = (pb.EpisodeSnapshot(entries=[entry]) for entry in snapshot.entries[1:])
+    return [piece.SerializeToString() for piece in (opening, *more)]
+
+
+def _are_alike(there: ChatEnvironment, here: ChatEnvironment) -> bool:
+    """Whether two environments hold the same episode."""
+    return wire.state_to_proto(there.state) == wire.state_to_proto(here.state) and (
+        wire.trajectory_to_proto(there.trajectory()).SerializeToString()
+        == wire.trajectory_to_proto(here.trajectory()).SerializeToString()
+    )
+
+
+def _place_after(after: str) -> tuple[float, str]:
+    if not after:
+        return (float("-inf"), "")
+    last_used, _, episode_id = after.partition(" ")
+    return (-float(last_used), episode_id)
+
+
+def _no_page(what: str) -> InvalidRequestError:
+    return InvalidRequestError(what, reason=Reason.BAD_PAGE, field="page_token")

@@ -1,0 +1,234 @@
+"""Brings episodes in from their store, holds them for the call that works on them, and lets them go.
+
+The store is the truth, and what this process holds of it a cache. Where the store keeps nothing, what is held is all
+there is. There are two kinds of lock, taken in this order: that of an episode, held while a call works on it, and that
+of the table, held for a few dictionary operations. So no episode waits for the transform of another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from chatenv_client.errors import (
+    EpisodeClosedError,
+    EpisodeDamagedError,
+    EpisodeExpiredError,
+    EpisodeNotFoundError,
+    EpisodeUnknownError,
+    InvalidRequestError,
+)
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.environment.restoring import parsed
+from chatenv_server.episodes.budget import Budget
+from chatenv_server.episodes.episode import Answer, Caller, Episode
+from chatenv_server.episodes.table import EpisodeTable
+from chatenv_server.episodes.writing import Writing
+from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.stores.store import End, Finish, Journal, Store, Touch
+
+_NOTED_SHARE: Final = 1 / 8
+"""Of the idle timeout: how late the store may learn that an episode was used by a call that wrote nothing."""
+_ENDS: Final = {End.CLOSED: EpisodeClosedError, End.EXPIRED: EpisodeExpiredError}
+_NOT_FOUND: Final[dict[type[EpisodeNotFoundError], str]] = {
+    EpisodeUnknownError: "there is no such episode: it was never opened, or the server was restarted since",
+    EpisodeClosedError: "the episode was closed",
+    EpisodeExpiredError: "the episode was idle for too long and expired",
+}
+
+
+class Shelf:
+    """The episodes that a process holds, and the way to those that it does not.
+
+    Args:
+        open_environment: makes an environment for an episode.
+        budget: what all of them may take.
+        store: where they live.
+        clock: seconds; where the store keeps anything, since 1970.
+        telemetry: told of what happens.
+        relieve: called where there are too many, to take some out.
+    """
+
+    def __init__(
+        self,
+        open_environment: Callable[[], ChatEnvironment],
+        budget: Budget,
+        store: Store,
+        clock: Callable[[], float],
+        telemetry: Telemetry,
+        relieve: Callable[[], None],
+    ) -> None:
+        self.open_environment = open_environment
+        self.store = store
+        self.clock = clock
+        self.telemetry = telemetry
+        self._idle_timeout_s = budget.idle_timeout_s
+        self._max_cached_tokens = budget.max_cached_tokens
+        # What a store keeps is bounded by what it says of all its episodes; see `limits`.
+        most = (2**62, 2**62) if store.keeps else (budget.max_episodes, budget.max_live_tokens)
+        self.table = EpisodeTable(*most, clock, relieve)
+
+    def writing(self) -> Writing:
+        """A way to write what is done to several episodes together."""
+        return Writing(self.store, self.drop, self.telemetry)
+
+    # -- holding an episode -----------------------------------------------------------------------
+
+    def acquire(self, episode_id: str, caller: Caller | None, writing: Writing | None = None) -> Episode:
+        """Hold the lock of a live episode, until `release`.
+
+        Raises:
+            EpisodeNotFoundError: unknown, closed or expired.
+            EpisodeDamagedError, TokenizerMismatchError, StoreUnavailableError: it cannot be brought in.
+        """
+        while True:
+            episode = self.table.get(episode_id)
+            if episode is None:
+                if not self.store.keeps:
+                    raise self.not_found(episode_id)
+                episode = self.table.find_or_add(episode_id)
+            elif writing is not None and writing.unwritten_of(episode):
+                return episode
+            self._lock(episode, caller, writing)
+            try:
+                if self._is_here(episode):
+                    return episode
+            except BaseException:
+                episode.release()
+                raise
+            episode.release()
+
+    def open_place(self, episode_id: str, caller: Caller | None, writing: Writing | None = None) -> Episode:
+        """Hold the lock of an episode that may be there or not, until `release`. The store is not asked.
+
+        Raises:
+            EpisodeLimitError: it would be one too many.
+        """
+        while True:
+            episode = self.table.find_or_add(episode_id)
+            if writing is not None and writing.unwritten_of(episode):
+                return episode
+            self._lock(episode, caller, writing)
+            if not episode.is_out:
+                return episode
+            episode.release()  # it ended while this call waited, and its id is free again
+
+    def _lock(self, episode: Episode, caller: Caller | None, writing: Writing | None) -> None:
+        """Hold the lock of an episode. Who waits for one lock lets go of all others first."""
+        if writing is not None and not episode.try_acquire():
+            writing.write()
+        elif writing is not None:
+            return
+        episode.acquire(caller)
+
+    def _is_here(self, episode: Episode) -> bool:
+        """Whether an episode whose lock is held is live, and was not taken out while its lock was waited for."""
+        if episode.is_out:
+            return False
+        if episode.environment is None:
+            self._bring_in(episode)
+        if self.is_idle(episode):
+            if self.end(episode, End.EXPIRED):
+                raise self.not_found(episode.episode_id)
+            return False  # another process used it meanwhile
+        return True
+
+    def release(self, episode: Episode, writing: Writing | None = None) -> None:
+        """Let go of an episode, unless it waits to be written."""
+        episode.last_used = self.clock()
+        if writing is None or not writing.unwritten_of(episode):
+            episode.release()
+        if self.store.keeps and self.table.tokens > self._max_cached_tokens:
+            self.table.shrink(self._max_cached_tokens)
+
+    @contextmanager
+    def reading(self, episode_id: str, caller: Caller | None) -> Iterator[Episode]:
+        """A live episode, as its store has it now, while nobody changes it."""
+        while True:
+            episode = self.acquire(episode_id, caller)
+            try:
+                if not self.is_outdated(episode, None):
+                    self.note_use(episode)
+                    yield episode
+                    return
+                self.drop(episode)
+            finally:
+                self.release(episode)
+
+    def note_use(self, episode: Episode) -> None:
+        """Have the store learn, now and then, that an episode is used by calls that write nothing."""
+        now = self.clock()
+        if self.store.keeps and now - episode.noted_use > self._idle_timeout_s * _NOTED_SHARE > 0:
+            self.store.write([Touch(episode.episode_id, episode.place.run, now)])
+            episode.noted_use = now
+
+    # -- the store --------------------------------------------------------------------------------
+
+    def _bring_in(self, episode: Episode) -> None:
+        """Read an episode from the store."""
+        began = time.perf_counter()
+        try:
+            journal, environment, answer = self._read(episode.episode_id)
+        except BaseException:
+            self.drop(episode)
+            raise
+        episode.begin(environment, journal.place, journal.summary.created)
+        episode.last_used = episode.noted_use = journal.summary.last_used
+        episode.segment = answer.observation.segment
+        episode.answer = answer if answer.digest else None
+        self.table.account(episode)
+        self.telemetry.episode_loaded(time.perf_counter() - began)
+
+    def _read(self, episode_id: str) -> tuple[Journal, ChatEnvironment, Answer]:
+        """An episode as the store has it, and the answer to its last step."""
+        journal = self.store.load(episode_id)
+        if journal is None:
+            raise self.not_found(episode_id)
+        environment = self.open_environment()
+        try:
+            snapshot = parsed(b"".join(journal.entries))
+            observation = environment.restore(snapshot)
+        except InvalidRequestError as error:
+            what = f"the record of the episode is damaged, and is left as it is ({error.message})"
+            raise EpisodeDamagedError(what) from error
+        return journal, environment, Answer(snapshot.entries[-1].request_digest, observation)
+
+    def is_outdated(self, episode: Episode, writing: Writing | None) -> bool:
+        """Whether the store has another state of an episode than this process; what waits is written before."""
+        if not self.store.keeps:
+            return False
+        if writing is not None and writing.unwritten_of(episode):
+            writing.write()
+            episode.acquire(None)
+        if episode.is_out:
+            return True
+        standing = self.store.standing(episode.episode_id)
+        return standing is None or standing.end is not None or standing.place != episode.place
+
+    def drop(self, episode: Episode) -> None:
+        """Forget what this process holds of an episode; the caller holds its lock."""
+        self.table.take_out(episode)
+
+    def end(self, episode: Episode, end: End) -> bool:
+        """End an episode for good; the caller holds its lock. False: it was ended before."""
+        if episode.is_out:
+            return False
+        unused_since = episode.last_used if end is End.EXPIRED and self.store.keeps else float("inf")
+        finish = Finish(episode.episode_id, episode.place.run, end, time.time(), unused_since)
+        ended = self.store.write([finish])[0]
+        self.drop(episode)
+        if ended:
+            self.telemetry.episode_ended(end.value)
+        return ended
+
+    def is_idle(self, episode: Episode) -> bool:
+        """Whether nobody used an episode for too long, as far as this process knows."""
+        return self._idle_timeout_s > 0 and self.clock() - episode.last_used > self._idle_timeout_s
+
+    def not_found(self, episode_id: str) -> EpisodeNotFoundError:
+        """The error for an episode that is not live."""
+        standing = self.store.standing(episode_id)
+        kind = EpisodeUnknownError if standing is None or standing.end is None else _ENDS[standing.end]
+        return kind(f"{_NOT_FOUND[kind]}; call Reset to open one")

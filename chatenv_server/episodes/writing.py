@@ -1,0 +1,113 @@
+"""Writes what was done to episodes into their store, one call at a time or many together, before anybody is told.
+
+Until it is written, nobody else works on an episode: its lock is held. What the store refuses, because another process
+was quicker, or did not take for certain, is forgotten here: the episode is read from the store again when it is asked
+for. So nothing has to be undone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from chatenv_client.errors import ChatEnvError
+from chatenv_server.episodes.episode import Episode
+from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.stores.store import Change, Place, Store
+
+
+class Outdated(Exception):  # noqa: N818 - no error: it is done again
+    """Another process has changed the episode meanwhile."""
+
+
+class _Unwritten(NamedTuple):
+    key: int
+    episode: Episode
+    change: Change
+
+
+class Outcome(NamedTuple):
+    """What became of one change that was not written."""
+
+    key: int
+    """Which of those who asked."""
+    error: ChatEnvError | None
+    """None: another process was quicker, and it is to be done again."""
+
+
+class Writing:
+    """Changes that are written together. While it lasts, it holds the locks of their episodes.
+
+    Args:
+        store: where they are written.
+        drop: forgets an episode whose lock is held.
+        telemetry: told how long the store took.
+    """
+
+    def __init__(self, store: Store, drop: Callable[[Episode], object], telemetry: Telemetry) -> None:
+        self._store = store
+        self._drop = drop
+        self._telemetry = telemetry
+        self._unwritten: list[_Unwritten] = []
+        self._held: dict[str, Episode] = {}
+        self._outcomes: list[Outcome] = []
+        self.key = 0
+        """Which of those who ask does what is done next."""
+
+    def add(self, episode: Episode, change: Change, place: Place) -> None:
+        """Have a change written, after which the episode's journal is at `place`. The caller holds its lock."""
+        self._unwritten.append(_Unwritten(self.key, episode, change))
+        self._held[episode.episode_id] = episode
+        episode.place = place
+
+    def write(self) -> None:
+        """Write all changes, and give the locks back."""
+        unwritten, held = self._unwritten, self._held
+        self._unwritten, self._held = [], {}
+        if not unwritten:
+            return
+        try:
+            self._write(unwritten)
+        except BaseException as error:
+            for episode in held.values():
+                self._drop(episode)
+            self._telemetry.store_failed()
+            if not isinstance(error, ChatEnvError):
+                raise
+            self._outcomes += [Outcome(one.key, error) for one in unwritten]
+        finally:
+            for episode in held.values():
+                episode.release()
+
+    def _write(self, unwritten: Sequence[_Unwritten]) -> None:
+        began = time.perf_counter()
+        took = self._store.write([one.change for one in unwritten])
+        self._telemetry.store_wrote(len(unwritten), time.perf_counter() - began)
+        for one, took_place in zip(unwritten, took, strict=True):
+            if not took_place:
+                self._drop(one.episode)
+                self._telemetry.store_conflicted()
+                self._outcomes.append(Outcome(one.key, None))
+
+    def unwritten_of(self, episode: Episode) -> bool:
+        """Whether there are changes of an episode that are not written yet."""
+        return self._held.get(episode.episode_id) is episode
+
+    def outcomes(self) -> list[Outcome]:
+        """Write what is left; what became of the changes that were not written."""
+        self.write()
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def settle(self) -> None:
+        """Write what is left.
+
+        Raises:
+            Outdated: another process was quicker.
+            ChatEnvError: the store did not take it.
+        """
+        for outcome in self.outcomes():
+            if outcome.error is not None:
+                raise outcome.error
+            raise Outdated
