@@ -34,6 +34,11 @@ class Gate:
             self._open = True
 
     @property
+    def is_open(self) -> bool:
+        """Whether the server serves."""
+        return self._open
+
+    @property
     def is_shut(self) -> bool:
         """Whether a call that comes now would be refused."""
         return not self._open or self._in_flight >= self._limit

@@ -33,6 +33,11 @@ class Health(health_pb2_grpc.HealthServicer):
             self._serves = serves
             self._changed.notify_all()
 
+    @property
+    def serves(self) -> bool:
+        """What it answers now."""
+        return self._serves
+
     def Check(self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext) -> _Answer:
         """Whether it serves now."""
         if request.service not in self._services:

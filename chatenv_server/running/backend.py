@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chatenv_client._version import __version__
-from chatenv_client.errors import InvalidRequestError, TransformError
+from chatenv_client.distribution import MissingExtraError
+from chatenv_client.errors import InvalidRequestError, StoreUnavailableError, TransformError
 from chatenv_client.models import Limits, ResetOptions, ServerInfo, SpecialToken
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
@@ -18,6 +19,8 @@ from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.settings.settings import Settings, wrong_setting
+from chatenv_server.stores.opening import open_store
+from chatenv_server.stores.store import Store
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 
@@ -28,7 +31,7 @@ class Backend:
         settings: the operator's.
         engine: takes the place of the tokenizer in the settings.
         open_transform: gives each episode its transform; takes the place of the one in the settings.
-        clock: seconds, for the expiry of idle episodes.
+        clock: seconds, for the expiry of idle episodes; None: the machine's.
         telemetry: told of what happens to episodes.
 
     Raises:
@@ -41,7 +44,7 @@ class Backend:
         *,
         engine: TokenEngine | None = None,
         open_transform: Callable[[], Transform] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = settings
@@ -53,9 +56,12 @@ class Backend:
         """Of a folder its own name, without the path, which is no concern of callers."""
         self.encoding_ahead = self._engine.encoding_ahead
         """`TokenEngine.encoding_ahead`, of the one engine."""
+        self.store = _open_store(settings)
+        """Where the episodes live; None: in this process alone."""
         self.episodes = Episodes(
             self._open_environment,
-            Budget(settings.max_episodes, settings.max_live_tokens, settings.idle_timeout),
+            Budget(settings.max_episodes, settings.max_live_tokens, settings.idle_timeout, settings.max_cached_tokens),
+            store=self.store,
             clock=clock,
             telemetry=telemetry,
         )
@@ -92,7 +98,13 @@ class Backend:
         transform = None
         if self._open_transform is not None:
             transform = TransformGuard(_opened(self._open_transform), self._settings.transform_timeout)
-        return ChatEnvironment(self._engine, transform=transform, **self._options)
+        keeps_journal = self.store is None
+        return ChatEnvironment(self._engine, transform=transform, keeps_journal=keeps_journal, **self._options)
+
+    def close(self) -> None:
+        """Give up the store."""
+        if self.store is not None:
+            self.store.close()
 
 
 def _opened(open_transform: Callable[[], Transform]) -> Transform:
@@ -100,6 +112,15 @@ def _opened(open_transform: Callable[[], Transform]) -> Transform:
         return open_transform()
     except Exception as error:
         raise TransformError("the transform of a new episode could not be made; nothing was changed") from error
+
+
+def _open_store(settings: Settings) -> Store | None:
+    try:
+        return open_store(settings.store)
+    except ValueError as error:
+        raise wrong_setting("store", f"is wrong: {error}") from error
+    except (StoreUnavailableError, MissingExtraError) as error:
+        raise wrong_setting("store", f"does not work: {error}") from error
 
 
 def _check_options(settings: Settings) -> ResetOptions:

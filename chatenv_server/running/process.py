@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -11,6 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
+from chatenv_client.errors import StoreUnavailableError
 from chatenv_client.health import SERVICE
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.transforms import Transform
@@ -30,6 +33,7 @@ from chatenv_server.rpc.workers import INLINE
 from chatenv_server.running.backend import Backend
 from chatenv_server.running.listeners import Listeners, reachable
 from chatenv_server.settings.settings import Settings, wrong_setting
+from chatenv_server.stores.store import Store
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,6 +46,9 @@ SHORTEST_PING_PAUSE_MS: Final = 5_000
 _NONE_AND_GZIP: Final = 0b101
 
 _LONGEST_EXPIRY_PAUSE_S: Final = 10.0
+_STORE_CHECK_PAUSE_S: Final = 1.0
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 def start(
@@ -49,7 +56,7 @@ def start(
     *,
     engine: TokenEngine | None = None,
     open_transform: Callable[[], Transform] | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] | None = None,
 ) -> RunningServer:
     """Start a server in this process; returns when it serves. Public as `chatenv_server.serve`.
 
@@ -60,7 +67,7 @@ def start(
         settings: the operator's.
         engine: takes the place of the tokenizer in the settings.
         open_transform: gives each episode its transform; takes the place of the one in the settings.
-        clock: seconds, for the expiry of idle episodes.
+        clock: seconds, for the expiry of idle episodes; None: the machine's.
 
     Raises:
         SettingError: a setting turned out to be wrong.
@@ -88,6 +95,8 @@ class RunningServer:
         self._health = health.Health(("", SERVICE))
         self._idle_timeout_s = settings.idle_timeout
         self._expiry: Sweeper | None = None
+        self._store_watch: Sweeper | None = None
+        self._backend: Backend | None = None
         self._drain_grace_s = settings.drain_grace
         self.observers = Observers(settings)
         token = _bearer_token(settings)
@@ -139,11 +148,27 @@ class RunningServer:
         self.observers.telemetry.watch(
             lambda: Levels(calls=self._gate.in_flight, episodes=episodes.live_episodes, tokens=episodes.live_tokens)
         )
+        self._backend = backend
         self._gate.open()
         self._health.set_serving(True)
+        if backend.store is not None:
+            self._store_watch = Sweeper([partial(self._watch_store, backend.store)], _STORE_CHECK_PAUSE_S)
         if self._idle_timeout_s:
             pause_s = min(self._idle_timeout_s / 4, _LONGEST_EXPIRY_PAUSE_S)
             self._expiry = Sweeper([episodes.expire_idle], pause_s)
+
+    def _watch_store(self, store: Store) -> None:
+        """Say whether the store answers: while it does not, other servers are to get the calls."""
+        try:
+            store.check()
+        except StoreUnavailableError as error:
+            if self._health.serves:
+                _LOG.error("store unavailable", extra={"store": store.name, "error": str(error)})
+            self._health.set_serving(False)
+        else:
+            if not self._health.serves and self._gate.is_open:
+                _LOG.info("store available again", extra={"store": store.name})
+                self._health.set_serving(True)
 
     def stop(self, grace_s: float | None = None) -> bool:
         """Let nobody in any more, and let calls in flight finish; whether all did.
@@ -153,8 +178,9 @@ class RunningServer:
         """
         grace_s = self._drain_grace_s if grace_s is None else grace_s
         until = time.monotonic() + grace_s
-        if self._expiry is not None:
-            self._expiry.close()
+        for sweeper in (self._expiry, self._store_watch):
+            if sweeper is not None:
+                sweeper.close()
         self._health.set_serving(False)
         finished = self._gate.drain(grace_s)
         self._crew.traffic.wait_until_taken(until - time.monotonic())
@@ -170,6 +196,8 @@ class RunningServer:
         self._items.close()
         self._crew.close()
         self.observers.close()
+        if self._backend is not None:
+            self._backend.close()
 
     def _bind(self, settings: Settings) -> Listeners:
         try:

@@ -104,6 +104,16 @@ class Settings:
     max_live_tokens: int = _setting(
         2**26, values.whole(1, 2**63 - 1), "tokens in all live episodes together; beyond: TOKEN_LIMIT"
     )
+    store: str = _setting(
+        "memory",
+        values.text,
+        "where episodes live: `memory`, `sqlite:///PATH` or `redis://HOST:PORT/DB`",
+    )
+    max_cached_tokens: int = _setting(
+        2**26,
+        values.whole(1, 2**63 - 1),
+        "tokens of a store's episodes that this process holds in memory; those used least recently leave it",
+    )
     idle_timeout: float = _setting(
         3600.0, values.seconds(0), "seconds without a call after which an episode expires; 0: never"
     )

@@ -61,6 +61,8 @@ class SqliteStore:
     the child.
     """
 
+    keeps = True
+
     def __init__(
         self, path: str | Path, synchronous: Literal["NORMAL", "FULL"] = "NORMAL", *, patience_s: float = PATIENCE_S
     ) -> None:

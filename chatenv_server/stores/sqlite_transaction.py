@@ -18,7 +18,7 @@ REMEMBERED_ENDS: Final = 8192
 """Ended episodes whose end is remembered: the latest; somewhat fewer where an id ends more than once."""
 
 _READ: Final = """
-SELECT episodes.id, number, run, version, last_entry, held_tokens
+SELECT episodes.id, number, run, version, last_entry, held_tokens, last_used
 FROM json_each(?) AS asked CROSS JOIN episodes ON episodes.id = asked.value
 """
 
@@ -93,7 +93,8 @@ class SqliteTransaction:
         if isinstance(change, Begin):
             return (head is None or change.replaces) and self._begin(head, change)
         if isinstance(change, Finish):
-            return head is not None and head.run == change.run and self._end(head, change)
+            is_it = head is not None and head.run == change.run and head.last_used <= change.unused_since
+            return head is not None and is_it and self._end(head, change)
         if head is not None and head.run == change.run:
             self._touch(head, change)
         return True
@@ -107,7 +108,7 @@ class SqliteTransaction:
         if old is not None:
             self._drop(old)
         self._connection.execute("DELETE FROM ended WHERE id = ?", (change.episode_id,))
-        head = _Head(self._new_number(), change.run, 0, None, 0)
+        head = _Head(self._new_number(), change.run, 0, None, 0, 0.0)
         head.written = False
         for entry in change.entries:
             self._add_entry(head, entry)
@@ -127,6 +128,7 @@ class SqliteTransaction:
     def _touch(self, head: _Head, change: Touch) -> None:
         self._flush()
         self._connection.execute(_TOUCH, (change.last_used, head.number, change.last_used))
+        head.last_used = max(head.last_used, change.last_used)
 
     def _add_entry(self, head: _Head, entry: bytes) -> None:
         self._entries.append((self._next_entry, head.last_entry, checksum(head.run, head.version, entry), entry))
@@ -136,7 +138,7 @@ class SqliteTransaction:
 
     def _sum_up(self, episode_id: str, head: _Head, summary: Summary) -> None:
         self._held_more += summary.held_tokens - head.held_tokens
-        head.held_tokens = summary.held_tokens
+        head.held_tokens, head.last_used = summary.held_tokens, summary.last_used
         head.summary = summary
         self._unwritten[episode_id] = head
 
@@ -180,14 +182,17 @@ class SqliteTransaction:
 class _Head:
     """A live episode without its entries."""
 
-    __slots__ = ("held_tokens", "last_entry", "number", "run", "summary", "version", "written")
+    __slots__ = ("held_tokens", "last_entry", "last_used", "number", "run", "summary", "version", "written")
 
-    def __init__(self, number: int, run: str, version: int, last_entry: int | None, held_tokens: int) -> None:
+    def __init__(
+        self, number: int, run: str, version: int, last_entry: int | None, held_tokens: int, last_used: float
+    ) -> None:
         self.number = number
         self.run = run
         self.version = version
         self.last_entry = last_entry
         self.held_tokens = held_tokens
+        self.last_used = last_used
         self.summary = Summary()
         """What to write; of no meaning where nothing was changed."""
         self.written = True

@@ -13,9 +13,9 @@ from chatenv_client import errors
 from chatenv_client.models import ChatAction, ChatObservation
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.stores import memory as episode_store
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.episodes import Episodes
+from chatenv_server.stores import memory as episode_store
 
 OpenStore = Callable[..., Episodes]
 HELLO = ({"role": "user", "content": "Hello!"},)
