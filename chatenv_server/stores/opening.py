@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final, Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from chatenv_server.stores.redis import RedisStore
+from chatenv_server.stores.redis_client import REDIS_SCHEMES
 from chatenv_server.stores.sqlite import SqliteStore
 from chatenv_server.stores.store import Store
 
@@ -25,6 +27,8 @@ def open_store(url: str) -> Store | None:
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
         return _open_sqlite(url)
+    if scheme in REDIS_SCHEMES:
+        return RedisStore(url)
     raise ValueError(f"there is no such kind of store; a store is one of: {KINDS}")
 
 

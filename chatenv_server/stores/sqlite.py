@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from chatenv_client.errors import EpisodeDamagedError, StoreUnavailableError
+from chatenv_client.errors import StoreUnavailableError
 from chatenv_server.stores.checksum import checksum
+from chatenv_server.stores.damage import damaged
 from chatenv_server.stores.group_commit import Apply, GroupCommit
 from chatenv_server.stores.paging import MOST_LOOKED_AT, Use, chosen, use_after
 from chatenv_server.stores.sqlite_file import open_connection, patiently, told_as_unavailable
@@ -189,11 +190,6 @@ class SqliteStore:
             raise StoreUnavailableError(f"the store {self.name} is closed")
         if self._file is not None and not os.path.samestat(self._file, self._path.stat()):
             raise OSError("its file was replaced")
-
-
-def damaged(episode_id: str, what: str) -> EpisodeDamagedError:
-    """What to raise for a broken record."""
-    return EpisodeDamagedError(f"the record of episode {episode_id} is damaged, and left as it is: {what}")
 
 
 def _entries(connection: sqlite3.Connection, episode_id: str, version: int, last: int | None) -> list[tuple[int, Any]]:
