@@ -5,29 +5,21 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import EpisodeExistsError, InvalidRequestError
-from chatenv_client.models import ChatObservation, ForkOrigin
+from chatenv_client.models import ForkOrigin
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.snapshots import check_step
-from chatenv_server.episodes.episode import Answer, Caller, Episode
+from chatenv_server.episodes.episode import Answer, Caller, Episode, Write
 from chatenv_server.episodes.episodes import Episodes, checked_id, environment_of
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.stores.store import Begin, Listed, Place
 
 MAX_PAGE = 1000
 """Episodes of one page."""
-
-
-class Copied(NamedTuple):
-    """An episode that was made of a snapshot."""
-
-    episode_id: str
-    observation: ChatObservation
 
 
 class Copies:
@@ -68,9 +60,22 @@ class Copies:
     # -- in ---------------------------------------------------------------------------------------
 
     def fork(
-        self, episode_id: str, fork_ids: Sequence[str], at_step: int | None, *, caller: Caller | None = None
-    ) -> list[Copied]:
-        """New episodes that share an episode's past up to a step, or until now: all of them or none.
+        self,
+        episode_id: str,
+        fork_ids: Sequence[str],
+        at_step: int | None,
+        *,
+        caller: Caller | None = None,
+        answer: Write | None = None,
+    ) -> list[str]:
+        """New episodes that share an episode's past up to a step, or until now: all of them or none; their ids.
+
+        Args:
+            episode_id: the episode.
+            fork_ids: ids of the new ones; an empty text: one is chosen.
+            at_step: the last step to share; None: all.
+            caller: who waits for the answer.
+            answer: writes what each of them shows. If it fails, there are none.
 
         Raises:
             EpisodeNotFoundError: unknown, closed or expired.
@@ -85,24 +90,33 @@ class Copies:
         def is_same(there: ChatEnvironment, _: ChatEnvironment) -> bool:
             return there.forked_from == origin
 
-        copied: list[Copied] = []
+        made: list[str] = []
         try:
-            copied.extend(self._take_up(fork_id, snapshot, is_same, caller) for fork_id in ids)
+            made.extend(one for one in ids if self._take_up(one, snapshot, is_same, caller, answer))
         except BaseException:
-            for one in copied:
-                self._episodes.close(one.episode_id, caller=caller)
+            for fork_id in made:
+                self._episodes.close(fork_id)
             raise
-        return copied
+        return ids
 
-    def imported(self, snapshot: pb.EpisodeSnapshot, episode_id: str = "", *, caller: Caller | None = None) -> Copied:
-        """The episode of a snapshot, live under its own id or another one.
+    def imported(
+        self,
+        snapshot: pb.EpisodeSnapshot,
+        episode_id: str = "",
+        *,
+        caller: Caller | None = None,
+        answer: Write | None = None,
+    ) -> str:
+        """Let the episode of a snapshot live, under its own id or another one; the id.
 
         Raises:
             EpisodeExistsError: the id is that of another live episode.
             TokenizerMismatchError: another tokenizer, chat template or token-id limit wrote it.
             InvalidRequestError: a bad id, or a snapshot that cannot be read.
         """
-        return self._take_up(checked_id(episode_id or snapshot.episode_id), snapshot, _are_alike, caller)
+        taken_up = checked_id(episode_id or snapshot.episode_id)
+        self._take_up(taken_up, snapshot, _are_alike, caller, answer)
+        return taken_up
 
     def _take_up(
         self,
@@ -110,26 +124,31 @@ class Copies:
         snapshot: pb.EpisodeSnapshot,
         is_same: Callable[[ChatEnvironment, ChatEnvironment], bool],
         caller: Caller | None,
-    ) -> Copied:
+        answer: Write | None,
+    ) -> bool:
+        """Let the episode of a snapshot live; False: it is live already."""
         snapshot.episode_id = episode_id
         environment = self._shelf.open_environment()
         observation = environment.restore(snapshot)
-        while True:
+        if answer is not None:
+            answer(observation)
+        begun = None
+        while begun is None:
             episode = self._shelf.open_place(episode_id, caller)
             try:
+                self._shelf.look_up(episode)
                 if (there := episode.environment) is not None:
-                    return _the_same(episode_id, there, alike=is_same(there, environment))
-                if self._begin(episode, environment, snapshot):
+                    begun = False
+                    _check_alike(episode_id, alike=is_same(there, environment))
+                elif self._begin(episode, environment, snapshot):
+                    begun = True
                     if digest := snapshot.entries[-1].request_digest:
                         episode.answer = Answer(digest, observation)
-                    return Copied(episode_id, observation)
-                self._shelf.drop(episode)  # another process was quicker
-            except BaseException:
+            finally:
                 if episode.environment is None:
                     self._shelf.drop(episode)
-                raise
-            finally:
                 self._shelf.release(episode)
+        return begun
 
     def _begin(self, episode: Episode, environment: ChatEnvironment, snapshot: pb.EpisodeSnapshot) -> bool:
         """Let the episode live here and in the store; False: the store has another one of this id."""
@@ -186,13 +205,12 @@ class Copies:
         return page, f"{page[-1].summary.last_used!r} {page[-1].episode_id}" if more and page else ""
 
 
-def _the_same(episode_id: str, there: ChatEnvironment, *, alike: bool) -> Copied:
-    """An episode that is there already."""
-    if alike:
-        return Copied(episode_id, there.observation)
-    raise EpisodeExistsError(
-        f"an episode {episode_id!r} is live, and another one than this; choose another id, or close that one"
-    )
+def _check_alike(episode_id: str, *, alike: bool) -> None:
+    """Raise EpisodeExistsError unless what is live under an id is what was to become live."""
+    if not alike:
+        raise EpisodeExistsError(
+            f"an episode {episode_id!r} is live, and another one than this; choose another id, or close that one"
+        )
 
 
 def _pieces(snapshot: pb.EpisodeSnapshot) -> list[bytes]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import re
 import time
 import uuid
@@ -17,6 +15,7 @@ from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.episode import Caller, Episode, Write
+from chatenv_server.episodes.expiry import Expiry
 from chatenv_server.episodes.limits import StoreLimits
 from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.episodes.summaries import summary_of
@@ -27,9 +26,7 @@ from chatenv_server.stores.store import Append, Begin, End, Finish, Place, Store
 
 MAX_MESSAGES: Final = 65_536
 """Of one episode. A limit of tokens would not bound its memory, since a template may write nothing for a message."""
-_EXPIRED_AT_ONCE: Final = 1000
 
-_LOG: Final = logging.getLogger(__name__)
 _EPISODE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 ResultT = TypeVar("ResultT")
 
@@ -62,15 +59,11 @@ class Episodes:
         telemetry: Telemetry | None = None,
     ) -> None:
         self._telemetry = telemetry or Telemetry()
-        self._budget = budget
         self._store: Store = store or MemoryStore()
-        self._clock = clock or (time.time if self._store.keeps else time.monotonic)
         self._limits = StoreLimits(self._store, budget)
-        self._none_is_idle_until = -math.inf
-        """By the clock: before it no episode can have been idle for too long, so that nobody needs to look."""
-        self.shelf = Shelf(
-            open_environment, budget, self._store, self._clock, self._telemetry, relieve=self.expire_idle
-        )
+        clock = clock or (time.time if self._store.keeps else time.monotonic)
+        self.shelf = Shelf(open_environment, budget, self._store, clock, self._telemetry, relieve=self.expire_idle)
+        self._expiry = Expiry(self.shelf, budget.idle_timeout_s)
 
     @property
     def live_episodes(self) -> int:
@@ -91,6 +84,10 @@ class Episodes:
     def held_tokens(self) -> int:
         """Tokens of the episodes that this process holds."""
         return self.shelf.table.tokens
+
+    def expire_idle(self) -> None:
+        """End the episodes that were idle for too long. Costs nothing while none can be."""
+        self._expiry.expire_idle()
 
     def writing(self) -> Writing | None:
         """A way to write what many calls do together; None where nothing is written."""
@@ -190,7 +187,7 @@ class Episodes:
         """End an episode that this process does not hold."""
         while (standing := self._store.standing(episode_id)) is not None and standing.end is None:
             if self._store.write([Finish(episode_id, standing.place.run, End.CLOSED, time.time())])[0]:
-                self._telemetry.episode_ended(End.CLOSED.value)
+                self.shelf.tell_of_end(episode_id, End.CLOSED)
                 return True
         return False
 
@@ -314,46 +311,6 @@ class Episodes:
     def _count_reports(self, observation: ChatObservation) -> None:
         for report in observation.fidelity:
             self._telemetry.inexact(report.kind.value)
-
-    # -- expiry -----------------------------------------------------------------------------------
-
-    def expire_idle(self) -> None:
-        """End the episodes that were idle for too long. Costs nothing while none can be."""
-        timeout_s = self._budget.idle_timeout_s
-        if not timeout_s or self._clock() <= self._none_is_idle_until:
-            return
-        for episode in self._idle_episodes():
-            if episode.try_acquire():
-                try:
-                    if self.shelf.is_idle(episode) and self.shelf.end(episode, End.EXPIRED):
-                        _LOG.info("episode expired", extra={"episode_id": episode.episode_id})
-                finally:
-                    episode.release()
-        if self._store.keeps:
-            self._expire_in_store(self._clock() - timeout_s)
-
-    def _expire_in_store(self, moment: float) -> None:
-        """End episodes that no process has used for too long, whoever held them."""
-        idle = self._store.idle_since(moment, _EXPIRED_AT_ONCE)
-        finishes = [Finish(episode_id, run, End.EXPIRED, time.time(), moment) for episode_id, run in idle]
-        ended = self._store.write(finishes) if finishes else []
-        for finish, took_place in zip(finishes, ended, strict=True):
-            if took_place:
-                self._telemetry.episode_ended(End.EXPIRED.value)
-                _LOG.info("episode expired", extra={"episode_id": finish.episode_id})
-
-    def _idle_episodes(self) -> list[Episode]:
-        """All that this process holds and that are idle for too long. Notes until when none of the others can be."""
-        now = self._clock()
-        idle, oldest = [], now
-        for episode in self.shelf.table.all():
-            if self.shelf.is_idle(episode):
-                idle.append(episode)
-            else:
-                oldest = min(oldest, episode.last_used)
-        # A call may hold an idle episode just now; it is looked at again with the next that become idle.
-        self._none_is_idle_until = oldest + self._budget.idle_timeout_s
-        return idle
 
 
 def environment_of(episode: Episode) -> ChatEnvironment:

@@ -7,6 +7,7 @@ of the table, held for a few dictionary operations. So no episode waits for the 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from chatenv_server.episodes.table import EpisodeTable
 from chatenv_server.episodes.writing import Writing
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.stores.store import End, Finish, Journal, Store, Touch
+
+_LOG: Final = logging.getLogger(__name__)
 
 _NOTED_SHARE: Final = 1 / 8
 """Of the idle timeout: how late the store may learn that an episode was used by a call that wrote nothing."""
@@ -129,6 +132,8 @@ class Shelf:
             return False
         if episode.environment is None:
             self._bring_in(episode)
+        elif self.store.keeps:
+            self.telemetry.episode_held()
         if self.is_idle(episode):
             if self.end(episode, End.EXPIRED):
                 raise self.not_found(episode.episode_id)
@@ -165,6 +170,12 @@ class Shelf:
             episode.noted_use = now
 
     # -- the store --------------------------------------------------------------------------------
+
+    def look_up(self, episode: Episode) -> None:
+        """Bring an episode in if its store has it; the caller holds the lock, and the episode may be new."""
+        standing = self.store.standing(episode.episode_id)
+        if episode.environment is None and standing is not None and standing.end is None:
+            self._bring_in(episode)
 
     def _bring_in(self, episode: Episode) -> None:
         """Read an episode from the store."""
@@ -220,8 +231,14 @@ class Shelf:
         ended = self.store.write([finish])[0]
         self.drop(episode)
         if ended:
-            self.telemetry.episode_ended(end.value)
+            self.tell_of_end(episode.episode_id, end)
         return ended
+
+    def tell_of_end(self, episode_id: str, end: End) -> None:
+        """Tell those who watch that an episode has ended."""
+        self.telemetry.episode_ended(end.value)
+        if end is End.EXPIRED:
+            _LOG.info("episode expired", extra={"episode_id": episode_id})
 
     def is_idle(self, episode: Episode) -> bool:
         """Whether nobody used an episode for too long, as far as this process knows."""

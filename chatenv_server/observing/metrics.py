@@ -59,6 +59,25 @@ class Metrics(Telemetry):
         )
         for cause in ("closed", "expired"):
             self._ended.labels(cause)
+        self._written = Histogram(
+            "chatenv_store_write_seconds",
+            "Time that the store took to write what calls did, those of a batch together",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._changes = Counter("chatenv_store_changes", "Changes written to the store", registry=registry)
+        self._conflicts = Counter(
+            "chatenv_store_conflicts", "Changes refused because another process was quicker", registry=registry
+        )
+        self._store_errors = Counter("chatenv_store_errors", "Writes that the store did not take", registry=registry)
+        lookups = Counter("chatenv_episode_lookups", "Calls on episodes of a store", ["result"], registry=registry)
+        self._held, self._loaded = lookups.labels("held"), lookups.labels("loaded")
+        self._load = Histogram(
+            "chatenv_episode_load_seconds",
+            "Time to read an episode from the store and make it anew",
+            buckets=SECONDS,
+            registry=registry,
+        )
         ProcessCollector(registry=registry)
 
     def call_ended(self, method: str, code: str, waited_s: float, took_s: float) -> None:
@@ -91,6 +110,28 @@ class Metrics(Telemetry):
         """See `Telemetry`."""
         self._ended.labels(cause).inc()
 
+    def episode_held(self) -> None:
+        """See `Telemetry`."""
+        self._held.inc()
+
+    def episode_loaded(self, seconds: float) -> None:
+        """See `Telemetry`."""
+        self._loaded.inc()
+        self._load.observe(seconds)
+
+    def store_wrote(self, changes: int, seconds: float) -> None:
+        """See `Telemetry`."""
+        self._written.observe(seconds)
+        self._changes.inc(changes)
+
+    def store_conflicted(self) -> None:
+        """See `Telemetry`."""
+        self._conflicts.inc()
+
+    def store_failed(self) -> None:
+        """See `Telemetry`."""
+        self._store_errors.inc()
+
     def watch(self, read: Callable[[], Levels]) -> None:
         """See `Telemetry`."""
         self.registry.register(_Levels(read))
@@ -108,6 +149,8 @@ class _Levels:
         yield GaugeMetricFamily("chatenv_calls", "Calls that are being worked on", levels.calls)
         yield GaugeMetricFamily("chatenv_live_episodes", "Live episodes", levels.episodes)
         yield GaugeMetricFamily("chatenv_live_tokens", "Tokens of all live episodes", levels.tokens)
+        yield GaugeMetricFamily("chatenv_held_episodes", "Episodes held in memory", levels.held_episodes)
+        yield GaugeMetricFamily("chatenv_held_tokens", "Tokens of episodes held in memory", levels.held_tokens)
         yield InfoMetricFamily("chatenv_server", "What serves", {"version": __version__})
 
 

@@ -39,6 +39,9 @@ class Telemetry:
     def episode_ended(self, cause: str) -> None:
         """A live episode is gone: `closed` or `expired`."""
 
+    def episode_held(self) -> None:
+        """A call found its episode in memory, where it might have been in the store alone."""
+
     def episode_loaded(self, seconds: float) -> None:
         """An episode was read from the store and made anew."""
 
@@ -58,12 +61,16 @@ class Telemetry:
 class Levels:
     """What a server holds at one moment."""
 
-    __slots__ = ("calls", "episodes", "tokens")
+    __slots__ = ("calls", "episodes", "held_episodes", "held_tokens", "tokens")
 
-    def __init__(self, *, calls: int, episodes: int, tokens: int) -> None:
+    def __init__(self, *, calls: int, episodes: int, tokens: int, held_episodes: int, held_tokens: int) -> None:
         self.calls = calls
         """Calls that are being worked on."""
         self.episodes = episodes
         """Live episodes."""
         self.tokens = tokens
         """Tokens of all live episodes."""
+        self.held_episodes = held_episodes
+        """Episodes that this process holds in memory."""
+        self.held_tokens = held_tokens
+        """Tokens of those."""

@@ -146,7 +146,13 @@ class RunningServer:
         episodes = backend.episodes
         self._servicer.attach(episodes, backend.describe, backend.encoding_ahead)
         self.observers.telemetry.watch(
-            lambda: Levels(calls=self._gate.in_flight, episodes=episodes.live_episodes, tokens=episodes.live_tokens)
+            lambda: Levels(
+                calls=self._gate.in_flight,
+                episodes=episodes.live_episodes,
+                tokens=episodes.live_tokens,
+                held_episodes=episodes.held_episodes,
+                held_tokens=episodes.held_tokens,
+            )
         )
         self._backend = backend
         self._gate.open()

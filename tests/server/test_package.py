@@ -45,7 +45,7 @@ def test_a_server_serves_in_this_process_until_the_end_of_its_context(address: s
 
 PARTS = (
     *("__main__", "commands", "doctor", "running", "rpc", "episodes", "observing", "settings", "environment"),
-    *("tokenizer_files", "engine", "bounded_cache", "threads"),
+    *("tokenizer_files", "engine", "stores", "bounded_cache", "threads"),
 )
 """The files and folders of the package, from the top down."""
 

@@ -24,9 +24,9 @@ from chatenv_client.health import SERVICE
 from chatenv_client.models import ChatObservation
 from chatenv_client.wire import error_from_status, parse_status
 from chatenv_server.engine import TokenEngine
+from chatenv_server.rpc.answering import _digest
 from chatenv_server.rpc.crew import MAX_OTHER_CALLS
 from chatenv_server.rpc.failures import MAX_MESSAGE_BYTES, status_of
-from chatenv_server.rpc.servicer import _digest
 from chatenv_server.running import healthcheck
 from chatenv_server.running.process import RunningServer, start
 from chatenv_server.settings.settings import Settings

@@ -1,0 +1,70 @@
+"""Ends episodes that nobody has used for too long, wherever they live."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Final
+
+from chatenv_server.episodes.episode import Episode
+from chatenv_server.episodes.shelf import Shelf
+from chatenv_server.stores.store import End, Finish
+
+_EXPIRED_AT_ONCE: Final = 1000
+"""In one transaction of a store. Those left are ended in the next round."""
+
+
+class Expiry:
+    """Ends idle episodes.
+
+    Args:
+        shelf: holds them.
+        timeout_s: seconds without a call after which an episode expires; 0: never.
+    """
+
+    def __init__(self, shelf: Shelf, timeout_s: float) -> None:
+        self._shelf = shelf
+        self._timeout_s = timeout_s
+        self._none_is_idle_until = -math.inf
+        """By the clock: before it no episode can have been idle for too long, so that nobody needs to look."""
+
+    def expire_idle(self) -> None:
+        """End the episodes that were idle for too long. Without a store it costs nothing while none can be."""
+        if not self._timeout_s:
+            return
+        if self._shelf.clock() > self._none_is_idle_until:
+            for episode in self._idle_episodes():
+                self._expire(episode)
+        if self._shelf.store.keeps:
+            self._expire_in_store(self._shelf.clock() - self._timeout_s)
+
+    def _expire(self, episode: Episode) -> None:
+        """End an episode that this process holds, unless a call is at work on it."""
+        if episode.try_acquire():
+            try:
+                if self._shelf.is_idle(episode):
+                    self._shelf.end(episode, End.EXPIRED)
+            finally:
+                episode.release()
+
+    def _expire_in_store(self, moment: float) -> None:
+        """End episodes that no process has used for too long, whoever held them."""
+        idle = self._shelf.store.idle_since(moment, _EXPIRED_AT_ONCE)
+        finishes = [Finish(episode_id, run, End.EXPIRED, time.time(), moment) for episode_id, run in idle]
+        ended = self._shelf.store.write(finishes) if finishes else []
+        for finish, took_place in zip(finishes, ended, strict=True):
+            if took_place:
+                self._shelf.tell_of_end(finish.episode_id, End.EXPIRED)
+
+    def _idle_episodes(self) -> list[Episode]:
+        """All that this process holds and that are idle for too long. Notes until when none of the others can be."""
+        now = self._shelf.clock()
+        idle, oldest = [], now
+        for episode in self._shelf.table.all():
+            if self._shelf.is_idle(episode):
+                idle.append(episode)
+            else:
+                oldest = min(oldest, episode.last_used)
+        # A call may hold an idle episode just now; it is looked at again with the next that become idle.
+        self._none_is_idle_until = oldest + self._timeout_s
+        return idle

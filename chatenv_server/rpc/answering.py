@@ -1,0 +1,115 @@
+"""Answers single Resets and Steps: reads the request, asks the episodes, writes the answer into its place."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.models import ChatObservation
+from chatenv_client.reasons import Reason
+from chatenv_server.episodes.episode import Caller
+from chatenv_server.episodes.episodes import Episodes
+from chatenv_server.episodes.writing import Writing
+from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.rpc.room import AnswerRoom
+
+AnswerOne = Callable[[Any, Any, Caller, AnswerRoom, "Writing | None"], None]
+"""Answers a request into a response, if there is room for it, and has what it did written, now or with others."""
+
+
+class Answering:
+    """Answers Resets and Steps.
+
+    Args:
+        episodes: the episodes.
+        telemetry: told of what was answered.
+        max_text_bytes: of one request.
+    """
+
+    def __init__(self, episodes: Episodes, telemetry: Telemetry, max_text_bytes: int) -> None:
+        self._episodes = episodes
+        self._telemetry = telemetry
+        self._max_text_bytes = max_text_bytes
+
+    def reset(
+        self,
+        request: pb.ResetRequest,
+        response: pb.ResetResponse,
+        caller: Caller,
+        room: AnswerRoom,
+        writing: Writing | None = None,
+    ) -> None:
+        """Start an episode, or start the named one anew."""
+
+        def answer(observation: ChatObservation) -> None:
+            response.Clear()  # it may be called again
+            wire.write_observation(response.observation, observation)
+            room.take(response)
+
+        self.check_text(request.ByteSize() - len(request.metadata_json), "messages")
+        self._episodes.reset(wire.reset_from_proto(request), caller=caller, answer=answer, writing=writing)
+        self._telemetry.answered(0, len(response.observation.tokens))
+
+    def step(
+        self,
+        request: pb.StepRequest,
+        response: pb.StepResponse,
+        caller: Caller,
+        room: AnswerRoom,
+        writing: Writing | None = None,
+    ) -> None:
+        """Append one turn."""
+        if request.messages:
+            self.check_text(request.ByteSize(), "messages")
+        elif request.HasField("message"):
+            self.check_text(request.message.ByteSize(), "message")
+        action = wire.action_from_proto(request)
+        step_index = request.step_index if request.HasField("step_index") else None
+
+        def answer(observation: ChatObservation) -> None:
+            response.Clear()  # it may be called again
+            wire.write_observation(
+                response.observation,
+                observation,
+                known_tokens=request.known_tokens,
+                known_messages=request.known_messages,
+            )
+            room.take(response)
+
+        observation = self._episodes.step(
+            request.episode_id,
+            action,
+            digest=_digest(request),
+            step_index=step_index,
+            caller=caller,
+            answer=answer,
+            writing=writing,
+        )
+        self._telemetry.answered(len(action.tokens), len(observation.stream) - response.observation.tokens_offset)
+
+    def check_text(self, size: int, field: str) -> None:
+        """Raise InvalidRequestError if the texts of a request are longer than the server takes."""
+        if size > self._max_text_bytes:
+            raise InvalidRequestError(
+                f"the messages, tools and prompts of this request take {size} bytes, and this server takes "
+                f"{self._max_text_bytes} at once; send less in one Step, or raise --max-text-bytes",
+                reason=Reason.TEXT_TOO_LONG,
+                field=field,
+            )
+
+
+def _digest(request: pb.StepRequest) -> bytes:
+    """The same for two Steps exactly if they ask the same, whatever their callers hold already."""
+    held = pb.StepRequest(known_tokens=request.known_tokens, known_messages=request.known_messages)
+    if request.HasField("step_index"):
+        held.step_index = request.step_index
+    for field in ("known_tokens", "known_messages", "step_index"):
+        request.ClearField(field)
+    # Equal messages without maps have equal bytes, as long as the same process writes them.
+    asked = request.SerializeToString()
+    request.MergeFrom(held)  # as it was: a copy of the whole would double what long requests hold
+    return hashlib.blake2b(asked, digest_size=16).digest()
