@@ -51,6 +51,8 @@ class RedisStore:
     A store that was opened before a `fork()` must not be used after it: open one in the child.
     """
 
+    keeps = True
+
     def __init__(self, url: str) -> None:
         """Connect to the server at `redis://`, `rediss://`, `unix://`, or of the cluster at `redis+cluster://`.
 
@@ -218,7 +220,7 @@ def _arguments(change: Change) -> list[_Argument]:
         head = ["begin", change.episode_id, change.run, int(change.replaces), *_fields(change.summary)]
         return [*head, len(entries), *entries]
     if isinstance(change, Finish):
-        return ["finish", change.episode_id, change.run, change.end.value, REMEMBERED_S]
+        return ["finish", change.episode_id, change.run, repr(change.unused_since), change.end.value, REMEMBERED_S]
     return ["touch", change.episode_id, change.run, repr(change.last_used)]
 
 

@@ -62,9 +62,9 @@ function make.begin(id, episode, journal)
 end
 
 function make.finish(id, episode, journal)
-    local run, how, remembered = taken(), taken(), taken()
-    local is = redis.call('HMGET', episode, 'run', 'end', 'held_tokens')
-    if is[1] ~= run or is[2] then
+    local run, unused_since, how, remembered = taken(), taken(), taken(), taken()
+    local is = redis.call('HMGET', episode, 'run', 'end', 'held_tokens', 'last_used')
+    if is[1] ~= run or is[2] or tonumber(is[4]) > tonumber(unused_since) then
         return 0
     end
     redis.call('UNLINK', journal)

@@ -50,7 +50,8 @@ class ModelStore:
         if isinstance(change, Append):
             return kept is not None and kept.place == change.follows and self._append(kept, change)
         if isinstance(change, Finish):
-            return kept is not None and kept.run == change.run and self._finish(kept, change)
+            used_since = kept is not None and kept.summary.last_used > change.unused_since
+            return kept is not None and kept.run == change.run and not used_since and self._finish(kept, change)
         if kept is not None and kept.run == change.run:
             later = max(kept.summary.last_used, change.last_used)
             kept.summary = kept.summary._replace(last_used=later)

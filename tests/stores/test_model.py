@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import hypothesis.strategies as st
@@ -30,7 +31,7 @@ SUMMARIES = st.builds(
 )
 BEGINS = st.builds(Begin, IDS, RUNS, st.lists(ENTRIES, max_size=4), SUMMARIES, st.booleans())
 APPENDS = st.builds(Append, IDS, st.builds(Place, RUNS, st.integers(0, 5)), ENTRIES, SUMMARIES)
-FINISHES = st.builds(Finish, IDS, RUNS, st.sampled_from(End), MOMENTS)
+FINISHES = st.builds(Finish, IDS, RUNS, st.sampled_from(End), MOMENTS, st.just(math.inf) | MOMENTS)
 TOUCHES = st.builds(Touch, IDS, RUNS, MOMENTS)
 
 
