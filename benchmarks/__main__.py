@@ -7,14 +7,14 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks import bars, growth, keeping_up, memory, report, segments, servers, templates, throughput
+from benchmarks import bars, growth, keeping_up, memory, report, segments, servers, stores, templates, throughput
 from benchmarks.memory import Amount
 from benchmarks.plot import write_plot
 from benchmarks.report import Run
 from benchmarks.throughput import Scale
 from benchmarks.work import CONFORMANCE, Subject, subjects
 
-SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory", "segments")
+SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory", "segments", "stores")
 
 
 def main() -> None:
@@ -89,6 +89,11 @@ def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_pro
         run.memory[name] = memory.measure(subject, amount, load_process)
         report.print_memory(name, run.memory[name])
         run.bars += bars.of_memory(name, run.memory[name])
+    if "stores" in arguments.only:
+        turns, rounds = (1, 1) if quick else (4, arguments.rounds)
+        run.stores[name] = stores.measure(subject, turns, rounds, load_process)
+        report.print_stores(name, run.stores[name])
+        run.bars += bars.of_stores(name, run.stores[name])
 
 
 def _write(run: Run, folder: Path) -> None:

@@ -6,16 +6,22 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks import keeping_up, segments
+from benchmarks import keeping_up, segments, stores
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure, ratio
 from benchmarks.memory import EPISODE_TOKENS
 from benchmarks.segments import Segments
+from benchmarks.stores import Stores
 from benchmarks.templates import Measured
 from benchmarks.turns import PLAIN, WITH_TOOLS
 
 _PEER = {128: 8, 1024: 12}
 """By sampled tokens a turn: how many times the peer's Steps."""
+_OF_MEMORY = {
+    "sqlite": dict(zip(stores.WAYS, (0.6, 0.75, 0.6), strict=True)),
+    "redis": dict(zip(stores.WAYS, (0.5, 0.6, 0.5), strict=True)),
+}
+"""By store and way: the least share of the memory store's rate."""
 CHEAP = 0.8
 """Of transformers' time: what a turn may take under two thirds of all templates."""
 
@@ -138,4 +144,20 @@ def of_memory(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
     }
     return [
         Bar(subject, what, limit, unit, False, figures[name].rounds) for name, (what, limit, unit) in limits.items()
+    ]
+
+
+def of_stores(subject: str, measured: Stores) -> list[Bar]:
+    """Bars on what a store costs."""
+    rates = [
+        Bar(subject, f"{store}: {way}, against memory", limit, "x", True, measured.ratios(store, way))
+        for store, ways in _OF_MEMORY.items()
+        if store in measured.rates
+        for way, limit in ways.items()
+    ]
+    return [
+        *rates,
+        Bar(subject, "bytes of an entry, by what they may be", 1.0, "x", False, [max(measured.written)]),
+        Bar(subject, "reload of 100 turns and 20,000 tokens", 20, "ms", False, measured.reload.rounds),
+        Bar(subject, "a late Step with its entry, against an early one", 1.1, "x", False, measured.growth),
     ]

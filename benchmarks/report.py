@@ -19,6 +19,7 @@ from benchmarks.bars import CHEAP, Bar
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure
 from benchmarks.segments import Segments
+from benchmarks.stores import Stores
 from benchmarks.templates import SHORTCUT, Measured
 from benchmarks.turns import KINDS
 
@@ -35,6 +36,7 @@ class Run:
     growth: dict[str, Growth] = field(default_factory=dict)
     memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
     segments: dict[str, Segments] = field(default_factory=dict)
+    stores: dict[str, Stores] = field(default_factory=dict)
     templates: list[Measured] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -74,6 +76,14 @@ def print_segments(subject: str, measured: Segments) -> None:
     print(f"\n{subject}, segments [ms of processor time]")
     for one in measured.begun:
         _print_figures({f"{one.tokens:,} tokens: {each.name}": each for each in (one.ours, one.render, one.encoding)})
+
+
+def print_stores(subject: str, measured: Stores) -> None:
+    """One block of the table."""
+    print(f"\n{subject}, episodes in a store [steps/s]")
+    for store, figures in measured.rates.items():
+        _print_figures({f"{store}: {way}": figure for way, figure in figures.items()})
+    _print_figures({"reload of 100 turns and 20,000 tokens, ms": measured.reload})
 
 
 def print_template(one: Measured) -> None:
@@ -143,6 +153,7 @@ def write_json(run: Run, file: Path) -> None:
         "keeping_up_steps_per_second": {subject: _rounds(figures) for subject, figures in run.keeping_up.items()},
         "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
         "segments": {subject: dataclasses.asdict(measured) for subject, measured in run.segments.items()},
+        "stores": {subject: dataclasses.asdict(measured) for subject, measured in run.stores.items()},
         "memory": {subject: _rounds(figures) for subject, figures in run.memory.items()},
         "templates_microseconds_per_turn": [_of_template(one) for one in run.templates],
         "bars": [{**dataclasses.asdict(bar), "median": bar.median, "is_met": bar.is_met} for bar in run.bars],

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +38,10 @@ class Server:
 
 
 @contextmanager
-def chatenv(tokenizer: str, cores: Collection[int] = ()) -> Iterator[Server]:
-    """`chatenv-server` with its defaults; on the given cores alone, if any are given."""
-    arguments = ["-m", "chatenv_server", "--listen", "127.0.0.1:0", "--tokenizer", tokenizer, "--log-format", "json"]
-    with _process(arguments, "stderr", cores) as (line, server_of):
+def chatenv(tokenizer: str, cores: Collection[int] = (), arguments: Sequence[str] = ()) -> Iterator[Server]:
+    """`chatenv-server` with its defaults and more arguments; on the given cores alone, if any are given."""
+    usual = ["-m", "chatenv_server", "--listen", "127.0.0.1:0", "--tokenizer", tokenizer, "--log-format", "json"]
+    with _process([*usual, *arguments], "stderr", cores) as (line, server_of):
         yield server_of(json.loads(line)["addresses"])
 
 

@@ -17,7 +17,7 @@ from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.requests import Parser
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.rpc.waiting import Sweeper
-from chatenv_server.rpc.workers import BATCH_WORKERS, UNARY_WORKERS, Workers
+from chatenv_server.rpc.workers import BATCH_WORKERS, STORE_WORKERS, UNARY_WORKERS, Workers
 
 MAX_OTHER_CALLS: Final = 8
 """Calls at once to reflection, the one service that is neither ours nor health. Its idle streams could otherwise take
@@ -67,6 +67,7 @@ class Crew:
         max_bytes: of all requests and answers under way.
         max_request_bytes: of each request.
         has_transform: whether steps wait for something, and so each call is to have a thread.
+        has_store: whether they are written to a store before they are answered.
         tasks: for its `Sweeper`.
     """
 
@@ -78,6 +79,7 @@ class Crew:
         max_bytes: int,
         max_request_bytes: int,
         has_transform: bool,
+        has_store: bool = False,
         tasks: Sequence[Callable[[], None]] = (),
     ) -> None:
         self.traffic = Traffic(max_bytes)
@@ -97,7 +99,8 @@ class Crew:
             return Workers(most, most, at_once=True)
 
         # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/server-model.md.
-        self.unary = ours(patient(max_calls) if has_transform else Workers(max_calls, UNARY_WORKERS))
+        few = STORE_WORKERS if has_store else UNARY_WORKERS
+        self.unary = ours(patient(max_calls) if has_transform else Workers(max_calls, few))
         self.batches = self.unary if has_transform else ours(Workers(max_calls, BATCH_WORKERS))
         self._streams = Part(patient(max_calls), self.traffic, None, gate, False, max_request_bytes)
         self._others = Part(patient(MAX_OTHER_CALLS), self.traffic, None, others, False, max_request_bytes)

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 UNARY_WORKERS: Final = 3
 """Threads that wait for calls that are no batches."""
+STORE_WORKERS: Final = 24
+"""The same where a store keeps what they do: so many are written together, while each waits for that."""
 BATCH_WORKERS: Final = 1
 """Threads that wait for batches. Two that work at once take turns, and both answers are late."""
 STUCK_S: Final = 0.02

@@ -106,6 +106,7 @@ class RunningServer:
             max_bytes=settings.max_bytes_in_flight,
             max_request_bytes=settings.max_message_bytes,
             has_transform=has_transform,
+            has_store=settings.store != "memory",
             tasks=[] if token is None else [token.refresh],
         )
         failures = FailureLog(self.observers.telemetry)
