@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chatenv_client.errors import EpisodeDoneError, InvalidRequestError, TemplateRejectedError
+from chatenv_client.errors import EpisodeDoneError, InvalidRequestError, TemplateRejectedError, TransformError
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -98,6 +98,7 @@ class ChatEnvironment:
         Raises:
             InvalidRequestError: an option is wrong; the episode before is untouched.
             TemplateRejectedError: the template cannot render the opening messages; the episode before is untouched.
+            TransformError: `state_dict` of the transform raised; the episode before is untouched.
             TypeError: there is no such option.
         """
         asked = self._options.overridden_by(options)
@@ -159,6 +160,7 @@ class ChatEnvironment:
             observation = episode.observation(appended.change)
             if self._transform is not None:
                 episode.end_as(self._transform.outcome(observation))
+            outcome = self._outcome(episode, observation)
             if answer is not None:
                 answer(observation)
         except TemplateRejectedError as error:
@@ -167,7 +169,7 @@ class ChatEnvironment:
         except BaseException:
             self._take_back(episode, moment)
             raise
-        episode.book(appended, self._outcome(episode, observation))
+        episode.book(appended, outcome)
         return observation
 
     def _outcome(self, episode: EpisodeRecord, observation: ChatObservation) -> Outcome:
@@ -178,14 +180,14 @@ class ChatEnvironment:
             observation.reward,
             episode.progress.terminated,
             episode.progress.truncated,
-            None if observation.metadata == own else observation.metadata,
+            None if _is_same_json(observation.metadata, own) else observation.metadata,
             self._transform.state(),
         )
 
     def _take_back(self, episode: EpisodeRecord, moment: Moment) -> None:
         episode.take_back(moment)
         if self._transform is not None:
-            self._transform.load_state(moment.transform_state)
+            self._transform.take_back(moment.transform_state)
 
     def _live(self) -> EpisodeRecord:
         episode = self._episode or self._current()
@@ -225,15 +227,24 @@ class ChatEnvironment:
         Raises:
             TokenizerMismatchError: another tokenizer, chat template or token-id limit wrote it.
             InvalidRequestError: it cannot be read, or is cut off or altered.
+            TransformError: `load_state_dict` of the transform raised.
+            In every case the environment is as it was.
         """
         told = parsed(snapshot) if isinstance(snapshot, bytes) else snapshot
         episode, observation = restored(
             self.engine, told, keeps_texts=self._transform is not None, keeps_journal=self._keeps_journal
         )
         if self._transform is not None:
-            self._transform.load_state(episode.journal.newest.outcome.transform_state)
+            self._load_state(self._transform, episode)
         self._episode = episode
         return observation
+
+    def _load_state(self, transform: TransformGuard, episode: EpisodeRecord) -> None:
+        try:
+            transform.load_state(_state_of(episode))
+        except TransformError:
+            transform.take_back(None if self._episode is None else _state_of(self._episode))
+            raise
 
     def fork(self, at_step: int | None = None, *, episode_id: str | None = None) -> ChatEnvironment:
         """A new environment whose episode shares this one's past, up to a step or until now, and goes its own way.
@@ -243,6 +254,7 @@ class ChatEnvironment:
 
         Raises:
             InvalidRequestError: there is no episode, or no such step.
+            TransformError: a transform that keeps state cannot be copied.
         """
         snapshot = self.snapshot(at_step)
         snapshot.forked_from.episode_id = snapshot.episode_id
@@ -342,6 +354,14 @@ class ChatEnvironment:
     def done(self) -> bool:
         """Whether the episode is over."""
         return self._episode is not None and self._episode.is_over
+
+
+def _state_of(episode: EpisodeRecord) -> Mapping[str, Any] | None:
+    return episode.moment.transform_state
+
+
+def _is_same_json(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    return left == right and repr(left) == repr(right)  # 1 equals True, and JSON tells them apart
 
 
 def _guarded(transform: Transform | TransformGuard | None) -> TransformGuard | None:

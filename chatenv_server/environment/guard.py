@@ -5,19 +5,20 @@ All of that happens inside the step, so the environment takes the step back when
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from chatenv_client.errors import InvalidRequestError, TransformError, TransformTimeoutError
+from chatenv_client.errors import ChatEnvError, InvalidRequestError, TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation
 from chatenv_client.reasons import Reason
-from chatenv_client.wire.json_fields import dump_json
+from chatenv_client.wire.json_fields import dump_json, load_object
 from chatenv_server.environment.transforms import Transform
 from chatenv_server.threads import start_thread
 
@@ -34,6 +35,8 @@ class TransformGuard:
         self._timeout_s = timeout_s
         """Seconds a call may take; 0: any."""
         self._running: _Running | None = None
+        self._owed: Mapping[str, Any] | None = None
+        """State that it has to be given before it is called again."""
         self._keeps_state = all(callable(getattr(transform, name, None)) for name in ("state_dict", "load_state_dict"))
 
     def outcome(self, observation: ChatObservation) -> ChatObservation:
@@ -46,7 +49,7 @@ class TransformGuard:
             TransformTimeoutError: it takes too long.
             TransformError: it raises, which is then the cause, or sets what no observation can hold.
         """
-        result = self._called(copy.copy(observation))
+        result = self._called("the transform", self._transform, copy.copy(observation))
         if not isinstance(result, ChatObservation):
             raise _failure(f"the transform returned {type(result).__name__}, not an observation")
         try:
@@ -63,53 +66,83 @@ class TransformGuard:
     # -- state that the transform keeps -----------------------------------------------------------
 
     def state(self) -> dict[str, Any] | None:
-        """What `state_dict` of the transform gives; None: it has no such method.
+        """What `state_dict` of the transform gives, as JSON has it; None: it has no such method.
 
         Raises:
+            TransformTimeoutError: it takes too long.
             TransformError: it raises, or gives what is no JSON object.
         """
         if not self._keeps_state:
             return None
+        state = self._called("state_dict of the transform", self._transform.state_dict)  # type: ignore[attr-defined]
+        if not isinstance(state, Mapping):
+            raise _failure(f"state_dict of the transform returned {type(state).__name__}, not a mapping")
         try:
-            state = self._transform.state_dict()  # type: ignore[attr-defined]
-            dump_json(state, "state_dict", Reason.BAD_METADATA)
-        except Exception as error:
-            raise _failure("state_dict of the transform raised, or gave what is no JSON object") from error
-        return copy.deepcopy(dict(state))
+            text = dump_json(dict(state), "state_dict", Reason.BAD_METADATA)
+            return load_object(text, "state_dict", Reason.BAD_METADATA)
+        except InvalidRequestError as error:
+            raise _failure(f"state_dict of the transform returned what is not JSON ({error.message})") from error
 
     def load_state(self, state: Mapping[str, Any] | None) -> None:
         """Give the transform its state back. None: it kept none.
 
         Raises:
+            TransformTimeoutError: it takes too long.
             TransformError: `load_state_dict` raises.
         """
-        if not self._keeps_state or state is None:
-            return
-        try:
-            self._transform.load_state_dict(copy.deepcopy(dict(state)))  # type: ignore[attr-defined]
-        except Exception as error:
-            raise _failure("load_state_dict of the transform raised") from error
+        if self._keeps_state and state is not None:
+            self._owed = state
+            self._make_ready()
+
+    def take_back(self, state: Mapping[str, Any] | None) -> None:
+        """Give the transform its state back after a step that failed, at the latest before it is called again."""
+        self._owed = state if self._keeps_state else None
+        if self._running is None:  # else it goes on, and would change what it is given
+            with contextlib.suppress(ChatEnvError):
+                self._make_ready()
 
     def copied(self) -> TransformGuard:
-        """A guard of the same transform, or of a copy where it keeps state."""
-        return TransformGuard(copy.deepcopy(self._transform) if self._keeps_state else self._transform, self._timeout_s)
+        """A guard of the same transform, or of a copy where it keeps state.
 
-    def _called(self, observation: ChatObservation) -> Any:
+        Raises:
+            TransformError: it cannot be copied.
+        """
+        if not self._keeps_state:
+            return TransformGuard(self._transform, self._timeout_s)
+        return TransformGuard(self._called("a copy of the transform", copy.deepcopy, self._transform), self._timeout_s)
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def _called(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the transform or a method of it, once it is where it should be."""
+        self._make_ready()
+        return self._returned(what, function, *arguments)
+
+    def _make_ready(self) -> None:
+        """Wait for a call that overran, then give the transform the state that it is owed."""
+        if self._running is not None:
+            self._wait_for(self._running)
+            self._running = None
+        if self._owed is not None:
+            state = copy.deepcopy(dict(self._owed))
+            load = self._transform.load_state_dict  # type: ignore[attr-defined]
+            self._returned("load_state_dict of the transform", load, state)
+            self._owed = None
+
+    def _returned(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         if not self._timeout_s:
             try:
-                return self._transform(observation)
+                return function(*arguments)
             except BaseException as error:
                 if _is_the_users(error):
                     raise
-                raise _failure("the transform raised") from error
-        if self._running is not None:
-            self._wait_for(self._running)
-        self._running = running = _Running(self._transform, observation)
+                raise _failure(f"{what} raised") from error
+        self._running = running = _Running(partial(function, *arguments))
         self._wait_for(running)
         self._running = None
         if (raised := running.raised) is not None:
             running.raised = None  # its frames hold this one
-            raise _failure("the transform raised") from raised
+            raise _failure(f"{what} raised") from raised
         return running.result
 
     def _wait_for(self, running: _Running) -> None:
@@ -127,15 +160,15 @@ class _Running:
         ServerBusyError: the machine gives no thread for it.
     """
 
-    def __init__(self, transform: Transform, observation: ChatObservation) -> None:
+    def __init__(self, call: Callable[[], Any]) -> None:
         self.ended = threading.Event()
         self.result: Any = None
         self.raised: BaseException | None = None
-        start_thread(partial(self._run, transform, observation), "transform")
+        start_thread(partial(self._run, call), "transform")
 
-    def _run(self, transform: Transform, observation: ChatObservation) -> None:
+    def _run(self, call: Callable[[], Any]) -> None:
         try:
-            self.result = transform(observation)
+            self.result = call()
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             self.raised = error
         finally:

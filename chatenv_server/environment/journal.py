@@ -6,12 +6,11 @@ earlier ones are looked up in the log when somebody asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from chatenv_client.models import FidelityReport, Message, Origin, StopReason, Turn
+from chatenv_client.models import FidelityReport, Message, Origin, Segment, StopReason, Turn
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array
-from chatenv_server.engine import EpisodeLog
 from chatenv_server.engine.continuations import Continuation
 from chatenv_server.engine.conversation import NO_NOTES, SpanNotes
 
@@ -53,6 +52,8 @@ class Entry(NamedTuple):
     """How the stream went on with messages; None: it brought tokens."""
     shared: int = 0
     """Leading tokens of the new tail that the stream before had in that place."""
+    more: Int32Array | None = None
+    """(n,) int32, the tokens after those; None: the tail of `then` has them."""
     sampled: Sampled | None = None
     """None: it brought messages."""
     reports: tuple[FidelityReport, ...] = ()
@@ -60,6 +61,13 @@ class Entry(NamedTuple):
     read: Message | None = None
     """The message that was read from sampled tokens, where it is more than their text."""
     outcome: Outcome = NO_OUTCOME
+
+    @property
+    def new_tokens(self) -> Int32Array:
+        """(n,) int32, what the new tail has after the tokens that it shares."""
+        if self.more is not None or self.then is None:
+            return EMPTY_TOKENS if self.more is None else self.more
+        return self.then.tail.tokens[self.shared :]
 
 
 _PLAIN_SPAN: Final = Entry(sampled=Sampled())
@@ -90,31 +98,31 @@ class Journal:
             self._entries[-1] = _without_copies(self._entries[-1], is_committed=entry.sampled is not None)
         self._entries.append(entry)
 
-    def cut(self, length: int) -> None:
-        """Forget all entries from `length` on."""
-        del self._entries[length:]
-
     @property
     def newest(self) -> Entry:
         """The newest entry, whole."""
         return self._entries[-1]
 
-    def first(self, count: int, log: EpisodeLog) -> Iterator[Entry]:
-        """The first `count` entries, with what the log holds of them."""
-        spans = {span.turn.step: span for span in _spans(log)}
+    def first(self, count: int, segments: Sequence[Segment]) -> Iterator[Entry]:
+        """The first `count` entries, with what the segments of the log hold of them.
+
+        Raises:
+            RuntimeError: they are kept by somebody else.
+        """
+        if not self._keeps:
+            raise RuntimeError("the environment was made with keeps_journal=False, and holds no journal to look into")
+        spans = {span.turn.step: span for span in _spans(segments)}
         for step, entry in enumerate(self._entries[:count]):
             if entry.sampled is not None:
                 yield _with_span(entry, entry.sampled, spans[step])
-            elif entry.then is not None and step + 1 in spans:
-                yield _with_tail(entry, entry.then, spans[step + 1].tail)
-            elif entry.then is not None and step + 1 == len(self._entries):
-                yield _with_tail(entry, entry.then, log.head.tail.tokens)
+            elif step + 1 in spans:
+                yield entry._replace(more=spans[step + 1].tail[entry.shared :])
             else:
                 yield entry
 
 
 def _without_copies(entry: Entry, *, is_committed: bool) -> Entry:
-    """An entry without what the log holds: a span, and the tail that one has committed."""
+    """An entry without what the log holds: a span, and of a tail what it shares or a span has committed."""
     then, sampled = entry.then, entry.sampled
     if sampled is not None:
         tells = sampled.message or sampled.notes.columns or entry.reports or entry.read
@@ -124,10 +132,9 @@ def _without_copies(entry: Entry, *, is_committed: bool) -> Entry:
         return entry._replace(sampled=Sampled(notes=notes, message=sampled.message))
     if then is None:
         return entry
-    tail = then.tail._replace(opening=None)
-    if is_committed:
-        tail = tail._replace(tokens=EMPTY_TOKENS)
-    return entry._replace(then=then._replace(tail=tail, kept=None if then.kept is None else ()))
+    more = EMPTY_TOKENS if is_committed else entry.new_tokens.copy()
+    tail = then.tail._replace(tokens=EMPTY_TOKENS, opening=None)
+    return entry._replace(then=then._replace(tail=tail, kept=None if then.kept is None else ()), more=more)
 
 
 class _Span(NamedTuple):
@@ -140,8 +147,8 @@ class _Span(NamedTuple):
     """(n,) int32, what the template wrote before it."""
 
 
-def _spans(log: EpisodeLog) -> Iterator[_Span]:
-    for segment in log.segments():
+def _spans(segments: Sequence[Segment]) -> Iterator[_Span]:
+    for segment in segments:
         tail = EMPTY_TOKENS
         for turn in segment.turns:
             tokens = segment.tokens[turn.start : turn.stop]
@@ -149,10 +156,6 @@ def _spans(log: EpisodeLog) -> Iterator[_Span]:
                 logprobs = segment.logprobs[turn.start : turn.stop] if turn.has_logprobs else None
                 yield _Span(turn, tokens, logprobs, tail)
             tail = tokens if turn.origin is Origin.TEMPLATE else EMPTY_TOKENS
-
-
-def _with_tail(entry: Entry, then: Continuation, tokens: Int32Array) -> Entry:
-    return entry._replace(then=then._replace(tail=then.tail._replace(tokens=tokens)))
 
 
 def _with_span(entry: Entry, sampled: Sampled, span: _Span) -> Entry:

@@ -41,8 +41,6 @@ class Moment(NamedTuple):
 
     head: Head
     progress: Progress
-    entries: int
-    """Of its journal."""
     transform_state: Mapping[str, Any] | None
     """What its transform kept, where it keeps anything."""
 
@@ -84,13 +82,12 @@ class EpisodeRecord:
     @property
     def moment(self) -> Moment:
         """Where the episode is now, for `take_back`."""
-        return Moment(self.log.head, self.progress, len(self.journal), self.journal.newest.outcome.transform_state)
+        return Moment(self.log.head, self.progress, self.journal.newest.outcome.transform_state)
 
     def take_back(self, moment: Moment) -> None:
-        """Forget everything since `moment`."""
-        head, self.progress, entries, _ = moment
+        """Forget a step that is not booked yet."""
+        head, self.progress, _ = moment
         self.log.go_back_to(head)
-        self.journal.cut(entries)
 
     def open(self, transform_state: Mapping[str, Any] | None = None) -> Change:
         """Append the opening messages. The episode is truncated if it is at a limit already.
@@ -122,13 +119,19 @@ class EpisodeRecord:
             messages = [own_message(message) for message in action.messages]
             appended = Appended(self.log.append_messages(messages, step, action.replace_from))
         else:
-            sampled = self._sampled(action)
+            sampled = self.sampled(action)
             change = self.log.append_sampled(*sampled, step=step)
             appended = Appended(change, sampled._replace(stop_reason=self.log.stop_reason))
         self.progress = Progress(step, truncated=self._is_at_limit(step))
         return appended
 
-    def _sampled(self, action: ChatAction) -> Sampled:
+    def sampled(self, action: ChatAction) -> Sampled:
+        """The span of an action, as a log takes it.
+
+        Raises:
+            PromptMismatchError: it was sampled from another prompt.
+            InvalidRequestError: its columns do not fit the segment.
+        """
         log = self.log
         if action.prompt_fingerprint and action.prompt_fingerprint != log.fingerprint():
             raise PromptMismatchError(
@@ -159,7 +162,7 @@ class EpisodeRecord:
         if sampled is None:
             self.journal.add(Entry(change.then, change.shared, outcome=outcome))
         else:
-            self.journal.add(Entry(None, 0, sampled, change.reports, change.read, outcome))
+            self.journal.add(Entry(sampled=sampled, reports=change.reports, read=change.read, outcome=outcome))
 
     def write_again(self, entry: Entry, step: int) -> ChatObservation:
         """Do what an entry did that was written before, as that step; 0 is the opening. What the step showed."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._version import __version__
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ResetOptions
 from chatenv_client.reasons import Reason
-from chatenv_client.tokens import pack_logprobs, pack_tokens
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, fingerprint_of, pack_logprobs, pack_tokens
 from chatenv_client.wire.columns import column_rows_to_proto
 from chatenv_client.wire.enums import STOP_REASON
 from chatenv_client.wire.json_fields import dump_json
@@ -68,7 +70,7 @@ def write_entry(encoded: pb.EpisodeEntry, entry: Entry, *, is_opening: bool = Fa
         _write_span(encoded.sampled, entry.sampled, entry)
         encoded.fidelity.extend(map(wire.fidelity_to_proto, entry.reports))
     elif entry.then is not None:
-        _write_tail(encoded.went_on, entry.then, entry.shared, () if is_opening else entry.then.messages)
+        _write_tail(encoded.went_on, entry, entry.then, () if is_opening else entry.then.messages)
     outcome = entry.outcome
     if outcome.reward is not None:
         encoded.reward = outcome.reward
@@ -98,14 +100,14 @@ def _write_span(encoded: pb.SampledSpan, sampled: Sampled, entry: Entry) -> None
     encoded.message_was_given = sampled.message is not None
 
 
-def _write_tail(encoded: pb.WrittenTail, then: Continuation, shared: int, messages: Sequence[Any]) -> None:
+def _write_tail(encoded: pb.WrittenTail, entry: Entry, then: Continuation, messages: Sequence[Any]) -> None:
     tail = then.tail
     encoded.first_message = then.first
     for message in messages:
         write_message(encoded.messages.add(), message)
     encoded.begins_segment = then.kept is not None
-    encoded.shared_tokens = shared
-    pack_tokens(encoded, tail.tokens[shared:])
+    encoded.shared_tokens = entry.shared
+    pack_tokens(encoded, entry.new_tokens)
     encoded.generation_prompt_length = tail.generation_prompt_length
     encoded.message_starts.extend(tail.message_starts)
     encoded.fidelity.extend(map(wire.fidelity_to_proto, tail.reports))
@@ -127,14 +129,37 @@ def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None 
     steps = record.progress.step_count
     check_step(at_step, steps)
     snapshot = new_snapshot(engine, record)
-    for step, entry in enumerate(record.journal.first((steps if at_step is None else at_step) + 1, record.log)):
+    last = steps if at_step is None else at_step
+    segments = record.log.segments()
+    entries = list(record.journal.first(last + 1, segments))
+    for step, entry in enumerate(entries):
         encoded = snapshot.entries.add()
         if step == 0:
             write_opening(encoded, record)
         write_entry(encoded, entry, is_opening=step == 0)
-    if at_step in (None, steps):
-        snapshot.entries[-1].prompt_fingerprint = record.log.fingerprint()
+    for sealed in segments[:-1]:
+        if (step := sealed.turns[-1].step) < last:
+            snapshot.entries[step].prompt_fingerprint = fingerprint_of(sealed.tokens)
+    snapshot.entries[-1].prompt_fingerprint = (
+        record.log.fingerprint() if last == steps else fingerprint_of(_stream_after(entries))
+    )
     return snapshot
+
+
+def _stream_after(entries: Sequence[Entry]) -> Int32Array:
+    """(T,) int32, the stream of an episode that has these entries."""
+    committed: list[Int32Array] = []
+    tail = EMPTY_TOKENS
+    for entry in entries:
+        if entry.sampled is not None:
+            committed += (tail, entry.sampled.tokens)
+            tail = EMPTY_TOKENS
+        elif entry.then is not None:
+            before = tail
+            if entry.then.kept is not None:
+                before, committed = np.concatenate([*committed, tail]), []
+            tail = np.concatenate([before[: entry.shared], entry.new_tokens])
+    return np.concatenate([*committed, tail])
 
 
 def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> bytes:
