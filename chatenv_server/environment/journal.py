@@ -87,9 +87,6 @@ class Journal:
         self._keeps = keeps
         self._entries: list[Entry] = []
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def add(self, entry: Entry) -> None:
         """Add the newest entry."""
         if not self._keeps:

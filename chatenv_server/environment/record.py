@@ -155,7 +155,7 @@ class EpisodeRecord:
         )
 
     def book(self, appended: Appended, outcome: Outcome) -> None:
-        """Book what a step came to, once nothing can take it back any more but its store."""
+        """Book what a step came to, once nothing can take it back any more."""
         change, sampled = appended
         if outcome.reward is not None:
             self.log.add_reward(outcome.reward, of_messages=sampled is None)

@@ -137,9 +137,9 @@ def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None 
         if step == 0:
             write_opening(encoded, record)
         write_entry(encoded, entry, is_opening=step == 0)
-    for sealed in segments[:-1]:
-        if (step := sealed.turns[-1].step) < last:
-            snapshot.entries[step].prompt_fingerprint = fingerprint_of(sealed.tokens)
+    begun = sum(entry.then is not None and entry.then.kept is not None for entry in entries)
+    for sealed in segments[:begun]:
+        snapshot.entries[sealed.turns[-1].step].prompt_fingerprint = fingerprint_of(sealed.tokens)
     snapshot.entries[-1].prompt_fingerprint = (
         record.log.fingerprint() if last == steps else fingerprint_of(_stream_after(entries))
     )

@@ -1,0 +1,107 @@
+"""An episode that was taken elsewhere is the same episode: laws of snapshot, restore and fork, on every tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from chatenv_server import ChatEnvironment
+from tests.engine.episodes import Plan
+from tests.engine.generated_templates import Traits, loaded, source_of, traits
+from tests.engine.subjects import Subject
+from tests.engine.test_laws import law
+from tests.environment.taken_elsewhere import (
+    Counting,
+    begun,
+    episodes,
+    observed,
+    pieces,
+    plain_twin,
+    shown,
+    snapshot_bytes,
+    take,
+)
+
+
+def _begun(subject: Subject, plan: Plan, *, transformed: bool) -> ChatEnvironment:
+    env = begun(subject, plan, transformed=transformed)
+    assume(env is not None)
+    assert env is not None
+    return env
+
+
+def _restored(env: ChatEnvironment, *, transformed: bool = False) -> ChatEnvironment:
+    other = ChatEnvironment(env.engine, transform=Counting() if transformed else None)
+    other.restore(env.snapshot().SerializeToString())
+    return other
+
+
+def check_forks(subject: Subject, plan: Plan, *, transformed: bool) -> None:
+    env = _begun(subject, plan, transformed=transformed)
+    past: list[Any] = [(shown(env), snapshot_bytes(env))]
+    for step in plan.steps:
+        answer = take(env, subject, step)
+        if isinstance(answer, str):
+            assert snapshot_bytes(env) == past[-1][1], "a refused step left something behind"
+        else:
+            past.append((shown(env), snapshot_bytes(env)))
+    for at_step, (expected, snapshot) in enumerate(past):
+        assert snapshot_bytes(env, at_step) == snapshot
+        fork = env.fork(at_step)
+        assert shown(fork) == expected
+        assert snapshot_bytes(fork) == snapshot
+        assert fork.state.forked_from == ("e", at_step)
+
+
+def check_going_on(subject: Subject, plan: Plan, at: int, *, transformed: bool) -> None:
+    env = _begun(subject, plan, transformed=transformed)
+    for step in plan.steps[:at]:
+        take(env, subject, step)
+    others = [env.fork(), _restored(env, transformed=transformed)]
+    for step in plan.steps[at:]:
+        answer = take(env, subject, step)
+        for other in others:
+            assert take(other, subject, step) == answer
+            assert shown(other) == shown(env)
+            assert snapshot_bytes(other) == snapshot_bytes(env)
+
+
+@law(episodes(), st.booleans(), st.booleans())
+def test_a_fork_is_what_the_episode_was_after_that_step(
+    subject: Subject, plan: Plan, transformed: bool, plain: bool
+) -> None:
+    check_forks(plain_twin(subject) if plain else subject, plan, transformed=transformed)
+
+
+@law(episodes(), st.integers(0, 6), st.booleans(), st.booleans())
+def test_original_fork_and_restored_go_on_alike(
+    subject: Subject, plan: Plan, at: int, transformed: bool, plain: bool
+) -> None:
+    check_going_on(plain_twin(subject) if plain else subject, plan, at, transformed=transformed)
+
+
+@given(traits, episodes(), st.integers(0, 6))
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+def test_so_it_is_on_templates_that_nobody_thought_of(template: Traits, plan: Plan, at: int) -> None:
+    try:
+        engine, tokenizer = loaded(source_of(template))
+    except ValueError:
+        assume(False)
+    check_going_on(Subject("generated", tokenizer, engine), plan, at, transformed=False)
+    check_forks(Subject("generated", tokenizer, engine), plan, transformed=False)
+
+
+@law(episodes(), st.booleans())
+def test_a_restored_episode_gives_the_snapshot_that_it_came_from(
+    subject: Subject, plan: Plan, transformed: bool
+) -> None:
+    env = _begun(subject, plan, transformed=transformed)
+    answers = [step for step in (take(env, subject, step) for step in plan.steps) if not isinstance(step, str)]
+    snapshot = env.snapshot().SerializeToString(deterministic=True)
+    other = ChatEnvironment(subject.engine, transform=Counting() if transformed else None)
+    answer = observed(other.restore(snapshot))
+    assert other.snapshot().SerializeToString(deterministic=True) == snapshot
+    assert not answers or answer == answers[-1]
+    assert b"".join(piece.SerializeToString() for piece in pieces(env)) == env.snapshot().SerializeToString()
