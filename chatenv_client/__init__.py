@@ -7,6 +7,7 @@ Public is what `__all__` names; all else in this package is private, and may cha
 
 from __future__ import annotations
 
+from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client._version import __version__
 from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_options
@@ -51,6 +52,7 @@ from chatenv_client.models import (
     ChatState,
     Column,
     ControlTokenPolicy,
+    EpisodeSummary,
     FidelityKind,
     FidelityReport,
     ForkOrigin,
@@ -98,6 +100,8 @@ __all__ = [
     "EpisodeExpiredError",
     "EpisodeLimitError",
     "EpisodeNotFoundError",
+    "EpisodeSnapshot",
+    "EpisodeSummary",
     "EpisodeUnknownError",
     "FidelityKind",
     "FidelityReport",

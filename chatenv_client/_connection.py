@@ -6,6 +6,8 @@ channel is opened, a call is awaited and a channel is closed. Neither knows anyt
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractContextManager,
@@ -16,7 +18,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import grpc
 import grpc.aio
@@ -27,11 +29,33 @@ from chatenv_client.errors import ChatEnvError
 from chatenv_client.fork import ProcessGuard
 from chatenv_client.stub import stub_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
 
 FAREWELL_S: Final = 2.0
 """Seconds that telling the server of the end may take where a `with` block raised: with Ctrl-C, say, since the server
 hangs."""
+
+
+class _Users:
+    """Counts the connections that share a channel: the last one closes it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 1
+
+    def join(self) -> None:
+        """One more."""
+        with self._lock:
+            self._count += 1
+
+    def leave(self) -> bool:
+        """One less; whether it was the last."""
+        with self._lock:
+            self._count -= 1
+            return self._count == 0
 
 
 class BaseConnection(Generic[ChannelT]):
@@ -40,6 +64,7 @@ class BaseConnection(Generic[ChannelT]):
     def __init__(self, channel: ChannelT, defaults: CallDefaults) -> None:
         self.channel: ChannelT = channel
         self.is_closed = False
+        self._users = _Users()
         self._stub = stub_of(channel)
         self._defaults = defaults
         self._guard = ProcessGuard()
@@ -53,6 +78,19 @@ class BaseConnection(Generic[ChannelT]):
         if self.is_closed:
             raise RuntimeError("this client is closed; open another one")
         self._guard.check()
+
+    def shared(self, near: str | None = None) -> Self:
+        """One more connection on the same channel, which the last of them closes.
+
+        Args:
+            near: an episode. With affinity, all calls of the new connection go to the server that has it.
+        """
+        self.check()
+        self._users.join()
+        other = copy.copy(self)
+        if near is not None:
+            other._defaults = self._defaults.near(near)
+        return other
 
     def _begin(self, call: Call[Any], timeout_s: float | None) -> Any:
         """Make a call; gRPC's answer, or what is to be awaited for it."""
@@ -79,7 +117,7 @@ class Connection(BaseConnection[grpc.Channel]):
             ValueError: the target is a URL of another kind, or an option was given along with a ready channel.
         """
         self.at_close = ExitStack()
-        """What is done when the connection is closed, the last first."""
+        """What is done when the last connection on the channel is closed, the last first."""
         if isinstance(target, str):
             channel = open_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
             self.at_close.callback(channel.close)
@@ -112,7 +150,8 @@ class Connection(BaseConnection[grpc.Channel]):
             yield
         finally:
             self.is_closed = True
-            self.at_close.close()
+            if self._users.leave():
+                self.at_close.close()
 
 
 class AsyncConnection(BaseConnection[grpc.aio.Channel]):
@@ -152,7 +191,8 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             yield
         finally:
             self.is_closed = True
-            await self._at_close.aclose()
+            if self._users.leave():
+                await self._at_close.aclose()
 
 
 def yielding_to(error: BaseException | None) -> AbstractContextManager[None]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
 from chatenv_client._connection import FAREWELL_S, AsyncConnection, yielding_to
+from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.models import (
     Action,
     AuditReport,
     ChatAction,
+    ChatObservation,
     ChatState,
+    EpisodeSummary,
     Rendered,
     ResetOptions,
     ServerInfo,
@@ -56,10 +59,33 @@ class AsyncChatEnv:
         )
         self._session = Session()
 
+    @classmethod
+    async def from_snapshot(
+        cls,
+        target: str | grpc.aio.Channel,
+        snapshot: EpisodeSnapshot | bytes,
+        *,
+        episode_id: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """As in `ChatEnv`."""
+        env = cls(target, **options)
+        try:
+            await env.import_episode(snapshot, episode_id)
+        except BaseException:
+            await env.close()
+            raise
+        return env
+
     @property
     def episode_id(self) -> str | None:
         """As in `ChatEnv`."""
         return self._session.episode_id
+
+    @property
+    def observation(self) -> ChatObservation:
+        """As in `ChatEnv`."""
+        return self._session.observation
 
     async def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> StepResult:
         """As in `ChatEnv`."""
@@ -101,6 +127,50 @@ class AsyncChatEnv:
     async def audit(self, *, timeout_s: float | None = None) -> AuditReport:
         """As in `ChatEnv`."""
         return await self._connection.make(self._session.audit(), timeout_s)
+
+    async def fork(
+        self,
+        n: int = 1,
+        *,
+        episode_ids: Sequence[str] | None = None,
+        at_step: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[AsyncChatEnv]:
+        """As in `ChatEnv`."""
+        forking = self._session.fork(n, episode_ids, at_step)
+        sessions = await self._connection.make(forking, timeout_s)
+        return [self._beside(session) for session in sessions]
+
+    def _beside(self, session: Session) -> AsyncChatEnv:
+        """A client of a fork of this one's episode."""
+        env = AsyncChatEnv.__new__(AsyncChatEnv)
+        env._connection, env._session = self._connection.shared(near=self.episode_id), session
+        return env
+
+    async def export(self, *, timeout_s: float | None = None) -> EpisodeSnapshot:
+        """As in `ChatEnv`."""
+        return await self._connection.make(self._session.export(), timeout_s)
+
+    async def import_episode(
+        self, snapshot: EpisodeSnapshot | bytes, episode_id: str | None = None, *, timeout_s: float | None = None
+    ) -> StepResult:
+        """As in `ChatEnv`."""
+        taking_up = self._session.take_up(snapshot, episode_id)
+        if (call := self._session.close(unless=taking_up.request.episode_id)) is not None:
+            await self._connection.make(call, timeout_s)
+        return await self._connection.make(taking_up, timeout_s)
+
+    async def episodes(
+        self, prefix: str = "", *, page_size: int = 0, timeout_s: float | None = None
+    ) -> AsyncIterator[EpisodeSummary]:
+        """As in `ChatEnv`; to be read with `async for`."""
+        token = ""
+        while True:
+            page = await self._connection.make(self._session.page(prefix, page_size, token), timeout_s)
+            for episode in page.episodes:
+                yield episode
+            if not (token := page.next_token):
+                return
 
     async def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """As in `ChatEnv`."""

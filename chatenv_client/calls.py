@@ -89,6 +89,10 @@ class CallDefaults:
         """The same, with one header for all calls: they go to one server, whatever their episode."""
         return CallDefaults(self.timeout_s, (*self.metadata, (AFFINITY_HEADER, key)))
 
+    def near(self, episode_id: str) -> CallDefaults:
+        """The same; with affinity, all calls go to the server of an episode."""
+        return self.sticking_to(quote(episode_id, safe="")) if self.affinity else self
+
     def keywords(self, request: Any, timeout_s: float | None) -> CallKeywords:
         """Keywords for one call."""
         metadata = self.metadata

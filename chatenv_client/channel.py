@@ -31,9 +31,9 @@ _LATEST_RECONNECT_MS: Final = 1_000
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["ChatEnvService"]
 
 _EVERY_CALL: Final = [method.name for method in _SERVICE.methods if not method.client_streaming]
-"""What gRPC may retry for our clients, which make every unary call idempotent: Reset names its episode, Step carries
-step_index."""
-_NO_RESETS: Final = [name for name in _EVERY_CALL if name not in ("Reset", "BatchReset")]
+"""What gRPC may retry for our clients, which make every unary call idempotent: Reset and ForkEpisode name their
+episodes, Step carries step_index."""
+_NO_OPENINGS: Final = [name for name in _EVERY_CALL if name not in ("Reset", "BatchReset", "ForkEpisode")]
 """What it may retry for whoever builds the requests."""
 
 # Backoffs of 0.1, 0.2, 0.4 and 0.8 s, each jittered by gRPC, span the restart of a proxy and not more.
@@ -146,10 +146,10 @@ def channel_options(
 ) -> list[tuple[str, int | str]]:
     """Options of a channel to a chatenv server, for callers who open their own; arguments as in `open_channel`.
 
-    On such a channel gRPC retries all unary calls but Reset and BatchReset: a Reset that names no episode would leave
-    one that nobody knows if only its answer was lost.
+    On such a channel gRPC retries all unary calls but Reset, BatchReset and ForkEpisode: where such a call names no
+    episode and only its answer was lost, a retry would leave an episode that nobody knows.
     """
-    return _options(max_message_bytes, affinity=affinity, retries=_NO_RESETS)
+    return _options(max_message_bytes, affinity=affinity, retries=_NO_OPENINGS)
 
 
 def _options(max_message_bytes: int, *, affinity: bool, retries: Sequence[str]) -> list[tuple[str, int | str]]:

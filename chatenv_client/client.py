@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
+from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
+from chatenv_client.copying import CopyingClient
 from chatenv_client.docker import ContainerOptions, ServerContainer
 from chatenv_client.models import (
     Action,
     AuditReport,
     ChatAction,
+    ChatObservation,
     ChatState,
     Rendered,
     ResetOptions,
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class ChatEnv:
+class ChatEnv(CopyingClient):
     """One episode on a chatenv server, as a context manager.
 
         with ChatEnv("localhost:50051") as env:
@@ -108,10 +111,44 @@ class ChatEnv:
         client._connection.at_close.callback(server.remove)
         return client
 
+    @classmethod
+    def from_snapshot(
+        cls,
+        target: str | grpc.Channel,
+        snapshot: EpisodeSnapshot | bytes,
+        *,
+        episode_id: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """A client that goes on with an exported episode, from its `observation`; see `import_episode`.
+
+        Args:
+            target: as for `ChatEnv`.
+            snapshot: what `export` gave, or its bytes.
+            episode_id: the id that it gets; None: its own.
+            **options: as for `ChatEnv`.
+        """
+        env = cls(target, **options)
+        try:
+            env.import_episode(snapshot, episode_id)
+        except BaseException:
+            env.close()
+            raise
+        return env
+
     @property
     def episode_id(self) -> str | None:
         """The live episode; None before reset and after close."""
         return self._session.episode_id
+
+    @property
+    def observation(self) -> ChatObservation:
+        """What the last call showed, or the fork or import that made the episode.
+
+        Raises:
+            RuntimeError: there is no episode yet.
+        """
+        return self._session.observation
 
     def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> StepResult:
         """Start an episode; the one before it is closed. Keywords: see `ResetOptions`.

@@ -7,6 +7,9 @@ tail alone at first.
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 
 from chatenv_client.errors import ProtocolError
@@ -24,7 +27,10 @@ class Mirror:
         """Steps taken since Reset; -1 before the answer to Reset."""
         self.prompt_fingerprint = ""
         """Of the whole stream."""
-        self._seed = seed
+        self.shown = ChatObservation()
+        """What the last answer showed."""
+        self.seed = seed
+        """As given at reset."""
         self._segment = 0
         self._frozen = GrowingArray(np.int32)
         self._frozen_fingerprint = Fingerprint()
@@ -48,6 +54,30 @@ class Mirror:
         mirror.step_count = state.step_count
         mirror.prompt_fingerprint = mirror._frozen_fingerprint.with_tail(mirror._tail)
         mirror._check_fingerprint(mirror.prompt_fingerprint, state.prompt_fingerprint)
+        return mirror
+
+    @classmethod
+    def of_copy(cls, delta: ObservationDelta, episode_id: str, step_count: int, seed: int | None) -> Mirror:
+        """The mirror of an episode that a fork or an import made, as its answer shows it whole.
+
+        Raises:
+            ProtocolError: the answer is about another step or another episode, or is not whole.
+        """
+        observation, tokens, messages = delta
+        if observation.held_tokens or observation.held_messages:
+            raise ProtocolError("the answer does not show the whole episode; update the older of client and server")
+        if observation.step_count != step_count or observation.episode_id not in ("", episode_id):
+            raise ProtocolError(
+                f"the answer is step {observation.step_count} of episode {observation.episode_id!r}, not step "
+                f"{step_count} of {episode_id!r}; update the older of client and server"
+            )
+        mirror = cls(episode_id, seed)
+        # Where the last sampled token stands, the answer does not say: all is tail until somebody samples.
+        mirror._tail, mirror._messages, mirror._segment = tokens, list(messages), observation.segment
+        mirror.step_count = step_count
+        mirror.prompt_fingerprint = fingerprint_of(tokens)
+        mirror._check_fingerprint(mirror.prompt_fingerprint, observation.prompt_fingerprint)
+        mirror._show(replace(observation, episode_id=episode_id, metadata=deepcopy(observation.metadata)))
         return mirror
 
     @property
@@ -87,10 +117,14 @@ class Mirror:
             self._go_on(observation, tokens, sampled)
         self._replace_messages(kept, observation.held_messages, messages, given)
         self.step_count = observation.step_count
+        return self._show(observation)
 
+    def _show(self, observation: ChatObservation) -> ChatObservation:
+        """Let an observation show the whole episode."""
         observation.stream = TokenSnapshot(self._frozen.view(), self._tail)
         observation.conversation = MessageSnapshot(self._messages, len(self._messages))
-        observation.seed = self._seed
+        observation.seed = self.seed
+        self.shown = observation
         return observation
 
     def _go_on(self, observation: ChatObservation, tokens: Int32Array, sampled: Int32Array) -> None:
@@ -122,18 +156,17 @@ class Mirror:
     def observation(self, state: ChatState) -> ChatObservation:
         """What the last step of an episode showed, as far as its state tells."""
         last = [turn for turn in state.turns if turn.step == state.step_count > 0]
-        return ChatObservation(
-            episode_id=self.episode_id,
-            step_count=self.step_count,
-            stream=TokenSnapshot(self._frozen.view(), self._tail),
-            conversation=MessageSnapshot(self._messages, len(self._messages)),
-            reward=last[-1].reward if last else None,
-            terminated=state.terminated,
-            truncated=state.truncated,
-            generation_prompt_length=state.generation_prompt_length,
-            prompt_fingerprint=self.prompt_fingerprint,
-            seed=self._seed,
-            segment=self._segment,
+        return self._show(
+            ChatObservation(
+                episode_id=self.episode_id,
+                step_count=self.step_count,
+                reward=last[-1].reward if last else None,
+                terminated=state.terminated,
+                truncated=state.truncated,
+                generation_prompt_length=state.generation_prompt_length,
+                prompt_fingerprint=self.prompt_fingerprint,
+                segment=self._segment,
+            )
         )
 
     def _check_order(self, answered: ChatObservation, most_messages: int) -> None:

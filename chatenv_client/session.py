@@ -47,11 +47,29 @@ class Session:
         self._next_id = uuid.uuid4().hex
         """For the next Reset that names no episode. The same until one is answered: where only the answer was lost, the
         next starts that episode anew, and leaves none behind that nobody knows."""
+        self._unanswered_forks: dict[tuple[str, int], str] = {}
+        """How the ids of forks begin that were not answered yet, by episode and step: for the same reason."""
+
+    @classmethod
+    def of_mirror(cls, mirror: Mirror) -> Session:
+        """The session of an episode that was made for it."""
+        session = cls()
+        session._mirror, session._owns = mirror, True
+        return session
 
     @property
     def episode_id(self) -> str | None:
         """The live episode; None before reset and after the end."""
         return None if self._mirror is None else self._mirror.episode_id
+
+    @property
+    def observation(self) -> ChatObservation:
+        """What the last answer showed.
+
+        Raises:
+            RuntimeError: there is no episode yet.
+        """
+        return self._live().shown
 
     def reset(self, options: ResetOptions) -> Call[StepResult]:
         """Start an episode, under an id of its own when `options` names none."""
@@ -64,7 +82,7 @@ class Session:
             self._mirror, self._owns = mirror, True
             if episode_id == self._next_id:
                 self._next_id = uuid.uuid4().hex
-            return _result(observation)
+            return result_of(observation)
 
         return Call("Reset", request, receive)
 
@@ -111,9 +129,92 @@ class Session:
             if self.episode_id != episode_id:
                 self._owns = False
             self._mirror = mirror
-            return _result(observation)
+            return result_of(observation)
 
         return Call("GetState", pb.GetStateRequest(episode_id=episode_id), receive)
+
+    def fork(self, n: int, episode_ids: Sequence[str] | None, at_step: int | None) -> Call[list[Session]]:
+        """Make episodes that share this one's past up to a step, or as this session knows it; a session for each.
+
+        Raises:
+            ValueError: `n` or `episode_ids` asks for no episode.
+            InvalidRequestError: there is no such step.
+        """
+        mirror = self._live()
+        step = mirror.step_count if at_step is None else at_step
+        key = (mirror.episode_id, step)
+        ids = self._fork_ids(key, n, episode_ids)
+
+        def receive(response: pb.ForkEpisodeResponse) -> list[Session]:
+            if list(response.fork_ids) != ids:
+                what = "the answer names other forks than were asked for; update the older of client and server"
+                raise ProtocolError(what)
+            delta = wire.observation_from_proto(response.observation)
+            mirrors = [Mirror.of_copy(delta, fork_id, step, mirror.seed) for fork_id in ids]
+            if step == mirror.step_count and delta.observation.prompt_fingerprint != mirror.prompt_fingerprint:
+                raise ProtocolError(f"the forks are of another stream than {mirror.episode_id!r} has; call resume()")
+            self._unanswered_forks.pop(key, None)
+            return list(map(Session.of_mirror, mirrors))
+
+        return Call("ForkEpisode", wire.fork_to_proto(mirror.episode_id, ids, step), receive)
+
+    def _fork_ids(self, key: tuple[str, int], n: int, episode_ids: Sequence[str] | None) -> list[str]:
+        if isinstance(episode_ids, str) or (episode_ids is not None and n not in (1, len(episode_ids))):
+            raise ValueError("episode_ids has one id for each fork; give n, or the ids")
+        if (n if episode_ids is None else len(episode_ids)) < 1:
+            raise ValueError("a fork makes at least one episode")
+        if episode_ids is not None:
+            return list(episode_ids)
+        begin = self._unanswered_forks.setdefault(key, uuid.uuid4().hex)
+        return [f"{begin}.{number}" for number in range(n)]
+
+    def export(self) -> Call[pb.EpisodeSnapshot]:
+        """Read the whole episode, to take it elsewhere."""
+        episode_id = self._live().episode_id
+
+        def receive(response: pb.ExportEpisodeResponse) -> pb.EpisodeSnapshot:
+            _check_episode(response.snapshot.episode_id, episode_id)
+            return response.snapshot
+
+        return Call("ExportEpisode", pb.ExportEpisodeRequest(episode_id=episode_id), receive)
+
+    def take_up(self, snapshot: pb.EpisodeSnapshot | bytes, episode_id: str | None) -> Call[StepResult]:
+        """Make an exported episode live, under its own id or another one. This session owns it.
+
+        Raises:
+            InvalidRequestError: the bytes are no snapshot.
+        """
+        told = wire.snapshot_of_bytes(snapshot) if isinstance(snapshot, bytes) else snapshot
+        name = episode_id or told.episode_id
+        steps = len(told.entries) - 1
+
+        def receive(response: pb.ImportEpisodeResponse) -> StepResult:
+            opened = told.entries[0].opened if told.entries else pb.ResetRequest()
+            seed = opened.seed if opened.HasField("seed") else None
+            mirror = Mirror.of_copy(wire.observation_from_proto(response.observation), name, steps, seed)
+            if told.entries[-1].prompt_fingerprint not in ("", mirror.prompt_fingerprint):
+                raise ProtocolError(f"episode {name!r} has another stream than its snapshot; update the older side")
+            self._mirror, self._owns = mirror, True
+            return result_of(mirror.shown)
+
+        return Call("ImportEpisode", pb.ImportEpisodeRequest(snapshot=told, episode_id=name), receive)
+
+    def page(self, prefix: str, page_size: int, token: str) -> Call[wire.Page]:
+        """Ask for a page of the live episodes.
+
+        Raises:
+            InvalidRequestError: there is no page of that size.
+        """
+
+        def receive(response: pb.ListEpisodesResponse) -> wire.Page:
+            page = wire.page_from_proto(response)
+            if any(not each.episode_id.startswith(prefix) for each in page.episodes):
+                raise ProtocolError(f"the list has episodes whose id does not begin with {prefix!r}")
+            if page.next_token and page.next_token == token:
+                raise ProtocolError("the list has no end: a page names itself as the next one")
+            return page
+
+        return Call("ListEpisodes", wire.page_to_proto(prefix, page_size, token), receive)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> Call[Rendered]:
         """Ask what messages would add now."""
@@ -187,8 +288,9 @@ def _take_step(
     replace_from: int | None,
     response: pb.StepResponse,
 ) -> StepResult:
-    return _result(mirror.absorb(wire.observation_from_proto(response.observation), sampled, given, replace_from))
+    return result_of(mirror.absorb(wire.observation_from_proto(response.observation), sampled, given, replace_from))
 
 
-def _result(observation: ChatObservation) -> StepResult:
+def result_of(observation: ChatObservation) -> StepResult:
+    """What a client answers with."""
     return StepResult(observation, observation.reward, observation.done)

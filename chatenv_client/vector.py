@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from chatenv_client.batch import Part, Round
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import Action, Limits, ResetOptions, StepResult, Trajectory
+from chatenv_client.models import Action, ChatObservation, Limits, ResetOptions, StepResult, Trajectory
 from chatenv_client.vector_session import VectorSession
 
 if TYPE_CHECKING:
@@ -83,6 +84,15 @@ class VectorChatEnv:
         """Of the live episodes, in order; None before reset and after close."""
         return [session.episode_id for session in self._session.sessions]
 
+    @property
+    def observations(self) -> list[ChatObservation]:
+        """What each episode showed last, in order.
+
+        Raises:
+            RuntimeError: not every episode was started.
+        """
+        return [session.observation for session in self._session.sessions]
+
     def reset(
         self,
         episodes: Sequence[ResetOptions] | None = None,
@@ -136,6 +146,35 @@ class VectorChatEnv:
         reading = self._make(self._session.trajectories(), timeout_s)
         reading.check()
         return [trajectory for trajectory in reading.results if trajectory is not None]
+
+    def fork_groups(self, n: int, *, timeout_s: float | None = None) -> VectorChatEnv:
+        """Let each episode become a group of `n` that share its past and go their own way from there.
+
+        For group-relative training: start one episode for each prompt, and fork each into its group. The episodes of
+        this client stay as they are; the new client owns the forks. Episode `i` becomes those from `i * n` to
+        `(i + 1) * n - 1`; their `observations` are what to sample from.
+
+        Args:
+            n: episodes of each group.
+            timeout_s: deadline of each call.
+
+        Raises:
+            RuntimeError: not every episode was started.
+            ValueError: a group has no episode.
+            BatchError: some episodes could not be forked; there are no forks then.
+            ChatEnvError: no answer came.
+        """
+        forking = self._make(self._session.fork_groups(n), timeout_s)
+        groups = VectorChatEnv.__new__(VectorChatEnv)
+        groups._connection, groups._limits, groups._ends_by = self._connection.shared(), self._limits, None
+        groups._session = self._session.of_forks(forking.results)
+        try:
+            forking.check()
+        except ChatEnvError:
+            with suppress(ChatEnvError):
+                groups.close(timeout_s=timeout_s)
+            raise
+        return groups
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """End all episodes, and close the channel if it was opened here. Closing twice is fine.

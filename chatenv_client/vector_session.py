@@ -9,7 +9,7 @@ from typing import Any
 from chatenv_client.batch import Round
 from chatenv_client.calls import Call
 from chatenv_client.models import Action, ResetOptions, ServerInfo, StepResult, Trajectory, as_action
-from chatenv_client.session import Session
+from chatenv_client.session import Session, result_of
 
 
 class VectorSession:
@@ -83,6 +83,28 @@ class VectorSession:
             reading.ask(index, session.trajectory)
         return reading
 
+    def fork_groups(self, n: int) -> Round[list[Session]]:
+        """Fork each episode into a group of its own.
+
+        Raises:
+            RuntimeError: not every episode was started.
+        """
+        self._all_shown()
+        forking: Round[list[Session]] = self._round()
+        for index, session in enumerate(self.sessions):
+            forking.ask(index, partial(session.fork, n, None, None))
+        return forking
+
+    def of_forks(self, groups: Sequence[Sequence[Session] | None]) -> VectorSession:
+        """The session of all forks, group after group; of those that were made, where some were not."""
+        made = [(index, session) for index, group in enumerate(groups) for session in group or ()]
+        forked = VectorSession(max(1, len(made)), autoreset=self._autoreset)
+        if made:
+            forked.sessions = [session for _, session in made]
+            forked._options = [_of_own_id(self._options[index]) for index, _ in made]
+            forked._shown = [result_of(session.observation) for session in forked.sessions]
+        return forked
+
     def server_info(self) -> Call[ServerInfo]:
         """Ask what the server is."""
         return self.sessions[0].server_info()
@@ -115,3 +137,8 @@ class VectorSession:
     def _check_length(self, given: Sized, what: str) -> None:
         if len(given) != len(self.sessions):
             raise ValueError(f"there are {len(given)} {what} for {len(self.sessions)} episodes")
+
+
+def _of_own_id(options: ResetOptions) -> ResetOptions:
+    """The options for another episode than the one that they name."""
+    return {**options, "episode_id": None}

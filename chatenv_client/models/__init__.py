@@ -13,6 +13,7 @@ from chatenv_client.models.messages import Message, MessageSnapshot, ToolCall, i
 from chatenv_client.models.observation import ChatObservation, Rendered, StepResult
 from chatenv_client.models.reset_options import ControlTokenPolicy, HistoryPolicy, ResetOptions
 from chatenv_client.models.server_info import Limits, ServerInfo, SpecialToken
+from chatenv_client.models.summary import EpisodeSummary
 from chatenv_client.models.trajectory import (
     Origin,
     Sample,
@@ -34,6 +35,7 @@ __all__ = [
     "Column",
     "ColumnRows",
     "ControlTokenPolicy",
+    "EpisodeSummary",
     "FidelityKind",
     "FidelityReport",
     "ForkOrigin",

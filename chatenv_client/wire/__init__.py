@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chatenv_client.wire.copies import Page, fork_to_proto, page_from_proto, page_to_proto, snapshot_of_bytes
 from chatenv_client.wire.episodes import (
     audit_from_proto,
     audit_to_proto,
@@ -41,6 +42,7 @@ from chatenv_client.wire.server_info import info_from_proto, info_to_proto
 
 __all__ = [
     "ObservationDelta",
+    "Page",
     "action_from_proto",
     "audit_from_proto",
     "audit_to_proto",
@@ -49,6 +51,7 @@ __all__ = [
     "error_to_status",
     "fidelity_from_proto",
     "fidelity_to_proto",
+    "fork_to_proto",
     "info_from_proto",
     "info_to_proto",
     "lone_texts",
@@ -56,6 +59,8 @@ __all__ = [
     "message_to_proto",
     "messages_from_proto",
     "observation_from_proto",
+    "page_from_proto",
+    "page_to_proto",
     "parse_status",
     "render_from_proto",
     "render_to_proto",
@@ -63,6 +68,7 @@ __all__ = [
     "rendered_to_proto",
     "reset_from_proto",
     "reset_to_proto",
+    "snapshot_of_bytes",
     "state_from_proto",
     "state_to_proto",
     "trajectory_from_proto",

@@ -186,11 +186,11 @@ def test_a_server_that_was_started_anew_does_not_know_the_episode(serving: Servi
         env.step(HELLO)
 
 
-def test_the_options_for_other_peoples_requests_retry_all_but_the_stream_and_resets() -> None:
+def test_the_options_for_other_peoples_requests_retry_all_but_the_stream_and_openings() -> None:
     (config,) = (json.loads(str(value)) for key, value in channel_options() if key == "grpc.service_config")
     (policy,) = config["methodConfig"]
     methods = pb.DESCRIPTOR.services_by_name["ChatEnvService"].methods
-    not_retried = {"StreamSteps", "Reset", "BatchReset"}
+    not_retried = {"StreamSteps", "Reset", "BatchReset", "ForkEpisode"}
     assert {entry["method"] for entry in policy["name"]} == {method.name for method in methods} - not_retried
     assert policy["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
 
