@@ -78,9 +78,11 @@ class Reason(str, enum.Enum):
     BAD_AT_STEP = "BAD_AT_STEP"
     """`at_step` is beyond the episode's last step. Give 0 to `step_count`, or leave it out for now."""
     BAD_COUNT = "BAD_COUNT"
-    """A fork makes no episode, or more than a batch may hold, or its ids are not as many as `count`. Ask for fewer."""
+    """A fork makes more episodes than a batch may hold, or its ids are not as many as `count`, or name one twice. Ask
+    for fewer, each under an id of its own."""
     BAD_PAGE = "BAD_PAGE"
-    """`page_token` is none that this server gave, or the page size is too large. Begin without one."""
+    """`page_token` is none that this server gave, or the page size is beyond 1,000. Begin without a token, and take
+    smaller pages."""
     NO_EPISODE = "NO_EPISODE"
     """In-process: there was no reset yet. Call `reset`."""
     MALFORMED_REQUEST = "MALFORMED_REQUEST"

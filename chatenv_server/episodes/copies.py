@@ -88,7 +88,7 @@ class Copies:
         snapshot.forked_from.CopyFrom(pb.ForkOrigin(**origin._asdict()))
 
         def is_same(there: ChatEnvironment, _: ChatEnvironment) -> bool:
-            return there.forked_from == origin
+            return there.forked_from == origin and there.step_count == origin.at_step
 
         made: list[str] = []
         try:
@@ -137,11 +137,15 @@ class Copies:
             episode = self._shelf.open_place(episode_id, caller)
             try:
                 self._shelf.look_up(episode)
-                if (there := episode.environment) is not None:
+                there = episode.environment
+                if there is not None and self._shelf.is_outdated(episode, None):
+                    self._shelf.drop(episode)  # another process has worked on it, or ended it
+                elif there is not None:
                     begun = False
                     _check_alike(episode_id, alike=is_same(there, environment))
                 elif self._begin(episode, environment, snapshot):
                     begun = True
+                    episode.segment = observation.segment
                     if digest := snapshot.entries[-1].request_digest:
                         episode.answer = Answer(digest, observation)
             finally:
@@ -163,6 +167,7 @@ class Copies:
         self._shelf.table.reserve(environment.held_tokens)
         episode.begin(environment, place, created)
         self._shelf.table.account(episode, reserved=environment.held_tokens)
+        self._shelf.telemetry.episode_started()
         return True
 
     # -- lists ------------------------------------------------------------------------------------
@@ -174,35 +179,29 @@ class Copies:
             InvalidRequestError: there is no such page.
         """
         if limit > MAX_PAGE:
-            raise _no_page(f"a page has at most {MAX_PAGE} episodes, not {limit}")
+            raise _no_page(f"a page has at most {MAX_PAGE} episodes, not {limit}", "page_size")
         try:
             if self._store.keeps:
                 return self._store.listed(prefix, after, limit)
             return self._held(prefix, after, limit)
         except ValueError as error:
-            raise _no_page("page_token is none that this server gave") from error
+            raise _no_page("page_token is none that this server gave", "page_token") from error
 
     def _held(self, prefix: str, after: str, limit: int) -> tuple[Sequence[Listed], str]:
         """A page of the episodes that this process holds. Raises ValueError where there is no such page."""
-        age = self._shelf.clock() - time.time()
-        last = _place_after(after)
         here = [
-            (episode.last_used - age, episode)
+            (-episode.last_used, episode.episode_id, episode, environment)
             for episode in self._shelf.table.all()
-            if episode.episode_id.startswith(prefix)
+            if episode.episode_id.startswith(prefix) and (environment := episode.environment) is not None
         ]
-        here = sorted(
-            (one for one in here if (-one[0], one[1].episode_id) > last), key=lambda one: (-one[0], one[1].episode_id)
-        )
-        page: list[Listed] = []
-        for last_used, episode in here[: limit + 1]:
-            environment = episode.environment
-            if environment is not None:
-                summary = summary_of(environment, episode.created)._replace(last_used=last_used)
-                page.append(Listed(episode.episode_id, summary))
-        more = len(here) > limit
-        page = page[:limit]
-        return page, f"{page[-1].summary.last_used!r} {page[-1].episode_id}" if more and page else ""
+        last = _place_after(after)
+        here = sorted((one for one in here if one[:2] > last), key=lambda one: one[:2])
+        age = self._shelf.clock() - time.time()
+        page = [
+            Listed(episode_id, summary_of(environment, episode.created)._replace(last_used=-unused - age))
+            for unused, episode_id, episode, environment in here[:limit]
+        ]
+        return page, f"{-here[limit - 1][0]!r} {page[-1].episode_id}" if len(here) > limit else ""
 
 
 def _check_alike(episode_id: str, *, alike: bool) -> None:
@@ -237,5 +236,5 @@ def _place_after(after: str) -> tuple[float, str]:
     return (-float(last_used), episode_id)
 
 
-def _no_page(what: str) -> InvalidRequestError:
-    return InvalidRequestError(what, reason=Reason.BAD_PAGE, field="page_token")
+def _no_page(what: str, field: str) -> InvalidRequestError:
+    return InvalidRequestError(what, reason=Reason.BAD_PAGE, field=field)

@@ -142,10 +142,14 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
                 reason=Reason.BAD_COUNT,
                 field="count",
             )
+        if len(set(request.fork_ids)) < len(request.fork_ids):
+            what = "fork_ids names one episode twice; give each fork an id of its own"
+            raise InvalidRequestError(what, reason=Reason.BAD_COUNT, field="fork_ids")
         response = pb.ForkEpisodeResponse()
         at_step = request.at_step if request.HasField("at_step") else None
         answer = partial(self._write_whole, response)
-        response.fork_ids.extend(self._copies.fork(request.episode_id, ids, at_step, caller=context, answer=answer))
+        made = self._copies.fork(request.episode_id, ids, at_step, caller=context, answer=answer)
+        response.fork_ids.extend(made)
         response.observation.episode_id = ""
         return response
 
@@ -176,6 +180,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         response = pb.ListEpisodesResponse(next_page_token=after)
         for episode_id, summary in listed:
             response.episodes.append(summary_to_proto(episode_id, summary))
+        self._room().take(response)
         return response
 
     def BatchReset(self, request: pb.BatchResetRequest, context: grpc.ServicerContext) -> pb.BatchResetResponse:
