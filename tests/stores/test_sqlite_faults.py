@@ -89,6 +89,17 @@ def test_writes_that_wait_for_a_lock_are_committed_together(path: Path) -> None:
     store.close()
 
 
+def test_writes_that_wait_for_a_lock_in_vain_fail_together(store: SqliteStore, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as other, ThreadPoolExecutor(8) as threads:
+        other.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        for outcome in [threads.submit(store.write, [begin(f"e{number}")]) for number in range(8)]:
+            with pytest.raises(StoreUnavailableError, match="locked"):
+                outcome.result()
+        assert time.monotonic() - started < 4 * 0.3  # not one after another
+    assert store.totals() == Totals(0, 0)
+
+
 def test_a_full_disk_fails_the_write_and_leaves_all_as_it_was(store: SqliteStore, path: Path) -> None:
     store.write([begin("a", b"0", held=1)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
