@@ -10,7 +10,10 @@ from chatenv_server.stores.redis_client import REDIS_SCHEMES
 from chatenv_server.stores.sqlite import SqliteStore
 from chatenv_server.stores.store import Store
 
-KINDS: Final = "memory, sqlite:///PATH (with ?synchronous=FULL to survive the machine), redis://HOST:PORT/DB"
+KINDS: Final = (
+    "memory, sqlite:///PATH (?synchronous=FULL: survives the machine, too), redis://HOST:PORT/DB, rediss://,"
+    " redis+cluster://HOST:PORT, rediss+cluster://, unix:///PATH"
+)
 """What a URL may be, for a person."""
 
 

@@ -38,7 +38,7 @@ CLUSTER_BUCKETS: Final = 16
 
 
 class RedisStore:
-    """Journals in Redis 6.2 or later, or Valkey. Safe to use from many threads and processes.
+    """Journals in Redis, 7.0 or later. Safe to use from many threads and processes.
 
     What was acknowledged survives what the server's own `appendfsync` and replication say. It must not evict
     (`maxmemory-policy noeviction`). Each `write` is one script, one round trip: it takes place wholly or not at all.

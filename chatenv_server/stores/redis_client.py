@@ -35,6 +35,7 @@ _OPTIONS: Final = frozenset(
 )
 
 _ADVICE: Final = {
+    "certificate": "name the authority of its certificate by ?ssl_ca_certs=PATH",
     "Timeout": "see that it runs, and that the network between lets it through",
     "Connection": "see that it runs, and that the network between lets it through",
     "Error while reading": "see that it runs, and that the network between lets it through",

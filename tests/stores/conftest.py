@@ -51,7 +51,8 @@ class RedisServer:
             self.process = subprocess.Popen([self.command, *settings, *kept, *self.options], stdout=log, stderr=log)
         until = time.monotonic() + 20
         while not self.answers():
-            assert time.monotonic() < until, (self.folder / "redis.log").read_text()
+            assert self.process.poll() is None, (self.folder / "redis.log").read_text()
+            assert time.monotonic() < until, "it doesn't answer"
             time.sleep(0.02)
 
     def answers(self) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from chatenv_client.distribution import MissingExtraError
+from chatenv_client.errors import StoreUnavailableError
 from chatenv_server.stores.opening import open_store
-from tests.stores.conftest import RedisServer
+from tests.stores.conftest import RedisServer, free_port
 from tests.stores.model import begin
 
 
@@ -47,6 +50,23 @@ def test_a_socket_opens_a_redis_server(tmp_path: Path, start: str) -> None:
     assert store.name == f"{start}{tmp_path}/s"
     assert store.write([begin("a")]) == [True]
     store.close()
+    server.kill()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make a certificate")
+def test_rediss_is_tls_that_trusts_no_stranger(tmp_path: Path) -> None:
+    key, certificate, port = tmp_path / "key.pem", tmp_path / "certificate.pem", free_port()
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=redis"]
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*made, *files], check=True, capture_output=True)
+    tls = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+    server = RedisServer(tmp_path, "--tls-port", str(port), *tls)
+    store = open_store(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}")
+    assert store is not None
+    assert store.write([begin("a")]) == [True]
+    store.close()
+    with pytest.raises(StoreUnavailableError, match=r"certificate verify failed.*; name the authority"):
+        open_store(f"rediss://127.0.0.1:{port}/0")
     server.kill()
 
 
