@@ -30,6 +30,8 @@ _CODE_NAMES: Final = {number: name for name, number in _CODE_NUMBERS.items() if 
 _BY_CODE: Final[dict[str, type[ChatEnvError]]] = {
     "INVALID_ARGUMENT": errors.InvalidRequestError,
     "NOT_FOUND": errors.EpisodeNotFoundError,
+    "ALREADY_EXISTS": errors.EpisodeExistsError,
+    "DATA_LOSS": errors.EpisodeDamagedError,
     "ABORTED": errors.StepConflictError,
     "RESOURCE_EXHAUSTED": errors.CapacityError,
     "DEADLINE_EXCEEDED": errors.DeadlineError,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ CALL_WITHOUT_NAME = pb.ToolCall(arguments_json="{}")
 CALL_WITH_BAD_ARGUMENTS = pb.ToolCall(name="f", arguments_json="{")
 VERSION_OF_TWO = pb.ModelVersionRun(model_version="a", length=2)
 VERSION_WITHOUT_NAME = pb.ModelVersionRun(length=1)
+SNAPSHOT_OF_LATER = pb.EpisodeSnapshot(
+    format=2, episode_id="later", entries=[pb.EpisodeEntry(opened=pb.ResetRequest())]
+)
 CALL_WITH_NUMBER = pb.ToolCall(name="f", arguments_json="3")
 
 ROWS = [
@@ -141,8 +145,20 @@ ROWS = [
             ("GetTrajectory", pb.GetTrajectoryRequest(episode_id="never-was")),
             ("RenderMessage", pb.RenderMessageRequest(episode_id="never-was", messages=[HELLO])),
             ("AuditEpisode", pb.AuditEpisodeRequest(episode_id="never-was")),
+            ("ForkEpisode", pb.ForkEpisodeRequest(episode_id="never-was")),
+            ("ExportEpisode", pb.ExportEpisodeRequest(episode_id="never-was")),
         ]
     ),
+    Row("ForkEpisode", pb.ForkEpisodeRequest(at_step=2), "BAD_AT_STEP", "at_step"),
+    Row("ForkEpisode", pb.ForkEpisodeRequest(count=2**20), "BAD_COUNT", "count"),
+    Row("ForkEpisode", pb.ForkEpisodeRequest(count=1, fork_ids=["a", "b"]), "BAD_COUNT", "count"),
+    Row("ForkEpisode", pb.ForkEpisodeRequest(fork_ids=["twice", "twice"]), "BAD_COUNT", "fork_ids"),
+    Row("ForkEpisode", pb.ForkEpisodeRequest(fork_ids=["a", "no id"]), "BAD_EPISODE_ID", "fork_ids[1]"),
+    Row("ImportEpisode", pb.ImportEpisodeRequest(), "BAD_SNAPSHOT", "snapshot"),
+    Row("ImportEpisode", pb.ImportEpisodeRequest(snapshot=SNAPSHOT_OF_LATER), "BAD_SNAPSHOT", "snapshot"),
+    Row("ImportEpisode", pb.ImportEpisodeRequest(episode_id="no id"), "BAD_EPISODE_ID", "episode_id"),
+    Row("ListEpisodes", pb.ListEpisodesRequest(page_size=1001), "BAD_PAGE", "page_size"),
+    Row("ListEpisodes", pb.ListEpisodesRequest(page_token="none"), "BAD_PAGE", "page_token"),
     Row("BatchStep", pb.BatchStepRequest(), "BATCH_SIZE", "steps"),
     Row("BatchReset", pb.BatchResetRequest(), "BATCH_SIZE", "resets"),
 ]
@@ -198,6 +214,22 @@ def test_a_step_behind_the_end_is_refused(stub: ChatEnvServiceStub) -> None:
     assert_failed(caught.value, "EPISODE_DONE", "", errors.EpisodeDoneError)
 
 
+def test_a_fork_and_an_import_take_no_other_episodes_id(stub: ChatEnvServiceStub) -> None:
+    one, other = (stub.Reset(pb.ResetRequest(messages=[HELLO])).observation.episode_id for _ in range(2))
+    stub.Step(pb.StepRequest(episode_id=other, messages=[HELLO]))
+    before = stub.GetState(pb.GetStateRequest(episode_id=other))
+    snapshot = stub.ExportEpisode(pb.ExportEpisodeRequest(episode_id=one)).snapshot
+    for call, request in [
+        (stub.ForkEpisode, pb.ForkEpisodeRequest(episode_id=one, fork_ids=[other])),
+        (stub.ForkEpisode, pb.ForkEpisodeRequest(episode_id=one, fork_ids=[one])),
+        (stub.ImportEpisode, pb.ImportEpisodeRequest(snapshot=snapshot, episode_id=other)),
+    ]:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request)
+        assert_failed(caught.value, "EPISODE_EXISTS", "", errors.EpisodeExistsError)
+    assert stub.GetState(pb.GetStateRequest(episode_id=other)) == before
+
+
 def test_bytes_that_are_no_request_are_the_callers_fault(channel: grpc.Channel) -> None:
     send_bytes: Any = channel.unary_unary("/chatenv.v1.ChatEnvService/Step")
     with pytest.raises(grpc.RpcError) as caught:
@@ -231,6 +263,56 @@ def test_a_template_that_rejects_the_messages_says_so_in_its_own_words(serving: 
         assert env.step({"role": "user", "content": "a"}).observation.step_count == 1
         with pytest.raises(errors.TemplateRejectedError, match="No tools here, sorry!"):
             env.step({"role": "tool", "content": "42"})
+
+
+def test_an_episode_that_other_settings_wrote_is_refused_and_kept(serving: Serving, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/episodes.db"
+    with serving({"store": store}) as target:
+        ChatEnv(target).reset(episode_id="e", messages=[{"role": "user", "content": SECRET}])
+        (snapshot,) = (fork.export() for fork in resumed(target, "e").fork())
+    with serving({"store": store, "token_id_limit": 300}) as target, ChatEnv(target) as env:
+        with refused("TOKENIZER_MISMATCH", errors.TokenizerMismatchError):
+            env.resume("e")
+        with refused("TOKENIZER_MISMATCH", errors.TokenizerMismatchError):
+            env.import_episode(snapshot, "imported")
+    with serving({"store": store}) as target:
+        assert resumed(target, "e").step({"role": "user", "content": "a"}).observation.step_count == 1
+
+
+def resumed(target: str, episode_id: str) -> ChatEnv:
+    env = ChatEnv(target)
+    env.resume(episode_id)
+    return env
+
+
+def test_an_episode_whose_record_was_altered_is_refused_and_others_go_on(serving: Serving, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/episodes.db"
+    with serving({"store": store}) as target:
+        for name in ("damaged", "whole"):
+            ChatEnv(target).reset(episode_id=name, messages=[{"role": "user", "content": SECRET}])
+    with closing(sqlite3.connect(tmp_path / "episodes.db")) as file, file:
+        file.execute("UPDATE entries SET entry = substr(entry, 1, 9) WHERE number = 1")
+    with serving({"store": store}) as target, ChatEnv(target) as env:
+        for _ in range(2):
+            with refused("EPISODE_DAMAGED", errors.EpisodeDamagedError):
+                env.resume("damaged")
+        env.resume("whole")
+        assert env.step({"role": "user", "content": "a"}).observation.step_count == 1
+
+
+def test_a_store_that_does_not_answer_changes_nothing_and_recovers(serving: Serving, tmp_path: Path) -> None:
+    with (
+        serving({"store": f"sqlite:///{tmp_path}/episodes.db"}) as target,
+        grpc.insecure_channel(target) as channel,  # without the client's retries
+        ChatEnv(channel) as env,
+        closing(sqlite3.connect(tmp_path / "episodes.db", isolation_level=None)) as other,
+    ):
+        env.reset(episode_id="e", messages=[{"role": "user", "content": SECRET}])
+        other.execute("BEGIN IMMEDIATE")
+        with refused("STORE_UNAVAILABLE", errors.StoreUnavailableError):
+            env.step({"role": "user", "content": "a"})
+        other.execute("ROLLBACK")
+        assert env.step({"role": "user", "content": "a"}).observation.step_count == 1
 
 
 def test_an_episode_that_was_idle_for_too_long_is_expired(serving: Serving) -> None:

@@ -1,0 +1,54 @@
+"""`chatenv-rl episodes`: the live episodes of a server. Changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Final
+
+from chatenv_client import EpisodeSummary
+from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
+from chatenv_server.commands.output import print_json, print_line, printable
+
+NAME: Final = "episodes"
+HELP: Final = "the live episodes of a server, newest use first"
+
+_UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = (
+        f"List the live episodes of a server, newest use first, one a line. With --json each is an object. {EXIT_CODES}"
+    )
+    parser.add_argument("--prefix", default="", metavar="TEXT", help="only episodes whose id begins with it")
+    add_connection_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read page by page and print; the exit code."""
+
+    def work() -> int:
+        with client_of(arguments) as env:
+            for episode in env.episodes(arguments.prefix):
+                if arguments.json:
+                    print_json(episode, indent=None)
+                else:
+                    print_line(_line(episode, time.time()))
+        return 0
+
+    return reporting(NAME, work)
+
+
+def _line(episode: EpisodeSummary, now: float) -> str:
+    end = ", terminated" * episode.terminated + ", truncated" * episode.truncated
+    counts = f"{episode.step_count} steps, {episode.token_count} tokens, {episode.message_count} messages"
+    opened, used = (_ago(now - moment) for moment in (episode.created_unix_seconds, episode.last_used_unix_seconds))
+    return printable(f"{episode.episode_id}  {counts}, opened {opened}, used {used}{end}")
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in _UNITS:
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(0.0, seconds):.0f} s ago"
