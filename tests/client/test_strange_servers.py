@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf.message import Message as ProtoMessage
 from hypothesis import HealthCheck, given, settings
@@ -118,6 +119,8 @@ _RIGHT: dict[str, Answer] = {
     "GetServerInfo": constant(b""),
 }
 
+SNAPSHOT = pb.EpisodeSnapshot(format=1, episode_id="e", entries=[pb.EpisodeEntry()] * 3)
+
 CALLS: dict[str, Callable[[ChatEnv], Any]] = {
     "Reset": lambda env: env.reset(episode_id="e"),
     "Step": lambda env: env.step(ChatAction(tokens=[1, 2])),
@@ -126,6 +129,10 @@ CALLS: dict[str, Callable[[ChatEnv], Any]] = {
     "AuditEpisode": lambda env: env.audit(),
     "RenderMessage": lambda env: env.message_to_action(HELLO),
     "GetServerInfo": lambda env: env.server_info(),
+    "ForkEpisode": lambda env: env.fork(episode_ids=["f", "g"]),
+    "ExportEpisode": lambda env: env.export(),
+    "ImportEpisode": lambda env: env.import_episode(SNAPSHOT),
+    "ListEpisodes": lambda env: list(env.episodes("e")),
     "CloseEpisode": lambda env: env.close(),
 }
 """A call of each unary method."""
@@ -136,6 +143,14 @@ TURNS = [
 ]
 CALLING = pb.Message(role="assistant", extra_json='{"a": [1]}', tool_calls=[pb.ToolCall(name="f", arguments_json="{}")])
 REPORTS = [pb.FidelityReport(kind=pb.FIDELITY_KIND_BOUNDARY_MERGE, token_index=1)]
+
+
+def whole(**fields: Any) -> pb.Observation:
+    """What an episode shows whole, as forks and imports do."""
+    encoded = pb.Observation(messages=[CALLING], metadata_json='{"a": [1]}', fidelity=REPORTS, **fields)
+    encoded.prompt_fingerprint = encoded.prompt_fingerprint or fingerprint_of(np.array(encoded.tokens, np.int32))
+    return encoded
+
 
 ANSWERS: dict[str, ProtoMessage] = {
     "Reset": opened(pb.ResetRequest(episode_id="e")),
@@ -169,6 +184,10 @@ ANSWERS: dict[str, ProtoMessage] = {
     "AuditEpisode": pb.AuditEpisodeResponse(verdict=1, index=3, detail="x"),  # type: ignore[arg-type]
     "RenderMessage": pb.RenderMessageResponse(tokens_offset=1, tokens=[1, 2], fidelity=REPORTS),
     "GetServerInfo": pb.GetServerInfoResponse(version="1", features=["a"], limits=pb.Limits(max_steps=1)),
+    "ForkEpisode": pb.ForkEpisodeResponse(fork_ids=["f", "g"], observation=whole()),
+    "ExportEpisode": pb.ExportEpisodeResponse(snapshot=SNAPSHOT),
+    "ImportEpisode": pb.ImportEpisodeResponse(observation=whole(episode_id="e", step_count=2, tokens=[1, 2])),
+    "ListEpisodes": pb.ListEpisodesResponse(episodes=[pb.EpisodeSummary(episode_id="e", metadata_json='{"a": [1]}')]),
     "CloseEpisode": pb.CloseEpisodeResponse(was_live=True),
 }
 """A right answer to each of them."""
@@ -198,6 +217,38 @@ def test_an_answer_that_is_no_message_is_a_protocol_error(server: StrangeServer,
     server.answers[method] = constant(JUNK)
     with pytest.raises(ProtocolError, match="update"):
         CALLS[method](env)
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("ForkEpisode", pb.ForkEpisodeResponse(fork_ids=["f"], observation=whole())),
+        ("ForkEpisode", pb.ForkEpisodeResponse(fork_ids=["g", "f"], observation=whole())),
+        ("ForkEpisode", pb.ForkEpisodeResponse(fork_ids=["f", "g"], observation=whole(step_count=1))),
+        ("ForkEpisode", pb.ForkEpisodeResponse(fork_ids=["f", "g"], observation=whole(episode_id="e"))),
+        ("ForkEpisode", pb.ForkEpisodeResponse(fork_ids=["f", "g"], observation=whole(tokens=[1]))),
+        ("ForkEpisode", pb.ForkEpisodeResponse(fork_ids=["f", "g"], observation=whole(tokens_offset=1))),
+        ("ForkEpisode", pb.ForkEpisodeResponse(fork_ids=["f", "g"], observation=whole(messages_offset=1))),
+        ("ForkEpisode", pb.ForkEpisodeResponse(fork_ids=["f", "g"], observation=whole(prompt_fingerprint="0"))),
+        ("ExportEpisode", pb.ExportEpisodeResponse(snapshot=pb.EpisodeSnapshot(episode_id="other"))),
+        ("ExportEpisode", pb.ExportEpisodeResponse()),
+        ("ImportEpisode", pb.ImportEpisodeResponse(observation=whole(episode_id="other", step_count=2))),
+        ("ImportEpisode", pb.ImportEpisodeResponse(observation=whole(episode_id="e", step_count=3))),
+        ("ImportEpisode", pb.ImportEpisodeResponse(observation=whole(episode_id="e", step_count=2, tokens_offset=1))),
+        ("ListEpisodes", pb.ListEpisodesResponse(episodes=[pb.EpisodeSummary(episode_id="other")])),
+        ("ListEpisodes", pb.ListEpisodesResponse(next_page_token="again")),
+    ],
+)
+def test_an_answer_that_does_not_fit_what_was_asked_for_is_none(
+    server: StrangeServer, method: str, answer: ProtoMessage
+) -> None:
+    env = ChatEnv(server.address)
+    env.reset(episode_id="e")
+    server.answers[method] = constant(answer)
+    with pytest.raises(ProtocolError):
+        CALLS[method](env)
+    server.answers["Step"] = constant(ANSWERS["Step"])
+    assert env.step(ChatAction(tokens=[1, 2])).observation.token_ids.tolist() == [1, 2]
 
 
 def test_the_asynchronous_client_says_the_same(server: StrangeServer) -> None:

@@ -241,6 +241,20 @@ def test_a_fork_of_a_later_segment_shows_that_segment(open_face: Callable[[], An
         assert fork.state().token_ids.tolist() == fork.observation.token_ids.tolist()
 
 
+def test_an_episode_that_nobody_has_spoken_in_is_copied_as_any_other(open_face: Callable[[], Any]) -> None:
+    env, copy = open_face(), open_face()
+    env.reset()
+    (fork,) = env.fork()
+    snapshot = env.export()
+    if hasattr(env, "close"):
+        env.close()
+    copy.import_episode(snapshot)
+    for each in (fork, copy):
+        assert shown(each)[0] == []
+        each.step(ChatAction(tokens=[65, 66]))
+        assert each.observation.token_ids.tolist() == [65, 66]
+
+
 @pytest.mark.parametrize("step", [6, -1, 2**31])
 def test_a_step_that_was_not_taken_is_none_to_fork_at(open_face: Callable[[], Any], step: int) -> None:
     env = open_face()

@@ -219,11 +219,12 @@ def test_a_fork_and_an_import_take_no_other_episodes_id(stub: ChatEnvServiceStub
     stub.Step(pb.StepRequest(episode_id=other, messages=[HELLO]))
     before = stub.GetState(pb.GetStateRequest(episode_id=other))
     snapshot = stub.ExportEpisode(pb.ExportEpisodeRequest(episode_id=one)).snapshot
-    for call, request in [
+    wrong: list[tuple[Any, Any]] = [
         (stub.ForkEpisode, pb.ForkEpisodeRequest(episode_id=one, fork_ids=[other])),
         (stub.ForkEpisode, pb.ForkEpisodeRequest(episode_id=one, fork_ids=[one])),
         (stub.ImportEpisode, pb.ImportEpisodeRequest(snapshot=snapshot, episode_id=other)),
-    ]:
+    ]
+    for call, request in wrong:
         with pytest.raises(grpc.RpcError) as caught:
             call(request)
         assert_failed(caught.value, "EPISODE_EXISTS", "", errors.EpisodeExistsError)
