@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatenv_client import ChatAction, ChatObservation
+from chatenv_client import ChatAction, ChatObservation, wire
 from chatenv_client.errors import (
     EpisodeDoneError,
     HistoryRewrittenError,
@@ -266,3 +266,15 @@ env.step(ChatAction(tokens=[53, 257])).token_ids
 assert not {"torch", "transformers"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("actions", [[], [QUESTION], [QUESTION, said("5")], [QUESTION, said("5"), "emptied"]])
+def test_an_episode_that_was_opened_without_a_message_is_restored_as_it_was(
+    engine: TokenEngine, actions: list[Any]
+) -> None:
+    env, again = ChatEnvironment(engine), ChatEnvironment(engine)
+    env.reset(clock=0.0)
+    for action in actions:
+        env.step(ChatAction(messages=[], replace_from=0) if action == "emptied" else action)
+    again.restore(env.snapshot())
+    assert wire.state_to_proto(again.state) == wire.state_to_proto(env.state)
