@@ -68,12 +68,12 @@ class Episodes:
     @property
     def live_episodes(self) -> int:
         """Episodes live now."""
-        return self._limits.totals.episodes if self._store.keeps else len(self.shelf.table)
+        return self._limits.known_totals.episodes if self._store.keeps else len(self.shelf.table)
 
     @property
     def live_tokens(self) -> int:
         """Tokens that live episodes hold now."""
-        return self._limits.totals.held_tokens if self._store.keeps else self.shelf.table.tokens
+        return self._limits.known_totals.held_tokens if self._store.keeps else self.shelf.table.tokens
 
     @property
     def held_episodes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from chatenv_client.errors import EpisodeLimitError, TokenLimitError
+from chatenv_client.errors import EpisodeLimitError, StoreUnavailableError, TokenLimitError
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.stores.store import Store, Totals
 
@@ -29,6 +29,14 @@ class StoreLimits:
             self._totals = self._store.totals()
             self._known_until = now + _KNOWN_FOR_S
         return self._totals
+
+    @property
+    def known_totals(self) -> Totals:
+        """The same; where the store does not answer, what it said last."""
+        try:
+            return self.totals
+        except StoreUnavailableError:
+            return self._totals
 
     def check_episodes(self, more: int = 1) -> None:
         """Raise EpisodeLimitError unless so many episodes more may be kept."""

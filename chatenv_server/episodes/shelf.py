@@ -143,7 +143,9 @@ class Shelf:
     def release(self, episode: Episode, writing: Writing | None = None) -> None:
         """Let go of an episode, unless it waits to be written."""
         episode.last_used = self.clock()
-        if writing is None or not writing.unwritten_of(episode):
+        if writing is not None and writing.unwritten_of(episode):
+            episode.noted_use = episode.last_used
+        else:
             episode.release()
         if self.store.keeps and self.table.tokens > self._max_cached_tokens:
             self.table.shrink(self._max_cached_tokens)
