@@ -187,7 +187,7 @@ class ChatEnvironment:
     def _take_back(self, episode: EpisodeRecord, moment: Moment) -> None:
         episode.take_back(moment)
         if self._transform is not None:
-            self._transform.take_back(moment.transform_state)
+            self._transform.take_back(episode.transform_state)
 
     def _live(self) -> EpisodeRecord:
         episode = self._episode or self._current()
@@ -241,9 +241,9 @@ class ChatEnvironment:
 
     def _load_state(self, transform: TransformGuard, episode: EpisodeRecord) -> None:
         try:
-            transform.load_state(_state_of(episode))
+            transform.load_state(episode.transform_state)
         except TransformError:
-            transform.take_back(None if self._episode is None else _state_of(self._episode))
+            transform.take_back(None if self._episode is None else self._episode.transform_state)
             raise
 
     def fork(self, at_step: int | None = None, *, episode_id: str | None = None) -> ChatEnvironment:
@@ -354,10 +354,6 @@ class ChatEnvironment:
     def done(self) -> bool:
         """Whether the episode is over."""
         return self._episode is not None and self._episode.is_over
-
-
-def _state_of(episode: EpisodeRecord) -> Mapping[str, Any] | None:
-    return episode.moment.transform_state
 
 
 def _is_same_json(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:

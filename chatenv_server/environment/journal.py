@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 from chatenv_client.models import FidelityReport, Message, Origin, Segment, StopReason, Turn
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array
 from chatenv_server.engine.continuations import Continuation
-from chatenv_server.engine.conversation import NO_NOTES, SpanNotes
+from chatenv_server.engine.conversation import NO_NOTES, PendingRewrite, SpanNotes, Tail
+from chatenv_server.engine.log import Change
 
 
 class Sampled(NamedTuple):
@@ -70,6 +71,30 @@ class Entry(NamedTuple):
         return self.then.tail.tokens[self.shared :]
 
 
+class Appended(NamedTuple):
+    """What a step appended."""
+
+    change: Change
+    """What it did to the log."""
+    sampled: Sampled | None = None
+    """The span, where it brought one."""
+
+
+class _Tail(NamedTuple):
+    """An entry of which there is no more to tell than most have: one message, and a tail that a span has committed."""
+
+    message: Message
+    first: int
+    shared: int
+    generation_prompt_length: int
+    start: int
+    pending_rewrite: PendingRewrite | None
+
+    def entry(self) -> Entry:
+        tail = Tail(EMPTY_TOKENS, self.generation_prompt_length, (self.start,), pending_rewrite=self.pending_rewrite)
+        return Entry(Continuation(tail, self.first, [self.message], 0, frozenset()), self.shared)
+
+
 _PLAIN_SPAN: Final = Entry(sampled=Sampled())
 """Any span of which there is no more to tell than its turn tells."""
 
@@ -81,24 +106,35 @@ class Journal:
         keeps: whether to keep all of them; else only the newest one, for somebody else to keep.
     """
 
-    __slots__ = ("_entries", "_keeps")
+    __slots__ = ("_earlier", "_keeps", "_newest", "outcome")
 
     def __init__(self, *, keeps: bool = True) -> None:
         self._keeps = keeps
-        self._entries: list[Entry] = []
+        self._earlier: list[Entry | _Tail] = []
+        self._newest: Appended | None = None
+        self.outcome = NO_OUTCOME
+        """Of the newest entry."""
 
-    def add(self, entry: Entry) -> None:
+    def add(self, appended: Appended, outcome: Outcome) -> None:
         """Add the newest entry."""
-        if not self._keeps:
-            self._entries.clear()
-        elif self._entries:
-            self._entries[-1] = _without_copies(self._entries[-1], is_committed=entry.sampled is not None)
-        self._entries.append(entry)
+        if self._keeps and self._newest is not None:
+            is_committed = appended.sampled is not None
+            self._earlier.append(_without_copies(self._newest, self.outcome, is_committed=is_committed))
+        self._newest, self.outcome = appended, outcome
 
     @property
     def newest(self) -> Entry:
-        """The newest entry, whole."""
-        return self._entries[-1]
+        """The newest entry, whole.
+
+        Raises:
+            LookupError: there is none.
+        """
+        if self._newest is None:
+            raise LookupError("the journal is empty")
+        change, sampled = self._newest
+        if sampled is None:
+            return Entry(change.then, change.shared, outcome=self.outcome)
+        return Entry(sampled=sampled, reports=change.reports, read=change.read, outcome=self.outcome)
 
     def first(self, count: int, segments: Sequence[Segment]) -> Iterator[Entry]:
         """The first `count` entries, with what the segments of the log hold of them.
@@ -109,7 +145,8 @@ class Journal:
         if not self._keeps:
             raise RuntimeError("the environment was made with keeps_journal=False, and holds no journal to look into")
         spans = {span.turn.step: span for span in _spans(segments)}
-        for step, entry in enumerate(self._entries[:count]):
+        for step, kept in enumerate([*self._earlier, self.newest][:count]):
+            entry = kept.entry() if isinstance(kept, _Tail) else kept
             if entry.sampled is not None:
                 yield _with_span(entry, entry.sampled, spans[step])
             elif step + 1 in spans:
@@ -118,20 +155,31 @@ class Journal:
                 yield entry
 
 
-def _without_copies(entry: Entry, *, is_committed: bool) -> Entry:
+def _without_copies(appended: Appended, outcome: Outcome, *, is_committed: bool) -> Entry | _Tail:
     """An entry without what the log holds: a span, and of a tail what it shares or a span has committed."""
-    then, sampled = entry.then, entry.sampled
+    change, sampled = appended
     if sampled is not None:
-        tells = sampled.message or sampled.notes.columns or entry.reports or entry.read
-        if entry.outcome == NO_OUTCOME and not tells:
+        message, columns = sampled.message, sampled.notes.columns
+        if outcome == NO_OUTCOME and not (message or columns or change.reports or change.read):
             return _PLAIN_SPAN
-        notes = SpanNotes(columns=sampled.notes.columns)
-        return entry._replace(sampled=Sampled(notes=notes, message=sampled.message))
+        kept = Sampled(notes=SpanNotes(columns=columns), message=message)
+        return Entry(sampled=kept, reports=change.reports, read=change.read, outcome=outcome)
+    then, shared = change.then, change.shared
     if then is None:
-        return entry
-    more = EMPTY_TOKENS if is_committed else entry.new_tokens.copy()
-    tail = then.tail._replace(tokens=EMPTY_TOKENS, opening=None)
-    return entry._replace(then=then._replace(tail=tail, kept=None if then.kept is None else ()), more=more)
+        return Entry(outcome=outcome)
+    tail = then.tail
+    is_one = len(then.messages) == len(tail.message_starts) == 1
+    if is_one and is_committed and outcome == NO_OUTCOME and _tells_no_more(then):
+        start, asked, rewrite = tail.message_starts[0], tail.generation_prompt_length, tail.pending_rewrite
+        return _Tail(then.messages[0], then.first, shared, asked, start, rewrite)
+    more = EMPTY_TOKENS if is_committed else tail.tokens[shared:].copy()
+    tail = tail._replace(tokens=EMPTY_TOKENS, opening=None)
+    then = then._replace(tail=tail, kept=None if then.kept is None else ())
+    return Entry(then, shared, more, outcome=outcome)
+
+
+def _tells_no_more(then: Continuation) -> bool:
+    return then.kept is None and not (then.recorded or then.tail.reports or then.tail.prefill)
 
 
 class _Span(NamedTuple):

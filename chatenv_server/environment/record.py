@@ -24,7 +24,7 @@ from chatenv_server.engine.conversation import NO_NOTES, RecordedTurn, SpanNotes
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.columns import checked_columns
-from chatenv_server.environment.journal import Entry, Journal, Outcome, Sampled
+from chatenv_server.environment.journal import Appended, Entry, Journal, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
 
 
@@ -41,17 +41,6 @@ class Moment(NamedTuple):
 
     head: Head
     progress: Progress
-    transform_state: Mapping[str, Any] | None
-    """What its transform kept, where it keeps anything."""
-
-
-class Appended(NamedTuple):
-    """What a step appended."""
-
-    change: Change
-    """What it did to the log."""
-    sampled: Sampled | None = None
-    """The span, where it brought one."""
 
 
 class EpisodeRecord:
@@ -82,12 +71,25 @@ class EpisodeRecord:
     @property
     def moment(self) -> Moment:
         """Where the episode is now, for `take_back`."""
-        return Moment(self.log.head, self.progress, self.journal.newest.outcome.transform_state)
+        return Moment(self.log.head, self.progress)
 
     def take_back(self, moment: Moment) -> None:
         """Forget a step that is not booked yet."""
-        head, self.progress, _ = moment
+        head, self.progress = moment
         self.log.go_back_to(head)
+
+    @property
+    def transform_state(self) -> Mapping[str, Any] | None:
+        """What its transform kept after the last step; None: it keeps nothing."""
+        return self.journal.outcome.transform_state
+
+    @property
+    def newest_entry(self) -> Entry:
+        """What the last Reset or Step did, whole."""
+        entry = self.journal.newest
+        if entry.sampled is None:
+            return entry
+        return entry._replace(sampled=entry.sampled._replace(stop_reason=self.log.stop_reason))
 
     def open(self, transform_state: Mapping[str, Any] | None = None) -> Change:
         """Append the opening messages. The episode is truncated if it is at a limit already.
@@ -104,7 +106,8 @@ class EpisodeRecord:
             change = self.log.append_messages(self.options.opening, step=0)
         self.progress = Progress(truncated=self._is_at_limit(0))
         truncated = self.progress.truncated
-        self.journal.add(Entry(change.then, outcome=Outcome(truncated=truncated, transform_state=transform_state)))
+        outcome = Outcome(truncated=truncated, transform_state=transform_state)
+        self.journal.add(Appended(change), outcome)
         return change
 
     def append(self, action: ChatAction) -> Appended:
@@ -120,8 +123,7 @@ class EpisodeRecord:
             appended = Appended(self.log.append_messages(messages, step, action.replace_from))
         else:
             sampled = self.sampled(action)
-            change = self.log.append_sampled(*sampled, step=step)
-            appended = Appended(change, sampled._replace(stop_reason=self.log.stop_reason))
+            appended = Appended(self.log.append_sampled(*sampled, step=step), sampled)
         self.progress = Progress(step, truncated=self._is_at_limit(step))
         return appended
 
@@ -156,13 +158,9 @@ class EpisodeRecord:
 
     def book(self, appended: Appended, outcome: Outcome) -> None:
         """Book what a step came to, once nothing can take it back any more."""
-        change, sampled = appended
         if outcome.reward is not None:
-            self.log.add_reward(outcome.reward, of_messages=sampled is None)
-        if sampled is None:
-            self.journal.add(Entry(change.then, change.shared, outcome=outcome))
-        else:
-            self.journal.add(Entry(sampled=sampled, reports=change.reports, read=change.read, outcome=outcome))
+            self.log.add_reward(outcome.reward, of_messages=appended.sampled is None)
+        self.journal.add(appended, outcome)
 
     def write_again(self, entry: Entry, step: int) -> ChatObservation:
         """Do what an entry did that was written before, as that step; 0 is the opening. What the step showed."""

@@ -175,7 +175,7 @@ def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> b
     encoded = piece.entries.add()
     if is_opening:
         write_opening(encoded, record)
-    write_entry(encoded, record.journal.newest, is_opening=is_opening)
+    write_entry(encoded, record.newest_entry, is_opening=is_opening)
     encoded.prompt_fingerprint = record.log.fingerprint()
     encoded.request_digest = digest
     return piece.SerializeToString()

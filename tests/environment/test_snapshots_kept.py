@@ -1,7 +1,7 @@
-"""Snapshots that a release wrote are read by all later ones: `tests/data/snapshots`, of the embedded tokenizer.
+"""Snapshots that a release wrote are read by all later ones.
 
-Each is there as bytes and as JSON, beside the state and the trajectory that it must give. Never write them anew; where
-the format gets another version, add some of that.
+Those in `tests/data/snapshots` are of the embedded tokenizer. Each is there as bytes and as JSON, beside the state and
+the trajectory that it must give. Never write them anew; where the format gets another version, add some of that.
 """
 
 from __future__ import annotations
