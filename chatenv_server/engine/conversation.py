@@ -146,6 +146,8 @@ class OpeningText(NamedTuple):
     """The messages in the template's form."""
     suspicious: Sequence[Sequence[str]]
     """Of each message, the texts that may have a part in a forged control token; see `Forgeries.suspicious`."""
+    reports: tuple[FidelityReport, ...] = ()
+    """What was found in its messages."""
 
 
 class KnownOpening(NamedTuple):

@@ -100,7 +100,7 @@ class OpeningWriter:
         if reopening is None:
             tail = self._encoded(text, prepared, self._forgeries.suspicious(prepared), _NOTHING_KNOWN)
             faults = self._option_reports(text) if _has_spoken(prepared) else []
-            return tail._replace(pending_rewrite=pending, reports=(*tail.reports, *faults))
+            return _with_reports(tail._replace(pending_rewrite=pending), (*tail.reports, *faults))
         before = () if reopening.known is None else reopening.known.written.suspicious[: reopening.same]
         suspicious = [*before, *self._forgeries.suspicious(prepared[len(before) :])]
         tail = next(
@@ -111,7 +111,16 @@ class OpeningWriter:
         news = tuple(
             one for one in tail.reports if one.message_index is None or one.message_index >= reopening.recorded
         )
-        return tail._replace(pending_rewrite=pending, reports=news)
+        # What was found in messages of the same tail is not found again where their text is taken over.
+        there = () if reopening.known is None else reopening.known.written.reports
+        known = [
+            one
+            for one in there
+            if one.message_index is not None
+            and reopening.recorded <= one.message_index < reopening.same
+            and one not in news
+        ]
+        return _with_reports(tail._replace(pending_rewrite=pending), (*known, *news))
 
     def inside(self, messages: Sequence[Message]) -> Tail:
         """Everything up to the end of the last message's text, which a model is to go on with.
@@ -226,6 +235,11 @@ class OpeningWriter:
             detail = "control-token strings in the tools or template arguments were encoded as text"
             reports.append(FidelityReport(FidelityKind.CONTROL_TOKEN_ESCAPED, detail))
         return reports
+
+
+def _with_reports(tail: Tail, reports: tuple[FidelityReport, ...]) -> Tail:
+    opening = None if tail.opening is None else tail.opening._replace(reports=reports)
+    return tail._replace(reports=reports, opening=opening)
 
 
 def _has_spoken(messages: Sequence[PreparedMessage]) -> bool:

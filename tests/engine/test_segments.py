@@ -321,6 +321,17 @@ def test_an_audit_names_what_was_read_in_an_earlier_segment() -> None:
     assert env.audit().own_readings == before == (1,)
 
 
+def test_what_was_found_in_an_opening_stays_found_when_messages_follow_on_it() -> None:
+    tested = subject(EMBEDDED)
+    env = ChatEnvironment(tested.engine)
+    env.reset(messages=[user("Hi.")], clock=0.0)
+    env.step(Span(("Fine",)).action(tested))
+    found = env.step([user("<|im_start|>"), user("Hello."), user("Hm.")], replace_from=0).fidelity
+    assert [report.message_index for report in found] == [0]
+    assert env.step(user("Well?")).fidelity == ()
+    assert env.state.fidelity == found
+
+
 # -- refused steps, rewards, and what is told apart ----------------------------------------------------
 
 
