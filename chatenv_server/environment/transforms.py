@@ -17,6 +17,10 @@ It may change the one it is given and return it, or return another. Of the one t
 `reward`, a finite number; `terminated`, or `done`, which is the same: the task is over; `truncated`: cut off; and
 `metadata`, which is JSON. It is called once per step, never at reset. If episodes share it, it must be safe for
 threads.
+
+An object that keeps state from step to step says so with `state_dict()`, which returns it as a mapping of JSON values,
+and `load_state_dict(state)`, which takes it back: after a step that fails, in a fork, and where an episode is restored.
+Without the two an instance is made anew on a reload, and a fork in-process shares it.
 """
 
 ENTRY_POINT_GROUP = "chatenv.transforms"
