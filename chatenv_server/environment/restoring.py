@@ -52,8 +52,10 @@ def restored(
         raise refusal("it has no opening")
     try:
         return _restored(engine, snapshot, keeps_texts=keeps_texts, keeps_journal=keeps_journal)
+    except TokenizerMismatchError:
+        raise
     except (ChatEnvError, ValueError, LookupError, TypeError, OverflowError, ArithmeticError) as error:
-        if isinstance(error, ChatEnvError) and error.reason in (Reason.BAD_SNAPSHOT, Reason.TOKENIZER_MISMATCH):
+        if isinstance(error, ChatEnvError) and error.reason == Reason.BAD_SNAPSHOT:
             raise
         raise refusal(f"an entry does not follow on those before ({error})") from error
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.errors import EpisodeExistsError, InvalidRequestError
+from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ForkOrigin
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.snapshots import check_step
-from chatenv_server.episodes.episode import Answer, Caller, Episode, Write
+from chatenv_server.episodes.episode import Caller, Write
 from chatenv_server.episodes.episodes import Episodes, checked_id, environment_of
 from chatenv_server.episodes.summaries import summary_of
-from chatenv_server.stores.store import Begin, Listed, Place
+from chatenv_server.episodes.taking_up import TakingUp
+from chatenv_server.stores.store import Listed
 
 MAX_PAGE = 1000
 """Episodes of one page."""
@@ -26,9 +26,9 @@ class Copies:
     """Copies and lists the episodes of a server. Safe to use from many threads."""
 
     def __init__(self, episodes: Episodes) -> None:
-        self._episodes = episodes
         self._shelf = episodes.shelf
         self._store = episodes.shelf.store
+        self._taking_up = TakingUp(episodes)
 
     # -- out --------------------------------------------------------------------------------------
 
@@ -90,13 +90,7 @@ class Copies:
         def is_same(there: ChatEnvironment, _: ChatEnvironment) -> bool:
             return there.forked_from == origin and there.step_count == origin.at_step
 
-        made: list[str] = []
-        try:
-            made.extend(one for one in ids if self._take_up(one, snapshot, is_same, caller, answer))
-        except BaseException:
-            for fork_id in made:
-                self._episodes.close(fork_id)
-            raise
+        self._taking_up.take_up(ids, snapshot, is_same, caller, answer)
         return ids
 
     def imported(
@@ -115,60 +109,8 @@ class Copies:
             InvalidRequestError: a bad id, or a snapshot that cannot be read.
         """
         taken_up = checked_id(episode_id or snapshot.episode_id)
-        self._take_up(taken_up, snapshot, _are_alike, caller, answer)
+        self._taking_up.take_up([taken_up], snapshot, _are_alike, caller, answer)
         return taken_up
-
-    def _take_up(
-        self,
-        episode_id: str,
-        snapshot: pb.EpisodeSnapshot,
-        is_same: Callable[[ChatEnvironment, ChatEnvironment], bool],
-        caller: Caller | None,
-        answer: Write | None,
-    ) -> bool:
-        """Let the episode of a snapshot live; False: it is live already."""
-        snapshot.episode_id = episode_id
-        environment = self._shelf.open_environment()
-        observation = environment.restore(snapshot)
-        if answer is not None:
-            answer(observation)
-        begun = None
-        while begun is None:
-            episode = self._shelf.open_place(episode_id, caller)
-            try:
-                self._shelf.look_up(episode)
-                there = episode.environment
-                if there is not None and self._shelf.is_outdated(episode, None):
-                    self._shelf.drop(episode)  # another process has worked on it, or ended it
-                elif there is not None:
-                    begun = False
-                    _check_alike(episode_id, alike=is_same(there, environment))
-                elif self._begin(episode, environment, snapshot):
-                    begun = True
-                    episode.segment = observation.segment
-                    if digest := snapshot.entries[-1].request_digest:
-                        episode.answer = Answer(digest, observation)
-            finally:
-                if episode.environment is None:
-                    self._shelf.drop(episode)
-                self._shelf.release(episode)
-        return begun
-
-    def _begin(self, episode: Episode, environment: ChatEnvironment, snapshot: pb.EpisodeSnapshot) -> bool:
-        """Let the episode live here and in the store; False: the store has another one of this id."""
-        self._episodes.check_room()
-        created = time.time()
-        place = Place(uuid.uuid4().hex[:16], len(snapshot.entries))
-        begin = Begin(
-            episode.episode_id, place.run, _pieces(snapshot), summary_of(environment, created), replaces=False
-        )
-        if not self._store.write([begin])[0]:
-            return False
-        self._shelf.table.reserve(environment.held_tokens)
-        episode.begin(environment, place, created)
-        self._shelf.table.account(episode, reserved=environment.held_tokens)
-        self._shelf.telemetry.episode_started()
-        return True
 
     # -- lists ------------------------------------------------------------------------------------
 
@@ -202,23 +144,6 @@ class Copies:
             for unused, episode_id, episode, environment in here[:limit]
         ]
         return page, f"{-here[limit - 1][0]!r} {page[-1].episode_id}" if len(here) > limit else ""
-
-
-def _check_alike(episode_id: str, *, alike: bool) -> None:
-    """Raise EpisodeExistsError unless what is live under an id is what was to become live."""
-    if not alike:
-        raise EpisodeExistsError(
-            f"an episode {episode_id!r} is live, and another one than this; choose another id, or close that one"
-        )
-
-
-def _pieces(snapshot: pb.EpisodeSnapshot) -> list[bytes]:
-    """A snapshot in pieces, one an entry."""
-    opening = pb.EpisodeSnapshot()
-    opening.CopyFrom(snapshot)
-    del opening.entries[1:]
-    more = (pb.EpisodeSnapshot(entries=[entry]) for entry in snapshot.entries[1:])
-    return [piece.SerializeToString() for piece in (opening, *more)]
 
 
 def _are_alike(there: ChatEnvironment, here: ChatEnvironment) -> bool:

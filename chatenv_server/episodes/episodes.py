@@ -239,10 +239,10 @@ class Episodes:
         if standing is None or standing.end is not None:
             self._limits.check_episodes()
 
-    def check_room(self) -> None:
-        """Raise EpisodeLimitError or TokenLimitError unless the store may keep another episode."""
+    def check_room(self, more: int) -> None:
+        """Raise EpisodeLimitError or TokenLimitError unless the store may keep so many episodes more."""
         self._limits.check_tokens()
-        self._limits.check_episodes()
+        self._limits.check_episodes(more)
 
     def _step(
         self,

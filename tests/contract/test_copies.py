@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,67 @@ def test_a_fork_that_was_there_stays_where_another_cannot_be_made(address: str) 
             env.fork(episode_ids=[f"{taken}.a", taken])
         assert there.step(HELLO).observation.step_count == 1
         there.close()
+
+
+def test_callers_that_ask_for_the_same_forks_at_once_all_get_them(address: str) -> None:
+    with ChatEnv(address) as env:
+        env.reset(**OPENING)
+        ids = [f"{env.episode_id}.{number}" for number in range(12)]
+
+        def ask(turn: int) -> list[str]:
+            with grpc.insecure_channel(address) as channel:
+                caller = ChatEnv(channel)
+                caller.resume(str(env.episode_id))
+                asked = ids[turn:] + ids[:turn] if turn % 2 else list(reversed(ids))
+                return [str(fork.episode_id) for fork in caller.fork(episode_ids=asked)]
+
+        with ThreadPoolExecutor(8) as threads:
+            for answered in threads.map(ask, range(16)):
+                assert sorted(answered) == sorted(ids)
+        assert sorted(each.episode_id for each in env.episodes(f"{env.episode_id}.")) == sorted(ids)
+        for fork in env.fork(episode_ids=ids):
+            assert shown(fork) == shown(env)
+            fork.close()
+
+
+def test_what_was_copied_before_a_restart_is_known_after_it(serving: Serving, tmp_path: Path) -> None:
+    settings = {"store": f"sqlite:///{tmp_path}/episodes.db"}
+    with serving(settings) as target, grpc.insecure_channel(target) as channel:
+        env = ChatEnv(channel)
+        moments = played(env, SCRIPT)
+        snapshot, origin = env.export(), str(env.episode_id)
+        (fork,) = env.fork(episode_ids=["fork"], at_step=2)
+        before = recorded(fork)
+    with serving(settings) as target, grpc.insecure_channel(target) as channel:
+        env, copy = ChatEnv(channel), ChatEnv(channel)
+        copy.import_episode(snapshot)
+        with pytest.raises(EpisodeExistsError):
+            ChatEnv(channel).import_episode(snapshot, "fork")
+        env.resume(origin)
+        assert shown(env)[:4] == moments[-1][:4]
+        (fork,) = env.fork(episode_ids=["fork"], at_step=2)
+        assert (shown(fork), recorded(fork)) == (moments[2], before)
+        assert [each.episode_id for each in env.episodes("fork")] == ["fork"]
+
+
+def test_the_id_of_an_episode_that_has_ended_is_free(address: str, serving: Serving) -> None:
+    now = [0.0]
+    with (
+        serving({"idle_timeout": 10.0}, clock=lambda: now[0]) as target,
+        ChatEnv(address) as env,
+        ChatEnv(target) as other,
+    ):
+        env.reset(**OPENING)
+        (fork,) = env.fork(episode_ids=[f"{env.episode_id}.a"])
+        fork.step(HELLO)
+        fork.close()
+        (fork,) = env.fork(episode_ids=[f"{env.episode_id}.a"])
+        assert fork.observation.step_count == 0
+        fork.close()
+        other.reset(episode_id="expired", messages=[HELLO])
+        now[0] = 20.0
+        other.import_episode(env.export(), "expired")
+        assert shown(other) == shown(env)
 
 
 def test_an_episode_that_is_over_is_forked_where_it_was_not(address: str) -> None:
