@@ -30,8 +30,8 @@ class CopyingClient:
     ) -> list[Self]:
         """Make episodes that share this one's past, and go their own way from there; a client for each.
 
-        A fork owns its episode: its `close` ends it. All clients of a channel share it, and the last one closes it.
-        What a fork shows is its `observation`. All forks are made, or none.
+        A fork owns its episode: its `close` ends it. What it shows is its `observation`. All forks are made, or none.
+        They share this client's channel, which the last of them closes; with affinity they share its server, too.
 
         Args:
             n: how many.

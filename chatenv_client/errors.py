@@ -99,7 +99,7 @@ class EpisodeNotFoundError(ChatEnvError, LookupError):
 
 
 class EpisodeUnknownError(EpisodeNotFoundError):
-    """The server never knew this episode, or was restarted since."""
+    """The server never knew this episode, or has no store and was restarted since."""
 
 
 class EpisodeClosedError(EpisodeNotFoundError):

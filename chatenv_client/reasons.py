@@ -93,8 +93,8 @@ class Reason(str, enum.Enum):
     # The episode is not there, or not in the state for this call.
 
     EPISODE_UNKNOWN = "EPISODE_UNKNOWN"
-    """The server never knew the episode, was restarted since, or has ended too many others since. Reset, and throw the
-    rollout away."""
+    """The server never knew the episode, has no store and was restarted since, or has ended too many others since.
+    Reset, and throw the rollout away."""
     EPISODE_CLOSED = "EPISODE_CLOSED"
     """The episode was closed. Reset."""
     EPISODE_EXPIRED = "EPISODE_EXPIRED"

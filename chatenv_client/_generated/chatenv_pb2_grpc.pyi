@@ -17,8 +17,9 @@ Conventions, valid for every field unless its comment says otherwise:
     Infinity. Empty: not given. In an answer, numbers are spelled as the caller spelled them.
   - "refused with X" means: INVALID_ARGUMENT, ErrorInfo reason X, and the field named in BadRequest. Nothing changes.
   - Every error that this service makes carries ErrorInfo with domain "chatenv" and a reason; see docs/errors.md.
-  - A call on an episode that is not live is NOT_FOUND, reason EPISODE_UNKNOWN (never was, or before a restart of the
-    server), EPISODE_CLOSED or EPISODE_EXPIRED.
+  - A call on an episode that is not live is NOT_FOUND, reason EPISODE_UNKNOWN (never was, or before a restart of a
+    server without a store), EPISODE_CLOSED or EPISODE_EXPIRED. One that lives but cannot be read back is
+    FAILED_PRECONDITION, reason TOKENIZER_MISMATCH, or DATA_LOSS, reason EPISODE_DAMAGED.
 """
 
 import abc

@@ -138,3 +138,31 @@ def test_an_id_that_no_header_could_carry_is_refused_like_any_bad_id(target: str
     with ChatEnv(target, affinity=True) as env, pytest.raises(InvalidRequestError) as refused:
         env.reset(episode_id="één\n")
     assert refused.value.field == "episode_id"
+
+
+def test_forks_stay_on_the_server_of_their_episode(target: str, addresses: list[str]) -> None:
+    with ChatEnv(target, affinity=True) as env:
+        env.reset(messages=[HI])
+        forks = env.fork(12)
+        family = [*forks, *forks[0].fork(12)]
+        for fork in family:
+            assert fork.step(HI).observation.step_count == 1
+        known = [holders(addresses, fork.episode_id) for fork in family]
+        assert known == [holders(addresses, env.episode_id)] * 24
+        for fork in family:
+            fork.close()
+    with VectorChatEnv(target, 2, affinity=True) as vector:
+        vector.reset(messages=[HI])
+        with vector.fork_groups(8) as groups:
+            groups.step([HI] * 16)
+
+
+def test_an_import_lives_where_the_calls_of_its_id_go(target: str) -> None:
+    with ChatEnv(target, affinity=True) as env:
+        env.reset(messages=[HI])
+        snapshot = env.export()
+    for number in range(12):
+        with ChatEnv.from_snapshot(target, snapshot, episode_id=f"copy-{number}", affinity=True) as copy:
+            copy.step(HI)
+            with ChatEnv(target, affinity=True) as other:
+                assert other.resume(f"copy-{number}").observation.step_count == 1
