@@ -206,8 +206,12 @@ def test_forks_go_their_own_way_and_leave_the_episode_as_it_is(open_face: Callab
     before = shown(env), recorded(env)
     one, other = env.fork(2)
     assert shown(one) == shown(other) == shown(env)
+    one.observation.metadata["mine"] = True
     one.step(ChatAction(tokens=[1, 2]))
+    assert shown(other) == before[0]
     other.step({"role": "user", "content": "Mine."})
+    for fork in (one, other):
+        assert fork.observation.messages == fork.state().history_messages
     assert shown(one) != shown(other)
     assert (shown(env), recorded(env)) == before
     env.step(ChatAction(tokens=[1, 2]))
