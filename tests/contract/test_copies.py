@@ -99,10 +99,15 @@ class InProcess:
         self.env.restore(snapshot)
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module", params=["memory", "sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a store."""
-    return "memory" if request.param == "memory" else f"sqlite:///{tmp_path_factory.mktemp('store')}/episodes.db"
+    if request.param == "redis":
+        redis = pytest.importorskip("tests.stores.conftest").RedisServer(tmp_path_factory.mktemp("redis"))
+        yield redis.url
+        redis.kill()
+    else:
+        yield "memory" if request.param == "memory" else f"sqlite:///{tmp_path_factory.mktemp('store')}/episodes.db"
 
 
 @pytest.fixture(scope="module")
@@ -388,6 +393,28 @@ def test_what_was_copied_before_a_restart_is_known_after_it(serving: Serving, tm
         (fork,) = env.fork(episode_ids=["fork"], at_step=2)
         assert (shown(fork), recorded(fork)) == (moments[2], before)
         assert [each.episode_id for each in env.episodes("fork")] == ["fork"]
+
+
+def test_copies_are_the_same_from_every_server_of_a_store(store: str, address: str, serving: Serving) -> None:
+    if store == "memory":
+        pytest.skip("no other server knows what it holds")
+    with serving({"store": store}) as elsewhere, ChatEnv(address) as env, ChatEnv(elsewhere) as other:
+        env.reset(**OPENING)
+        name = f"{env.episode_id}.fork"
+        (here,) = env.fork(episode_ids=[name])
+        other.resume(str(env.episode_id))
+        (there,) = other.fork(episode_ids=[name])
+        assert there.step(HELLO).observation.step_count == 1
+        with pytest.raises(EpisodeExistsError):
+            env.fork(episode_ids=[name])
+        there.close()
+        (again,) = env.fork(episode_ids=[name])
+        assert again.step(SCRIPT[0]).observation.step_count == 1
+        with pytest.raises(EpisodeExistsError):
+            ChatEnv(elsewhere).import_episode(env.export(), name)
+        assert [each.step_count for each in other.episodes(name)] == [1]
+        assert here.episode_id == name
+        again.close()
 
 
 def test_the_id_of_an_episode_that_has_ended_is_free(address: str, serving: Serving) -> None:
