@@ -6,7 +6,7 @@ Pieces of a snapshot that follow on each other, as bytes, are the snapshot: `fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from chatenv_client._version import __version__
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ResetOptions
 from chatenv_client.reasons import Reason
-from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, fingerprint_of, pack_logprobs, pack_tokens
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, fingerprint_of, pack_logprobs, pack_tokens, unpack_tokens
 from chatenv_client.wire.columns import column_rows_to_proto
 from chatenv_client.wire.enums import STOP_REASON
 from chatenv_client.wire.json_fields import dump_json
@@ -160,6 +160,50 @@ def _stream_after(entries: Sequence[Entry]) -> Int32Array:
                 before, committed = np.concatenate([*committed, tail]), []
             tail = np.concatenate([before[: entry.shared], entry.new_tokens])
     return np.concatenate([*committed, tail])
+
+
+def cut_at(snapshot: pb.EpisodeSnapshot, at_step: int) -> None:
+    """Leave of a snapshot what the episode was after a step.
+
+    Raises:
+        InvalidRequestError: there is no such step.
+    """
+    check_step(at_step, len(snapshot.entries) - 1)
+    del snapshot.entries[at_step + 1 :]
+    if not snapshot.entries[-1].prompt_fingerprint:
+        snapshot.entries[-1].prompt_fingerprint = fingerprint_of(_stream_written(snapshot.entries))
+
+
+def _stream_written(entries: Iterable[pb.EpisodeEntry]) -> Int32Array:
+    """(T,) int32, the stream of an episode that has these entries."""
+    committed: list[Int32Array] = []
+    tail = EMPTY_TOKENS
+    for entry in entries:
+        if entry.HasField("sampled"):
+            committed += (tail, unpack_tokens(entry.sampled.tokens))
+            tail = EMPTY_TOKENS
+            continue
+        written = entry.went_on
+        if written.begins_segment:
+            tail, committed = np.concatenate([*committed, tail]), []
+        tail = np.concatenate([tail[: written.shared_tokens], unpack_tokens(written.tokens)])
+    return np.concatenate([*committed, tail])
+
+
+def seal(snapshot: pb.EpisodeSnapshot) -> None:
+    """Drop fingerprints that nobody needs, so that a snapshot is refused that is cut off: its last entry has none then.
+
+    Needed are that of the last entry, and those that prove what a segment was before another began.
+    """
+    needed, sampled = {len(snapshot.entries) - 1}, -1
+    for step, entry in enumerate(snapshot.entries):
+        if entry.went_on.begins_segment:
+            needed.add(sampled)
+        if entry.HasField("sampled"):
+            sampled = step
+    for step, entry in enumerate(snapshot.entries):
+        if step not in needed:
+            entry.ClearField("prompt_fingerprint")
 
 
 def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> bytes:

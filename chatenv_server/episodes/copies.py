@@ -11,7 +11,7 @@ from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ForkOrigin
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.environment.snapshots import check_step
+from chatenv_server.environment.snapshots import cut_at, seal
 from chatenv_server.episodes.episode import Caller, Write
 from chatenv_server.episodes.episodes import Episodes, checked_id, environment_of
 from chatenv_server.episodes.summaries import summary_of
@@ -38,7 +38,9 @@ class Copies:
         Raises:
             EpisodeNotFoundError: unknown, closed or expired.
         """
-        return self._snapshot(episode_id, None, caller)
+        snapshot = self._snapshot(episode_id, None, caller)
+        seal(snapshot)
+        return snapshot
 
     def _snapshot(self, episode_id: str, at_step: int | None, caller: Caller | None) -> pb.EpisodeSnapshot:
         with self._shelf.reading(episode_id, caller) as episode:
@@ -47,9 +49,8 @@ class Copies:
                 if journal is None:
                     raise self._shelf.not_found(episode_id)
                 snapshot = pb.EpisodeSnapshot.FromString(b"".join(journal.entries))
-                check_step(at_step, len(snapshot.entries) - 1)
                 if at_step is not None:
-                    del snapshot.entries[at_step + 1 :]
+                    cut_at(snapshot, at_step)
                 return snapshot
             environment = environment_of(episode)
             snapshot = environment.snapshot(at_step)

@@ -31,7 +31,7 @@ from tests.contract.conftest import start_server
 
 Serving = Callable[..., AbstractContextManager[str]]
 
-HELLO = {"role": "user", "content": "Hello!"}
+HELLO: Any = {"role": "user", "content": "Hello!"}
 CLOCK = 1_700_000_000.0
 OPENING: dict[str, Any] = {"messages": [HELLO], "clock": CLOCK, "seed": 7, "metadata": {"task": 3}}
 SCRIPT: list[Any] = [
@@ -515,6 +515,21 @@ def test_an_episode_moves_to_another_server(address: str, serving: Serving) -> N
             fork.close()
 
 
+def test_an_import_is_forked_at_every_step_as_its_original_was(address: str, serving: Serving) -> None:
+    with serving() as elsewhere, ChatEnv(elsewhere) as env, ChatEnv(address) as copy:
+        env.reset(**OPENING, history_policy="segment")
+        moments = [shown(env)]
+        for action in [*SCRIPT, ChatAction(messages=(HELLO,), replace_from=0), *SCRIPT]:
+            env.step(action)
+            moments.append(shown(env))
+        copy.import_episode(env.export())
+        for step, moment in enumerate(moments):
+            (fork,) = copy.fork(at_step=step)
+            assert shown(fork) == moment
+            assert recorded(fork) == recorded(*env.fork(at_step=step))
+            fork.close()
+
+
 def test_an_import_may_be_repeated_and_takes_no_other_episodes_place(address: str) -> None:
     with ChatEnv(address) as env:
         played(env, SCRIPT)
@@ -557,8 +572,10 @@ def damaged(snapshot: EpisodeSnapshot) -> Iterator[tuple[str, EpisodeSnapshot | 
     for index in range(len(snapshot.entries)):
         cut = pb.EpisodeSnapshot.FromString(snapshot.SerializeToString())
         del cut.entries[index]
-        if index < len(cut.entries):
-            yield f"without entry {index}", cut
+        yield f"without entry {index}", cut
+        short = pb.EpisodeSnapshot.FromString(snapshot.SerializeToString())
+        del short.entries[index:]
+        yield f"cut off before entry {index}", short
     newer = pb.EpisodeSnapshot.FromString(snapshot.SerializeToString())
     newer.format += 1
     yield "a newer format", newer
