@@ -478,7 +478,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "tokenizer_name", "tokenizer_fingerprint", "chat_template_fingerprint", "vocabulary_size", "token_id_limit", "special_tokens", "features", "turn_parser", "limits", "uptime_seconds", "live_episodes", "live_tokens")
+    __slots__ = ("version", "tokenizer_name", "tokenizer_fingerprint", "chat_template_fingerprint", "vocabulary_size", "token_id_limit", "special_tokens", "features", "turn_parser", "limits", "uptime_seconds", "live_episodes", "live_tokens", "processes", "process")
     class SpecialToken(_message.Message):
         __slots__ = ("id", "text", "stops")
         ID_FIELD_NUMBER: _ClassVar[int]
@@ -501,6 +501,8 @@ class GetServerInfoResponse(_message.Message):
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LIVE_EPISODES_FIELD_NUMBER: _ClassVar[int]
     LIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     version: str
     tokenizer_name: str
     tokenizer_fingerprint: str
@@ -514,7 +516,9 @@ class GetServerInfoResponse(_message.Message):
     uptime_seconds: float
     live_episodes: int
     live_tokens: int
-    def __init__(self, version: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., token_id_limit: _Optional[int] = ..., special_tokens: _Optional[_Iterable[_Union[GetServerInfoResponse.SpecialToken, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., turn_parser: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., live_episodes: _Optional[int] = ..., live_tokens: _Optional[int] = ...) -> None: ...
+    processes: int
+    process: int
+    def __init__(self, version: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., token_id_limit: _Optional[int] = ..., special_tokens: _Optional[_Iterable[_Union[GetServerInfoResponse.SpecialToken, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., turn_parser: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., live_episodes: _Optional[int] = ..., live_tokens: _Optional[int] = ..., processes: _Optional[int] = ..., process: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_episodes", "max_live_tokens", "max_steps", "max_tokens", "max_message_bytes", "max_batch_items", "max_text_bytes", "idle_timeout_seconds")

@@ -61,3 +61,7 @@ class ServerInfo:
     uptime_seconds: float
     live_episodes: int
     live_tokens: int
+    processes: int = 1
+    """Processes that serve at this address; each serves any episode."""
+    process: int = 1
+    """Which of them answered, from 1 on: the one that a connection leads to."""

@@ -27,6 +27,8 @@ def info_to_proto(info: ServerInfo) -> pb.GetServerInfoResponse:
         uptime_seconds=info.uptime_seconds,
         live_episodes=info.live_episodes,
         live_tokens=info.live_tokens,
+        processes=info.processes,
+        process=info.process,
     )
 
 
@@ -47,4 +49,6 @@ def info_from_proto(encoded: pb.GetServerInfoResponse) -> ServerInfo:
         uptime_seconds=encoded.uptime_seconds,
         live_episodes=encoded.live_episodes,
         live_tokens=encoded.live_tokens,
+        processes=encoded.processes,
+        process=encoded.process,
     )

@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any, Final
 
 MOST_LINES: Final = 4096
@@ -22,15 +24,17 @@ FLUSH_S: Final = 1.0
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def configure_logging(level: str, form: str) -> None:
+def configure_logging(level: str, form: str, *, process: int | None = None) -> None:
     """Log to standard error.
 
     Args:
         level: least severe level that is shown: debug, info, warning, error.
         form: `text` or `json`.
+        process: number of this process, where several of one server write to the same log; each line has it.
     """
     handler = LineWriter(sys.stderr.fileno())
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    always = {} if process is None else {"process": process}
+    handler.setFormatter(JsonFormatter(always) if form == "json" else TextFormatter(always))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # At DEBUG other libraries would log too much, the contents of calls among it.
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
@@ -99,17 +103,33 @@ def _dropped_record(count: int) -> logging.LogRecord:
 
 
 class TextFormatter(logging.Formatter):
-    """`time level message key=value ...`."""
+    """`time level message key=value ...`.
+
+    Args:
+        always: fields of every line.
+    """
+
+    def __init__(self, always: Mapping[str, Any] = MappingProxyType({})) -> None:
+        super().__init__()
+        self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback, at DEBUG, adds its own."""
-        fields = "".join(f" {key}={_shown(value)}" for key, value in _extra(record).items())
+        fields = "".join(f" {key}={_shown(value)}" for key, value in {**self._always, **_extra(record)}.items())
         line = f"{_time(record)} {record.levelname:<7} {record.getMessage()}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line.
+
+    Args:
+        always: fields of every line.
+    """
+
+    def __init__(self, always: Mapping[str, Any] = MappingProxyType({})) -> None:
+        super().__init__()
+        self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
         """The event with its time, level, logger and fields."""
@@ -118,6 +138,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._always,
             **_extra(record),
         }
         if record.exc_info:

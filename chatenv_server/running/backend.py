@@ -33,6 +33,7 @@ class Backend:
         open_transform: gives each episode its transform; takes the place of the one in the settings.
         clock: seconds, for the expiry of idle episodes; None: the machine's.
         telemetry: told of what happens to episodes.
+        process: number of this process among those that serve at one address, from 1 on.
 
     Raises:
         SettingError: the tokenizer, its template or the transform cannot be loaded, or an option of episodes is wrong.
@@ -46,8 +47,10 @@ class Backend:
         open_transform: Callable[[], Transform] | None = None,
         clock: Callable[[], float] | None = None,
         telemetry: Telemetry | None = None,
+        process: int = 1,
     ) -> None:
         self._settings = settings
+        self._process = process
         self._options = _check_options(settings)
         self._open_transform = open_transform or _find_transform(settings)
         self._engine = engine or _load_engine(settings)
@@ -92,6 +95,8 @@ class Backend:
             uptime_seconds=time.monotonic() - self._began,
             live_episodes=self.episodes.live_episodes,
             live_tokens=self.episodes.live_tokens,
+            processes=settings.processes,
+            process=self._process,
         )
 
     def _open_environment(self) -> ChatEnvironment:

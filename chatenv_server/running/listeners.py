@@ -126,12 +126,17 @@ def _bind_tcp(server: grpc.Server, address: str, credentials: grpc.ServerCredent
     port = int(port_text)
     # One by one: of a name with several addresses, gRPC is content with one that can be bound, and another
     # server may hold the rest.
-    for numeric in _numeric_hosts(host):
+    for numeric in numeric_hosts(host):
         port = _add_port(server, f"{numeric}:{port}", credentials)
     return f"{host}:{port}"
 
 
-def _numeric_hosts(host: str) -> list[str]:
+def numeric_hosts(host: str) -> list[str]:
+    """All addresses of a host, an IPv6 one in brackets.
+
+    Raises:
+        BindError: it has none here.
+    """
     bare = host.strip("[]")
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(bare)

@@ -73,8 +73,11 @@ def start(
         SettingError: a setting turned out to be wrong.
         BindError: an address cannot be served on.
     """
+    if settings.processes > 1:
+        raise wrong_setting("processes", "is more than 1, and only the command chatenv-server starts processes")
     server = RunningServer(settings, has_transform=bool(settings.transform or open_transform))
     try:
+        server.open()
         telemetry = server.observers.telemetry
         server.serve(Backend(settings, engine=engine, open_transform=open_transform, clock=clock, telemetry=telemetry))
     except BaseException:
@@ -84,12 +87,18 @@ def start(
 
 
 class RunningServer:
-    """A bound server. Until `serve` it answers health with NOT_SERVING and everything else with UNAVAILABLE.
+    """A server that is reached after `open`, and lets calls in after `serve`.
 
-    As a context manager it stops at the end.
+    Open and not serving it answers health with NOT_SERVING and everything else with UNAVAILABLE. As a context manager
+    it stops at the end.
     """
 
+    addresses: tuple[str, ...] = ()
+    """Where it is open, with real ports."""
+
     def __init__(self, settings: Settings, *, has_transform: bool) -> None:
+        self._settings = settings
+        self._listeners: Listeners | None = None
         self._gate = Gate(settings.max_concurrent_calls)
         self._items = ItemRunner(settings.max_concurrent_calls if has_transform else 0)
         self._health = health.Health(("", SERVICE))
@@ -126,10 +135,6 @@ class RunningServer:
         if settings.reflection:
             names = (SERVICE, health.SERVICE, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server, pool=reflected_schemas())
-        self._listeners = self._bind(settings)
-        self.addresses = self._listeners.addresses
-        """Where it serves, with real ports."""
-        self._server.start()
 
     def __enter__(self) -> Self:
         return self
@@ -141,6 +146,17 @@ class RunningServer:
     def target(self) -> str:
         """What a client on this machine connects to: the first address."""
         return reachable(self.addresses[0])
+
+    def open(self) -> None:
+        """Bind the addresses, and answer there.
+
+        Raises:
+            BindError: an address cannot be served on.
+            SettingError: the certificates do not work.
+        """
+        self._listeners = Listeners(self._server, self._settings)
+        self.addresses = self._listeners.addresses
+        self._server.start()
 
     def serve(self, backend: Backend) -> None:
         """Let calls in."""
@@ -194,24 +210,14 @@ class RunningServer:
         # Whoever is still there watches health, or does not read. A grace of gRPC's own would wait for them, too, and
         # take a thread, which there may not be.
         self._server.stop(None)
-        self._listeners.close()
-        self._close()
-        return finished
-
-    def _close(self) -> None:
-        """End the threads and the observers."""
+        if self._listeners is not None:
+            self._listeners.close()
         self._items.close()
         self._crew.close()
         self.observers.close()
         if self._backend is not None:
             self._backend.close()
-
-    def _bind(self, settings: Settings) -> Listeners:
-        try:
-            return Listeners(self._server, settings)
-        except BaseException:
-            self._close()
-            raise
+        return finished
 
 
 def _make_server(settings: Settings, interceptors: list[grpc.ServerInterceptor]) -> grpc.Server:
@@ -219,8 +225,9 @@ def _make_server(settings: Settings, interceptors: list[grpc.ServerInterceptor])
         INLINE,  # each method of ours names its threads
         interceptors=interceptors,
         options=[
-            # Else a second server on the same port would get half of the calls, and half of the episodes.
-            ("grpc.so_reuseport", 0),
+            # Else a second server on the same port would get half of the calls, and half of the episodes. Where
+            # processes share it, their parent holds the port and lets nobody else in; see `shared_port`.
+            ("grpc.so_reuseport", int(settings.processes > 1)),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             # Requests are unpacked by `Parser`, within bounds; gRPC would do it first and look afterwards.
             ("grpc.per_message_decompression", 0),

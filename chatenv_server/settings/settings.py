@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -114,6 +115,11 @@ class Settings:
         values.whole(1, 2**63 - 1),
         "tokens of a store's episodes that this process holds in memory; those used least recently leave it",
     )
+    processes: int = _setting(
+        1,
+        values.whole(1, 256),
+        "serving processes behind the one address, for as many cores; more than 1 needs a SQLite or Redis store",
+    )
     idle_timeout: float = _setting(
         3600.0, values.seconds(0), "seconds without a call after which an episode expires; 0: never"
     )
@@ -183,6 +189,8 @@ class Settings:
             raise wrong_setting("tls_client_ca", "needs tls-certificate and tls-key")
         if self.bearer_token and self.bearer_token_file:
             raise wrong_setting("bearer_token_file", "cannot stand beside bearer-token")
+        if self.processes > 1:
+            self._refuse_what_is_not_shared()
         self._refuse_open_plaintext()
 
     def episode_options(self) -> ResetOptions:
@@ -190,6 +198,38 @@ class Settings:
         named = {field.name for field in dataclasses.fields(EpisodeOptions)} & _OPTIONS.keys()
         given = {name: getattr(self, name) for name in named}
         return cast("ResetOptions", {name: value for name, value in given.items() if value is False or value})
+
+    def _refuse_what_is_not_shared(self) -> None:
+        """Refuse what several processes cannot have in common."""
+        if sys.platform != "linux":
+            raise wrong_setting("processes", "is more than 1, and only Linux spreads connections over processes")
+        if self.store == "memory":
+            raise wrong_setting(
+                "processes",
+                "is more than 1, and with the store `memory` each process would know only episodes of its own: give "
+                "store, such as sqlite:///PATH",
+            )
+        for address in self.listen:
+            if address.startswith("unix:"):
+                raise wrong_setting(
+                    "processes",
+                    f"is more than 1, and {address} can belong to one process only: listen on HOST:PORT, such as "
+                    "127.0.0.1:50051",
+                )
+        if self.metrics_listen and 0 < _port_of(self.metrics_listen) > 65536 - self.processes:
+            raise wrong_setting("metrics_listen", "leaves no port for each process: they take one after the other")
+
+    def of_process(self, number: int, listen: tuple[str, ...]) -> Settings:
+        """The settings of one of several processes.
+
+        Args:
+            number: of the process, from 1 on. Its metrics are on the port that is so many after the first.
+            listen: the addresses with real ports.
+        """
+        host, _, _ = self.metrics_listen.rpartition(":")
+        port = _port_of(self.metrics_listen) if self.metrics_listen else 0
+        metrics = f"{host}:{port + number - 1}" if port else self.metrics_listen
+        return dataclasses.replace(self, listen=listen, metrics_listen=metrics)
 
     def _refuse_open_plaintext(self) -> None:
         for address in self.listen:
@@ -210,6 +250,10 @@ _OPTIONS: Final[Mapping[str, _Option]] = {
     field.name: field.metadata["option"] for field in dataclasses.fields(Settings)
 }
 _DEFAULTS: Final[Mapping[str, Any]] = {field.name: field.default for field in dataclasses.fields(Settings)}
+
+
+def _port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def is_local(address: str) -> bool:

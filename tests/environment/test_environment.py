@@ -275,6 +275,6 @@ def test_an_episode_that_was_opened_without_a_message_is_restored_as_it_was(
     env, again = ChatEnvironment(engine), ChatEnvironment(engine)
     env.reset(clock=0.0)
     for action in actions:
-        env.step(ChatAction(messages=(), replace_from=0) if action == "emptied" else action)
+        env.step(ChatAction(replace_from=0) if action == "emptied" else action)
     again.restore(env.snapshot())
     assert wire.state_to_proto(again.state) == wire.state_to_proto(env.state)

@@ -25,7 +25,7 @@ from chatenv_server.settings.settings import (
 )
 
 NAMES = [field.name for field in dataclasses.fields(Settings)]
-TEXT_SETTINGS = {"tokenizer", "system_prompt", "system_role", "transform", "bearer_token"}
+TEXT_SETTINGS = {"tokenizer", "system_prompt", "system_role", "transform", "bearer_token", "store"}
 
 GOOD: dict[str, tuple[str, Any]] = {
     "listen": ("unix:///run/x.sock,[::1]:0", ("unix:///run/x.sock", "[::1]:0")),
@@ -43,6 +43,9 @@ GOOD: dict[str, tuple[str, Any]] = {
     "max_tokens": ("4096", 4096),
     "max_episodes": ("7", 7),
     "max_live_tokens": ("5000000000", 5_000_000_000),
+    "store": ("sqlite:///run/episodes.db", "sqlite:///run/episodes.db"),
+    "max_cached_tokens": ("1000", 1000),
+    "processes": ("2", 2),
     "idle_timeout": ("0.5", 0.5),
     "transform_timeout": ("0", 0.0),
     "max_message_bytes": ("1024", 1024),
@@ -77,6 +80,8 @@ BAD: dict[str, list[str]] = {
     "max_tokens": ["x", "4294967296"],
     "max_episodes": ["0"],
     "max_live_tokens": ["0"],
+    "max_cached_tokens": ["0"],
+    "processes": ["0", "257", "all"],
     "idle_timeout": ["-1", "inf", "nan", "soon"],
     "transform_timeout": ["-0.1"],
     "max_message_bytes": ["1023"],
@@ -99,6 +104,7 @@ BAD: dict[str, list[str]] = {
 }
 
 COMPANIONS = {
+    "processes": ["store"],
     "tls_certificate": ["tls_key"],
     "tls_key": ["tls_certificate"],
     "tls_client_ca": ["tls_certificate", "tls_key"],
@@ -126,14 +132,14 @@ def test_the_tables_of_this_test_cover_every_setting() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_a_flag(name: str, file: str) -> None:
     text, value = _filled(name, file)
-    others = [part for other in COMPANIONS.get(name, []) for part in (flag_of(other), file)]
+    others = [part for other in COMPANIONS.get(name, []) for part in (flag_of(other), _filled(other, file)[0])]
     assert getattr(read_settings([flag_of(name), text, *others], {}), name) == value
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_an_environment_variable(name: str, file: str) -> None:
     text, value = _filled(name, file)
-    others = {variable_of(other): file for other in COMPANIONS.get(name, [])}
+    others = {variable_of(other): _filled(other, file)[0] for other in COMPANIONS.get(name, [])}
     assert getattr(read_settings([], {variable_of(name): text, **others}), name) == value
 
 
