@@ -109,8 +109,11 @@ class Connection(BaseConnection[grpc.Channel]):
         tls: Tls | None,
         max_message_bytes: int,
         affinity: bool,
+        own: bool = False,
     ) -> None:
         """Open a channel, which is closed at the end, or take the one that was given, which is left open.
+
+        With `own` an opened channel shares no connection with others.
 
         Raises:
             TypeError: the target is neither an address nor a channel whose calls block.
@@ -119,7 +122,9 @@ class Connection(BaseConnection[grpc.Channel]):
         self.at_close = ExitStack()
         """What is done when the last connection on the channel is closed, the last first."""
         if isinstance(target, str):
-            channel = open_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
+            channel = open_channel(
+                target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity, own_connection=own
+            )
             self.at_close.callback(channel.close)
         else:
             check_ready_channel(target, grpc.Channel, tls, max_message_bytes)

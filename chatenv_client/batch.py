@@ -83,19 +83,43 @@ class Round(Generic[ResultT]):
         """Whether there is no call to make."""
         return not (self._asked or self._planned)
 
-    def parts(self, limits: Limits) -> Iterator[Part[ResultT]]:
-        """The calls to make, divided as a server's limits ask for.
+    def parts(self, limits: Limits, lanes: int = 1) -> Iterator[Part[ResultT]]:
+        """The calls to make, divided as a server's limits ask for, and spread over some lanes by turns.
 
         An item that is too large by itself travels alone, to get an error of its own.
         """
         for method, calls in self._asked.items():
             if method in _BATCHES:
-                yield from self._batches(method, list(calls), partial(_copied, calls), limits)
+                yield from self._spread(method, list(calls), partial(_copied, calls), limits, lanes)
             else:
                 for index, call in calls.items():
-                    yield Part(self, method, call.request, {index: call.receive})
+                    lane = self._lane(index, lanes)
+                    yield Part(self, method, call.request, {index: call.receive}, lane=lane)
         if self._planned:
-            yield from self._batches("Step", *self._planned, limits)
+            yield from self._spread("Step", *self._planned, limits, lanes)
+
+    def _lane(self, index: int, lanes: int) -> int:
+        """The lane of an episode: the same in every round."""
+        return index * lanes // len(self.results)
+
+    def _spread(
+        self,
+        method: str,
+        indices: Sequence[int],
+        build: Callable[[int, Any], Call[ResultT]],
+        limits: Limits,
+        lanes: int,
+    ) -> Iterator[Part[ResultT]]:
+        of_lanes: list[list[int]] = [[] for _ in range(lanes)]
+        for index in indices:
+            of_lanes[self._lane(index, lanes)].append(index)
+        parts = [self._batches(method, each, build, limits, lane) for lane, each in enumerate(of_lanes)]
+        while parts:
+            for lane in list(parts):
+                if (part := next(lane, None)) is None:
+                    parts.remove(lane)
+                else:
+                    yield part
 
     def _batches(
         self,
@@ -103,15 +127,16 @@ class Round(Generic[ResultT]):
         indices: Sequence[int],
         build: Callable[[int, Any], Call[ResultT]],
         limits: Limits,
+        lane: int,
     ) -> Iterator[Part[ResultT]]:
         start = 0
         for size in _sizes(len(indices), limits.max_batch_items):
-            part = self._batch(_BATCHES[method], indices[start : start + size], build)
+            part = self._batch(_BATCHES[method], indices[start : start + size], build, lane)
             start += size
             yield from part.fitting(limits.max_message_bytes)
 
     def _batch(
-        self, batch: _Batch, indices: Sequence[int], build: Callable[[int, Any], Call[ResultT]]
+        self, batch: _Batch, indices: Sequence[int], build: Callable[[int, Any], Call[ResultT]], lane: int
     ) -> Part[ResultT]:
         """A part for some episodes; what cannot be built is that item's error."""
         request = batch.request()
@@ -123,7 +148,7 @@ class Round(Generic[ResultT]):
             except ChatEnvError as error:  # noqa: PERF203 - one item may be refused while the others are not
                 self._errors[index] = error
                 del items[-1]
-        return Part(self, batch.method, request, receivers, batch)
+        return Part(self, batch.method, request, receivers, batch, lane)
 
     def check(self) -> None:
         """Raise what went wrong, if anything did.
@@ -191,6 +216,8 @@ class Part(Generic[ResultT]):
     items: dict[int, Callable[[Any], ResultT]]
     """What takes in the answer of an item, by index of the episode, in the order of the request."""
     batch: _Batch | None = None
+    lane: int = 0
+    """Which of several connections it takes."""
 
     @property
     def most_in_flight(self) -> int:
@@ -217,7 +244,7 @@ class Part(Generic[ResultT]):
             return self
         items, receivers = getattr(self.request, self.batch.field), list(self.items.items())
         request = self.batch.request(**{self.batch.field: [items[place] for place in places]})
-        return Part(self.round, self.method, request, dict(receivers[place] for place in places), self.batch)
+        return Part(self.round, self.method, request, dict(receivers[place] for place in places), self.batch, self.lane)
 
     def receive(self, response: Any) -> list[Part[ResultT]]:
         """Take in the answer, each item its own; the parts to make for items that found no room in it."""

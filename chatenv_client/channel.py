@@ -85,6 +85,7 @@ def open_channel(
     tls: Tls | None = None,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     affinity: bool = False,
+    own_connection: bool = False,
 ) -> grpc.Channel:
     """Open a channel. It connects with the first call.
 
@@ -93,12 +94,15 @@ def open_channel(
         tls: certificates; None is plain text.
         max_message_bytes: largest message either way; to be the same on the server.
         affinity: whether the calls of an episode stick to one of the servers that the target names.
+        own_connection: whether it shares no connection with other channels, as those to one target do otherwise.
 
     Raises:
         ValueError: the target is a URL of another kind.
     """
     _check_target(target)
     options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL)
+    if own_connection:
+        options.append(("grpc.use_local_subchannel_pool", 1))
     if tls is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, tls.credentials(), options)

@@ -7,17 +7,20 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
+from chatenv_client._lanes import reach_all
 from chatenv_client.batch import Part, Round
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import Action, ChatObservation, Limits, ResetOptions, StepResult, Trajectory
+from chatenv_client.models import Action, ChatObservation, Limits, ResetOptions, ServerInfo, StepResult, Trajectory
 from chatenv_client.vector_session import VectorSession
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ class VectorChatEnv:
                 results = env.step([None if result.done else policy(result.observation) for result in results])
 
     A round of steps travels as a few BatchStep calls. While the server works on one, the next waits there, the answer
-    to the one before is read, and another is built. The server's limits are asked for and kept.
+    to the one before is read, and another is built. The server's limits are asked for and kept. Of a server with
+    several processes each gets its part of the episodes, over a connection of its own, unless the target is a channel.
 
     One bad item spoils no other: the rest is applied, and then BatchError holds what each was answered. Items that
     failed may be tried again, with None for those that did not.
@@ -70,7 +74,11 @@ class VectorChatEnv:
         defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
         if affinity:
             defaults = defaults.sticking_to(uuid.uuid4().hex)
-        self._connection = Connection(target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
+        connect = partial(Connection, target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
+        self._connection = connect()
+        self._lanes = [self._connection]
+        """The connections that episodes are spread over."""
+        self._another = partial(connect, own=True) if isinstance(target, str) else None
         self._limits: Limits | None = None
         self._ends_by: float | None = None
         """When all has to be over, by the monotonic clock; set where a `with` block raised."""
@@ -201,32 +209,34 @@ class VectorChatEnv:
         self._connection.check()
         if round_.is_empty:
             return round_
-        in_flight: deque[tuple[Part[ResultT], Any]] = deque()
+        limits = self._server_limits(timeout_s)
+        in_flight: list[deque[tuple[Part[ResultT], Any]]] = [deque() for _ in self._lanes]
         try:
-            for part in round_.parts(self._server_limits(timeout_s)):
-                answers = [_answer(*in_flight.popleft())] if len(in_flight) == part.most_in_flight else []
+            for part in round_.parts(limits, len(self._lanes)):
+                lane = in_flight[part.lane]
+                answers = [_answer(*lane.popleft())] if len(lane) == part.most_in_flight else []
                 # The server has its next call before the answer to the last one is read.
-                in_flight.append((part, self._begin(part, timeout_s)))
+                lane.append((part, self._begin(part, timeout_s)))
                 for answered, answer in answers:
                     self._take(answered, answer, timeout_s)
         except Exception:
             raise
         except BaseException:  # somebody pressed Ctrl-C, say, and waits for nothing more
-            for _, call in in_flight:
+            for _, call in chain.from_iterable(in_flight):
                 call.cancel()
             in_flight.clear()
             raise
         finally:
             # Also where a later part could not be built: what was sent may be applied, and its episodes have to know.
-            while in_flight:
-                self._take(*_answer(*in_flight.popleft()), timeout_s)
+            for begun in chain.from_iterable(in_flight):
+                self._take(*_answer(*begun), timeout_s)
         return round_
 
     def _begin(self, part: Part[ResultT], timeout_s: float | None) -> Any:
         """Make the call of a part; gRPC's future of its answer."""
         if self._ends_by is not None:
             timeout_s = max(0.0, self._ends_by - time.monotonic())
-        return self._connection.future(part.method, part.request, timeout_s)
+        return self._lanes[part.lane].future(part.method, part.request, timeout_s)
 
     def _take(self, part: Part[ResultT], answer: Any, timeout_s: float | None) -> None:
         """Take in the answer to a part, or what its call failed with. What was too large is called for in halves."""
@@ -235,8 +245,15 @@ class VectorChatEnv:
 
     def _server_limits(self, timeout_s: float | None) -> Limits:
         if self._limits is None:
-            self._limits = self._connection.make(self._session.server_info(), timeout_s).limits
+            info = self._ask(self._connection, timeout_s)
+            if info.processes > 1 and self._another is not None:
+                ask = partial(self._ask, timeout_s=timeout_s)
+                self._lanes = reach_all(self._connection, info, len(self), self._another, ask)
+            self._limits = info.limits
         return self._limits
+
+    def _ask(self, connection: Connection, timeout_s: float | None) -> ServerInfo:
+        return connection.make(self._session.server_info(), timeout_s)
 
 
 def _answer(part: Part[ResultT], call: Any) -> tuple[Part[ResultT], Any]:

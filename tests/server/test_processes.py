@@ -15,7 +15,7 @@ from urllib.request import urlopen
 import grpc
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, channel_options
+from chatenv_client import ChatAction, ChatEnv, VectorChatEnv, channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.health import health_of
@@ -78,6 +78,17 @@ def is_alive(pid: int) -> bool:
     return stat.exists() and stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
 
 
+def metrics_of(server: ServerProcess) -> list[str]:
+    """What Prometheus reads of each process."""
+    found = re.search(r"metrics=(\S+)", server.log[-1])
+    assert found is not None
+    pages = []
+    for address in found[1].split(","):
+        with urlopen(f"http://{address}/metrics") as page:
+            pages.append(page.read().decode())
+    return pages
+
+
 # What callers see.
 
 
@@ -105,6 +116,30 @@ def test_a_process_that_is_killed_is_replaced_and_no_episode_is_lost(launch: Lau
             eventually(lambda: len(pids_of(server)) == 2)
             channels_to_all(server.addresses[0], 2)
         assert env.state().step_count == 3
+
+
+def test_a_vector_client_gives_each_process_its_part_of_the_episodes(launch: Launch, store: str) -> None:
+    pytest.importorskip("prometheus_client", reason="the extra metrics is not installed")
+    server = several(launch, store, "--metrics-listen", "127.0.0.1:0")
+    with VectorChatEnv(server.addresses[0], 8) as env:
+        env.reset(messages=[HI])
+        env.step([ChatAction(tokens=[65 + index, 257]) for index in range(8)])
+        pages = metrics_of(server)
+        assert ["chatenv_episodes_started_total 4.0" in page for page in pages] == [True, True]
+        assert ["chatenv_store_conflicts_total 0.0" in page for page in pages] == [True, True]
+
+
+def test_a_vector_client_goes_on_when_processes_die(launch: Launch, store: str) -> None:
+    server = several(launch, store)
+    with VectorChatEnv(server.addresses[0], 8) as env:
+        env.reset(messages=[HI])
+        for turn in range(3):
+            os.kill(pids_of(server)[turn % 2], signal.SIGKILL)
+            env.step([ChatAction(tokens=[65 + index, 257]) if turn % 2 == 0 else HI for index in range(8)])
+            channels_to_all(server.addresses[0], 2)
+        for index, trajectory in enumerate(env.trajectories()):
+            sampled = [row.tokens[row.loss_mask].tolist() for row in trajectory.samples()]
+            assert sampled == [[65 + index, 257, 65 + index, 257]]
 
 
 def test_a_process_that_serves_answers_health_for_itself(launch: Launch, store: str, mark: Path) -> None:
@@ -288,15 +323,9 @@ def test_the_log_names_the_process_and_says_once_that_all_serve(launch: Launch, 
 def test_each_process_has_its_metrics_on_a_port_of_its_own(launch: Launch, store: str) -> None:
     pytest.importorskip("prometheus_client", reason="the extra metrics is not installed")
     server = several(launch, store, "--metrics-listen", "127.0.0.1:0")
-    found = re.search(r"metrics=(\S+)", server.log[-1])
-    assert found is not None
-    addresses = found[1].split(",")
-    assert len(set(addresses)) == 2
     for channel in channels_to_all(server.addresses[0], 2).values():
         ChatEnv(channel).reset()
-    for address in addresses:
-        with urlopen(f"http://{address}/metrics") as page:
-            assert "chatenv_episodes_started_total 1.0" in page.read().decode()
+    assert ["chatenv_episodes_started_total 1.0" in page for page in metrics_of(server)] == [True, True]
 
 
 def test_metrics_take_ports_one_after_the_other() -> None:
