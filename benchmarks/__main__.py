@@ -7,14 +7,26 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks import bars, growth, keeping_up, memory, report, segments, servers, stores, templates, throughput
+from benchmarks import (
+    bars,
+    growth,
+    keeping_up,
+    memory,
+    processes,
+    report,
+    segments,
+    servers,
+    stores,
+    templates,
+    throughput,
+)
 from benchmarks.memory import Amount
 from benchmarks.plot import write_plot
 from benchmarks.report import Run
 from benchmarks.throughput import Scale
 from benchmarks.work import CONFORMANCE, Subject, subjects
 
-SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory", "segments", "stores")
+SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory", "segments", "stores", "processes")
 
 
 def main() -> None:
@@ -89,11 +101,23 @@ def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_pro
         run.memory[name] = memory.measure(subject, amount, load_process)
         report.print_memory(name, run.memory[name])
         run.bars += bars.of_memory(name, run.memory[name])
+    _measure_what_stores_bring(subject, arguments, run, load_process)
+
+
+def _measure_what_stores_bring(
+    subject: Subject, arguments: argparse.Namespace, run: Run, load_process: Executor
+) -> None:
+    quick, name = arguments.quick, subject.name
     if "stores" in arguments.only:
         turns, rounds = (1, 1) if quick else (4, arguments.rounds)
         run.stores[name] = stores.measure(subject, turns, rounds, load_process)
         report.print_stores(name, run.stores[name])
         run.bars += bars.of_stores(name, run.stores[name])
+    if "processes" in arguments.only:
+        turns, rounds = (1, 1) if quick else (8, arguments.rounds)
+        run.processes[name] = processes.measure(subject, turns, rounds, load_process)
+        report.print_processes(name, run.processes[name])
+        run.bars += bars.of_processes(name, run.processes[name])
 
 
 def _write(run: Run, folder: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks import keeping_up, segments, stores
+from benchmarks import keeping_up, processes, segments, stores
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure, ratio
 from benchmarks.memory import EPISODE_TOKENS
@@ -144,6 +145,23 @@ def of_memory(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
     }
     return [
         Bar(subject, what, limit, unit, False, figures[name].rounds) for name, (what, limit, unit) in limits.items()
+    ]
+
+
+def of_processes(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
+    """Bars on what more processes give: on two cores the client and they share both."""
+    one = figures[processes.name_of(1)]
+    few_cores = (os.cpu_count() or 1) <= 2
+    return [
+        Bar(
+            subject,
+            f"{processes.name_of(n)} against one, client included",
+            1.3 if few_cores else 0.7 * n,
+            "x",
+            True,
+            ratio(figures[processes.name_of(n)], one),
+        )
+        for n in processes.counts()[1:]
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import keeping_up
+from benchmarks import keeping_up, processes
 from benchmarks.bars import CHEAP, Bar
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure
@@ -37,6 +37,7 @@ class Run:
     memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
     segments: dict[str, Segments] = field(default_factory=dict)
     stores: dict[str, Stores] = field(default_factory=dict)
+    processes: dict[str, dict[str, Figure]] = field(default_factory=dict)
     templates: list[Measured] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -84,6 +85,12 @@ def print_stores(subject: str, measured: Stores) -> None:
     for store, figures in measured.rates.items():
         _print_figures({f"{store}: {way}": figure for way, figure in figures.items()})
     _print_figures({"reload of 100 turns and 20,000 tokens, ms": measured.reload})
+
+
+def print_processes(subject: str, figures: Mapping[str, Figure]) -> None:
+    """One block of the table."""
+    print(f"\n{subject}, VectorChatEnv of {processes.EPISODES} at several processes on one SQLite file [steps/s]")
+    _print_figures(figures)
 
 
 def print_template(one: Measured) -> None:
@@ -154,6 +161,7 @@ def write_json(run: Run, file: Path) -> None:
         "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
         "segments": {subject: dataclasses.asdict(measured) for subject, measured in run.segments.items()},
         "stores": {subject: dataclasses.asdict(measured) for subject, measured in run.stores.items()},
+        "processes_steps_per_second": {subject: _rounds(figures) for subject, figures in run.processes.items()},
         "memory": {subject: _rounds(figures) for subject, figures in run.memory.items()},
         "templates_microseconds_per_turn": [_of_template(one) for one in run.templates],
         "bars": [{**dataclasses.asdict(bar), "median": bar.median, "is_met": bar.is_met} for bar in run.bars],

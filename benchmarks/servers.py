@@ -41,7 +41,7 @@ class Server:
 def chatenv(tokenizer: str, cores: Collection[int] = (), arguments: Sequence[str] = ()) -> Iterator[Server]:
     """`chatenv-server` with its defaults and more arguments; on the given cores alone, if any are given."""
     usual = ["-m", "chatenv_server", "--listen", "127.0.0.1:0", "--tokenizer", tokenizer, "--log-format", "json"]
-    with _process([*usual, *arguments], "stderr", cores) as (line, server_of):
+    with _process([*usual, *arguments], "stderr", cores, until="addresses") as (line, server_of):
         yield server_of(json.loads(line)["addresses"])
 
 
@@ -67,9 +67,9 @@ def why_no_peer() -> str:
 
 @contextmanager
 def _process(
-    arguments: list[str], says_so_on: str, cores: Collection[int] = ()
+    arguments: list[str], says_so_on: str, cores: Collection[int] = (), until: str = ""
 ) -> Iterator[tuple[str, Callable[[str], Server]]]:
-    """A process and its first line, and what makes a Server of its address."""
+    """A process and its first line with `until` in it, and what makes a Server of its address."""
     began = time.perf_counter()
     pipes: dict[str, Any] = {says_so_on: subprocess.PIPE}
     with _held_to(cores):
@@ -77,7 +77,7 @@ def _process(
         process = subprocess.Popen(command, cwd=CHECKOUT, env=_plain_environment(), text=True, **pipes)
     try:
         stream = getattr(process, says_so_on)
-        line = stream.readline()
+        line = next((line for line in stream if until in line), "")
         took = time.perf_counter() - began
         if not line:
             raise RuntimeError(f"{' '.join(arguments)} ended with {process.wait()} before it served")

@@ -175,6 +175,7 @@ class VectorChatEnv:
         forking = self._make(self._session.fork_groups(n), timeout_s)
         groups = VectorChatEnv.__new__(VectorChatEnv)
         groups._connection, groups._limits, groups._ends_by = self._connection.shared(), self._limits, None
+        groups._lanes, groups._another = [groups._connection, *self._lanes[1:]], None
         groups._session = self._session.of_forks(forking.results)
         try:
             forking.check()

@@ -129,6 +129,15 @@ def test_a_vector_client_gives_each_process_its_part_of_the_episodes(launch: Lau
         assert ["chatenv_store_conflicts_total 0.0" in page for page in pages] == [True, True]
 
 
+def test_groups_that_are_forked_reach_every_process_too(launch: Launch, store: str) -> None:
+    server = several(launch, store)
+    with VectorChatEnv(server.addresses[0], 4) as env:
+        env.reset(messages=[HI])
+        with env.fork_groups(2) as groups:
+            groups.step([ChatAction(tokens=[65 + index, 257]) for index in range(8)])
+            assert [len(trajectory.tokens) for trajectory in groups.trajectories()] == [23] * 8
+
+
 def test_a_vector_client_goes_on_when_processes_die(launch: Launch, store: str) -> None:
     server = several(launch, store)
     with VectorChatEnv(server.addresses[0], 8) as env:
