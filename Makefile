@@ -44,7 +44,7 @@ test-deep: $(DEV) ## run all tests with 10,000 examples for every property
 test-container: $(DEV) ## build the image and run it, where a Docker engine answers
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m container tests/deploy $(ARGS)
 
-soak: $(DEV) ## kill 64 clients at random for five minutes: nothing may be lost (ARGS='--clients 8 --seconds 30')
+soak: $(DEV) ## kill 64 clients and their servers at random, 4 times five minutes (ARGS='--clients 8 --seconds 30 --kinds redis')
 	$(BIN)/python -m tests.server.soak $(ARGS)
 
 bench: $(BENCH) ## measure: a table, JSON and a plot (ARGS='--only templates' for a part)

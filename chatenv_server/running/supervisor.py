@@ -20,7 +20,7 @@ from chatenv_server.running.signals import catch_signals
 from chatenv_server.settings.errors import BindError, SettingError
 from chatenv_server.settings.settings import Settings
 
-SETTLED_S: Final = 10.0
+SETTLED_S: Final = 2.0
 """A process that served for so long did not die of its start."""
 MOST_EARLY_DEATHS: Final = 5
 """In a row, of processes in one place: after them the server ends."""

@@ -1,24 +1,23 @@
-"""Many clients at one server, killed and cut off at random; nothing may be lost, and nothing done twice.
+"""Many clients, killed and cut off at random, at servers that are killed, too; nothing is lost, and nothing done twice.
 
-    python -m tests.server.soak --clients 64 --seconds 300
+    python -m tests.server.soak --clients 64 --seconds 300 --kinds memory sqlite redis rolling
 
-Every client is a process. Beside them somebody reads a stream slowly. At the end every episode that is not closed is
-compared with its client's journal, the server may hold no others, and once it is killed the next one knows none.
+Every client is a process. At the end every episode that is not closed is compared with its client's journal, and the
+servers may hold no others. What the kinds are, `servers_of` says. Without a store no server is killed, somebody reads a
+stream slowly beside the clients, and a new server must know no episode. With one, all servers are killed before the
+comparison.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -31,8 +30,8 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import open_channel
 from chatenv_server.rpc.streams import MAX_IN_FLIGHT
-from tests.server.conftest import plain_environment
 from tests.server.soak_client import Episode, Journal, Operation, expected_stream, play, step_request
+from tests.server.soak_servers import KINDS, PAUSE_S, Servers, servers_of
 
 KILL_PAUSE_S: Final = 0.25
 LONGEST_END_S: Final = 60.0
@@ -53,63 +52,57 @@ class Report:
     """Of the server, at every kill."""
 
 
-def soak(clients: int, seconds: float, folder: Path) -> Report:
+def soak(clients: int, seconds: float, folder: Path, kind: str = "memory") -> Report:
     """Run it, with journals and logs in a folder."""
     report = Report()
-    until = time.time() + seconds
     paths = [folder / f"client-{index}.jsonl" for index in range(clients)]
-    with server_process("127.0.0.1:0", folder / "server.log") as (pid, address):
-        reader = Thread(target=read_slowly, args=[address, until, report])
-        reader.start()
-        _drive(paths, address, until, pid, report)
-        reader.join()
-        live = _compare(paths, address, report)
-    with server_process(address, folder / "restarted.log") as (_, address):
-        _look_for_lost(live, address, report)
-    for line in (folder / "server.log").read_text(encoding="utf-8").splitlines():
-        if json.loads(line)["level"] == "error":
-            report.failures.append(line)
+    with servers_of(kind, folder) as servers:
+        until = time.time() + seconds
+        beside = _disturb if servers.keep else read_slowly
+        thread = Thread(target=_noting, args=[beside, servers, until, report])
+        thread.start()
+        _drive(paths, servers, until, report)
+        thread.join()
+        if servers.keep:
+            servers.restart()
+        live = _compare(paths, servers, report)
+        if not servers.keep:
+            servers.restart()
+            _look_for_lost(live, servers.target(0), report)
+        report.failures += servers.errors()
     return report
 
 
-@contextmanager
-def server_process(address: str, log: Path) -> Iterator[tuple[int, str]]:
-    """A server that is killed at the end: its process id, and where it serves."""
-    command = [sys.executable, "-m", "chatenv_server", "--listen", address, "--log-format", "json"]
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stderr=file, env=plain_environment())
+def _noting(work: Callable[[Servers, float, Report], None], servers: Servers, until: float, report: Report) -> None:
     try:
-        yield process.pid, _address_in(log)
-    finally:
-        process.kill()
-        process.wait()
+        work(servers, until, report)
+    except Exception:  # noqa: BLE001 - whatever it is, the soak has to tell
+        report.failures.append(traceback.format_exc())
 
 
-def _address_in(log: Path) -> str:
-    until = time.monotonic() + LONGEST_END_S
-    while time.monotonic() < until:
-        first, newline, _ = log.read_text(encoding="utf-8").partition("\n")
-        if newline:
-            return str(json.loads(first)["addresses"])
-        time.sleep(0.05)
-    raise TimeoutError("the server does not serve")
+def _disturb(servers: Servers, until: float, report: Report) -> None:
+    """Kill or replace servers until the time is over."""
+    while time.time() + PAUSE_S < until:
+        time.sleep(PAUSE_S)
+        servers.disturb(report.counts)
 
 
-def _drive(paths: list[Path], address: str, until: float, server_pid: int, report: Report) -> None:
+def _drive(paths: list[Path], servers: Servers, until: float, report: Report) -> None:
     """Keep a client at each journal, and kill one after the other, until the time is over."""
     # A client that is forked from a process that has imported everything is there in milliseconds.
     context = get_context("forkserver")
     context.set_forkserver_preload([play.__module__])
 
-    def start(path: Path) -> ForkServerProcess:
-        process = context.Process(target=play, args=[path, address, until])
+    def start(index: int) -> ForkServerProcess:
+        process = context.Process(target=play, args=[paths[index], servers.target(random.randrange(64)), until])
         process.start()
         return process
 
-    playing = [start(path) for path in paths]
+    playing = [start(index) for index in range(len(paths))]
     while time.time() < until:
         time.sleep(KILL_PAUSE_S)
-        report.resident_mib.append(_resident_mib(server_pid))
+        if not servers.keep:
+            report.resident_mib.append(servers.resident_mib())
         begun = [index for index, path in enumerate(paths) if path.exists() and path.stat().st_size]
         if not begun:
             continue
@@ -117,7 +110,7 @@ def _drive(paths: list[Path], address: str, until: float, server_pid: int, repor
         playing[index].kill()
         playing[index].join()
         report.counts["clients killed"] += 1
-        playing[index] = start(paths[index])
+        playing[index] = start(index)
     for path, process in zip(paths, playing, strict=True):
         process.join(LONGEST_END_S)
         if process.exitcode != 0:
@@ -126,14 +119,7 @@ def _drive(paths: list[Path], address: str, until: float, server_pid: int, repor
             process.join()
 
 
-def _resident_mib(pid: int) -> int:
-    statm = Path(f"/proc/{pid}/statm")
-    return (
-        int(statm.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20 if statm.exists() else 0
-    )
-
-
-def read_slowly(address: str, until: float, report: Report) -> None:
+def read_slowly(servers: Servers, until: float, report: Report) -> None:
     """Step through a stream and lag behind with reading its long answers, until the time is over."""
     sent: list[Operation] = [{"say": "begin"}, {"sample": [65] * 20_000}]
     lag = Semaphore(LARGEST_LAG)
@@ -144,7 +130,7 @@ def read_slowly(address: str, until: float, report: Report) -> None:
             sent.append({"sample": [len(sent) % 256]} if len(sent) % 2 else {"say": f"{len(sent)}"})
             yield pb.StreamStepsRequest(step=step_request(SLOW, len(sent) - 1, sent[-1]))
 
-    with open_channel(address) as channel:
+    with open_channel(servers.target(0)) as channel:
         stub = ChatEnvServiceStub(channel)
         stub.Reset(pb.ResetRequest(episode_id=SLOW))
         answered = 0
@@ -160,10 +146,10 @@ def read_slowly(address: str, until: float, report: Report) -> None:
         report.counts["steps of the slow reader"] = answered
 
 
-def _compare(paths: list[Path], address: str, report: Report) -> list[str]:
-    """Hold what the server has against the journals; the ids of the episodes that are live, the slow reader's aside."""
+def _compare(paths: list[Path], servers: Servers, report: Report) -> list[str]:
+    """Hold what the servers have against the journals; the ids of the live episodes, the slow reader's aside."""
     live: list[str] = []
-    with open_channel(address) as channel:
+    with open_channel(servers.target(0)) as channel:
         env = ChatEnv(channel)
         for path in paths:
             journal = Journal(path)
@@ -172,10 +158,9 @@ def _compare(paths: list[Path], address: str, report: Report) -> list[str]:
             live += [episode.episode_id for episode in left if _is_live(env, episode, report)]
         held = env.server_info().live_episodes
     report.counts["live episodes compared"] = len(live)
-    if held != len(live) + 1:
-        report.failures.append(
-            f"the server holds {held} episodes, but the journals and the slow reader {len(live) + 1}"
-        )
+    expected = len(live) if servers.keep else len(live) + 1
+    if held != expected:
+        report.failures.append(f"the servers hold {held} episodes, and {expected} were expected")
     return live
 
 
@@ -195,24 +180,26 @@ def _is_live(env: ChatEnv, episode: Episode, report: Report) -> bool:
     return True
 
 
+_COUNTED: Final = {
+    "done": "steps of the clients",
+    "cut off": "steps cut off and asked for again",
+    "closed": "episodes compared and closed",
+    "overtaken": "overtaken by steps of the dead",
+    "unavailable": "calls done again after a server was gone",
+    "resumed": "episodes taken up",
+}
+"""By entry of a journal."""
+
+
 def _count(journal: Journal, report: Report) -> None:
-    counts = report.counts
     for entry in journal.entries():
-        match entry:
-            case {"what": "done"}:
-                counts["steps of the clients"] += 1
-            case {"what": "cut off"}:
-                counts["steps cut off and asked for again"] += 1
-            case {"what": "closed"}:
-                counts["episodes compared and closed"] += 1
-            case {"what": "resumed", "pending": pending, "applied": applied}:
-                counts["episodes taken up"] += 1
-                counts["of them with steps begun"] += pending > 0
-                counts["of them with such steps applied"] += applied > 0
-            case {"what": "overtaken"}:
-                counts["overtaken by steps of the dead"] += 1
-            case {"what": "failed", "why": why}:
-                report.failures.append(why)
+        if (what := _COUNTED.get(entry["what"])) is not None:
+            report.counts[what] += 1
+        if entry["what"] == "resumed":
+            report.counts["of them with steps begun"] += entry["pending"] > 0
+            report.counts["of them with such steps applied"] += entry["applied"] > 0
+        if entry["what"] == "failed":
+            report.failures.append(entry["why"])
 
 
 def _look_for_lost(live: list[str], address: str, report: Report) -> None:
@@ -239,14 +226,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=KINDS, help="of servers (all, one after the other)"
+    )
     options = parser.parse_args()
+    return max([_soak_and_print(kind, options) for kind in options.kinds])
+
+
+def _soak_and_print(kind: str, options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        report = soak(options.clients, options.seconds, Path(folder))
+        report = soak(options.clients, options.seconds, Path(folder), kind)
+    sys.stdout.write(f"\n{kind}\n")
     for name, count in report.counts.items():
         sys.stdout.write(f"{count:>10,}  {name}\n")
-    for name, share in (("a quarter", 0.25), ("half", 0.5), ("all", 1.0)):
-        index = int(share * (len(report.resident_mib) - 1))
-        sys.stdout.write(f"{report.resident_mib[index]:>10,}  MiB resident after {name} of the time\n")
+    if report.resident_mib:
+        for name, share in (("a quarter", 0.25), ("half", 0.5), ("all", 1.0)):
+            index = int(share * (len(report.resident_mib) - 1))
+            sys.stdout.write(f"{report.resident_mib[index]:>10,}  MiB resident after {name} of the time\n")
     for failure in report.failures:
         sys.stdout.write(f"FAILED: {failure}\n")
     return 1 if report.failures else 0

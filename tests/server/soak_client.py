@@ -12,13 +12,16 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from chatenv_client import ChatAction, ChatEnv, ChatObservation, DeadlineError
+import grpc
+
+from chatenv_client import ChatAction, ChatEnv, ChatObservation, DeadlineError, UnavailableError
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.channel import open_channel
@@ -32,6 +35,8 @@ LONGEST_EPISODE: Final = 60
 """Steps after which a client compares its episode, closes it and opens another."""
 LONGEST_BURST: Final = 8
 """Steps that are pipelined over one stream."""
+PATIENCE_S: Final = 45.0
+"""That servers have to come back."""
 
 _START, _STOP, _NEWLINE = 256, 257, 10
 _PROMPT: Final = [_START, *b"assistant\n"]
@@ -159,11 +164,25 @@ class Client:
             self._take_up(self._episode)
         while time.time() < until:
             if self._episode is None:
-                self._open()
+                self._patiently(self._open)
             elif len(self._episode.done) < LONGEST_EPISODE:
                 self._play_on(self._episode)
             else:
-                self._close(self._episode)
+                self._patiently(partial(self._close, self._episode))
+
+    def _patiently(self, do: Callable[[], object]) -> None:
+        """Do something that may be done twice, again for as long as no server is there."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                do()
+            except (UnavailableError, grpc.RpcError) as error:  # noqa: PERF203 - that is what it is for
+                if not _is_gone(error) or time.monotonic() > until:
+                    raise
+                self._journal.write("unavailable")
+                time.sleep(0.1)
+            else:
+                return
 
     def _open(self) -> None:
         episode = Episode(f"soak-{self._random.getrandbits(64):x}")
@@ -174,12 +193,12 @@ class Client:
 
     def _take_up(self, episode: Episode) -> None:
         if episode.closing:
-            self._end(episode)
+            self._patiently(partial(self._end, episode))
         elif not episode.opened:
             # Its Reset may still be on its way, and would undo what was done before it comes.
             self._episode = None
         else:
-            self._settle(episode)
+            self._patiently(partial(self._settle, episode))
 
     def _settle(self, episode: Episode) -> None:
         """Do what the one before had begun. Its requests may still be on their way, and nothing may be done twice."""
@@ -201,7 +220,13 @@ class Client:
         for _ in range(count):
             operations.append(self._next([*episode.done[-1:], *operations]))
         self._note(episode, "do", operations=operations)
-        self._do(episode, operations)
+        try:
+            self._do(episode, operations)
+        except (UnavailableError, grpc.RpcError) as error:
+            if not _is_gone(error):
+                raise
+            self._journal.write("unavailable")
+            self._patiently(partial(self._settle, episode))
 
     def _next(self, before: list[Operation]) -> Operation:
         draw = self._random
@@ -256,3 +281,8 @@ class Client:
 
     def _note(self, episode: Episode, what: str, **fields: Any) -> None:
         episode.take(self._journal.write(what, **fields))
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether no server was there, or went away in the middle of a call."""
+    return isinstance(error, UnavailableError) or getattr(error, "code", str)() is grpc.StatusCode.UNAVAILABLE
