@@ -36,7 +36,7 @@ _NOTED_SHARE: Final = 1 / 8
 """Of the idle timeout: how late the store may learn that an episode was used by a call that wrote nothing."""
 _ENDS: Final = {End.CLOSED: EpisodeClosedError, End.EXPIRED: EpisodeExpiredError}
 _NOT_FOUND: Final[dict[type[EpisodeNotFoundError], str]] = {
-    EpisodeUnknownError: "there is no such episode: it was never opened, or the server was restarted since",
+    EpisodeUnknownError: "there is no such episode: it was never opened, or {lost}",
     EpisodeClosedError: "the episode was closed",
     EpisodeExpiredError: "the episode was idle for too long and expired",
 }
@@ -250,4 +250,5 @@ class Shelf:
         """The error for an episode that is not live."""
         standing = self.store.standing(episode_id)
         kind = EpisodeUnknownError if standing is None or standing.end is None else _ENDS[standing.end]
-        return kind(f"{_NOT_FOUND[kind]}; call Reset to open one")
+        lost = "it ended long ago" if self.store.keeps else "the server was restarted since"
+        return kind(f"{_NOT_FOUND[kind].format(lost=lost)}; call Reset to open one")
