@@ -135,8 +135,8 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def ForkEpisode(self, request: pb.ForkEpisodeRequest, context: grpc.ServicerContext) -> pb.ForkEpisodeResponse:
         """New episodes that share an episode's past."""
-        ids = list(request.fork_ids) or [""] * max(1, request.count)
-        if len(ids) > self._max_batch_items or (request.fork_ids and request.count not in (0, len(ids))):
+        count = len(request.fork_ids) or max(1, request.count)
+        if count > self._max_batch_items or (request.fork_ids and request.count not in (0, count)):
             raise InvalidRequestError(
                 f"a fork makes 1 to {self._max_batch_items} episodes, and as many as fork_ids where they are given",
                 reason=Reason.BAD_COUNT,
@@ -145,6 +145,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         if len(set(request.fork_ids)) < len(request.fork_ids):
             what = "fork_ids names one episode twice; give each fork an id of its own"
             raise InvalidRequestError(what, reason=Reason.BAD_COUNT, field="fork_ids")
+        ids = list(request.fork_ids) or [""] * count
         response = pb.ForkEpisodeResponse()
         at_step = request.at_step if request.HasField("at_step") else None
         answer = partial(self._write_whole, response)

@@ -242,7 +242,7 @@ def documented_metrics() -> dict[str, tuple[str, set[str]]]:
 def metrics_in_the_code() -> dict[str, tuple[str, set[str]]]:
     metrics = pytest.importorskip("chatenv_server.observing.metrics", reason="the extra `metrics` is not installed")
     watched = metrics.Metrics()
-    watched.watch(lambda: metrics.Levels(calls=0, episodes=0, tokens=0))
+    watched.watch(lambda: metrics.Levels(calls=0, episodes=0, tokens=0, held_episodes=0, held_tokens=0))
     watched.call_ended("Step", "OK", 0.0, 0.0)
     watched.failed("Step", "BUSY")
     watched.inexact("boundary_merge")

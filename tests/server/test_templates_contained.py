@@ -86,7 +86,10 @@ def test_no_request_has_a_field_for_a_template() -> None:
         new = {field.full_name for field in kind.fields} - names
         names |= new
         requests += [field.message_type for field in kind.fields if field.full_name in new and field.message_type]
-    assert {name for name in names if "template" in name} == {"chatenv.v1.ResetRequest.chat_template_kwargs_json"}
+    assert {name.removeprefix("chatenv.v1.") for name in names if "template" in name} == {
+        "ResetRequest.chat_template_kwargs_json",
+        "EpisodeSnapshot.chat_template_fingerprint",  # says which one it was
+    }
 
 
 def test_a_template_among_the_template_arguments_is_an_argument_that_nobody_reads(serve: Serve) -> None:
