@@ -16,6 +16,9 @@ SERVE := $(VENV)/.serve
 DEV   := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
+# Tests run side by side, one process a core.
+SPREAD := -n auto --dist worksteal
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -36,7 +39,7 @@ serve: $(SERVE) ## serve on localhost (TOKENIZER=name-or-folder, ARGS='--flag va
 ##-- test it
 
 test: $(DEV) ## run all tests (ARGS='-k words' to choose)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 test-deep: $(DEV) ## run all tests with 10,000 examples for every property
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest --timeout=0 $(ARGS)
