@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -47,6 +48,7 @@ _NONE_AND_GZIP: Final = 0b101
 
 _LONGEST_EXPIRY_PAUSE_S: Final = 10.0
 _STORE_CHECK_PAUSE_S: Final = 1.0
+_LAST_ANSWERS_S: Final = 1.0
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -180,6 +182,16 @@ class RunningServer:
             pause_s = min(self._idle_timeout_s / 4, _LONGEST_EXPIRY_PAUSE_S)
             self._expiry = Sweeper([episodes.expire_idle], pause_s)
 
+    def _stop_grpc(self, grace_s: float) -> None:
+        """Let calls that came meanwhile get their refusal, which callers try again, and cut off who is still there.
+
+        That is who watches health, or does not read.
+        """
+        if grace_s > 0:
+            with suppress(RuntimeError):  # gRPC takes a thread for this, and there may be none
+                self._server.stop(grace_s).wait(grace_s)
+        self._server.stop(None)
+
     def _watch_store(self, store: Store) -> None:
         """Say whether the store answers: while it does not, other servers are to get the calls."""
         try:
@@ -207,9 +219,7 @@ class RunningServer:
         self._health.set_serving(False)
         finished = self._gate.drain(grace_s)
         self._crew.traffic.wait_until_taken(until - time.monotonic())
-        # Whoever is still there watches health, or does not read. A grace of gRPC's own would wait for them, too, and
-        # take a thread, which there may not be.
-        self._server.stop(None)
+        self._stop_grpc(min(until - time.monotonic(), _LAST_ANSWERS_S))
         if self._listeners is not None:
             self._listeners.close()
         self._items.close()

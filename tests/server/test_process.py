@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -336,3 +337,30 @@ def test_health_is_not_serving_until_the_tokenizer_is_loaded(launch: Launch, tmp
     fifo.write_text("{% for m in messages %}{{ m.role + m.content }}<|im_end|>{% endfor %}")
     server.wait_until_serving()
     assert healthcheck.main(["--address", address, "--timeout", "5"]) == 0
+
+
+def test_a_call_that_comes_while_the_server_ends_is_refused_and_never_cancelled(launch: Launch) -> None:
+    for _ in range(3):
+        server = launch()
+        codes: set[grpc.StatusCode] = set()
+
+        def ask(address: str = server.addresses[0], codes: set[grpc.StatusCode] = codes) -> None:
+            # Without retries, over a connection of its own.
+            options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+            with grpc.insecure_channel(address, options) as channel:
+                stub = ChatEnvServiceStub(channel)
+                while grpc.StatusCode.UNAVAILABLE not in codes:
+                    try:
+                        stub.GetServerInfo(pb.GetServerInfoRequest())
+                    except grpc.RpcError as error:
+                        codes.add(error.code())
+
+        asking = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.3)
+        server.tell(signal.SIGTERM)
+        for thread in asking:
+            thread.join()
+        assert codes == {grpc.StatusCode.UNAVAILABLE}
+        assert server.ended()[0] == 0
