@@ -11,7 +11,7 @@ ARG PIP_CERT
 ARG PIP_CONSTRAINT
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_INDEX_URL
-ARG EXTRAS=server,metrics
+ARG EXTRAS=server,metrics,redis
 WORKDIR /source
 # Dependencies first, with empty packages in the place of ours: their layer is built anew only when they change.
 COPY pyproject.toml ./

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -52,8 +53,10 @@ def manifests(overlay: str) -> tuple[Manifest, ...]:
     return tuple(yaml.safe_load_all(built.stdout))
 
 
-def only(overlay: str, kind: str) -> Manifest:
-    (manifest,) = [each for each in manifests(overlay) if each["kind"] == kind]
+def only(overlay: str, kind: str, name: str = "") -> Manifest:
+    """The manifest of a kind; of those that the store has as well, the servers'."""
+    wanted = name or ("trainer" if kind == "Job" else "chatenv")
+    (manifest,) = [each for each in manifests(overlay) if (each["kind"], each["metadata"]["name"]) == (kind, wanted)]
     return manifest
 
 
@@ -75,7 +78,7 @@ def containers_of(pod: Manifest) -> Iterator[Manifest]:
 
 
 def environment_of(overlay: str) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in server_of(overlay)["env"]}
+    return {each["name"]: each["value"] for each in server_of(overlay)["env"] if "value" in each}
 
 
 def settings_of(overlay: str, **files: str) -> Settings:
@@ -116,9 +119,20 @@ def test_the_environment_is_made_of_settings_that_the_server_accepts(overlay: st
     assert settings_of(overlay, **{name: path for name, path in files.items() if name in given}).listen
 
 
+def every_pod_of(overlay: str) -> Iterator[Manifest]:
+    """Those of the store, too."""
+    for manifest in manifests(overlay):
+        if manifest["kind"] in ("Deployment", "Job", "StatefulSet"):
+            yield manifest["spec"]["template"]["spec"]
+
+
 @overlays
 def test_no_container_can_gain_rights_or_write_outside_its_volumes(overlay: str) -> None:
-    pod = pod_of(overlay)
+    for pod in every_pod_of(overlay):
+        check_rights(pod)
+
+
+def check_rights(pod: Manifest) -> None:
     for container in containers_of(pod):
         rights = {**pod["securityContext"], **container["securityContext"]}
         assert rights["runAsNonRoot"] is True
@@ -151,10 +165,10 @@ BYTES_PER_TOKEN = 22
 
 
 @overlays
-def test_a_full_budget_of_tokens_takes_no_more_than_half_of_the_memory(overlay: str) -> None:
+def test_a_full_cache_of_tokens_takes_no_more_than_half_of_the_memory(overlay: str) -> None:
     limit = server_of(overlay)["resources"]["limits"]["memory"]
     assert limit.endswith("Gi")
-    needed = SERVER_BYTES + BYTES_PER_TOKEN * int(environment_of(overlay)["CHATENV_MAX_LIVE_TOKENS"])
+    needed = SERVER_BYTES + BYTES_PER_TOKEN * int(environment_of(overlay)["CHATENV_MAX_CACHED_TOKENS"])
     assert needed <= 0.5 * float(limit.removesuffix("Gi")) * 2**30
 
 
@@ -181,9 +195,9 @@ def test_prometheus_gets_through_the_policy_to_metrics_and_to_nothing_else() -> 
     assert prometheus["from"][0]["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}
 
 
-def test_the_image_has_what_metrics_need() -> None:
+def test_the_image_has_what_metrics_and_the_store_need() -> None:
     dockerfile = OVERLAYS.parents[2].joinpath("Dockerfile").read_text(encoding="utf-8")
-    assert "ARG EXTRAS=server,metrics\n" in dockerfile
+    assert "ARG EXTRAS=server,metrics,redis\n" in dockerfile
 
 
 def test_the_secured_service_speaks_no_plain_text_and_asks_for_a_token(files: dict[str, str]) -> None:
@@ -240,7 +254,7 @@ def test_metrics_and_security_go_together(tmp_path: Path, files: dict[str, str])
         for each in yaml.safe_load_all(built.stdout)
         if each["kind"] == "Deployment"
     ]
-    given = {each["name"]: each["value"] for each in server["env"]}
+    given = {each["name"]: each["value"] for each in server["env"] if "value" in each}
     settings = read_settings([], given | files)
     assert settings.metrics_listen
     assert settings.tls_certificate
@@ -254,7 +268,7 @@ def test_the_sidecar_is_a_native_one() -> None:
 def test_trainer_and_sidecar_meet_at_one_socket_in_one_volume() -> None:
     pod, server = pod_of("trainer"), server_of("trainer")
     (trainer,) = pod["containers"]
-    (volume,) = [each for each in pod["volumes"] if "emptyDir" in each]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "chatenv-socket"]
     mount = {"name": volume["name"], "mountPath": "/run/chatenv"}
     assert mount in server["volumeMounts"]
     assert mount in trainer["volumeMounts"]
@@ -287,6 +301,71 @@ def test_every_selector_finds_the_servers_pods() -> None:
     ):
         assert only("service", kind)["spec"][path]["matchLabels"].items() <= labels
     assert only("service", "Service")["spec"]["selector"].items() <= labels
+
+
+def test_a_rollout_has_a_new_server_before_an_old_one_goes() -> None:
+    deployment = only("service", "Deployment")["spec"]
+    assert deployment["replicas"] > 1
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert only("service", "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+SERVICES = [name for name in NAMES if name.startswith("service")]
+
+
+@pytest.mark.parametrize("overlay", SERVICES)
+def test_all_servers_share_the_one_redis_that_is_there_and_are_let_in(overlay: str) -> None:
+    service, store = (only(overlay, kind, "chatenv-redis") for kind in ("Service", "StatefulSet"))
+    (port,) = store["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert settings_of_store(overlay) == ("chatenv-redis", service["spec"]["ports"][0]["port"])
+    assert port["containerPort"] == service["spec"]["ports"][0]["port"]
+    labels = store["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    servers = only(overlay, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    (ingress,) = only(overlay, "NetworkPolicy", "chatenv-redis")["spec"]["ingress"]
+    assert ingress["from"][0]["podSelector"]["matchLabels"].items() <= servers.items()
+    to_store, _ = only(overlay, "NetworkPolicy")["spec"]["egress"]
+    assert to_store["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert to_store["ports"] == ingress["ports"]
+
+
+def settings_of_store(overlay: str) -> tuple[str | None, int | None]:
+    url = urlsplit(environment_of(overlay)["CHATENV_STORE"])
+    return url.hostname, url.port
+
+
+@pytest.mark.parametrize("overlay", SERVICES)
+def test_redis_keeps_what_it_acknowledged_and_drops_no_episode(overlay: str) -> None:
+    (redis,) = only(overlay, "StatefulSet", "chatenv-redis")["spec"]["template"]["spec"]["containers"]
+    arguments = dict(zip(redis["args"][::2], redis["args"][1::2], strict=True))
+    assert (arguments["--appendonly"], arguments["--maxmemory-policy"]) == ("yes", "noeviction")
+    (mount,) = redis["volumeMounts"]
+    assert mount["mountPath"] == arguments["--dir"]
+    budget = BYTES_PER_TOKEN * int(environment_of(overlay)["CHATENV_MAX_LIVE_TOKENS"])
+    memory = float(arguments["--maxmemory"].removesuffix("gb")) * 2**30
+    assert budget <= memory / 2
+    assert memory <= float(redis["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30 / 2
+
+
+def test_the_secured_redis_asks_for_the_password_that_the_servers_give() -> None:
+    (redis,) = only("service-secured", "StatefulSet", "chatenv-redis")["spec"]["template"]["spec"]["containers"]
+    (auth,) = redis["env"]
+    assert "--requirepass" in redis["command"][2]
+    assert auth["name"] == "REDISCLI_AUTH"
+    names = [each["name"] for each in server_of("service-secured")["env"]]
+    assert names.index("STORE_PASSWORD") < names.index("CHATENV_STORE")  # else it would not be filled in
+    (password,) = [each for each in server_of("service-secured")["env"] if each["name"] == "STORE_PASSWORD"]
+    assert password["valueFrom"] == auth["valueFrom"]
+
+
+def test_the_sidecars_episodes_are_on_a_volume_that_outlives_its_container() -> None:
+    url = environment_of("trainer")["CHATENV_STORE"]
+    (volume,) = [each for each in pod_of("trainer")["volumes"] if each["name"] == "chatenv-episodes"]
+    (mount,) = [each for each in server_of("trainer")["volumeMounts"] if each["name"] == volume["name"]]
+    assert url.startswith(f"sqlite://{mount['mountPath']}/")
+    assert "medium" not in volume["emptyDir"]
+    budget = BYTES_PER_TOKEN * int(environment_of("trainer")["CHATENV_MAX_LIVE_TOKENS"])
+    assert budget <= float(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30 / 2
 
 
 def test_callers_need_no_label_but_their_own() -> None:
