@@ -67,7 +67,8 @@ class LogReading:
     def segments(self) -> tuple[Segment, ...]:
         """All segments, the current one last; costs time proportional to all of them."""
         stream, turns = self.stream.token_ids, self.turns()
-        shared = shared_with(self.head.sealed, stream, turns)
+        opening_length = turns[0].length if turns and turns[0].origin is Origin.TEMPLATE else 0
+        shared = shared_with(self.head.sealed, stream, opening_length)
         current = segment_of(
             stream, turns, self.logprobs(), self.reports(), shared_length=shared, column_rows=self.column_rows()
         )

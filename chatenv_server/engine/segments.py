@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from chatenv_client.models import ColumnRows, FidelityReport, Origin, Segment, Turn, segment_of
+from chatenv_client.models import ColumnRows, FidelityReport, Segment, Turn, segment_of
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array, shared_length
 from chatenv_server.engine.records import Records, Written
+from chatenv_server.engine.turn_table import TurnTable
 
 BYTES_OF_A_TOKEN: Final = 4
 
@@ -28,7 +29,9 @@ class SealedSegment(NamedTuple):
     """Leading tokens that it has in common with the segment before; all of them are its opening's."""
     own: Int32Array
     """(n - shared,) int32, the tokens after those."""
-    turns: tuple[Turn, ...]
+    table: TurnTable
+    """Its turns; those after `turn_count` are not its own."""
+    turn_count: int
     logprobs: Float32Array
     """Of the turns that have some, in stream order."""
     reports: tuple[FidelityReport, ...]
@@ -43,26 +46,36 @@ class SealedSegment(NamedTuple):
         """Tokens of the whole segment."""
         return self.shared + len(self.own)
 
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Its turns, made when somebody asks: a table of them is a tenth as large."""
+        return self.table.first(self.turn_count)
+
+    @property
+    def last_step(self) -> int:
+        """The step that sampled its last token."""
+        return self.table.last_step(self.turn_count)
+
 
 def sealed_with(
     before: tuple[SealedSegment, ...], records: Records, written: Written, message_count: int
 ) -> tuple[SealedSegment, ...]:
     """The sealed segments, with one more: what is written of `records`."""
-    tokens, turns = records.tokens.view(0, written.tokens), records.turns.first(written.turns)
-    shared = shared_with(before, tokens, turns)
+    tokens, table, count = records.tokens.view(0, written.tokens), records.turns, written.turns
+    shared = shared_with(before, tokens, table.opening_length(count))
     own = tokens[shared:].copy()
     held = (before[-1].held_tokens if before else 0) + len(own) + written.column_bytes // BYTES_OF_A_TOKEN
     logprobs = records.logprobs.view(0, written.logprobs).copy()
     reports = tuple(records.reports[: written.reports])
     columns = tuple(records.columns[: written.columns])
-    return (*before, SealedSegment(shared, own, turns, logprobs, reports, columns, message_count, held))
+    return (*before, SealedSegment(shared, own, table, count, logprobs, reports, columns, message_count, held))
 
 
-def shared_with(before: Sequence[SealedSegment], tokens: Int32Array, turns: Sequence[Turn]) -> int:
-    """How many leading tokens a segment has in common with the last one before it, sampled ones excepted."""
-    if not before or not turns or turns[0].origin is Origin.SAMPLED:
+def shared_with(before: Sequence[SealedSegment], tokens: Int32Array, opening_length: int) -> int:
+    """How many leading tokens a segment, whose opening is so long, has in common with the last one before it."""
+    if not before or not opening_length:
         return 0
-    return shared_length(_last_tokens(before), tokens[: turns[0].length])
+    return shared_length(_last_tokens(before), tokens[:opening_length])
 
 
 def _last_tokens(sealed: Sequence[SealedSegment]) -> Int32Array:
@@ -72,6 +85,8 @@ def _last_tokens(sealed: Sequence[SealedSegment]) -> Int32Array:
     for segment in reversed(sealed):
         pieces.append(segment.own[: max(0, needed - segment.shared)])
         needed = min(needed, segment.shared)
+        if not needed:
+            break
     return np.concatenate(pieces[::-1])
 
 

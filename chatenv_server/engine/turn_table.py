@@ -76,6 +76,17 @@ class TurnTable:
             model_version_runs=notes.model_version_runs,
         )
 
+    def opening_length(self, count: int) -> int:
+        """Tokens of the first of `count` turns, where the template wrote it; else 0."""
+        if not count:
+            return 0
+        extent, kind = self._row(0)
+        return 0 if kind & _SAMPLED else extent.length
+
+    def last_step(self, count: int) -> int:
+        """The step of the last of `count` turns, of which there is one."""
+        return self._row(count - 1)[0].step
+
     def span_of(self, message: int, count: int) -> SampledSpan:
         """The span of a sampled message: one or several of the first `count` turns, each going on with another."""
         indices = range(count)

@@ -231,7 +231,7 @@ class EpisodeRecord:
             clock_unix_seconds=log.options.clock_unix_seconds,
             column_rows=log.column_rows(),
             forked_from=self.forked_from,
-            sealed=tuple(SegmentEnd(one.length, one.message_count, one.turns[-1].step) for one in log.sealed),
+            sealed=tuple(SegmentEnd(one.length, one.message_count, one.last_step) for one in log.sealed),
         )
 
     def trajectory(self) -> Trajectory:
