@@ -42,7 +42,8 @@ _RETRY_POLICY: Final = {
     "initialBackoff": "0.1s",
     "maxBackoff": "1s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    # A server that ends cancels what it has received and not looked at. No caller's own cancelling is tried again.
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 
 AFFINITY_HEADER: Final = "chatenv-affinity"

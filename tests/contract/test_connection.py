@@ -192,7 +192,7 @@ def test_the_options_for_other_peoples_requests_retry_all_but_the_stream_and_ope
     methods = pb.DESCRIPTOR.services_by_name["ChatEnvService"].methods
     not_retried = {"StreamSteps", "Reset", "BatchReset", "ForkEpisode"}
     assert {entry["method"] for entry in policy["name"]} == {method.name for method in methods} - not_retried
-    assert policy["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert policy["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
 
 
 # Who may call.
