@@ -142,6 +142,8 @@ class OpeningText(NamedTuple):
     """Marks included."""
     starts: tuple[int, ...]
     """First character of each message's part."""
+    parted: tuple[bool, ...]
+    """Of each message, whether a token begins where its part does; else one holds the end of the part before, too."""
     prepared: Sequence[PreparedMessage]
     """The messages in the template's form."""
     suspicious: Sequence[Sequence[str]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -41,11 +42,13 @@ class _Beginning(NamedTuple):
     """First character of each of the messages."""
     token_starts: Sequence[int]
     """First token of each of the messages."""
+    parted: Sequence[bool]
+    """Of each of the messages, whether a token begins where its part does."""
     close: str = ""
     """What of the last message's close comes after the characters, and is encoded again."""
 
 
-_NOTHING_KNOWN: Final = _Beginning(0, 0, EMPTY_TOKENS, (), ())
+_NOTHING_KNOWN: Final = _Beginning(0, 0, EMPTY_TOKENS, (), (), ())
 _MOST_TRIED: Final = 3
 """Beginnings that are tried. Where a message begins is known roughly for those that the template altered."""
 
@@ -57,9 +60,10 @@ def _known_beginnings(text: str, count: int, reopening: Reopening) -> Iterator[_
         before, characters = written.text, written.starts
         most = min(count, reopening.same, len(characters) - 1)
         # The last message at whose beginning both texts are still the same.
-        parted = bisect_left(range(1, most + 1), True, key=lambda i: not text.startswith(before[: characters[i]]))
-        for i in range(parted, max(0, parted - _MOST_TRIED), -1):
-            yield _Beginning(i, characters[i], tokens[: starts[i]], characters[:i], starts[:i])
+        alike = bisect_left(range(1, most + 1), True, key=lambda i: not text.startswith(before[: characters[i]]))
+        # A token that begins before the message holds characters of it, which would be written twice.
+        for i in islice((i for i in range(alike, 0, -1) if written.parted[i]), _MOST_TRIED):
+            yield _Beginning(i, characters[i], tokens[: starts[i]], characters[:i], starts[:i], written.parted[:i])
     yield _NOTHING_KNOWN
 
 
@@ -200,14 +204,15 @@ class OpeningWriter:
         if text is not rendered:
             faults.append(FidelityReport(FidelityKind.CONTROL_TOKEN_ESCAPED, FORGED))
         written = WrittenTail(rest, prepared[count:], places, close=known.close, faults=faults)
-        tail = self._encoder.tail(written, known.tokens)
+        tail, parted = self._encoder.opening(written, known.tokens)
+        parted = (*known.parted, *parted)
         starts = tuple(known.characters + start for start in self._encoder.message_starts(written))
         if not count:
-            return tail._replace(opening=OpeningText(text, starts, prepared, suspicious))
+            return tail._replace(opening=OpeningText(text, starts, parted, prepared, suspicious))
         return tail._replace(
             tokens=np.concatenate([known.tokens, tail.tokens]),
             message_starts=(*known.token_starts, *(len(known.tokens) + start for start in tail.message_starts)),
-            opening=OpeningText(text, (*known.character_starts, *starts), prepared, suspicious),
+            opening=OpeningText(text, (*known.character_starts, *starts), parted, prepared, suspicious),
         )
 
     def _render_unless_waiting(self, prepared: Sequence[PreparedMessage]) -> str | None:

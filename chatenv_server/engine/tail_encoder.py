@@ -71,8 +71,23 @@ class TailEncoder:
 
     def tail(self, written: WrittenTail, before: Int32Array) -> Tail:
         """The tail of a render that goes on after the tokens `before`, of which only the end is read."""
+        return self._tail(written, before, self.message_starts(written))
+
+    def opening(self, written: WrittenTail, before: Int32Array) -> tuple[Tail, tuple[bool, ...]]:
+        """The same of an opening; and of each message, whether a token begins where its part does.
+
+        Else a token holds the end of one message's part and the beginning of the next one's.
+        """
+        starts = self.message_starts(written)
+        after = [min(start + 1, len(written.text)) for start in starts]
+        tail = self._tail(written, before, [*starts, *after])
+        tokens, later = tail.message_starts[: len(starts)], tail.message_starts[len(starts) :]
+        parted = tuple(token < next_token for token, next_token in zip(tokens, later, strict=True))
+        return tail._replace(message_starts=tokens), parted
+
+    def _tail(self, written: WrittenTail, before: Int32Array, characters: list[int]) -> Tail:
+        """The tail, with the tokens at some characters as the beginnings of messages."""
         text, prompt = written.text, self.prompt_at_end(written.text)
-        characters = self.message_starts(written)
         if prompt:
             characters.append(len(text) - len(prompt))
         if has_marks(text):

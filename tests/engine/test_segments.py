@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chatenv_client import ChatAction, ChatEnvError, ChatObservation, FidelityKind, Message, Origin
@@ -31,7 +32,7 @@ from tests.engine.episodes import (
     words,
 )
 from tests.engine.learning import render_every_time
-from tests.engine.small_tokenizers import user
+from tests.engine.small_tokenizers import byte_level, user
 from tests.engine.subjects import EMBEDDED, NAMES, Subject, subject
 from tests.engine.test_laws import Meter, law
 
@@ -201,6 +202,31 @@ def test_17_a_segment_opens_with_the_full_rendering_of_the_conversation(subject:
                     len(observation.messages),
                 )
         segment = observation.segment
+
+
+_SIDE_BY_SIDE = (
+    "{% for m in messages %}[{{ m.content }}{% if m.role == 'assistant' %}<|im_end|>{% endif %}]{% endfor %}"
+    "{% if add_generation_prompt %}[{% endif %}"
+)
+_edge_texts = st.text("[]a\n", min_size=1, max_size=3)
+
+
+@pytest.mark.law(17)
+@given(st.lists(_edge_texts, min_size=2, max_size=4), _edge_texts, st.integers(0, 4))
+def test_17_a_token_that_reaches_over_two_messages_is_written_once(opening: list[str], other: str, at: int) -> None:
+    env, tokenizer = ChatEnvironment(_reaching_over()), _reaching_over()
+    env.reset(messages=list(map(user, opening)), clock=0.0)
+    for number in range(2):
+        env.step(ChatAction(tokens=[*tokenizer.encode("Fine"), tokenizer.convert_tokens_to_ids("<|im_end|>")]))
+        observation = env.step(user(other + "a" * number), replace_from=at % len(opening))
+        expected = tokenizer.apply_chat_template(observation.messages, add_generation_prompt=True, return_dict=False)
+        assert observation.token_ids.tolist() == expected
+
+
+@functools.cache
+def _reaching_over() -> Any:
+    """A tokenizer with tokens for the end of one message and the beginning of the next."""
+    return byte_level(_SIDE_BY_SIDE, merges=[("]", "["), ("[", "["), ("][", "["), ("a", "]"), ("a]", "["), ("]", "]")])
 
 
 @pytest.mark.law(18)
