@@ -201,6 +201,36 @@ def test_what_announces_each_call_may_end_the_prompt() -> None:
     assert [one["function"]["name"] for one in read.tool_calls] == ["find", "now"]
 
 
+@pytest.mark.parametrize("said", ["Well.", ">>>", "", "find", 'find\n{"zip": "1"', "Well.>>>find\n{", "all Well."])
+def test_what_the_prompt_wrote_is_no_content_of_a_turn_in_another_form(said: str) -> None:
+    def recipients(message: Message) -> str:
+        text = f">>>all\n{message['content']}" if message["content"] else ""
+        calls = (one["function"] for one in message.get("tool_calls", ()))
+        return text + "".join(f">>>{call['name']}\n{as_json(call['arguments'])}" for call in calls)
+
+    read = learn_reader(recipients, ">>>").parse(said)
+    assert (read.content, read.tool_calls) == (said, ())
+
+
+@pytest.mark.parametrize("thought", [None, "Let me see."])
+@pytest.mark.parametrize("lead", ["\n", "\n\n", " "])
+def test_white_space_that_only_the_prompt_and_calls_have_before_a_header_is_no_content(
+    lead: str, thought: str | None
+) -> None:
+    def spaced(message: Message) -> str:
+        calls = [one["function"] for one in message.get("tool_calls", ())]
+        reasoning = message.get("reasoning_content")
+        begin = "<|model|>\n" + ("" if reasoning is None else f"<think>{reasoning}</think>")
+        return (lead if calls else "") + begin + str(message["content"]) + "".join(map(as_json, calls))
+
+    parser = learn_reader(spaced, f"{lead}<|model|>\n")
+    said = ("" if thought is None else f"<think>{thought}</think>") + "Well."
+    assert parser.parse(said) == ParsedTurn("Well.", thought)
+    read = parser.parse(said + '{"name": "find", "arguments": {"zip": "1"}}')
+    assert (read.content, read.reasoning_content, len(read.tool_calls)) == ("Well.", thought, 1)
+    assert parser.parse('{"name": "find", "arguments": {"zip": "1"}}').content == ""
+
+
 def test_a_thought_before_calls_ends_where_an_empty_one_does() -> None:
     def thinks(message: Message) -> str:
         calls = [one["function"] for one in message.get("tool_calls", ())]

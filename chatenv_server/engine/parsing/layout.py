@@ -25,9 +25,17 @@ class Around:
     before: str = ""
     after: str = ""
 
-    def strip(self, text: str) -> str:
-        """`text` without what stands around it; where less of the whitespace is there, without that."""
-        return strip_end(strip_start(text, self.before), self.after) if self.before or self.after else text
+    def strip(self, text: str, opening: str) -> str:
+        """`text` without what stands around it; where less of the whitespace is there, without that.
+
+        `opening` is what the prompt wrote of it, which is nothing that anybody said.
+        """
+        return strip_end(self.strip_start(text, opening), self.after)
+
+    def strip_start(self, text: str, opening: str) -> str:
+        """`text` without what stands before it; without `opening`, where the prompt wrote another beginning."""
+        rest = strip_start(_led_by(self.before, text), self.before)
+        return text.removeprefix(opening) if rest == text else rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Thought:
         """Where the thought begins, or None if the turn does not open one."""
         tag = self.opener.strip()
         left, right = self.opener.split(tag, 1) if tag else ("", self.opener)
-        rest = strip_start(turn, left)
+        rest = strip_start(_led_by(self.opener, turn), left)
         if not rest.startswith(tag):
             return None
         return len(turn) - len(strip_start(rest[len(tag) :], right))
@@ -80,17 +88,17 @@ class Layout:
             return Split(reasoning, "") if self._opens_thoughts() else Split(None, turn)
         return Split(strip_end(reasoning, thought.closer.removesuffix(closing_tag)), rest)
 
-    def content(self, text: str, *, after_thought: bool) -> str:
-        """The content of a turn without calls."""
-        return self._around(after_thought, before_calls=False).strip(text)
+    def content(self, text: str, opening: str, *, after_thought: bool) -> str:
+        """The content of a turn without calls, which begins with `opening`, if that is no part of its thought."""
+        return self._around(after_thought, before_calls=False).strip(text, opening)
 
-    def content_before_calls(self, text: str, *, after_thought: bool) -> str:
+    def content_before_calls(self, text: str, opening: str, *, after_thought: bool) -> str:
         """The content of a turn, from the text before its first call."""
         if text == self.gaps.get(after_thought, self.gaps.get(False, "")):
             return ""
         around = self._around(after_thought, before_calls=True)
         # Where nothing would be left, what separates content from calls was itself meant as the content.
-        return around.strip(text) or strip_start(text, around.before)
+        return around.strip(text, opening) or around.strip_start(text, opening)
 
     def knows(self, opening: str) -> bool:
         """Whether the template begins turns with `opening`, or `opening` leaves a thought open."""
@@ -187,6 +195,14 @@ def _opened_by(opening: str) -> Thought | None:
     # What stands between the opening tag and the thought is taken to stand between it and the closing tag, too.
     space = opening[len(opening.rstrip()) :]
     return Thought(opening, f"{space}{tag['bracket']}/{tag['name']}{'>' if tag['bracket'] == '<' else ']'}")
+
+
+def _led_by(lead: str, text: str) -> str:
+    """`text` from `lead` on, where nothing but white space stands before that: a prompt may write more of it there."""
+    if not lead.strip() or text.startswith(lead):
+        return text
+    bare = text.lstrip()
+    return bare if bare.startswith(lead) else text
 
 
 def strip_start(text: str, lead: str) -> str:

@@ -49,16 +49,17 @@ class LayoutParser:
         """Read one turn; never raises. Text after or between calls is content, as text before them is."""
         split = self.layout.split(self.opening + text)
         thinks = split.reasoning is not None
+        opening = "" if thinks else self.opening
         spans = self.notation.spans(split.rest, self.types)
         if not spans:
-            return ParsedTurn(self.layout.content(split.rest, after_thought=thinks), split.reasoning)
+            return ParsedTurn(self.layout.content(split.rest, opening, after_thought=thinks), split.reasoning)
         calls = [span for span in spans if span.calls]
         problems = [span.problem for span in spans if span.problem]
         if not calls:
-            content = self.layout.content(split.rest, after_thought=thinks)
+            content = self.layout.content(split.rest, opening, after_thought=thinks)
         else:
             before = split.rest[: calls[0].start]
-            content = self.layout.content_before_calls(before, after_thought=thinks)
+            content = self.layout.content_before_calls(before, opening, after_thought=thinks)
             content += self._after_calls(split.rest, calls)
         return ParsedTurn(
             content=content,
