@@ -160,6 +160,35 @@ def test_a_schema_says_what_a_bare_value_is(schema: Mapping[str, Any] | None, te
     assert (found, type(found)) == (value, type(value))
 
 
+@pytest.mark.parametrize(
+    ("types", "text", "value"),
+    [
+        (["string", "null"], "null", "null"),
+        (["string", "null"], "None", None),
+        (["string", "integer"], "007", "007"),
+        (["string", "integer"], " 7", " 7"),
+        (["string", "boolean"], "true", "true"),
+        (["string", "array"], '["1"]', '["1"]'),
+        (["string", "array"], "['1']", ["1"]),
+        (["integer", "null"], "null", None),
+    ],
+)
+def test_what_a_schema_leaves_open_is_read_so_that_it_is_written_the_same_again(
+    types: list[str], text: str, value: Any
+) -> None:
+    """Law 12, in a form that writes values as Python's `str` does."""
+
+    def as_python(message: Message) -> str:
+        calls = [one["function"] for one in message.get("tool_calls", ())]
+        pairs = (f"<{k}>{v}</{k}>" for call in calls for k, v in call["arguments"].items())
+        return str(message["content"]) + "".join(f"<call:{call['name']}>{''.join(pairs)}</call>" for call in calls)
+
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {"properties": {"zip": {"type": types}}}}}]
+    read = learn_reader(as_python).typed(types_of_tools(tools)).parse(f"<call:find><zip>{text}</zip></call>")
+    found = read.tool_calls[0]["function"]["arguments"]["zip"]
+    assert (found, type(found)) == (value, type(value))
+
+
 def test_a_function_and_its_keys_may_be_tags_themselves() -> None:
     message = {
         "content": "",

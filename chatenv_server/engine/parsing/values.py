@@ -150,6 +150,9 @@ class BareValues:
             return self._guess(text)
         if types == {"string"}:
             return text
+        if "string" in types:
+            guess = self._guess(text)
+            return guess if fits(guess, types) else text
         for value in self._readings(text):
             if fits(value, types):
                 return value
