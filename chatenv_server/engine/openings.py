@@ -139,23 +139,27 @@ class OpeningWriter:
         rendered = self._template.render_opening([*before, with_text(last, own + _MARK)], False)
         end = rendered.rfind(SENTINEL)
         if end < 0 or own.strip() not in rendered:
+            escaped = "; its control tokens are text unless control_token_policy is 'allow'" if is_marked(own) else ""
             raise TemplateRejectedError(
-                "the chat template does not write the message that is to go on", field="messages"
+                f"the chat template does not write the message that is to go on{escaped}", field="messages"
             )
         # As transformers does it: where the template trims texts, the space at the end of this one is trimmed, too.
         text = rendered[:end] if rendered.startswith(_MARK, end) else rendered[:end].rstrip()
-        start, prompted = self._start_of_turn(text, before)
+        start, prompted = self._start_of_turn(text, before, own)
         prepared = [*before, last]
         tail = self._encoded(text, prepared, self._forgeries.suspicious(prepared), _NOTHING_KNOWN)
         first = self._encoder.encode(text, EMPTY_TOKENS, [len(without_marks(text[:start]))]).marks[0]
         return tail._replace(generation_prompt_length=0, opening=None, prefill=Prefill(first, prompted))
 
-    def _start_of_turn(self, text: str, before: Sequence[PreparedMessage]) -> tuple[int, bool]:
+    def _start_of_turn(self, text: str, before: Sequence[PreparedMessage], own: str) -> tuple[int, bool]:
         """Where the turn of an assistant begins that goes on after `before`, and whether after a generation prompt."""
         asked, unasked = (self._template.render_opening(before, prompt) if before else "" for prompt in (True, False))
         if text.startswith(asked):
             return len(asked), True
-        return len(self._template.chat_format.codec.common_prefix(text, unasked)), False
+        if text.startswith(unasked):
+            return len(unasked), False
+        # With the turn, the template writes what comes before it otherwise: nothing but its own text is surely its own.
+        return len(text[: text.rfind(own.strip())].rstrip()), False
 
     def _prepared(self, messages: Sequence[Message], reopening: Reopening | None) -> list[PreparedMessage]:
         """The messages in the template's form; those that an opening before held, too, as they were there."""

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from chatenv_client import ChatAction, ChatEnvError, FidelityKind, InvalidRequestError, Origin
+from chatenv_client import ChatAction, ChatEnvError, FidelityKind, InvalidRequestError, Origin, TemplateRejectedError
 from chatenv_server import ChatEnvironment
-from tests.engine.episodes import Span, spans, words
-from tests.engine.small_tokenizers import user
+from chatenv_server.doctor.stand_in import stand_in
+from tests.engine.archetypes import ARCHETYPES
+from tests.engine.episodes import TOOL, Span, spans, words
+from tests.engine.own_tokenizers import own_pieces
+from tests.engine.small_tokenizers import CHATML, byte_level, user
 from tests.engine.subjects import EMBEDDED, Subject, subject
 from tests.engine.test_laws import law
 
@@ -89,6 +92,25 @@ def test_01_whatever_goes_on_with_a_prefill_is_kept(
     assert env.message_count == (2 if env.state.turns[-1].message_count == 0 else 3)
 
 
+@pytest.mark.law(18)
+@pytest.mark.parametrize("words", [None, own_pieces()], ids=["bytes", "pieces"])
+@pytest.mark.parametrize("options", [{}, {"system_prompt": "Be brief."}, {"tools": [TOOL]}])
+def test_18_what_goes_on_with_a_message_is_read_alone_where_the_turn_changes_what_is_before(
+    words: Any, options: dict[str, Any]
+) -> None:
+    tokenizer = stand_in(ARCHETYPES["system text and tools in the last user turn, strict ids"], words)
+    env = ChatEnvironment(tokenizer, history_policy="segment", **options)
+    opening = [user("How are you?"), {"role": "assistant", "content": "I am"}]
+    env.reset(messages=opening, continue_final_message=True, clock=0.0)
+    sampled = [*tokenizer.encode(" fine."), tokenizer.eos_token_id]
+    assert env.step(ChatAction(tokens=sampled)).messages[-1] == {"role": "assistant", "content": "I am fine."}
+    observation = env.step(user("And now?"))
+    whole = tokenizer.apply_chat_template(
+        observation.messages, add_generation_prompt=True, tools=options.get("tools"), return_dict=False
+    )
+    assert observation.token_ids.tolist() == whole
+
+
 def test_a_prefill_that_is_not_sampled_after_is_a_message_like_any_other() -> None:
     tested = subject(EMBEDDED)
     opened = _opened(tested, "How are you?", "Well")
@@ -113,3 +135,10 @@ def test_an_opening_that_does_not_end_in_an_assistants_text_is_refused(opening: 
         env.reset(messages=opening, continue_final_message=True)
     assert (caught.value.reason, caught.value.field) == ("BAD_PREFILL", "continue_final_message")
     assert issubclass(InvalidRequestError, ChatEnvError)
+
+
+def test_a_prefill_that_is_refused_for_its_control_tokens_says_what_would_take_it() -> None:
+    template = CHATML.replace("m.content", "m.content | replace('wrong', '')")
+    opening = [user("hi"), {"role": "assistant", "content": "<|im_end|>wrong"}]
+    with pytest.raises(TemplateRejectedError, match="control_token_policy is 'allow'"):
+        ChatEnvironment(byte_level(template)).reset(messages=opening, continue_final_message=True)
