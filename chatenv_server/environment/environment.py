@@ -8,41 +8,33 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from chatenv_client.errors import EpisodeDoneError, InvalidRequestError, TemplateRejectedError, TransformError
+from chatenv_client.errors import EpisodeDoneError, TemplateRejectedError, TransformError
 from chatenv_client.models import (
     Action,
-    AuditReport,
-    ChatAction,
     ChatObservation,
-    ChatState,
-    ForkOrigin,
-    Message,
-    Rendered,
     ResetOptions,
-    Trajectory,
     as_action,
 )
-from chatenv_client.reasons import Reason
-from chatenv_server.engine import TokenEngine, audit
-from chatenv_server.engine.log import NO_CHANGE
+from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.journal import NO_OUTCOME, Outcome
 from chatenv_server.environment.options import EpisodeOptions
-from chatenv_server.environment.record import EpisodeRecord, Moment, Progress
+from chatenv_server.environment.reading import EnvironmentReading
+from chatenv_server.environment.record import EpisodeRecord, Moment
 from chatenv_server.environment.restoring import parsed, restored
 from chatenv_server.environment.snapshots import EpisodeSnapshot, newest_piece, snapshot_of
 from chatenv_server.environment.transforms import Transform, check_transform
-from chatenv_server.environment.validation import check_action, check_messages, check_replace_from
+from chatenv_server.environment.validation import check_action, check_replace_from
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class ChatEnvironment:
+class ChatEnvironment(EnvironmentReading):
     """A chat environment on one tokenizer. Not safe for threads: give each episode its own, they share the engine.
 
     Args:
@@ -71,14 +63,12 @@ class ChatEnvironment:
         keeps_journal: bool = True,
         **options: Unpack[ResetOptions],
     ) -> None:
-        if isinstance(tokenizer, TokenEngine):
-            self.engine = tokenizer
-        else:
-            self.engine = TokenEngine.shared(tokenizer, chat_template=chat_template, token_id_limit=token_id_limit)
+        if not isinstance(tokenizer, TokenEngine):
+            tokenizer = TokenEngine.shared(tokenizer, chat_template=chat_template, token_id_limit=token_id_limit)
+        super().__init__(tokenizer)
         self._transform = _guarded(transform)
         self._options = EpisodeOptions().overridden_by(options)
         self._keeps_journal = keeps_journal
-        self._episode: EpisodeRecord | None = None
 
     # -- episodes ---------------------------------------------------------------------------------
 
@@ -195,11 +185,6 @@ class ChatEnvironment:
             raise EpisodeDoneError("the episode is over; reset it to go on")
         return episode
 
-    def _current(self) -> EpisodeRecord:
-        if self._episode is None:
-            raise InvalidRequestError("there is no episode yet; call reset first", reason=Reason.NO_EPISODE)
-        return self._episode
-
     # -- episodes taken elsewhere -----------------------------------------------------------------
 
     def snapshot(self, at_step: int | None = None) -> EpisodeSnapshot:
@@ -264,96 +249,6 @@ class ChatEnvironment:
         forked._transform = None if self._transform is None else self._transform.copied()
         forked.restore(snapshot)
         return forked
-
-    # -- looking, without changing anything -------------------------------------------------------
-
-    def message_to_action(self, message: Mapping[str, Any]) -> ChatAction:
-        """An action that appends `message`, with the tokens that it would add to the stream now.
-
-        Raises:
-            InvalidRequestError, TemplateRejectedError: the message cannot be appended now.
-        """
-        return ChatAction(tokens=self.render([message]).tokens, messages=(message,))  # type: ignore[arg-type]
-
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> Rendered:
-        """What the stream would become if `messages` were appended now.
-
-        Raises:
-            InvalidRequestError, TemplateRejectedError: they cannot be appended now.
-        """
-        given: list[Message] = [dict(message) for message in messages]  # type: ignore[misc]
-        check_messages(given)
-        if not given:
-            raise InvalidRequestError("there is no message to render", reason=Reason.EMPTY_ACTION, field="messages")
-        log = self._current().log
-        try:
-            offset, tokens, reports = log.preview(given)
-        except TemplateRejectedError as error:
-            raise blaming(error, log, given) from error
-        return Rendered(offset, tokens, reports)
-
-    @property
-    def state(self) -> ChatState:
-        """The whole episode as it is now."""
-        return self._current().state()
-
-    @property
-    def observation(self) -> ChatObservation:
-        """What the episode shows now, as a step shows it that did nothing."""
-        return self._current().observation(NO_CHANGE)
-
-    def trajectory(self) -> Trajectory:
-        """The episode as training wants it: per segment tokens, loss mask, logprobs, turns."""
-        return self._current().trajectory()
-
-    def audit(self) -> AuditReport:
-        """Compare the stream with a full rendering of its messages. Costs time proportional to the episode."""
-        return audit(self._current().log)
-
-    @property
-    def episode_id(self) -> str:
-        """Name of the episode."""
-        return self._current().episode_id
-
-    @property
-    def step_count(self) -> int:
-        """Steps taken since reset."""
-        return 0 if self._episode is None else self._episode.progress.step_count
-
-    @property
-    def token_count(self) -> int:
-        """Length of the stream."""
-        return len(self._current().log)
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens that the episode holds, those of sealed segments included."""
-        return self._current().log.held_tokens
-
-    @property
-    def message_count(self) -> int:
-        """Messages of the conversation."""
-        return self._current().log.message_count
-
-    @property
-    def progress(self) -> Progress:
-        """How far the episode is."""
-        return self._current().progress
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """As given at reset."""
-        return self._current().options.metadata
-
-    @property
-    def forked_from(self) -> ForkOrigin | None:
-        """Where the episode was forked from; None: it was not."""
-        return self._current().forked_from
-
-    @property
-    def done(self) -> bool:
-        """Whether the episode is over."""
-        return self._episode is not None and self._episode.is_over
 
 
 def _is_same_json(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:

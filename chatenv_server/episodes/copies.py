@@ -12,8 +12,9 @@ from chatenv_client.models import ForkOrigin
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.snapshots import cut_at, seal
+from chatenv_server.episodes.calls import environment_of
 from chatenv_server.episodes.episode import Caller, Write
-from chatenv_server.episodes.episodes import Episodes, checked_id, environment_of
+from chatenv_server.episodes.episodes import Episodes, checked_id
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.taking_up import TakingUp
 from chatenv_server.stores.store import Listed

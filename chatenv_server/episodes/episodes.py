@@ -9,23 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from chatenv_client.errors import ChatEnvError, InvalidRequestError
+from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import Budget
-from chatenv_server.episodes.episode import Caller, Episode, Write
+from chatenv_server.episodes.calls import EpisodeCalls, environment_of
+from chatenv_server.episodes.episode import Caller, Write
 from chatenv_server.episodes.expiry import Expiry
 from chatenv_server.episodes.limits import StoreLimits
 from chatenv_server.episodes.shelf import Shelf
-from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.writing import Outdated, Writing
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.stores.memory import MemoryStore
-from chatenv_server.stores.store import Append, Begin, End, Finish, Place, Store
-
-MAX_MESSAGES: Final = 65_536
-"""Of one episode. A limit of tokens would not bound its memory, since a template may write nothing for a message."""
+from chatenv_server.stores.store import End, Finish, Store
 
 _EPISODE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 ResultT = TypeVar("ResultT")
@@ -63,6 +60,7 @@ class Episodes:
         self._limits = StoreLimits(self._store, budget)
         clock = clock or (time.time if self._store.keeps else time.monotonic)
         self.shelf = Shelf(open_environment, budget, self._store, clock, self._telemetry, relieve=self.expire_idle)
+        self._calls = EpisodeCalls(self.shelf, self._limits)
         self._expiry = Expiry(self.shelf, budget.idle_timeout_s)
 
     @property
@@ -113,8 +111,8 @@ class Episodes:
         episode_id = checked_id(options.get("episode_id"))
         named: ResetOptions = {**options, "episode_id": episode_id}
         if writing is None and self._store.keeps:
-            return self._written(lambda alone: self._reset(episode_id, named, caller, answer, alone))
-        return self._reset(episode_id, named, caller, answer, writing)
+            return self._written(lambda alone: self._calls.reset(episode_id, named, caller, answer, alone))
+        return self._calls.reset(episode_id, named, caller, answer, writing)
 
     def step(
         self,
@@ -147,9 +145,9 @@ class Episodes:
         """
         if writing is None and self._store.keeps:
             return self._written(
-                lambda alone: self._step(episode_id, action, digest, step_index, caller, answer, alone)
+                lambda alone: self._calls.step(episode_id, action, digest, step_index, caller, answer, alone)
             )
-        return self._step(episode_id, action, digest, step_index, caller, answer, writing)
+        return self._calls.step(episode_id, action, digest, step_index, caller, answer, writing)
 
     def _written(self, work: Callable[[Writing], ResultT]) -> ResultT:
         """Do and write something, again for as long as other processes are quicker."""
@@ -191,142 +189,10 @@ class Episodes:
                 return True
         return False
 
-    # -- what calls do ----------------------------------------------------------------------------
-
-    def _reset(
-        self,
-        episode_id: str,
-        options: ResetOptions,
-        caller: Caller | None,
-        answer: Write | None,
-        writing: Writing | None,
-    ) -> ChatObservation:
-        episode = self.shelf.open_place(episode_id, caller, writing)
-        try:
-            return self._start(episode, options, answer, writing)
-        except BaseException:
-            if episode.environment is None:
-                self.shelf.drop(episode)
-            raise
-        finally:
-            self.shelf.release(episode, writing)
-
-    def _start(
-        self, episode: Episode, options: ResetOptions, answer: Write | None, writing: Writing | None
-    ) -> ChatObservation:
-        table = self.shelf.table
-        self._check_room_for(episode)
-        table.reserve(1)
-        try:
-            environment = self.shelf.open_environment()
-            observation = environment.reset(answer=answer, **options)
-            episode.begin(environment, Place(uuid.uuid4().hex[:16], 0), time.time())
-        finally:
-            table.account(episode, reserved=1)
-        if writing is not None:
-            run, summary = episode.place.run, summary_of(environment, episode.created)
-            begun = Begin(episode.episode_id, run, [environment.newest_piece()], summary)
-            writing.add(episode, begun, Place(run, 1))
-        self._telemetry.episode_started()
-        self._count_reports(observation)
-        return observation
-
-    def _check_room_for(self, episode: Episode) -> None:
-        self._limits.check_tokens()
-        if not self._store.keeps or episode.environment is not None:
-            return
-        standing = self._store.standing(episode.episode_id)
-        if standing is None or standing.end is not None:
-            self._limits.check_episodes()
-
     def check_room(self, more: int) -> None:
         """Raise EpisodeLimitError or TokenLimitError unless the store may keep so many episodes more."""
         self._limits.check_tokens()
         self._limits.check_episodes(more)
-
-    def _step(
-        self,
-        episode_id: str,
-        action: ChatAction,
-        digest: bytes,
-        step_index: int | None,
-        caller: Caller | None,
-        answer: Write | None,
-        writing: Writing | None,
-    ) -> ChatObservation:
-        # No context manager: its generator would take a microsecond or two, and a whole step takes few.
-        shelf = self.shelf
-        episode = shelf.acquire(episode_id, caller, writing)
-        try:
-            environment = environment_of(episode)
-            stored = episode.replayed(environment.step_count, step_index, digest)
-            if stored is not None:
-                self._check_current(episode, writing)
-                if answer is not None:
-                    answer(stored)
-                return stored
-            observation = self._append(episode, environment, action, digest, answer)
-        except ChatEnvError:
-            self._check_current(episode, writing)
-            raise
-        else:
-            if writing is not None:
-                place = episode.place
-                piece, summary = environment.newest_piece(digest), summary_of(environment, episode.created)
-                append = Append(episode.episode_id, place, piece, summary)
-                writing.add(episode, append, place._replace(version=place.version + 1))
-            return observation
-        finally:
-            shelf.release(episode, writing)
-
-    def _check_current(self, episode: Episode, writing: Writing | None) -> None:
-        """Raise Outdated where another process knows better."""
-        if self.shelf.is_outdated(episode, writing):
-            self.shelf.drop(episode)
-            raise Outdated
-
-    def _append(
-        self,
-        episode: Episode,
-        environment: ChatEnvironment,
-        action: ChatAction,
-        digest: bytes,
-        answer: Write | None,
-    ) -> ChatObservation:
-        _check_message_count(environment, action)
-        at_least = max(1, len(action.tokens))
-        self._limits.check_tokens(at_least)
-        table = self.shelf.table
-        table.reserve(at_least)
-        try:
-            observation = episode.step(environment, action, digest, answer)
-        finally:
-            table.account(episode, reserved=at_least)
-        self._count_reports(observation)
-        if observation.segment != episode.segment:
-            episode.segment = observation.segment
-            self._telemetry.segment_began()
-        return observation
-
-    def _count_reports(self, observation: ChatObservation) -> None:
-        for report in observation.fidelity:
-            self._telemetry.inexact(report.kind.value)
-
-
-def environment_of(episode: Episode) -> ChatEnvironment:
-    """The environment of an episode that is live."""
-    if episode.environment is None:
-        raise RuntimeError("the episode has no environment")
-    return episode.environment
-
-
-def _check_message_count(environment: ChatEnvironment, action: ChatAction) -> None:
-    if environment.message_count + len(action.messages) > MAX_MESSAGES:
-        raise InvalidRequestError(
-            f"the episode would hold more than {MAX_MESSAGES} messages; end it, and go on in another",
-            reason=Reason.TOO_MANY_MESSAGES,
-            field="messages",
-        )
 
 
 def is_episode_id(text: str) -> bool:

@@ -20,7 +20,7 @@ from chatenv_client.wire.json_fields import MAX_JSON_CHARACTERS, MAX_JSON_DEPTH
 from chatenv_client.wire.requests import MAX_MESSAGES
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.episodes import episodes
+from chatenv_server.episodes import calls as episodes
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.running.process import MAX_HEADER_BYTES

@@ -1,0 +1,179 @@
+"""What a Reset and a Step do: to the episode that this process holds, and to what is written of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from chatenv_client.errors import ChatEnvError, InvalidRequestError
+from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
+from chatenv_client.reasons import Reason
+from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.episodes.episode import Caller, Episode, Write
+from chatenv_server.episodes.limits import StoreLimits
+from chatenv_server.episodes.shelf import Shelf
+from chatenv_server.episodes.summaries import summary_of
+from chatenv_server.episodes.writing import Outdated, Writing
+from chatenv_server.stores.store import Append, Begin, Place
+
+MAX_MESSAGES: Final = 65_536
+"""Of one episode. A limit of tokens would not bound its memory, since a template may write nothing for a message."""
+
+
+class EpisodeCalls:
+    """Makes calls on episodes. Without a `writing` nothing is written; with one, it is left to that.
+
+    Args:
+        shelf: holds the episodes.
+        limits: on what their store keeps.
+    """
+
+    def __init__(self, shelf: Shelf, limits: StoreLimits) -> None:
+        self._shelf = shelf
+        self._limits = limits
+
+    def reset(
+        self,
+        episode_id: str,
+        options: ResetOptions,
+        caller: Caller | None,
+        answer: Write | None,
+        writing: Writing | None,
+    ) -> ChatObservation:
+        """Start an episode, or start it anew; as `Episodes.reset`."""
+        episode = self._shelf.open_place(episode_id, caller, writing)
+        try:
+            return self._start(episode, options, answer, writing)
+        except BaseException:
+            if episode.environment is None:
+                self._shelf.drop(episode)
+            raise
+        finally:
+            self._shelf.release(episode, writing)
+
+    def _start(
+        self, episode: Episode, options: ResetOptions, answer: Write | None, writing: Writing | None
+    ) -> ChatObservation:
+        table = self._shelf.table
+        self._check_room_for(episode)
+        table.reserve(1)
+        try:
+            environment = self._shelf.open_environment()
+            observation = environment.reset(answer=answer, **options)
+            episode.begin(environment, Place(uuid.uuid4().hex[:16], 0), time.time())
+        finally:
+            table.account(episode, reserved=1)
+        if writing is not None:
+            with self._known_or_dropped(episode):
+                run, summary = episode.place.run, summary_of(environment, episode.created)
+                begun = Begin(episode.episode_id, run, [environment.newest_piece()], summary)
+            writing.add(episode, begun, Place(run, 1))
+        self._shelf.telemetry.episode_started()
+        self._count_reports(observation)
+        return observation
+
+    def _check_room_for(self, episode: Episode) -> None:
+        self._limits.check_tokens()
+        if not self._shelf.store.keeps or episode.environment is not None:
+            return
+        standing = self._shelf.store.standing(episode.episode_id)
+        if standing is None or standing.end is not None:
+            self._limits.check_episodes()
+
+    def step(
+        self,
+        episode_id: str,
+        action: ChatAction,
+        digest: bytes,
+        step_index: int | None,
+        caller: Caller | None,
+        answer: Write | None,
+        writing: Writing | None,
+    ) -> ChatObservation:
+        """Append one turn, or give the stored answer again; as `Episodes.step`."""
+        # No context manager: its generator would take a microsecond or two, and a whole step takes few.
+        shelf = self._shelf
+        episode = shelf.acquire(episode_id, caller, writing)
+        try:
+            environment = environment_of(episode)
+            stored = episode.replayed(environment.step_count, step_index, digest)
+            if stored is not None:
+                self._check_current(episode, writing)
+                if answer is not None:
+                    answer(stored)
+                return stored
+            observation = self._append(episode, environment, action, digest, answer)
+        except ChatEnvError:
+            self._check_current(episode, writing)
+            raise
+        else:
+            if writing is not None:
+                place = episode.place
+                with self._known_or_dropped(episode):
+                    piece, summary = environment.newest_piece(digest), summary_of(environment, episode.created)
+                append = Append(episode.episode_id, place, piece, summary)
+                writing.add(episode, append, place._replace(version=place.version + 1))
+            return observation
+        finally:
+            shelf.release(episode, writing)
+
+    @contextmanager
+    def _known_or_dropped(self, episode: Episode) -> Iterator[None]:
+        """Forget an episode that has changed, if its store cannot be told how."""
+        try:
+            yield
+        except BaseException:
+            self._shelf.drop(episode)
+            raise
+
+    def _check_current(self, episode: Episode, writing: Writing | None) -> None:
+        """Raise Outdated where another process knows better."""
+        if self._shelf.is_outdated(episode, writing):
+            self._shelf.drop(episode)
+            raise Outdated
+
+    def _append(
+        self,
+        episode: Episode,
+        environment: ChatEnvironment,
+        action: ChatAction,
+        digest: bytes,
+        answer: Write | None,
+    ) -> ChatObservation:
+        _check_message_count(environment, action)
+        at_least = max(1, len(action.tokens))
+        self._limits.check_tokens(at_least)
+        table = self._shelf.table
+        table.reserve(at_least)
+        try:
+            observation = episode.step(environment, action, digest, answer)
+        finally:
+            table.account(episode, reserved=at_least)
+        self._count_reports(observation)
+        if observation.segment != episode.segment:
+            episode.segment = observation.segment
+            self._shelf.telemetry.segment_began()
+        return observation
+
+    def _count_reports(self, observation: ChatObservation) -> None:
+        for report in observation.fidelity:
+            self._shelf.telemetry.inexact(report.kind.value)
+
+
+def environment_of(episode: Episode) -> ChatEnvironment:
+    """The environment of an episode that is live."""
+    if episode.environment is None:
+        raise RuntimeError("the episode has no environment")
+    return episode.environment
+
+
+def _check_message_count(environment: ChatEnvironment, action: ChatAction) -> None:
+    if environment.message_count + len(action.messages) > MAX_MESSAGES:
+        raise InvalidRequestError(
+            f"the episode would hold more than {MAX_MESSAGES} messages; end it, and go on in another",
+            reason=Reason.TOO_MANY_MESSAGES,
+            field="messages",
+        )
