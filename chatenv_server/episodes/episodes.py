@@ -175,7 +175,7 @@ class Episodes:
         while (episode := self.shelf.table.get(episode_id)) is not None:
             episode.acquire(caller)
             try:
-                if not episode.is_out and episode.environment is not None and self.shelf.end(episode, End.CLOSED):
+                if self.shelf.end(episode, End.CLOSED):
                     return True
             finally:
                 episode.release()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from chatenv_client.errors import (
+    DeadlineError,
     EpisodeClosedError,
     EpisodeDamagedError,
     EpisodeExpiredError,
@@ -124,7 +125,20 @@ class Shelf:
             writing.write()
         elif writing is not None:
             return
-        episode.acquire(caller)
+        try:
+            episode.acquire(caller)
+        except DeadlineError:
+            self._forget_if_empty(episode)
+            raise
+
+    def _forget_if_empty(self, episode: Episode) -> None:
+        """Forget an episode that was added for a call which was not begun; who holds it now sees to it otherwise."""
+        if episode.environment is None and episode.try_acquire():
+            try:
+                if episode.environment is None:
+                    self.drop(episode)
+            finally:
+                episode.release()
 
     def _is_here(self, episode: Episode) -> bool:
         """Whether an episode whose lock is held is live, and was not taken out while its lock was waited for."""
@@ -225,8 +239,9 @@ class Shelf:
         self.table.take_out(episode)
 
     def end(self, episode: Episode, end: End) -> bool:
-        """End an episode for good; the caller holds its lock. False: it was ended before."""
-        if episode.is_out:
+        """End an episode for good; the caller holds its lock. False: it was not live."""
+        if episode.environment is None:
+            self.drop(episode)
             return False
         unused_since = episode.last_used if end is End.EXPIRED and self.store.keeps else float("inf")
         finish = Finish(episode.episode_id, episode.place.run, end, time.time(), unused_since)

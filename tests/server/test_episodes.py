@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.stores import memory as episode_store
+from chatenv_server.stores.sqlite import SqliteStore
 
 OpenStore = Callable[..., Episodes]
 HELLO = ({"role": "user", "content": "Hello!"},)
@@ -358,6 +360,35 @@ def test_a_caller_who_hung_up_has_no_step_begun(store: Episodes) -> None:
     with pytest.raises(errors.DeadlineError):
         store.step("e", SAMPLED, digest=b"", caller=Impatient(active=False))
     assert step_count(store, "e") == 0
+
+
+def test_a_call_that_was_not_begun_leaves_no_episode_behind(open_store: OpenStore) -> None:
+    store = open_store(max_episodes=1)
+    with pytest.raises(errors.DeadlineError):
+        store.reset({"episode_id": "e"}, caller=Impatient(active=False))
+    assert store.live_episodes == 0
+    assert store.reset({"episode_id": "another"}).episode_id == "another"
+
+
+def test_a_read_that_was_not_begun_leaves_nothing_held(engine: TokenEngine, tmp_path: Path) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+        store = Episodes(lambda: ChatEnvironment(engine), Budget(10, 10**6), store=file)
+        with pytest.raises(errors.DeadlineError), store.reading("e", caller=Impatient(active=False)):
+            pytest.fail("the call was begun")
+        assert store.held_episodes == 0
+
+
+def test_an_episode_that_was_never_opened_is_not_closed_nor_expired(open_store: OpenStore, clock: Clock) -> None:
+    store = open_store(idle_timeout_s=10)
+    for _ in range(2):
+        store.shelf.table.find_or_add("e")  # as a call does that has not begun yet
+        assert not store.close("e")
+        assert store.live_episodes == 0
+    store.shelf.table.find_or_add("e")
+    clock.now = 11
+    store.expire_idle()
+    with pytest.raises(errors.EpisodeUnknownError):
+        step(store, "e", 0)
 
 
 class CountingClock(Clock):
