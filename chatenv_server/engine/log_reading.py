@@ -81,8 +81,11 @@ class LogReading:
 
     @property
     def last_sampled(self) -> int | None:
-        """The last token of the last span of the segment; None: there is no span."""
-        return self.head.written.tokens - 1 if self.head.last is not None else None
+        """The last token of the last span of the segment; None: there is no span, or it has no tokens."""
+        head = self.head
+        if head.last is None or not head.records.turns.last_length(head.written.turns):
+            return None
+        return head.written.tokens - 1
 
     @property
     def stop_reason(self) -> StopReason | None:

@@ -87,6 +87,10 @@ class TurnTable:
         """The step of the last of `count` turns, of which there is one."""
         return self._row(count - 1)[0].step
 
+    def last_length(self, count: int) -> int:
+        """Tokens of the last of `count` turns, of which there is one."""
+        return self._row(count - 1)[0].length
+
     def span_of(self, message: int, count: int) -> SampledSpan:
         """The span of a sampled message: one or several of the first `count` turns, each going on with another."""
         indices = range(count)

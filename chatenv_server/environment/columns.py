@@ -22,7 +22,8 @@ def checked_columns(action: ChatAction, log: EpisodeLog) -> tuple[ColumnRows, ..
     """
     count, last = len(action.tokens), log.last_sampled
     if action.amended_extras and last is None:
-        raise _refusal("there is no span before this one in its segment, so no row can be amended", "amended_extras")
+        what = "there is no span before this one in its segment, or it has no tokens, so no row can be amended"
+        raise _refusal(what, "amended_extras")
     for name, rows in action.extras.items():
         if len(rows) != count:
             raise _refusal(f"column {name!r} has {len(rows)} rows for {count} tokens; send one per token", "extras")

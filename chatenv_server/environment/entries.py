@@ -129,7 +129,7 @@ def _continuation(encoded: pb.EpisodeEntry, record: EpisodeRecord, engine: Token
     written, log = encoded.went_on, record.log
     messages = _messages(encoded, record)
     begins, first, shared = written.begins_segment, written.first_message, written.shared_tokens
-    if begins and log.last_sampled is None:
+    if begins and log.stop_reason is None:
         raise refusal("a segment begins where none was sampled before")
     stream = log.stream.token_ids if begins else log.head.tail.tokens
     earliest = 0 if begins else log.head.tail_message

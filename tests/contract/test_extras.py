@@ -93,6 +93,15 @@ def test_the_last_row_of_the_span_before_can_be_amended_by_the_next_span() -> No
     assert (spread[~segment.loss_mask] == 255).all()
 
 
+@pytest.mark.parametrize("messages", [(), (HELLO,)])
+def test_a_span_without_tokens_has_no_row_to_amend(messages: tuple[Any, ...]) -> None:
+    env = ChatEnvironment(subject(EMBEDDED).engine, add_generation_prompt=False)
+    env.reset(messages=messages)
+    env.step(ChatAction(tokens=[], stop_reason="abort"))
+    with pytest.raises(InvalidRequestError, match="or it has no tokens"):
+        env.step(ChatAction(tokens=[*b"a", END], amended_extras={"entropy": np.float32(1)}))
+
+
 def test_columns_of_sealed_segments_stay_and_are_not_amended() -> None:
     env = opened()
     env.step(ChatAction(tokens=[*b"a", END], extras={"entropy": np.array([0.5, 0.25], np.float32)}))
