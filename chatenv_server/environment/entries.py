@@ -141,7 +141,7 @@ def _continuation(encoded: pb.EpisodeEntry, record: EpisodeRecord, engine: Token
     more = unpack_tokens(written.tokens)
     check_token_ids(more, max(engine.token_id_limit, engine.vocabulary_size))
     own = frozenset(written.own_messages)
-    if written.recorded_messages > count or any(index >= written.recorded_messages for index in own):
+    if written.recorded_messages > count or any(index >= first for index in own):
         raise refusal("a message is a model's that was not on record")
     tail = _tail(written, stream[:shared], more)._replace(
         pending_rewrite=_rewrite(written, log, messages), prefill=_prefill(encoded, record, shared + len(more))

@@ -7,10 +7,12 @@ from typing import Any
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from chatenv_client import ChatAction
 from chatenv_server import ChatEnvironment
 from tests.engine.episodes import Plan
 from tests.engine.generated_templates import Traits, loaded, source_of, traits
-from tests.engine.subjects import Subject
+from tests.engine.subjects import EMBEDDED, Subject
+from tests.engine.subjects import subject as load_subject
 from tests.engine.test_laws import law
 from tests.environment.taken_elsewhere import (
     Counting,
@@ -105,3 +107,20 @@ def test_a_restored_episode_gives_the_snapshot_that_it_came_from(
     assert other.snapshot().SerializeToString(deterministic=True) == snapshot
     assert not answers or answer == answers[-1]
     assert b"".join(piece.SerializeToString() for piece in pieces(env)) == env.snapshot().SerializeToString()
+
+
+@given(st.lists(st.sampled_from(["said", "asked", "changed"]), max_size=6), st.sampled_from(["append", "segment"]))
+def test_an_episode_whose_model_said_control_tokens_is_restored_after_any_segment(acts: list[str], policy: str) -> None:
+    subject = load_subject(EMBEDDED)
+    env = ChatEnvironment(subject.engine, history_policy=policy, control_token_policy="allow")
+    env.reset(messages=[{"role": "user", "content": "Hi"}], clock=0.0)
+    start, end = (subject.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+    for act in ("said", "asked", "changed", "said", "asked", *acts):
+        if act == "said":
+            env.step(ChatAction(tokens=[start, *b"a", end]))
+        else:
+            again = {"replace_from": env.message_count - 1} if act == "changed" else {}
+            env.step({"role": "user", "content": f"Question {env.step_count}"}, **again)
+        other = _restored(env)
+        assert shown(other) == shown(env)
+        assert snapshot_bytes(other) == snapshot_bytes(env)
