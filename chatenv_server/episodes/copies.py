@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ForkOrigin
 from chatenv_client.reasons import Reason
-from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.snapshots import cut_at, seal
 from chatenv_server.episodes.calls import environment_of
 from chatenv_server.episodes.episode import Caller, Write
@@ -86,13 +83,8 @@ class Copies:
         """
         ids = [checked_id(fork_id, f"fork_ids[{index}]") for index, fork_id in enumerate(fork_ids)]
         snapshot = self._snapshot(episode_id, at_step, caller)
-        origin = ForkOrigin(episode_id, len(snapshot.entries) - 1)
-        snapshot.forked_from.CopyFrom(pb.ForkOrigin(**origin._asdict()))
-
-        def is_same(there: ChatEnvironment, _: ChatEnvironment) -> bool:
-            return there.forked_from == origin and there.step_count == origin.at_step
-
-        self._taking_up.take_up(ids, snapshot, is_same, caller, answer)
+        snapshot.forked_from.CopyFrom(pb.ForkOrigin(episode_id=episode_id, at_step=len(snapshot.entries) - 1))
+        self._taking_up.take_up(ids, snapshot, caller, answer)
         return ids
 
     def imported(
@@ -111,7 +103,7 @@ class Copies:
             InvalidRequestError: a bad id, or a snapshot that cannot be read.
         """
         taken_up = checked_id(episode_id or snapshot.episode_id)
-        self._taking_up.take_up([taken_up], snapshot, _are_alike, caller, answer)
+        self._taking_up.take_up([taken_up], snapshot, caller, answer)
         return taken_up
 
     # -- lists ------------------------------------------------------------------------------------
@@ -146,14 +138,6 @@ class Copies:
             for unused, episode_id, episode, environment in here[:limit]
         ]
         return page, f"{-here[limit - 1][0]!r} {page[-1].episode_id}" if len(here) > limit else ""
-
-
-def _are_alike(there: ChatEnvironment, here: ChatEnvironment) -> bool:
-    """Whether two environments hold the same episode."""
-    return wire.state_to_proto(there.state) == wire.state_to_proto(here.state) and (
-        wire.trajectory_to_proto(there.trajectory()).SerializeToString()
-        == wire.trajectory_to_proto(here.trajectory()).SerializeToString()
-    )
 
 
 def _place_after(after: str) -> tuple[float, str]:

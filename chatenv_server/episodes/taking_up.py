@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
+from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import ChatEnvError, EpisodeExistsError
 from chatenv_client.models import ChatObservation
@@ -16,9 +17,6 @@ from chatenv_server.episodes.episode import Answer, Caller, Episode, Write
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.stores.store import Begin, End, Place
-
-IsSame = Callable[[ChatEnvironment, ChatEnvironment], bool]
-"""Whether an episode that is live is the one that is to become live."""
 
 
 class _Newcomer(NamedTuple):
@@ -40,7 +38,6 @@ class TakingUp:
         self,
         ids: Sequence[str],
         snapshot: pb.EpisodeSnapshot,
-        is_same: IsSame,
         caller: Caller | None,
         answer: Write | None,
     ) -> None:
@@ -55,7 +52,7 @@ class TakingUp:
         begun: list[str] = []
         try:
             while waiting:
-                begun += self._begin_free(waiting, snapshot, is_same, caller)
+                begun += self._begin_free(waiting, snapshot, caller)
         except BaseException:
             for episode_id in begun:
                 with suppress(ChatEnvError):
@@ -68,7 +65,7 @@ class TakingUp:
         return _Newcomer(environment, environment.restore(snapshot))
 
     def _begin_free(
-        self, waiting: dict[str, _Newcomer], snapshot: pb.EpisodeSnapshot, is_same: IsSame, caller: Caller | None
+        self, waiting: dict[str, _Newcomer], snapshot: pb.EpisodeSnapshot, caller: Caller | None
     ) -> list[str]:
         """Begin those whose id is free, and take out of `waiting` what is live now; the ids of those begun."""
         with ExitStack() as held:
@@ -78,7 +75,7 @@ class TakingUp:
                 held.callback(self._let_go, episode)
                 self._look_up(episode)
                 if episode.environment is not None:
-                    _check_same(episode_id, same=is_same(episode.environment, waiting[episode_id].environment))
+                    _check_same(episode.environment, waiting[episode_id].environment)
                     del waiting[episode_id]
                 elif not episode.is_out:
                     free.append(episode)
@@ -154,9 +151,17 @@ def _pieces(snapshot: pb.EpisodeSnapshot) -> list[bytes]:
     return [piece.SerializeToString() for piece in (opening, *more)]
 
 
-def _check_same(episode_id: str, *, same: bool) -> None:
+def _check_same(there: ChatEnvironment, here: ChatEnvironment) -> None:
     """Raise EpisodeExistsError unless what is live under an id is what was to become live."""
-    if not same:
+    if not _are_alike(there, here):
         raise EpisodeExistsError(
-            f"an episode {episode_id!r} is live, and another one than this; choose another id, or close that one"
+            f"an episode {there.episode_id!r} is live, and another one than this; choose another id, or close that one"
         )
+
+
+def _are_alike(there: ChatEnvironment, here: ChatEnvironment) -> bool:
+    """Whether two environments hold the same episode."""
+    return wire.state_to_proto(there.state) == wire.state_to_proto(here.state) and (
+        wire.trajectory_to_proto(there.trajectory()).SerializeToString()
+        == wire.trajectory_to_proto(here.trajectory()).SerializeToString()
+    )

@@ -354,6 +354,18 @@ def test_a_fork_that_was_there_stays_where_another_cannot_be_made(address: str) 
         there.close()
 
 
+def test_a_fork_of_an_episode_that_was_started_anew_is_another_one(address: str) -> None:
+    with ChatEnv(address) as env:
+        taken = env.reset(**OPENING).observation.episode_id
+        (there,) = env.fork(episode_ids=[f"{taken}.a"])
+        before = recorded(there)
+        env.reset(episode_id=taken, messages=[{"role": "user", "content": "Quite another question?"}])
+        with pytest.raises(EpisodeExistsError):
+            env.fork(episode_ids=[f"{taken}.a"])
+        assert recorded(there) == before
+        there.close()
+
+
 def test_callers_that_ask_for_the_same_forks_at_once_all_get_them(address: str) -> None:
     with ChatEnv(address) as env:
         env.reset(**OPENING)
