@@ -58,7 +58,7 @@ class EpisodeCalls:
         self, episode: Episode, options: ResetOptions, answer: Write | None, writing: Writing | None
     ) -> ChatObservation:
         table = self._shelf.table
-        self._check_room_for(episode)
+        is_new = self._check_room_for(episode, writing)
         table.reserve(1)
         try:
             environment = self._shelf.open_environment()
@@ -71,17 +71,21 @@ class EpisodeCalls:
                 run, summary = episode.place.run, summary_of(environment, episode.created)
                 begun = Begin(episode.episode_id, run, [environment.newest_piece()], summary)
             writing.add(episode, begun, Place(run, 1))
+            writing.new_episodes += is_new
         self._shelf.telemetry.episode_started()
         self._count_reports(observation)
         return observation
 
-    def _check_room_for(self, episode: Episode) -> None:
+    def _check_room_for(self, episode: Episode, writing: Writing | None) -> bool:
+        """Whether an episode would be one more in the store. Raises EpisodeLimitError or TokenLimitError."""
         self._limits.check_tokens()
-        if not self._shelf.store.keeps or episode.environment is not None:
-            return
+        if writing is None or episode.environment is not None:
+            return False
         standing = self._shelf.store.standing(episode.episode_id)
-        if standing is None or standing.end is not None:
-            self._limits.check_episodes()
+        if standing is not None and standing.end is None:
+            return False
+        self._limits.check_episodes(unwritten=writing.new_episodes)
+        return True
 
     def step(
         self,

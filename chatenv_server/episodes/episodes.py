@@ -189,10 +189,12 @@ class Episodes:
                 return True
         return False
 
-    def check_room(self, more: int) -> None:
-        """Raise EpisodeLimitError or TokenLimitError unless the store may keep so many episodes more."""
-        self._limits.check_tokens()
-        self._limits.check_episodes(more)
+    def check_room(self, episodes: int, tokens: int) -> None:
+        """Raise EpisodeLimitError or TokenLimitError unless the store may keep so many episodes and tokens more."""
+        if self._store.keeps:
+            self._limits.ask()
+        self._limits.check_tokens(tokens)
+        self._limits.check_episodes(episodes)
 
 
 def is_episode_id(text: str) -> bool:

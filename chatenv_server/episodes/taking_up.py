@@ -105,7 +105,7 @@ class TakingUp:
         """Let episodes live here and in the store; the ids of those where no other process was quicker."""
         table, pieces = self._shelf.table, _pieces(snapshot)
         tokens = newcomers[free[0].episode_id].environment.held_tokens
-        self._episodes.check_room(len(free))
+        self._episodes.check_room(len(free), tokens * len(free))
         table.reserve(tokens * len(free))
         try:
             created = time.time()

@@ -54,6 +54,8 @@ class Writing:
         self._outcomes: list[Outcome] = []
         self.key = 0
         """Which of those who ask does what is done next."""
+        self.new_episodes = 0
+        """Episodes of unwritten changes that the store does not know of."""
 
     def add(self, episode: Episode, change: Change, place: Place) -> None:
         """Have a change written, after which the episode's journal is at `place`. The caller holds its lock."""
@@ -64,7 +66,7 @@ class Writing:
     def write(self) -> None:
         """Write all changes, and give the locks back."""
         unwritten, held = self._unwritten, self._held
-        self._unwritten, self._held = [], {}
+        self._unwritten, self._held, self.new_episodes = [], {}, 0
         if not unwritten:
             return
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from chatenv_client.models import ChatAction, ChatObservation
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import Budget
+from chatenv_server.episodes.copies import Copies
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.stores import memory as episode_store
 from chatenv_server.stores.sqlite import SqliteStore
@@ -52,6 +53,13 @@ def open_store(engine: TokenEngine, clock: Clock) -> OpenStore:
 @pytest.fixture
 def store(open_store: OpenStore) -> Episodes:
     return open_store()
+
+
+@pytest.fixture
+def on_a_file(engine: TokenEngine, tmp_path: Path) -> Iterator[Callable[..., Episodes]]:
+    """Opens episodes that a store keeps."""
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+        yield lambda *limits: Episodes(lambda: ChatEnvironment(engine), Budget(*limits), store=file)
 
 
 def step(store: Episodes, episode_id: str, index: int | None, digest: bytes = b"a") -> ChatObservation:
@@ -370,12 +378,11 @@ def test_a_call_that_was_not_begun_leaves_no_episode_behind(open_store: OpenStor
     assert store.reset({"episode_id": "another"}).episode_id == "another"
 
 
-def test_a_read_that_was_not_begun_leaves_nothing_held(engine: TokenEngine, tmp_path: Path) -> None:
-    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
-        store = Episodes(lambda: ChatEnvironment(engine), Budget(10, 10**6), store=file)
-        with pytest.raises(errors.DeadlineError), store.reading("e", caller=Impatient(active=False)):
-            pytest.fail("the call was begun")
-        assert store.held_episodes == 0
+def test_a_read_that_was_not_begun_leaves_nothing_held(on_a_file: Callable[..., Episodes]) -> None:
+    store = on_a_file(10, 10**6)
+    with pytest.raises(errors.DeadlineError), store.reading("e", caller=Impatient(active=False)):
+        pytest.fail("the call was begun")
+    assert store.held_episodes == 0
 
 
 def test_an_episode_that_was_never_opened_is_not_closed_nor_expired(open_store: OpenStore, clock: Clock) -> None:
@@ -389,6 +396,46 @@ def test_an_episode_that_was_never_opened_is_not_closed_nor_expired(open_store: 
     store.expire_idle()
     with pytest.raises(errors.EpisodeUnknownError):
         step(store, "e", 0)
+
+
+def test_a_store_takes_as_many_episodes_as_the_limit_says(on_a_file: Callable[..., Episodes]) -> None:
+    store = on_a_file(3, 10**6)
+    for index in range(3):
+        store.reset({"episode_id": str(index)})
+    with pytest.raises(errors.EpisodeLimitError):
+        store.reset({"episode_id": "3"})
+    assert store.reset({"episode_id": "2"}).episode_id == "2"
+    store.close("0")
+    store.reset({"episode_id": "3"})
+
+
+def test_a_store_takes_as_many_episodes_written_together_as_the_limit_says(
+    on_a_file: Callable[..., Episodes],
+) -> None:
+    store = on_a_file(4, 10**6)
+    store.reset({"episode_id": "there"})
+    for end in range(2):
+        together = store.writing()
+        assert together is not None
+        store.reset({"episode_id": "there"}, writing=together)
+        with pytest.raises(errors.InvalidRequestError):
+            store.reset({"messages": ({"role": "", "content": ""},)}, writing=together)
+        for index in range(end, 3):
+            store.reset({"episode_id": str(index)}, writing=together)
+        with pytest.raises(errors.EpisodeLimitError):
+            store.reset({"episode_id": "3"}, writing=together)
+        assert together.outcomes() == []
+        store.close("2")
+        store.close("1")
+
+
+def test_forks_count_with_all_their_tokens_before_they_are_made(on_a_file: Callable[..., Episodes]) -> None:
+    store = on_a_file(1000, 1000)
+    store.reset({"episode_id": "e", "messages": ({"role": "user", "content": "x" * 400},)})
+    copies = Copies(store)
+    with pytest.raises(errors.TokenLimitError):
+        copies.fork("e", ["", ""], None)
+    assert len(copies.fork("e", [""], None)) == 1
 
 
 class CountingClock(Clock):
