@@ -206,6 +206,14 @@ def seal(snapshot: pb.EpisodeSnapshot) -> None:
             entry.ClearField("prompt_fingerprint")
 
 
+def prove_last_span(snapshot: pb.EpisodeSnapshot) -> None:
+    """Say what the stream was after the last span, where `seal` has dropped that: a segment may begin after it yet."""
+    spans = [step for step, entry in enumerate(snapshot.entries) if entry.HasField("sampled")]
+    if spans and not snapshot.entries[spans[-1]].prompt_fingerprint:
+        stream = _stream_written(snapshot.entries[: spans[-1] + 1])
+        snapshot.entries[spans[-1]].prompt_fingerprint = fingerprint_of(stream)
+
+
 def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> bytes:
     """What the last Reset or Step did, as bytes; that of a Reset says what it must be read with.
 

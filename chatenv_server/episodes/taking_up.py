@@ -13,6 +13,7 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import ChatEnvError, EpisodeExistsError
 from chatenv_client.models import ChatObservation
 from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.environment.snapshots import prove_last_span
 from chatenv_server.episodes.episode import Answer, Caller, Episode, Write
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.episodes.summaries import summary_of
@@ -46,6 +47,7 @@ class TakingUp:
         Raises:
             EpisodeExistsError: under one of the ids another episode lives; then none is made.
         """
+        prove_last_span(snapshot)
         waiting = {episode_id: self._newcomer(episode_id, snapshot) for episode_id in ids}
         if answer is not None:
             answer(waiting[ids[0]].observation)

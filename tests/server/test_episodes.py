@@ -21,7 +21,7 @@ from chatenv_server.stores import memory as episode_store
 from chatenv_server.stores.sqlite import SqliteStore
 
 OpenStore = Callable[..., Episodes]
-HELLO = ({"role": "user", "content": "Hello!"},)
+HELLO: tuple[Any, ...] = ({"role": "user", "content": "Hello!"},)
 SAMPLED = ChatAction(tokens=[*b"Hi!", 257])
 
 
@@ -436,6 +436,26 @@ def test_forks_count_with_all_their_tokens_before_they_are_made(on_a_file: Calla
     with pytest.raises(errors.TokenLimitError):
         copies.fork("e", ["", ""], None)
     assert len(copies.fork("e", [""], None)) == 1
+
+
+@pytest.mark.parametrize("at_step", [None, 2])
+def test_history_may_change_in_an_episode_that_was_imported(
+    on_a_file: Callable[..., Episodes], at_step: int | None
+) -> None:
+    store = on_a_file(100, 10**6)
+    copies = Copies(store)
+    store.reset({"episode_id": "e", "messages": HELLO})
+    step(store, "e", 0)
+    for _ in range(2):
+        store.step("e", ChatAction(messages=HELLO), digest=b"m")
+    copies.imported(copies.exported("e"), "copy")
+    copies.fork("copy", ["fork"], at_step)
+    for episode_id in ("copy", "fork"):
+        again = store.step(episode_id, ChatAction(messages=HELLO, replace_from=0), digest=b"r")
+        store.shelf.table.shrink(0)
+        assert store.held_episodes == 0
+        with store.reading(episode_id) as environment:
+            assert environment.state.token_ids.tolist() == again.token_ids.tolist()
 
 
 class CountingClock(Clock):
