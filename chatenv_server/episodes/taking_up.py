@@ -47,8 +47,8 @@ class TakingUp:
         Raises:
             EpisodeExistsError: under one of the ids another episode lives; then none is made.
         """
-        prove_last_span(snapshot)
         waiting = {episode_id: self._newcomer(episode_id, snapshot) for episode_id in ids}
+        prove_last_span(snapshot)  # now that it has been found whole
         if answer is not None:
             answer(waiting[ids[0]].observation)
         begun: list[str] = []

@@ -119,8 +119,8 @@ def test_an_episode_whose_model_said_control_tokens_is_restored_after_any_segmen
         if act == "said":
             env.step(ChatAction(tokens=[start, *b"a", end]))
         else:
-            again = {"replace_from": env.message_count - 1} if act == "changed" else {}
-            env.step({"role": "user", "content": f"Question {env.step_count}"}, **again)
+            again = env.message_count - 1 if act == "changed" else None
+            env.step({"role": "user", "content": f"Question {env.step_count}"}, replace_from=again)
         other = _restored(env)
         assert shown(other) == shown(env)
         assert snapshot_bytes(other) == snapshot_bytes(env)
