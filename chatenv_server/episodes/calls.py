@@ -118,7 +118,7 @@ class EpisodeCalls:
                 place = episode.place
                 with self._known_or_dropped(episode):
                     piece, summary = environment.newest_piece(digest), summary_of(environment, episode.created)
-                append = Append(episode.episode_id, place, piece, summary)
+                append = Append(episode.episode_id, place, piece, summary, writing.unwritten_of(episode))
                 writing.add(episode, append, place._replace(version=place.version + 1))
             return observation
         finally:

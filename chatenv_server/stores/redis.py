@@ -214,7 +214,7 @@ def _arguments(change: Change) -> list[_Argument]:
     if isinstance(change, Append):
         run, version = change.follows
         entry = _with_checksum(run, version, change.entry)
-        return ["append", change.episode_id, run, version, entry, *_fields(change.summary)]
+        return ["append", change.episode_id, run, version, int(change.continues), entry, *_fields(change.summary)]
     if isinstance(change, Begin):
         entries = [_with_checksum(change.run, version, entry) for version, entry in enumerate(change.entries)]
         head = ["begin", change.episode_id, change.run, int(change.replaces), *_fields(change.summary)]

@@ -27,12 +27,13 @@ local function summary_taken()
     return {last_used = taken(), held = taken(), figures = taken(), metadata = taken()}
 end
 
-local make = {}
+local make, refused = {}, {}
 
 function make.append(id, episode, journal)
-    local run, version, entry, summary = taken(), taken(), taken(), summary_taken()
+    local run, version, continues, entry, summary = taken(), taken(), taken(), taken(), summary_taken()
     local is = redis.call('HMGET', episode, 'run', 'version', 'end', 'held_tokens')
-    if is[1] ~= run or is[2] ~= version or is[3] then
+    if is[1] ~= run or is[2] ~= version or is[3] or (continues == '1' and refused[run]) then
+        refused[run] = true
         return 0
     end
     redis.call('RPUSH', journal, entry)

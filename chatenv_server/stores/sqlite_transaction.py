@@ -73,6 +73,8 @@ class SqliteTransaction:
         self._episodes_more = 0
         self._held_more = 0
         self._has_ends = False
+        self._refused: set[str] = set()
+        """Runs that an entry was refused of."""
 
     def make(self, changes: Sequence[Change]) -> list[bool]:
         """Make changes, once in a transaction; of each, whether it took place."""
@@ -89,7 +91,7 @@ class SqliteTransaction:
     def _make(self, change: Change) -> bool:
         head = self._heads.get(change.episode_id)
         if isinstance(change, Append):
-            return head is not None and (head.run, head.version) == change.follows and self._append(head, change)
+            return self._append(head, change)
         if isinstance(change, Begin):
             return (head is None or change.replaces) and self._begin(head, change)
         if isinstance(change, Finish):
@@ -99,7 +101,12 @@ class SqliteTransaction:
             self._touch(head, change)
         return True
 
-    def _append(self, head: _Head, change: Append) -> bool:
+    def _append(self, head: _Head | None, change: Append) -> bool:
+        run = change.follows.run
+        is_there = head is not None and (head.run, head.version) == change.follows
+        if head is None or not is_there or (change.continues and run in self._refused):
+            self._refused.add(run)
+            return False
         self._add_entry(head, change.entry)
         self._sum_up(change.episode_id, head, change.summary)
         return True

@@ -73,6 +73,9 @@ class Append(NamedTuple):
     follows: Place
     entry: bytes
     summary: Summary
+    continues: bool = False
+    """Whether it follows on another change of the same write, and so is refused where that is: another process may have
+    written as many entries."""
 
 
 class Finish(NamedTuple):

@@ -458,6 +458,27 @@ def test_history_may_change_in_an_episode_that_was_imported(
             assert environment.state.token_ids.tolist() == again.token_ids.tolist()
 
 
+def test_steps_written_together_are_done_again_together_where_another_process_was_quicker(
+    engine: TokenEngine, tmp_path: Path
+) -> None:
+    with (
+        contextlib.closing(SqliteStore(tmp_path / "store.db")) as file,
+        contextlib.closing(SqliteStore(tmp_path / "store.db")) as same,
+    ):
+        here, there = (
+            Episodes(lambda: ChatEnvironment(engine), Budget(10, 10**6), store=each) for each in (file, same)
+        )
+        here.reset({"episode_id": "e"})
+        together = here.writing()
+        assert together is not None
+        for key in range(2):
+            together.key = key
+            here.step("e", SAMPLED, digest=b"", writing=together)
+        there.step("e", ChatAction(messages=HELLO), digest=b"quicker")
+        assert together.outcomes() == [(0, None), (1, None)]
+        assert [step_count(each, "e") for each in (here, there)] == [1, 1]
+
+
 class CountingClock(Clock):
     """Counts how often it is read."""
 

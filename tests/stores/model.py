@@ -41,7 +41,15 @@ class ModelStore:
     ended: dict[str, Standing] = field(default_factory=dict)
 
     def write(self, changes: Sequence[Change]) -> list[bool]:
-        return [self._make(change) for change in changes]
+        done: list[bool] = []
+        refused: set[str] = set()
+        for change in changes:
+            run = change.follows.run if isinstance(change, Append) else ""
+            goes_with_another = isinstance(change, Append) and change.continues and run in refused
+            done.append(not goes_with_another and self._make(change))
+            if run and not done[-1]:
+                refused.add(run)
+        return done
 
     def _make(self, change: Change) -> bool:
         kept = self.live.get(change.episode_id)
@@ -100,9 +108,19 @@ def begin(episode_id: str, *entries: bytes, run: str = "run", at: float = 1.0, h
     return Begin(episode_id, run, entries, Summary(held_tokens=held, created=at, last_used=at))
 
 
-def append(episode_id: str, version: int, entry: bytes, *, run: str = "run", at: float = 1.0, held: int = 0) -> Append:
+def append(
+    episode_id: str,
+    version: int,
+    entry: bytes,
+    *,
+    run: str = "run",
+    at: float = 1.0,
+    held: int = 0,
+    continues: bool = False,
+) -> Append:
     """A change that adds an entry."""
-    return Append(episode_id, Place(run, version), entry, Summary(held_tokens=held, created=1.0, last_used=at))
+    summary = Summary(held_tokens=held, created=1.0, last_used=at)
+    return Append(episode_id, Place(run, version), entry, summary, continues)
 
 
 def finish(episode_id: str, *, run: str = "run", end: End = End.CLOSED, at: float = 2.0) -> Finish:

@@ -59,6 +59,20 @@ def test_a_refused_change_keeps_no_other_from_taking_place(store: Store) -> None
     assert store.standing("a") == Standing(Place("run", 1), 1.0)
 
 
+def test_what_follows_on_a_refused_entry_is_refused_with_it(store: Store) -> None:
+    store.write([begin("e", b"0"), append("e", 1, b"another process's")])
+    mine = [append("e", 1, b"mine"), append("e", 2, b"mine too", continues=True), append("e", 3, b"3", continues=True)]
+    assert store.write(mine) == [False] * 3
+    anew = [begin("e", b"0", run="anew"), append("e", 1, b"1", run="anew", continues=True)]
+    assert store.write([*mine, *anew]) == [False, False, False, True, True]
+    assert (
+        store.write([append("e", 2, b"2", run="anew"), append("e", 3, b"3", run="anew", continues=True)]) == [True] * 2
+    )
+    journal = store.load("e")
+    assert journal is not None
+    assert journal.entries == [b"0", b"1", b"2", b"3"]
+
+
 def test_a_begin_gives_way_to_a_live_episode_only_if_it_should(store: Store) -> None:
     store.write([begin("a", b"old", held=10)])
     assert store.write([begin("a", b"new", run="r2", held=3)._replace(replaces=False)]) == [False]

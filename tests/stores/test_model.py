@@ -30,7 +30,7 @@ SUMMARIES = st.builds(
     metadata_json=st.sampled_from(["", "{}", '{"a": "ä"}']),
 )
 BEGINS = st.builds(Begin, IDS, RUNS, st.lists(ENTRIES, max_size=4), SUMMARIES, st.booleans())
-APPENDS = st.builds(Append, IDS, st.builds(Place, RUNS, st.integers(0, 5)), ENTRIES, SUMMARIES)
+APPENDS = st.builds(Append, IDS, st.builds(Place, RUNS, st.integers(0, 5)), ENTRIES, SUMMARIES, st.booleans())
 FINISHES = st.builds(Finish, IDS, RUNS, st.sampled_from(End), MOMENTS, st.just(math.inf) | MOMENTS)
 TOUCHES = st.builds(Touch, IDS, RUNS, MOMENTS)
 
