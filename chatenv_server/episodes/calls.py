@@ -134,10 +134,11 @@ class EpisodeCalls:
             raise
 
     def _check_current(self, episode: Episode, writing: Writing | None) -> None:
-        """Raise Outdated where another process knows better."""
+        """Before a call is answered that writes nothing. Raises Outdated where another process knows better."""
         if self._shelf.is_outdated(episode, writing):
             self._shelf.drop(episode)
             raise Outdated
+        self._shelf.note_use(episode)
 
     def _append(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -477,6 +478,22 @@ def test_steps_written_together_are_done_again_together_where_another_process_wa
         there.step("e", ChatAction(messages=HELLO), digest=b"quicker")
         assert together.outcomes() == [(0, None), (1, None)]
         assert [step_count(each, "e") for each in (here, there)] == [1, 1]
+
+
+@pytest.mark.parametrize("index", [0, 7])
+def test_a_step_that_writes_nothing_puts_expiry_off_in_a_store_too(
+    engine: TokenEngine, tmp_path: Path, clock: Clock, index: int
+) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+        budget = Budget(10, 10**6, idle_timeout_s=1000)
+        store = Episodes(lambda: ChatEnvironment(engine), budget, store=file, clock=lambda: time.time() + clock.now)
+        store.reset({"episode_id": "e"})
+        step(store, "e", 0)
+        for clock.now in (600, 1200):
+            with contextlib.suppress(errors.StepIndexMismatchError):
+                step(store, "e", index)
+            store.expire_idle()
+        assert step_count(store, "e") == 1
 
 
 class CountingClock(Clock):
