@@ -10,7 +10,13 @@ from typing import NamedTuple
 
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.errors import ChatEnvError, EpisodeExistsError
+from chatenv_client.errors import (
+    ChatEnvError,
+    EpisodeDamagedError,
+    EpisodeExistsError,
+    EpisodeNotFoundError,
+    TokenizerMismatchError,
+)
 from chatenv_client.models import ChatObservation
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.snapshots import prove_last_span
@@ -88,7 +94,15 @@ class TakingUp:
 
     def _look_up(self, episode: Episode) -> None:
         """Let an episode be here if it is live. One that was here and is not any more is out."""
-        self._shelf.look_up(episode)
+        try:
+            self._shelf.look_up(episode)
+        except EpisodeNotFoundError:
+            return  # it ended meanwhile
+        except (EpisodeDamagedError, TokenizerMismatchError) as error:
+            raise EpisodeExistsError(
+                f"an episode {episode.episode_id!r} is live that this server cannot read; "
+                "choose another id, or close that one"
+            ) from error
         if episode.environment is None:
             return
         if self._shelf.is_outdated(episode, None):

@@ -20,6 +20,7 @@ from chatenv_server.episodes.copies import Copies
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.stores import memory as episode_store
 from chatenv_server.stores.sqlite import SqliteStore
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 OpenStore = Callable[..., Episodes]
 HELLO: tuple[Any, ...] = ({"role": "user", "content": "Hello!"},)
@@ -494,6 +495,24 @@ def test_a_step_that_writes_nothing_puts_expiry_off_in_a_store_too(
                 step(store, "e", index)
             store.expire_idle()
         assert step_count(store, "e") == 1
+
+
+def test_an_id_whose_episode_this_server_cannot_read_is_taken(engine: TokenEngine, tmp_path: Path) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+        limited = TokenEngine.load(ByteTokenizer(), token_id_limit=1000)
+        budget = Budget(10, 10**6)
+        store = Episodes(lambda: ChatEnvironment(engine), budget, store=file)
+        other = Episodes(lambda: ChatEnvironment(limited), budget, store=file)
+        store.reset({"episode_id": "e"})
+        other.reset({"episode_id": "taken"})
+        with pytest.raises(errors.TokenizerMismatchError):
+            step_count(store, "taken")
+        copies = Copies(store)
+        with pytest.raises(errors.EpisodeExistsError, match="cannot read"):
+            copies.fork("e", ["taken"], None)
+        with pytest.raises(errors.EpisodeExistsError, match="cannot read"):
+            copies.imported(copies.exported("e"), "taken")
+        assert step_count(other, "taken") == 0
 
 
 class CountingClock(Clock):
