@@ -61,9 +61,13 @@ def test_a_refused_change_keeps_no_other_from_taking_place(store: Store) -> None
 
 def test_what_follows_on_a_refused_entry_is_refused_with_it(store: Store) -> None:
     store.write([begin("e", b"0"), append("e", 1, b"another process's")])
-    mine = [append("e", 1, b"mine"), append("e", 2, b"mine too", continues=True), append("e", 3, b"3", continues=True)]
+    mine: list[Change] = [
+        append("e", 1, b"mine"),
+        append("e", 2, b"mine too", continues=True),
+        append("e", 3, b"3", continues=True),
+    ]
     assert store.write(mine) == [False] * 3
-    anew = [begin("e", b"0", run="anew"), append("e", 1, b"1", run="anew", continues=True)]
+    anew: list[Change] = [begin("e", b"0", run="anew"), append("e", 1, b"1", run="anew", continues=True)]
     assert store.write([*mine, *anew]) == [False, False, False, True, True]
     assert (
         store.write([append("e", 2, b"2", run="anew"), append("e", 3, b"3", run="anew", continues=True)]) == [True] * 2
