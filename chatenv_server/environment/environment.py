@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from chatenv_client.errors import EpisodeDoneError, TemplateRejectedError, TransformError
+from chatenv_client.errors import EpisodeDoneError, TemplateRejectedError, TransformError, TransformTimeoutError
 from chatenv_client.models import (
     Action,
     ChatObservation,
@@ -227,9 +227,14 @@ class ChatEnvironment(EnvironmentReading):
     def _load_state(self, transform: TransformGuard, episode: EpisodeRecord) -> None:
         try:
             transform.load_state(episode.transform_state)
-        except TransformError:
+        except TransformError as error:
             transform.take_back(None if self._episode is None else self._episode.transform_state)
-            raise
+            if isinstance(error, TransformTimeoutError):
+                raise
+            raise TransformError(
+                "load_state_dict of the transform raised, so the episode cannot be taken up; "
+                "serve it with the transform that kept its state"
+            ) from error.__cause__
 
     def fork(self, at_step: int | None = None, *, episode_id: str | None = None) -> ChatEnvironment:
         """A new environment whose episode shares this one's past, up to a step or until now, and goes its own way.

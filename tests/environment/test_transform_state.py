@@ -109,8 +109,9 @@ def test_an_episode_that_cannot_be_taken_up_leaves_the_one_before_and_its_state(
     env = env_with(engine, Particular())
     env.step(said("Five."))
     before = snapshot_bytes(env)
-    with pytest.raises(TransformError, match="load_state_dict"):
+    with pytest.raises(TransformError, match="the transform that kept its state") as caught:
         env.restore(source.snapshot())
+    assert isinstance(caught.value.__cause__, ValueError)
     assert snapshot_bytes(env) == before
     assert env.step(said("Six.")).reward == 2.0
 
