@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from chatenv_client.errors import ChatEnvError, InvalidRequestError
@@ -17,7 +15,7 @@ from chatenv_server.episodes.limits import StoreLimits
 from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.writing import Outdated, Writing
-from chatenv_server.stores.store import Append, Begin, Place
+from chatenv_server.stores.store import Append, Begin, Place, Summary
 
 MAX_MESSAGES: Final = 65_536
 """Of one episode. A limit of tokens would not bound its memory, since a template may write nothing for a message."""
@@ -67,9 +65,9 @@ class EpisodeCalls:
         finally:
             table.account(episode, reserved=1)
         if writing is not None:
-            with self._known_or_dropped(episode):
-                run, summary = episode.place.run, summary_of(environment, episode.created)
-                begun = Begin(episode.episode_id, run, [environment.newest_piece()], summary)
+            piece, summary = self._told(episode, environment, writing)
+            run = episode.place.run
+            begun = Begin(episode.episode_id, run, [piece], summary)
             writing.add(episode, begun, Place(run, 1))
             writing.new_episodes += is_new
         self._shelf.telemetry.episode_started()
@@ -115,22 +113,22 @@ class EpisodeCalls:
             raise
         else:
             if writing is not None:
-                place = episode.place
-                with self._known_or_dropped(episode):
-                    piece, summary = environment.newest_piece(digest), summary_of(environment, episode.created)
-                append = Append(episode.episode_id, place, piece, summary, writing.unwritten_of(episode))
+                place, continues = episode.place, writing.unwritten_of(episode)
+                piece, summary = self._told(episode, environment, writing, digest)
+                append = Append(episode.episode_id, place, piece, summary, continues)
                 writing.add(episode, append, place._replace(version=place.version + 1))
             return observation
         finally:
             shelf.release(episode, writing)
 
-    @contextmanager
-    def _known_or_dropped(self, episode: Episode) -> Iterator[None]:
-        """Forget an episode that has changed, if its store cannot be told how."""
+    def _told(
+        self, episode: Episode, environment: ChatEnvironment, writing: Writing, digest: bytes = b""
+    ) -> tuple[bytes, Summary]:
+        """What the store is told of the last call."""
         try:
-            yield
+            return environment.newest_piece(digest), summary_of(environment, episode.created)
         except BaseException:
-            self._shelf.drop(episode)
+            self._shelf.give_up(episode, writing)
             raise
 
     def _check_current(self, episode: Episode, writing: Writing | None) -> None:

@@ -226,13 +226,22 @@ class Shelf:
         """Whether the store has another state of an episode than this process; what waits is written before."""
         if not self.store.keeps:
             return False
-        if writing is not None and writing.unwritten_of(episode):
-            writing.write()
-            episode.acquire(None)
+        self._have_written(episode, writing)
         if episode.is_out:
             return True
         standing = self.store.standing(episode.episode_id)
         return standing is None or standing.end is not None or standing.place != episode.place
+
+    def _have_written(self, episode: Episode, writing: Writing | None) -> None:
+        """Have what waits of an episode written. Its lock is held afterwards as before."""
+        if writing is not None and writing.unwritten_of(episode):
+            writing.write()
+            episode.acquire(None)
+
+    def give_up(self, episode: Episode, writing: Writing) -> None:
+        """Forget what was done to an episode last, and that nobody can tell the store of."""
+        self._have_written(episode, writing)
+        self.drop(episode)
 
     def drop(self, episode: Episode) -> None:
         """Forget what this process holds of an episode; the caller holds its lock."""

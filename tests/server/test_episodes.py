@@ -515,6 +515,43 @@ def test_an_id_whose_episode_this_server_cannot_read_is_taken(engine: TokenEngin
         assert step_count(other, "taken") == 0
 
 
+class Untold(ChatEnvironment):
+    """One of whose steps the store cannot be told once, as where memory runs out."""
+
+    fails = False
+
+    def newest_piece(self, digest: bytes = b"") -> bytes:
+        if Untold.fails:
+            Untold.fails = False
+            raise MemoryError
+        return super().newest_piece(digest)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_call_that_the_store_cannot_be_told_of_has_changed_nothing(
+    engine: TokenEngine, tmp_path: Path, together: bool
+) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+        store = Episodes(lambda: Untold(engine), Budget(10, 10**6), store=file)
+        store.reset({"episode_id": "e"})
+        writing = store.writing() if together else None
+        store.step("e", SAMPLED, digest=b"0", step_index=0, writing=writing)
+        Untold.fails = True
+        with pytest.raises(MemoryError):
+            store.step("e", ChatAction(messages=HELLO), digest=b"1", step_index=1, writing=writing)
+        store.step("e", SAMPLED, digest=b"2", step_index=1, writing=writing)
+        assert writing is None or writing.outcomes() == []
+        Untold.fails = True
+        with pytest.raises(MemoryError):
+            store.reset({"episode_id": "e"}, writing=writing)
+        assert writing is None or writing.outcomes() == []
+        with store.reading("e") as held:
+            shown = held.state.token_ids.tolist()
+        store.shelf.table.shrink(0)
+        with store.reading("e") as loaded:
+            assert (loaded.step_count, loaded.state.token_ids.tolist()) == (2, shown)
+
+
 class CountingClock(Clock):
     """Counts how often it is read."""
 
