@@ -43,10 +43,7 @@ class Copies:
     def _snapshot(self, episode_id: str, at_step: int | None, caller: Caller | None) -> pb.EpisodeSnapshot:
         with self._shelf.reading(episode_id, caller) as episode:
             if self._store.keeps:
-                journal = self._store.load(episode_id)
-                if journal is None:
-                    raise self._shelf.not_found(episode_id)
-                snapshot = pb.EpisodeSnapshot.FromString(b"".join(journal.entries))
+                snapshot = pb.EpisodeSnapshot.FromString(b"".join(self._shelf.journal_of(episode_id).entries))
                 if at_step is not None:
                     cut_at(snapshot, at_step)
                 return snapshot

@@ -29,7 +29,7 @@ from chatenv_server.episodes.episode import Answer, Caller, Episode
 from chatenv_server.episodes.table import EpisodeTable
 from chatenv_server.episodes.writing import Writing
 from chatenv_server.observing.telemetry import Telemetry
-from chatenv_server.stores.store import End, Finish, Journal, Store, Touch
+from chatenv_server.stores.store import End, Finish, Journal, Standing, Store, Touch
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Shelf:
             episode = self.table.get(episode_id)
             if episode is None:
                 if not self.store.keeps:
-                    raise self.not_found(episode_id)
+                    raise self._not_found(self.store.standing(episode_id))
                 episode = self.table.find_or_add(episode_id)
             elif writing is not None and writing.unwritten_of(episode):
                 return episode
@@ -149,9 +149,8 @@ class Shelf:
         elif self.store.keeps:
             self.telemetry.episode_held()
         if self.is_idle(episode):
-            if self.end(episode, End.EXPIRED):
-                raise self.not_found(episode.episode_id)
-            return False  # another process used it meanwhile
+            self.end(episode, End.EXPIRED)
+            return False  # it has expired, or another process used it meanwhile
         return True
 
     def release(self, episode: Episode, writing: Writing | None = None) -> None:
@@ -210,9 +209,7 @@ class Shelf:
 
     def _read(self, episode_id: str) -> tuple[Journal, ChatEnvironment, Answer]:
         """An episode as the store has it, and the answer to its last step."""
-        journal = self.store.load(episode_id)
-        if journal is None:
-            raise self.not_found(episode_id)
+        journal = self.journal_of(episode_id)
         environment = self.open_environment()
         try:
             snapshot = parsed(b"".join(journal.entries))
@@ -221,6 +218,19 @@ class Shelf:
             what = f"the record of the episode is damaged, and is left as it is ({error.message})"
             raise EpisodeDamagedError(what) from error
         return journal, environment, Answer(snapshot.entries[-1].request_digest, observation)
+
+    def journal_of(self, episode_id: str) -> Journal:
+        """An episode as the store has it.
+
+        Raises:
+            EpisodeNotFoundError: unknown, closed or expired.
+            EpisodeDamagedError, StoreUnavailableError: it cannot be read.
+        """
+        while (journal := self.store.load(episode_id)) is None:  # or it ended just now, and was opened anew since
+            standing = self.store.standing(episode_id)
+            if standing is None or standing.end is not None:
+                raise self._not_found(standing)
+        return journal
 
     def is_outdated(self, episode: Episode, writing: Writing | None) -> bool:
         """Whether the store has another state of an episode than this process; what waits is written before."""
@@ -270,9 +280,8 @@ class Shelf:
         """Whether nobody used an episode for too long, as far as this process knows."""
         return self._idle_timeout_s > 0 and self.clock() - episode.last_used > self._idle_timeout_s
 
-    def not_found(self, episode_id: str) -> EpisodeNotFoundError:
+    def _not_found(self, standing: Standing | None) -> EpisodeNotFoundError:
         """The error for an episode that is not live."""
-        standing = self.store.standing(episode_id)
         kind = EpisodeUnknownError if standing is None or standing.end is None else _ENDS[standing.end]
         lost = "it ended long ago" if self.store.keeps else "the server was restarted since"
         return kind(f"{_NOT_FOUND[kind].format(lost=lost)}; call Reset to open one")

@@ -20,6 +20,7 @@ from chatenv_server.episodes.copies import Copies
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.stores import memory as episode_store
 from chatenv_server.stores.sqlite import SqliteStore
+from chatenv_server.stores.store import Journal
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 OpenStore = Callable[..., Episodes]
@@ -550,6 +551,34 @@ def test_a_call_that_the_store_cannot_be_told_of_has_changed_nothing(
         store.shelf.table.shrink(0)
         with store.reading("e") as loaded:
             assert (loaded.step_count, loaded.state.token_ids.tolist()) == (2, shown)
+
+
+class Overtaken(SqliteStore):
+    """One that is asked for an episode just after another process has ended it, and just before it opens it anew."""
+
+    def __init__(self, path: Path, other: Episodes) -> None:
+        self._others: list[Episodes] = [other]
+        super().__init__(path)
+
+    def load(self, episode_id: str) -> Journal | None:
+        if not self._others:
+            return super().load(episode_id)
+        other = self._others.pop()
+        other.close(episode_id)
+        journal = super().load(episode_id)
+        other.reset({"episode_id": episode_id})
+        return journal
+
+
+def test_an_episode_that_is_opened_anew_while_it_is_looked_for_is_found(engine: TokenEngine, tmp_path: Path) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+        budget = Budget(10, 10**6)
+        other = Episodes(lambda: ChatEnvironment(engine), budget, store=file)
+        other.reset({"episode_id": "e"})
+        step(other, "e", 0)
+        with contextlib.closing(Overtaken(tmp_path / "store.db", other)) as overtaken:
+            store = Episodes(lambda: ChatEnvironment(engine), budget, store=overtaken)
+            assert step_count(store, "e") == 0
 
 
 class CountingClock(Clock):
