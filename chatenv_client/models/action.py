@@ -62,8 +62,8 @@ class ChatAction:
     """By name (n, ...) arrays, of a row for each token: what the engine knows of them, such as routed experts. A dict
     after construction."""
     amended_extras: Any = None
-    """By name the row (...) of the last token of the span before, where the engine knows it only now. A dict of
-    (1, ...) arrays after construction."""
+    """By name the row (...) of the last token of the span before, where the engine knows it only now. A dict after
+    construction."""
 
     def __post_init__(self) -> None:
         self.tokens = EMPTY_TOKENS if self.tokens is None else as_token_ids(self.tokens)

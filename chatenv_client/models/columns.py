@@ -77,8 +77,8 @@ def as_columns(columns: Mapping[str, Any]) -> dict[str, Rows]:
 
 
 def as_single_rows(rows: Mapping[str, Any]) -> dict[str, Rows]:
-    """Columns of one token, by name, of its rows."""
-    return {name: as_rows(as_numpy(row)[None]) for name, row in rows.items()}
+    """Rows of one token by name, each as `as_rows` makes it."""
+    return {name: as_rows(as_numpy(row)[None])[0, ...] for name, row in rows.items()}
 
 
 def columns_of(entries: Iterable[ColumnRows]) -> dict[str, Column]:

@@ -175,7 +175,8 @@ def write_step(
         _write_runs(request, action)
     if action.extras or action.amended_extras:
         write_columns(request.extras, action.extras)
-        write_columns(request.amended_extras, action.amended_extras)
+        amended = {name: row[None] for name, row in action.amended_extras.items()}
+        write_columns(request.amended_extras, amended)
 
 
 def _write_runs(request: pb.StepRequest, action: ChatAction) -> None:
@@ -235,7 +236,8 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
     if request.extras:
         action.extras = columns_from_request(request.extras, len(request.tokens), "extras")
     if request.amended_extras:
-        action.amended_extras = columns_from_request(request.amended_extras, 1, "amended_extras")
+        amended = columns_from_request(request.amended_extras, 1, "amended_extras")
+        action.amended_extras = {name: rows[0, ...] for name, rows in amended.items()}
     return action
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from chatenv_client.errors import InvalidRequestError
@@ -27,30 +28,35 @@ def checked_columns(action: ChatAction, log: EpisodeLog) -> tuple[ColumnRows, ..
     for name, rows in action.extras.items():
         if len(rows) != count:
             raise _refusal(f"column {name!r} has {len(rows)} rows for {count} tokens; send one per token", "extras")
-    for columns, field in ((action.extras, "extras"), (action.amended_extras, "amended_extras")):
-        _check_size(columns, field)
-    amended = [ColumnRows(name, last or 0, rows) for name, rows in action.amended_extras.items()]
+    amended = [ColumnRows(name, last or 0, row[None]) for name, row in action.amended_extras.items()]
     given = [ColumnRows(name, len(log), rows) for name, rows in action.extras.items() if count]
-    _check_alike([*amended, *given], log)
+    for columns, field in ((given, "extras"), (amended, "amended_extras")):
+        _check_size(columns, field)
+    _check_alike(amended, given, log)
     return (*amended, *given)
 
 
-def _check_size(columns: Any, field: str) -> None:
-    for name in columns:
+def _check_size(columns: Sequence[ColumnRows], field: str) -> None:
+    names: list[Any] = [one.name for one in columns]  # a caller may name them by anything
+    for name in names:
         if not isinstance(name, str) or not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
             raise _refusal(f"a column's name is 1 to {_LONGEST_NAME} printable characters", field)
-    taken = sum(rows.nbytes // max(1, len(rows)) for rows in columns.values())
+    taken = sum(one.rows.nbytes // len(one.rows) for one in columns)
     if taken > MAX_BYTES_PER_TOKEN:
         raise _refusal(f"columns take {taken} bytes a token, and at most {MAX_BYTES_PER_TOKEN} are kept", field)
 
 
-def _check_alike(rows: list[ColumnRows], log: EpisodeLog) -> None:
+def _check_alike(amended: Sequence[ColumnRows], given: Sequence[ColumnRows], log: EpisodeLog) -> None:
     known: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for one in rows:
+    for one, field in (*((one, "amended_extras") for one in amended), *((one, "extras") for one in given)):
         there = log.last_rows(one.name)
         dtype, shape = known.setdefault(one.name, _kind(one.rows if there is None else there))
         if (dtype, shape) != _kind(one.rows):
-            raise _refusal(f"column {one.name!r} has rows of shape {shape} of {dtype} in this segment", "extras")
+            raise _refusal(
+                f"column {one.name!r} has rows of shape {shape} of {dtype} in this segment, "
+                f"and this one is of shape {one.rows.shape[1:]} of {one.rows.dtype.name}",
+                field,
+            )
 
 
 def _kind(rows: Rows) -> tuple[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import grpc
@@ -100,6 +101,28 @@ def test_a_span_without_tokens_has_no_row_to_amend(messages: tuple[Any, ...]) ->
     env.step(ChatAction(tokens=[], stop_reason="abort"))
     with pytest.raises(InvalidRequestError, match="or it has no tokens"):
         env.step(ChatAction(tokens=[*b"a", END], amended_extras={"entropy": np.float32(1)}))
+
+
+def test_an_action_that_is_made_of_another_one_amends_the_same_row() -> None:
+    amends = ChatAction(tokens=[END], amended_extras={"experts": np.array([3, 4], np.uint8), "entropy": 0.5})
+    copied = dataclasses.replace(dataclasses.replace(amends, stop_reason="stop"), model_version="v1")
+    env = opened()
+    env.step(ChatAction(tokens=[END], extras={"experts": np.zeros((1, 2), np.uint8)}))
+    env.step(HELLO)
+    env.step(copied)
+    extras = env.trajectory().segments[0].extras
+    assert extras["experts"].rows.tolist() == [[3, 4]]
+    assert extras["entropy"].rows.tolist() == [0.5]
+
+
+def test_an_amended_row_of_another_shape_is_refused_by_its_name() -> None:
+    env = opened()
+    env.step(ChatAction(tokens=[END], extras={"experts": np.zeros((1, 2), np.uint8)}))
+    env.step(HELLO)
+    for wrong in (np.zeros((1, 2), np.uint8), np.zeros(2, np.int64)):
+        with pytest.raises(InvalidRequestError, match=r"shape \(2,\) of uint8") as caught:
+            env.step(ChatAction(tokens=[END], amended_extras={"experts": wrong}))
+        assert caught.value.field == "amended_extras"
 
 
 def test_columns_of_sealed_segments_stay_and_are_not_amended() -> None:

@@ -46,7 +46,7 @@ class Rich:
             runs = [("w1", count - self.versions + 1), *((f"w{n}", 1) for n in range(2, self.versions + 1))]
             more["model_version_runs"] = runs
         rows = {name: np.arange(count * 2, dtype=np.float32).reshape(count, 2) for name in self.columns}
-        amended = {name: np.full((1, 2), np.nan, dtype=np.float32) for name in self.columns}
+        amended = {name: np.full(2, np.nan, dtype=np.float32) for name in self.columns}
         if self.amends and any(turn.stop_reason for turn in env.state.turns):
             more["amended_extras"] = amended
         return replace(
