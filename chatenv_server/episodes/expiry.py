@@ -50,11 +50,27 @@ class Expiry:
     def _expire_in_store(self, moment: float) -> None:
         """End episodes that no process has used for too long, whoever held them."""
         idle = self._shelf.store.idle_since(moment, _EXPIRED_AT_ONCE)
-        finishes = [Finish(episode_id, run, End.EXPIRED, time.time(), moment) for episode_id, run in idle]
+        finishes = [
+            Finish(episode_id, run, End.EXPIRED, time.time(), moment)
+            for episode_id, run in idle
+            if not self._is_used(episode_id)
+        ]
         ended = self._shelf.store.write(finishes) if finishes else []
         for finish, took_place in zip(finishes, ended, strict=True):
             if took_place:
                 self._shelf.tell_of_end(finish.episode_id, End.EXPIRED)
+
+    def _is_used(self, episode_id: str) -> bool:
+        """Whether a call of this process is at work on an episode, or was of late: the store does not know yet."""
+        episode = self._shelf.table.get(episode_id)
+        if episode is None:
+            return False
+        if not episode.try_acquire():
+            return True
+        try:
+            return not episode.is_out and not self._shelf.is_idle(episode)
+        finally:
+            episode.release()
 
     def _idle_episodes(self) -> list[Episode]:
         """All that this process holds and that are idle for too long. Notes until when none of the others can be."""

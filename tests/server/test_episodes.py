@@ -581,6 +581,25 @@ def test_an_episode_that_is_opened_anew_while_it_is_looked_for_is_found(engine: 
             assert step_count(store, "e") == 0
 
 
+def test_an_episode_at_work_does_not_expire_in_its_store_either(
+    engine: TokenEngine, tmp_path: Path, clock: Clock
+) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+        budget = Budget(10, 10**6, idle_timeout_s=1000)
+        store = Episodes(lambda: ChatEnvironment(engine), budget, store=file, clock=lambda: time.time() + clock.now)
+        store.reset({"episode_id": "e"})
+        held = store.shelf.table.find_or_add("e")
+        held.acquire(None)
+        clock.now = 1200
+        store.expire_idle()
+        assert (there := file.standing("e")) is not None
+        assert there.end is None
+        held.release()
+        store.expire_idle()
+        with pytest.raises(errors.EpisodeExpiredError):
+            step(store, "e", 0)
+
+
 class CountingClock(Clock):
     """Counts how often it is read."""
 
