@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import transformers
 
 from chatenv_server.engine import PLAIN_TEMPLATE, TokenEngine
@@ -108,7 +109,12 @@ def recorded_tokenizer(name: str) -> Any:
     folder = CONFORMANCE / "tokenizers" / name
     if reason := why_missing(folder):
         do_without(reason)
-    return transformers.AutoTokenizer.from_pretrained(folder)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except ValueError as error:  # transformers 4 cannot read every folder
+        if transformers.__version__ >= "5":
+            raise
+        pytest.skip(str(error))
 
 
 def _embedded() -> Any:

@@ -25,6 +25,7 @@ from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.engine.episodes import CALL, TOOL
 from tests.environment.conftest import END, QUESTION, said
 from tests.environment.taken_elsewhere import Counting, shown, snapshot_bytes
+from tests.schema import is_repeated
 
 CALLING = '<tool_call>\n{"name": "lookup", "arguments": {"key": "x"}}\n</tool_call>'
 
@@ -134,12 +135,12 @@ def slots(message: Any) -> Iterator[tuple[Any, FieldDescriptor]]:
         yield message, field
         if field.message_type is not None and _is_there(message, field):
             value = getattr(message, field.name)
-            for one in value if field.is_repeated else [value]:
+            for one in value if is_repeated(field) else [value]:
                 yield from slots(one)
 
 
 def _is_there(message: Any, field: FieldDescriptor) -> bool:
-    return bool(getattr(message, field.name)) if field.is_repeated else message.HasField(field.name)
+    return bool(getattr(message, field.name)) if is_repeated(field) else message.HasField(field.name)
 
 
 _numbers = st.sampled_from([0, 1, 2, 3, 5, 100, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32 - 1, -1, -(2**31)])
@@ -161,7 +162,7 @@ def _scalar(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 def alter(draw: Callable[[st.SearchStrategy[Any]], Any], whole: Any) -> None:
     """Change one thing somewhere in a message."""
     message, field = draw(st.sampled_from(list(slots(whole))))
-    value, repeated = getattr(message, field.name), field.is_repeated
+    value, repeated = getattr(message, field.name), is_repeated(field)
     how = draw(st.sampled_from(["clear", "set", "set", "swap", "drop", "double"]))
     if how == "clear":
         message.ClearField(field.name)
@@ -296,7 +297,7 @@ def test_no_number_takes_more_memory_than_its_snapshot_has_bytes(number: int) ->
             if field.cpp_type not in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_INT32):
                 continue
             try:
-                getattr(message, field.name).append(number) if field.is_repeated else setattr(
+                getattr(message, field.name).append(number) if is_repeated(field) else setattr(
                     message, field.name, number
                 )
             except ValueError:

@@ -56,8 +56,9 @@ def test_memory_is_flat_when_nobody_reads_the_answers(launch: Launch, flags: lis
         read_ahead = settled(lambda: len(taken))
         grown = resident_bytes(server.process.pid) - before
         assert MAX_IN_FLIGHT <= read_ahead < STEPS / 2
-        # Each place holds a request and its answer, which are about as long, and gRPC reads ahead by a few.
-        assert grown < 2.5 * (MAX_IN_FLIGHT + 32) * ANSWER_BYTES < STEPS * ANSWER_BYTES / 2.5
+        # Each place holds a request and its answer, which are about as long, gRPC reads ahead by a few, and an
+        # allocator keeps what others gave back.
+        assert grown < 3.5 * (MAX_IN_FLIGHT + 32) * ANSWER_BYTES < STEPS * ANSWER_BYTES / 1.9
         assert [answer.request_id for answer in answers] == list(range(STEPS))
 
 

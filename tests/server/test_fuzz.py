@@ -17,6 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from chatenv_client import ChatAction, ChatEnv
 from chatenv_client._generated import chatenv_pb2 as pb
+from tests.schema import is_repeated
 from tests.server.conftest import Launch, ServerProcess
 
 SERVICE: Any = pb.DESCRIPTOR.services_by_name["ChatEnvService"]
@@ -59,12 +60,6 @@ TEXTS = [
 NUMBERS = [0, 1, 2, 65, 257, 258, 259, 2**31 - 1, 2**32 - 1, 2**63 - 1, -1, -(2**31), -(2**63)]
 
 
-def _is_repeated(field: Any) -> bool:
-    """Whether a field is repeated. Old protobuf has no other way to tell, and new protobuf warns of that one."""
-    known = getattr(field, "is_repeated", None)
-    return bool(field.label == FieldDescriptor.LABEL_REPEATED if known is None else known)
-
-
 class Shapes:
     """Requests with a value of the right type in each field, and of no sense beyond that."""
 
@@ -81,7 +76,7 @@ class Shapes:
 
     def _fill(self, made: Any, field: FieldDescriptor, depth: int) -> None:
         try:
-            if _is_repeated(field):
+            if is_repeated(field):
                 for _ in range(self._random.choice([1, 1, 2, 5])):
                     item = self._value(field, depth)
                     getattr(made, field.name).append(item)

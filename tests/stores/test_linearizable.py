@@ -54,7 +54,7 @@ class Caller:
         """Make all calls."""
         for _ in range(CALLS):
             episode_id = self.random.choice(IDS)
-            call = self.random.choices((self.reset, self.step, self.fork, self.close), (1, 20, 3, 1))[0]
+            call = self.random.choices((self.reset, self.step, self.batch, self.fork, self.close), (1, 20, 8, 3, 1))[0]
             try:
                 call(self.random.choice(self.stubs), episode_id)
             except grpc.RpcError as error:
@@ -84,6 +84,22 @@ class Caller:
         if self.random.random() < 0.5:
             again = self.random.choice(self.stubs)
             self.note(episode_id, tuple(tokens), time.monotonic(), again.Step(request).observation)
+
+    def batch(self, stub: ChatEnvServiceStub, episode_id: str) -> None:
+        """Two Steps of one episode in one write, the second on the first."""
+        index = stub.GetState(pb.GetStateRequest(episode_id=episode_id)).step_count
+        spans = [[self.random.randrange(97, 123) for _ in range(6)] + [END] for _ in range(2)]
+        steps = [
+            pb.StepRequest(episode_id=episode_id, tokens=tokens, step_index=index + number)
+            for number, tokens in enumerate(spans)
+        ]
+        called = time.monotonic()
+        answer = stub.BatchStep(pb.BatchStepRequest(steps=steps))
+        for tokens, result in zip(spans, answer.results, strict=True):
+            if result.HasField("response"):
+                self.note(episode_id, tuple(tokens), called, result.response.observation)
+            else:
+                assert result.error.code in {5, 10}, result.error  # NOT_FOUND, ABORTED
 
     def fork(self, stub: ChatEnvServiceStub, episode_id: str) -> None:
         """A fork shows what its origin was at one moment, and goes its own way."""
