@@ -78,9 +78,9 @@ class ChatAction:
             self.mask = as_mask(self.mask)
         self.extras = as_columns(self.extras) if self.extras else NO_COLUMNS
         self.amended_extras = as_single_rows(self.amended_extras) if self.amended_extras else NO_COLUMNS
+        _check_version(self.model_version)
         if self.model_version_runs:
-            runs = self.model_version_runs
-            self.model_version_runs = tuple((version, operator.index(length)) for version, length in runs)
+            self.model_version_runs = tuple(map(_as_version_run, self.model_version_runs))
 
     @classmethod
     def of_checked(
@@ -117,6 +117,18 @@ class ChatAction:
     def changes_messages(self) -> bool:
         """Whether it appends or replaces messages; else it appends sampled tokens."""
         return bool(self.messages) or self.replace_from is not None
+
+
+def _as_version_run(run: Any) -> tuple[str, int]:
+    if not isinstance(run, (tuple, list)) or len(run) != 2:
+        raise TypeError(f"model_version_runs are pairs of a version and a number of tokens, not {run!r}")
+    _check_version(run[0])
+    return run[0], operator.index(run[1])
+
+
+def _check_version(version: Any) -> None:
+    if not isinstance(version, str):
+        raise TypeError(f"a model version is a text, such as 'step-17', not {version!r}")
 
 
 Action = ChatAction | Mapping[str, Any] | Sequence[Mapping[str, Any]]

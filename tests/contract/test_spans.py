@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
@@ -119,3 +120,15 @@ def test_a_mask_of_another_length_is_refused() -> None:
 def test_a_logprob_that_is_none_is_refused_by_its_place() -> None:
     with pytest.raises(ValueError, match=r"logprobs\[1\] is None"):
         ChatAction(tokens=[97, END], logprobs=[-0.5, None])
+
+
+@pytest.mark.parametrize("wrong", [{"model_version": 17}, {"model_version_runs": [(17, 2)]}])
+def test_a_version_that_is_no_text_is_refused_where_the_action_is_made(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="'step-17', not 17"):
+        ChatAction(tokens=[97, END], **wrong)
+
+
+@pytest.mark.parametrize("wrong", [["v1"], [("v1", 1, 1)], {"v1": 2}])
+def test_version_runs_that_are_no_pairs_are_refused_where_the_action_is_made(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="pairs of a version and a number of tokens"):
+        ChatAction(tokens=[97, END], model_version_runs=wrong)
