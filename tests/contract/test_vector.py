@@ -130,7 +130,7 @@ def test_an_action_of_wrong_parts_is_that_items_error_whatever_is_in_flight_alre
     env = vector(70)
     env.reset(messages=[HELLO])
     actions = [sample() for _ in range(70)]
-    actions[index] = ChatAction(tokens=[1], model_version=5)  # type: ignore[arg-type]
+    actions[index] = ChatAction(tokens=[1], prompt_fingerprint=5)  # type: ignore[arg-type]
     with pytest.raises(BatchError) as caught:
         env.step(actions)
     assert list(caught.value.errors) == [index]
