@@ -260,6 +260,17 @@ def test_white_space_that_only_the_prompt_and_calls_have_before_a_header_is_no_c
     assert parser.parse('{"name": "find", "arguments": {"zip": "1"}}').content == ""
 
 
+@pytest.mark.parametrize("lead", ["", "\n", "\n\n"])
+def test_white_space_before_what_begins_every_turn_is_no_content(lead: str) -> None:
+    def closes_thoughts(message: Message) -> str:
+        calls = [one["function"] for one in message.get("tool_calls", ())]
+        return f"</think>{message['content']}" + "".join(f"\n\n<call>{as_json(call)}</call>" for call in calls)
+
+    call = '<call>{"name": "find", "arguments": {"zip": "1"}}</call>'
+    for said, content in (("Well.", "Well."), (f"\n\n{call}", ""), (f"Well.\n\n{call}", "Well.")):
+        assert learn_reader(closes_thoughts).parse(f"{lead}</think>{said}").content == content
+
+
 def test_a_thought_before_calls_ends_where_an_empty_one_does() -> None:
     def thinks(message: Message) -> str:
         calls = [one["function"] for one in message.get("tool_calls", ())]

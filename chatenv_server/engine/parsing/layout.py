@@ -94,7 +94,8 @@ class Layout:
 
     def content_before_calls(self, text: str, opening: str, *, after_thought: bool) -> str:
         """The content of a turn, from the text before its first call."""
-        if text == self.gaps.get(after_thought, self.gaps.get(False, "")):
+        gap = self.gaps.get(after_thought, self.gaps.get(False, ""))
+        if _led_by(gap, text) == gap:
             return ""
         around = self._around(after_thought, before_calls=True)
         # Where nothing would be left, what separates content from calls was itself meant as the content.
