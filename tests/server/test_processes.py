@@ -155,10 +155,9 @@ def test_a_process_that_serves_answers_health_for_itself(launch: Launch, store: 
     server = launch_slow(launch, mark, "--processes", "2", "--store", store, SECONDS="3")
     channels = channels_to_all(server.addresses[0], 2)
     with slow_step(server, mark) as response:
-        busy = pids_of(server)
         for channel in channels.values():
             assert health_of(channel, timeout_s=5) == "SERVING"
-        os.kill(busy[0], signal.SIGTERM)  # one drains, and says so; the other serves
+        os.kill(int(mark.read_text(encoding="ascii")), signal.SIGTERM)  # it drains, and says so; the other serves
         eventually(lambda: {_status(channel) for channel in channels.values()} != {"SERVING"})
         assert "SERVING" in {_status(channel) for channel in channels.values()}
         assert response.result().observation.reward == 1.0
