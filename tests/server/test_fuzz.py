@@ -24,7 +24,7 @@ SERVICE: Any = pb.DESCRIPTOR.services_by_name["ChatEnvService"]
 METHODS = [method.name for method in SERVICE.methods]
 STREAMS = {method.name for method in SERVICE.methods if method.client_streaming}
 
-ROUNDS = 150
+ROUNDS = 110
 """Requests to each method, of each of three kinds, in each of two passes: 9,900 in all."""
 TOLERATED_GROWTH_KIB = 16 * 1024
 """An allocator keeps some; what each of the requests might leave behind would add up to more."""
