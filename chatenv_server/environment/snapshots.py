@@ -1,7 +1,7 @@
 """Episodes as snapshots: the entries of a journal as protobuf messages, and an episode made anew from them.
 
-Pieces of a snapshot that follow on each other, as bytes, are the snapshot: `first_piece` has the opening, each
-`next_piece` one entry more. That is what stores keep.
+Pieces of a snapshot that follow on each other, as bytes, are the snapshot: the first has the opening, each further one
+an entry more. That is what stores keep, and `newest_piece` makes them.
 """
 
 from __future__ import annotations
@@ -141,25 +141,9 @@ def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None 
     for sealed in segments[:begun]:
         snapshot.entries[sealed.turns[-1].step].prompt_fingerprint = fingerprint_of(sealed.tokens)
     snapshot.entries[-1].prompt_fingerprint = (
-        record.log.fingerprint() if last == steps else fingerprint_of(_stream_after(entries))
+        record.log.fingerprint() if last == steps else fingerprint_of(_stream_written(snapshot.entries))
     )
     return snapshot
-
-
-def _stream_after(entries: Sequence[Entry]) -> Int32Array:
-    """(T,) int32, the stream of an episode that has these entries."""
-    committed: list[Int32Array] = []
-    tail = EMPTY_TOKENS
-    for entry in entries:
-        if entry.sampled is not None:
-            committed += (tail, entry.sampled.tokens)
-            tail = EMPTY_TOKENS
-        elif entry.then is not None:
-            before = tail
-            if entry.then.kept is not None:
-                before, committed = np.concatenate([*committed, tail]), []
-            tail = np.concatenate([before[: entry.shared], entry.new_tokens])
-    return np.concatenate([*committed, tail])
 
 
 def cut_at(snapshot: pb.EpisodeSnapshot, at_step: int) -> None:
