@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from chatenv_client import wire
 from chatenv_client.errors import EpisodeDoneError, TemplateRejectedError, TransformError, TransformTimeoutError
 from chatenv_client.models import (
     Action,
@@ -25,7 +26,7 @@ from chatenv_server.environment.journal import NO_OUTCOME, Outcome
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.reading import EnvironmentReading
 from chatenv_server.environment.record import EpisodeRecord, Moment
-from chatenv_server.environment.restoring import parsed, restored
+from chatenv_server.environment.restoring import restored
 from chatenv_server.environment.snapshots import EpisodeSnapshot, newest_piece, snapshot_of
 from chatenv_server.environment.transforms import Transform, check_transform
 from chatenv_server.environment.validation import check_action, check_replace_from
@@ -215,7 +216,7 @@ class ChatEnvironment(EnvironmentReading):
             TransformError: `load_state_dict` of the transform raised.
             In every case the environment is as it was.
         """
-        told = parsed(snapshot) if isinstance(snapshot, bytes) else snapshot
+        told = wire.snapshot_of_bytes(snapshot) if isinstance(snapshot, bytes) else snapshot
         episode, observation = restored(
             self.engine, told, keeps_texts=self._transform is not None, keeps_journal=self._keeps_journal
         )

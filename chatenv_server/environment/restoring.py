@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from google.protobuf.message import DecodeError
-
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import ChatEnvError, TokenizerMismatchError
@@ -23,18 +21,6 @@ from chatenv_server.environment.snapshots import FORMAT, new_snapshot
 
 Restored = tuple[EpisodeRecord, ChatObservation]
 """An episode, and what its last step showed."""
-
-
-def parsed(snapshot: bytes) -> pb.EpisodeSnapshot:
-    """A snapshot of its bytes, or of its pieces' bytes one after the other.
-
-    Raises:
-        InvalidRequestError: they are none.
-    """
-    try:
-        return pb.EpisodeSnapshot.FromString(snapshot)
-    except DecodeError as error:
-        raise refusal("its bytes are no EpisodeSnapshot") from error
 
 
 def restored(

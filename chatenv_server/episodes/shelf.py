@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from chatenv_client import wire
+from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import (
     DeadlineError,
     EpisodeClosedError,
@@ -23,7 +25,6 @@ from chatenv_client.errors import (
     InvalidRequestError,
 )
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.environment.restoring import parsed
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.episode import Answer, Caller, Episode
 from chatenv_server.episodes.table import EpisodeTable
@@ -209,23 +210,23 @@ class Shelf:
 
     def _read(self, episode_id: str) -> tuple[Journal, ChatEnvironment, Answer]:
         """An episode as the store has it, and the answer to its last step."""
-        journal = self.journal_of(episode_id)
+        journal = self._journal_of(episode_id)
+        snapshot = _snapshot_of(journal)
         environment = self.open_environment()
-        try:
-            snapshot = parsed(b"".join(journal.entries))
+        with _told_as_damage():
             observation = environment.restore(snapshot)
-        except InvalidRequestError as error:
-            what = f"the record of the episode is damaged, and is left as it is ({error.message})"
-            raise EpisodeDamagedError(what) from error
         return journal, environment, Answer(snapshot.entries[-1].request_digest, observation)
 
-    def journal_of(self, episode_id: str) -> Journal:
+    def snapshot_of(self, episode_id: str) -> pb.EpisodeSnapshot:
         """An episode as the store has it.
 
         Raises:
             EpisodeNotFoundError: unknown, closed or expired.
             EpisodeDamagedError, StoreUnavailableError: it cannot be read.
         """
+        return _snapshot_of(self._journal_of(episode_id))
+
+    def _journal_of(self, episode_id: str) -> Journal:
         while (journal := self.store.load(episode_id)) is None:  # or it ended just now, and was opened anew since
             standing = self.store.standing(episode_id)
             if standing is None or standing.end is not None:
@@ -285,3 +286,18 @@ class Shelf:
         kind = EpisodeUnknownError if standing is None or standing.end is None else _ENDS[standing.end]
         lost = "it ended long ago" if self.store.keeps else "the server was restarted since"
         return kind(f"{_NOT_FOUND[kind].format(lost=lost)}; call Reset to open one")
+
+
+def _snapshot_of(journal: Journal) -> pb.EpisodeSnapshot:
+    with _told_as_damage():
+        return wire.snapshot_of_bytes(b"".join(journal.entries))
+
+
+@contextmanager
+def _told_as_damage() -> Iterator[None]:
+    """What a caller's snapshot would be refused for, is damage in a store's."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        what = f"the record of the episode is damaged, and is left as it is ({error.message})"
+        raise EpisodeDamagedError(what) from error
