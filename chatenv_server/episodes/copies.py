@@ -14,6 +14,7 @@ from chatenv_server.episodes.episode import Caller, Write
 from chatenv_server.episodes.episodes import Episodes, checked_id
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.taking_up import TakingUp
+from chatenv_server.stores.paging import Use, chosen, use_after
 from chatenv_server.stores.store import Listed
 
 MAX_PAGE = 1000
@@ -122,26 +123,16 @@ class Copies:
 
     def _held(self, prefix: str, after: str, limit: int) -> tuple[Sequence[Listed], str]:
         """A page of the episodes that this process holds. Raises ValueError where there is no such page."""
-        here = [
-            (-episode.last_used, episode.episode_id, episode, environment)
+        start = use_after(after)
+        here = {
+            Use(episode.last_used, episode.episode_id): (environment, episode.created)
             for episode in self._shelf.table.all()
             if episode.episode_id.startswith(prefix) and (environment := episode.environment) is not None
-        ]
-        last = _place_after(after)
-        here = sorted((one for one in here if one[:2] > last), key=lambda one: one[:2])
+        }
+        page, following = chosen(sorted((use for use in here if use < start), reverse=True), "", limit)
         age = self._shelf.clock() - time.time()
-        page = [
-            Listed(episode_id, summary_of(environment, episode.created)._replace(last_used=-unused - age))
-            for unused, episode_id, episode, environment in here[:limit]
-        ]
-        return page, f"{-here[limit - 1][0]!r} {page[-1].episode_id}" if len(here) > limit else ""
-
-
-def _place_after(after: str) -> tuple[float, str]:
-    if not after:
-        return (float("-inf"), "")
-    last_used, _, episode_id = after.partition(" ")
-    return (-float(last_used), episode_id)
+        listed = [Listed(use.episode_id, summary_of(*here[use])._replace(last_used=use.at - age)) for use in page]
+        return listed, following
 
 
 def _no_page(what: str, field: str) -> InvalidRequestError:
