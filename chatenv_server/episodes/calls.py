@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from typing import Final
 
 from chatenv_client.errors import ChatEnvError, InvalidRequestError
@@ -15,7 +14,7 @@ from chatenv_server.episodes.limits import StoreLimits
 from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.writing import Outdated, Writing
-from chatenv_server.stores.store import Append, Begin, Place, Summary
+from chatenv_server.stores.store import Append, Begin, Place, Summary, new_run
 
 MAX_MESSAGES: Final = 65_536
 """Of one episode. A limit of tokens would not bound its memory, since a template may write nothing for a message."""
@@ -61,7 +60,7 @@ class EpisodeCalls:
         try:
             environment = self._shelf.open_environment()
             observation = environment.reset(answer=answer, **options)
-            episode.begin(environment, Place(uuid.uuid4().hex[:16], 0), time.time())
+            episode.begin(environment, Place(new_run(), 0), time.time())
         finally:
             table.account(episode, reserved=1)
         if writing is not None:

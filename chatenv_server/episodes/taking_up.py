@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
@@ -23,7 +22,8 @@ from chatenv_server.environment.snapshots import prove_last_span
 from chatenv_server.episodes.episode import Answer, Caller, Episode, Write
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.episodes.summaries import summary_of
-from chatenv_server.stores.store import Begin, End, Place
+from chatenv_server.episodes.writing import write_timed
+from chatenv_server.stores.store import Begin, End, Place, new_run
 
 
 class _Newcomer(NamedTuple):
@@ -126,7 +126,7 @@ class TakingUp:
         try:
             created = time.time()
             begins = [_begin_of(episode, newcomers, pieces, created) for episode in free]
-            took = self._written(begins)
+            took = write_timed(self._store, begins, self._shelf.telemetry)
             for episode, begin, took_place in zip(free, begins, took, strict=True):
                 if took_place:
                     self._settle(episode, newcomers[episode.episode_id], Place(begin.run, len(pieces)), created)
@@ -136,13 +136,6 @@ class TakingUp:
             for episode in free:
                 table.account(episode, reserved=tokens)
         return [episode.episode_id for episode in free if episode.environment is not None]
-
-    def _written(self, begins: Sequence[Begin]) -> Iterable[bool]:
-        began = time.perf_counter()
-        took = self._store.write(begins)
-        if self._store.keeps:
-            self._shelf.telemetry.store_wrote(len(begins), time.perf_counter() - began)
-        return took
 
     def _settle(self, episode: Episode, newcomer: _Newcomer, place: Place, created: float) -> None:
         episode.begin(newcomer.environment, place, created)
@@ -154,7 +147,7 @@ def _begin_of(episode: Episode, newcomers: Mapping[str, _Newcomer], pieces: Sequ
     name = pb.EpisodeSnapshot(episode_id=episode.episode_id).SerializeToString()
     summary = summary_of(newcomers[episode.episode_id].environment, created)
     entries = [name + pieces[0], *pieces[1:]]
-    return Begin(episode.episode_id, uuid.uuid4().hex[:16], entries, summary, replaces=False)
+    return Begin(episode.episode_id, new_run(), entries, summary, replaces=False)
 
 
 def _pieces(snapshot: pb.EpisodeSnapshot) -> list[bytes]:

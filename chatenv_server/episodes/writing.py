@@ -27,8 +27,8 @@ class _Unwritten(NamedTuple):
     change: Change
 
 
-class Outcome(NamedTuple):
-    """What became of one change that was not written."""
+class NotWritten(NamedTuple):
+    """A change that was not written."""
 
     key: int
     """Which of those who asked."""
@@ -51,7 +51,7 @@ class Writing:
         self._telemetry = telemetry
         self._unwritten: list[_Unwritten] = []
         self._held: dict[str, Episode] = {}
-        self._outcomes: list[Outcome] = []
+        self._not_written: list[NotWritten] = []
         self.key = 0
         """Which of those who ask does what is done next."""
         self.new_episodes = 0
@@ -77,30 +77,28 @@ class Writing:
             self._telemetry.store_failed()
             if not isinstance(error, ChatEnvError):
                 raise
-            self._outcomes += [Outcome(one.key, error) for one in unwritten]
+            self._not_written += [NotWritten(one.key, error) for one in unwritten]
         finally:
             for episode in held.values():
                 episode.release()
 
     def _write(self, unwritten: Sequence[_Unwritten]) -> None:
-        began = time.perf_counter()
-        took = self._store.write([one.change for one in unwritten])
-        self._telemetry.store_wrote(len(unwritten), time.perf_counter() - began)
+        took = write_timed(self._store, [one.change for one in unwritten], self._telemetry)
         for one, took_place in zip(unwritten, took, strict=True):
             if not took_place:
                 self._drop(one.episode)
                 self._telemetry.store_conflicted()
-                self._outcomes.append(Outcome(one.key, None))
+                self._not_written.append(NotWritten(one.key, None))
 
     def unwritten_of(self, episode: Episode) -> bool:
         """Whether there are changes of an episode that are not written yet."""
         return self._held.get(episode.episode_id) is episode
 
-    def outcomes(self) -> list[Outcome]:
-        """Write what is left; what became of the changes that were not written."""
+    def finish(self) -> list[NotWritten]:
+        """Write what is left; all changes that were not written."""
         self.write()
-        outcomes, self._outcomes = self._outcomes, []
-        return outcomes
+        not_written, self._not_written = self._not_written, []
+        return not_written
 
     def settle(self) -> None:
         """Write what is left.
@@ -109,7 +107,16 @@ class Writing:
             Outdated: another process was quicker.
             ChatEnvError: the store did not take it.
         """
-        for outcome in self.outcomes():
-            if outcome.error is not None:
-                raise outcome.error
+        for one in self.finish():
+            if one.error is not None:
+                raise one.error
             raise Outdated
+
+
+def write_timed(store: Store, changes: Sequence[Change], telemetry: Telemetry) -> list[bool]:
+    """Write what calls did, and tell how long a store took that keeps it."""
+    began = time.perf_counter()
+    took = store.write(changes)
+    if store.keeps:
+        telemetry.store_wrote(len(changes), time.perf_counter() - began)
+    return took

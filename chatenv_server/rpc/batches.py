@@ -86,7 +86,7 @@ class Batches:
             writing.key = index
             if not self.answer_item(answer, *pair, call, writing):
                 again.add(index)
-        for index, error in writing.outcomes():
+        for index, error in writing.finish():
             if error is None:
                 again.add(index)
             else:

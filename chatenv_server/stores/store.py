@@ -11,6 +11,7 @@ in the new one.
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
@@ -34,6 +35,11 @@ class Place(NamedTuple):
 
 NOWHERE: Final = Place("", 0)
 """The place of an episode that has no journal."""
+
+
+def new_run() -> str:
+    """A run that no other journal has."""
+    return uuid.uuid4().hex[:16]
 
 
 class Summary(NamedTuple):

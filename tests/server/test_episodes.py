@@ -427,7 +427,7 @@ def test_a_store_takes_as_many_episodes_written_together_as_the_limit_says(
             store.reset({"episode_id": str(index)}, writing=together)
         with pytest.raises(errors.EpisodeLimitError):
             store.reset({"episode_id": "3"}, writing=together)
-        assert together.outcomes() == []
+        assert together.finish() == []
         store.close("2")
         store.close("1")
 
@@ -478,7 +478,7 @@ def test_steps_written_together_are_done_again_together_where_another_process_wa
             together.key = key
             here.step("e", SAMPLED, digest=b"", writing=together)
         there.step("e", ChatAction(messages=HELLO), digest=b"quicker")
-        assert together.outcomes() == [(0, None), (1, None)]
+        assert together.finish() == [(0, None), (1, None)]
         assert [step_count(each, "e") for each in (here, there)] == [1, 1]
 
 
@@ -541,11 +541,11 @@ def test_a_call_that_the_store_cannot_be_told_of_has_changed_nothing(
         with pytest.raises(MemoryError):
             store.step("e", ChatAction(messages=HELLO), digest=b"1", step_index=1, writing=writing)
         store.step("e", SAMPLED, digest=b"2", step_index=1, writing=writing)
-        assert writing is None or writing.outcomes() == []
+        assert writing is None or writing.finish() == []
         Untold.fails = True
         with pytest.raises(MemoryError):
             store.reset({"episode_id": "e"}, writing=writing)
-        assert writing is None or writing.outcomes() == []
+        assert writing is None or writing.finish() == []
         with store.reading("e") as held:
             shown = held.state.token_ids.tolist()
         store.shelf.table.shrink(0)
