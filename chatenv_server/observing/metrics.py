@@ -59,6 +59,10 @@ class Metrics(Telemetry):
         )
         for cause in ("closed", "expired"):
             self._ended.labels(cause)
+        self._measure_store(registry)
+        ProcessCollector(registry=registry)
+
+    def _measure_store(self, registry: CollectorRegistry) -> None:
         self._written = Histogram(
             "chatenv_store_write_seconds",
             "Time that the store took to write what calls did, those of a batch together",
@@ -78,7 +82,6 @@ class Metrics(Telemetry):
             buckets=SECONDS,
             registry=registry,
         )
-        ProcessCollector(registry=registry)
 
     def call_ended(self, method: str, code: str, waited_s: float, took_s: float) -> None:
         """See `Telemetry`."""
