@@ -109,7 +109,8 @@ def _digest(request: pb.StepRequest) -> bytes:
         held.step_index = request.step_index
     for field in ("known_tokens", "known_messages", "step_index"):
         request.ClearField(field)
-    # Equal messages without maps have equal bytes, as long as the same process writes them.
+    # Equal messages without maps have equal bytes where the same protobuf writes them. Under another release a repeated
+    # Step is at worst not known again, and refused.
     asked = request.SerializeToString()
     request.MergeFrom(held)  # as it was: a copy of the whole would double what long requests hold
     return hashlib.blake2b(asked, digest_size=16).digest()
