@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from chatenv_server.stores.store import Place, Standing, Totals
 from tests.stores.conftest import RedisServer
 from tests.stores.model import append, begin, finish
 from tests.stores.stalling_proxy import StallingProxy
+from tests.stores.writer import acknowledged, start_writer
 
 BOUND_S = 4.0
 """A second to connect, and one and a half to answer, on a busy machine."""
@@ -235,35 +234,17 @@ def test_writes_that_wait_are_sent_together(store: RedisStore, redis_server: Red
     assert stats["cmdstat_evalsha"]["calls"] == 2  # the first, and all that waited for it
 
 
-WRITER = """
-import sys
-from chatenv_server.stores.redis import RedisStore
-from tests.stores.model import append, begin
-store = RedisStore(sys.argv[1])
-store.write([begin("a", held=0)])
-version = 0
-while True:
-    assert store.write([append("a", version, b"%d" % version * 300, held=version + 1)]) == [True]
-    version += 1
-    print(version, flush=True)
-"""
-
-
 @pytest.mark.parametrize("victim", ["writer", "server"])
 def test_a_kill_loses_nothing_that_was_acknowledged(store: RedisStore, redis_server: RedisServer, victim: str) -> None:
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, redis_server.url], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert writer.stdout is not None
-    writer.stdout.readline()
+    writer = start_writer(redis_server.url)
     time.sleep(0.3)
     (writer.kill if victim == "writer" else redis_server.kill)()
-    acknowledged = int(writer.communicate()[0].split("\n")[-2] or 0)
+    written = acknowledged(writer)
     if victim == "server":
         redis_server.start()
     journal = store.load("a")
     assert journal is not None
-    assert acknowledged <= journal.place.version <= acknowledged + 1
+    assert written <= journal.place.version <= written + 1
     assert journal.entries == [b"%d" % version * 300 for version in range(journal.place.version)]
     assert store.totals() == Totals(1, journal.place.version)
 

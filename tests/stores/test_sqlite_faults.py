@@ -21,6 +21,7 @@ from chatenv_server.stores import sqlite_transaction
 from chatenv_server.stores.sqlite import SqliteStore
 from chatenv_server.stores.store import Place, Standing, Totals
 from tests.stores.model import append, begin, finish
+from tests.stores.writer import acknowledged, start_writer
 
 
 @pytest.fixture
@@ -253,33 +254,17 @@ def test_a_file_that_was_replaced_is_not_written_to(store: SqliteStore, path: Pa
     assert store.write([append("a", 0, b"x")]) == [True]
 
 
-WRITER = """
-import sys
-from chatenv_server.stores.sqlite import SqliteStore
-from tests.stores.model import append, begin
-store = SqliteStore(sys.argv[1])
-store.write([begin("a", held=0)])
-version = 0
-while True:
-    assert store.write([append("a", version, b"%d" % version * 300, held=version + 1)]) == [True]
-    version += 1
-    print(version, flush=True)
-"""
-
-
 @pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5])
 def test_the_kill_of_a_writing_process_loses_nothing_that_was_acknowledged(
     store: SqliteStore, path: Path, seconds: float
 ) -> None:
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
-    assert writer.stdout is not None
-    writer.stdout.readline()
+    writer = start_writer(f"sqlite://{path}")
     time.sleep(seconds)
     writer.send_signal(signal.SIGKILL)
-    acknowledged = int(writer.communicate()[0].split("\n")[-2] or 0)
+    written = acknowledged(writer)
     journal = store.load("a")
     assert journal is not None
-    assert acknowledged <= journal.place.version <= acknowledged + 1
+    assert written <= journal.place.version <= written + 1
     assert journal.entries == [b"%d" % version * 300 for version in range(journal.place.version)]
     assert store.totals() == Totals(1, journal.place.version)
 
