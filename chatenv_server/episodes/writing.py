@@ -32,7 +32,7 @@ class NotWritten(NamedTuple):
 
     key: int
     """Which of those who asked."""
-    error: ChatEnvError | None
+    error: BaseException | None
     """None: another process was quicker, and it is to be done again."""
 
 
@@ -57,6 +57,11 @@ class Writing:
         self.new_episodes = 0
         """Episodes of unwritten changes that the store does not know of."""
 
+    def next_key(self) -> int:
+        """The key of one more who asks, and who does what is done next."""
+        self.key += 1
+        return self.key
+
     def add(self, episode: Episode, change: Change, place: Place) -> None:
         """Have a change written, after which the episode's journal is at `place`. The caller holds its lock."""
         self._unwritten.append(_Unwritten(self.key, episode, change))
@@ -75,9 +80,9 @@ class Writing:
             for episode in held.values():
                 self._drop(episode)
             self._telemetry.store_failed()
+            self._not_written += [NotWritten(one.key, error) for one in unwritten]
             if not isinstance(error, ChatEnvError):
                 raise
-            self._not_written += [NotWritten(one.key, error) for one in unwritten]
         finally:
             for episode in held.values():
                 episode.release()
@@ -100,17 +105,17 @@ class Writing:
         not_written, self._not_written = self._not_written, []
         return not_written
 
-    def settle(self) -> None:
-        """Write what is left.
+    def settle(self, key: int = 0) -> None:
+        """Write what is left, and see that what one of those who ask did was written.
 
         Raises:
             Outdated: another process was quicker.
             ChatEnvError: the store did not take it.
         """
-        for one in self.finish():
-            if one.error is not None:
-                raise one.error
-            raise Outdated
+        self.write()
+        for one in self._not_written:
+            if one.key == key:
+                raise Outdated if one.error is None else one.error.with_traceback(None)
 
 
 def write_timed(store: Store, changes: Sequence[Change], telemetry: Telemetry) -> list[bool]:

@@ -17,7 +17,7 @@ from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.requests import Parser
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.rpc.waiting import Sweeper
-from chatenv_server.rpc.workers import BATCH_WORKERS, STORE_WORKERS, UNARY_WORKERS, Workers
+from chatenv_server.rpc.workers import BATCH_WORKERS, STEP_WORKERS, UNARY_WORKERS, Workers
 
 MAX_OTHER_CALLS: Final = 8
 """Calls at once to reflection, the one service that is neither ours nor health. Its idle streams could otherwise take
@@ -99,14 +99,15 @@ class Crew:
             return Workers(most, most, at_once=True)
 
         # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/server-model.md.
-        few = STORE_WORKERS if has_store else UNARY_WORKERS
-        self.unary = ours(patient(max_calls) if has_transform else Workers(max_calls, few))
+        self.unary = ours(patient(max_calls) if has_transform else Workers(max_calls, UNARY_WORKERS))
+        self._writes_together = has_store and not has_transform
+        self.steps = ours(Workers(max_calls, STEP_WORKERS)) if self._writes_together else self.unary
         self.batches = self.unary if has_transform else ours(Workers(max_calls, BATCH_WORKERS))
         self._streams = Part(patient(max_calls), self.traffic, None, gate, False, max_request_bytes)
         self._others = Part(patient(MAX_OTHER_CALLS), self.traffic, None, others, False, max_request_bytes)
         self._checks = of_health(Workers(MAX_WATCHERS, 1))
         self._watches = of_health(patient(MAX_WATCHERS))
-        parts = {self.unary, self.batches, self._streams, self._others, self._checks, self._watches}
+        parts = {self.unary, self.steps, self.batches, self._streams, self._others, self._checks, self._watches}
         self._parts = parts
         overdue = [part.arrivals.waiting.cut_overdue for part in parts if part.arrivals is not None]
         untaken = [self.traffic.untaken.cut_overdue, health_traffic.untaken.cut_overdue]
@@ -121,7 +122,14 @@ class Crew:
             return self._others
         if method == "StreamSteps":
             return self._streams
+        if method in {"Reset", "Step"}:
+            return self.steps
         return self.batches if method.startswith("Batch") else self.unary
+
+    def work_on_next_step(self) -> None:
+        """Work on a Reset or Step that waits, if there is one, within another that is to be written with it."""
+        if self._writes_together:
+            self.steps.workers.work_on_next()
 
     def close(self) -> None:
         """End the threads."""

@@ -27,6 +27,7 @@ from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.room import AnswerRoom
 from chatenv_server.rpc.streams import StepStream
+from chatenv_server.rpc.together import Together
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.stores.store import Summary
 
@@ -41,6 +42,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     _copies: Copies
     _answering: Answering
     _batches: Batches
+    _together: Together
     _describe: Callable[[], ServerInfo]
     _encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]]
 
@@ -50,6 +52,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         items: ItemRunner,
         failures: FailureLog,
         traffic: Traffic,
+        work_on_next_step: Callable[[], object],
         *,
         max_batch_items: int,
         max_message_bytes: int,
@@ -58,6 +61,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._gate = gate
         self._failures = failures
         self._traffic = traffic
+        self._work_on_next_step = work_on_next_step
         self._items = items
         self._max_batch_items = max_batch_items
         self._max_message_bytes = max_message_bytes
@@ -80,19 +84,20 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._copies = Copies(episodes)
         self._answering = Answering(episodes, self._failures.telemetry, self._max_text_bytes)
         self._batches = Batches(self._items, episodes.writing)
+        self._together = Together(episodes.writing, self._work_on_next_step)
         self._describe = describe
         self._encoding_ahead = encoding_ahead
 
     def Reset(self, request: pb.ResetRequest, context: grpc.ServicerContext) -> pb.ResetResponse:
         """Start an episode, or start the named one anew."""
         response = pb.ResetResponse()
-        self._answering.reset(request, response, context, self._room())
+        self._together.answer(self._answering.reset, request, response, context, self._room())
         return response
 
     def Step(self, request: pb.StepRequest, context: grpc.ServicerContext) -> pb.StepResponse:
         """Append one turn."""
         response = pb.StepResponse()
-        self._answering.step(request, response, context, self._room())
+        self._together.answer(self._answering.step, request, response, context, self._room())
         return response
 
     def GetState(self, request: pb.GetStateRequest, context: grpc.ServicerContext) -> pb.GetStateResponse:

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 UNARY_WORKERS: Final = 3
 """Threads that wait for calls that are no batches."""
-STORE_WORKERS: Final = 24
-"""The same where a store keeps what they do: so many are written together, while each waits for that."""
+STEP_WORKERS: Final = 1
+"""Threads that wait for Resets and Steps where a store keeps what they do: one has many written together."""
 BATCH_WORKERS: Final = 1
 """Threads that wait for batches. Two that work at once take turns, and both answers are late."""
 STUCK_S: Final = 0.02
@@ -88,6 +88,20 @@ class Workers(ThreadPoolExecutor):
         elif not self._stirred.is_set():
             self._stirred.set()
 
+    def work_on_next(self) -> None:
+        """Work on a call that waits, if there is one: in the calling thread, one of these, at work on another."""
+        try:
+            call = self._calls.get_nowait()
+        except Empty:
+            return
+        if call is None:
+            self._calls.put(None)
+            return
+        with self._lock:
+            self._taken += 1
+            self._spare += 1  # as if this thread had waited for it
+        _do(call)
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """The same, with a future of the result."""
         future: Future[Any] = Future()
@@ -128,11 +142,7 @@ class Workers(ThreadPoolExecutor):
         while self._stay() and (call := self._calls.get()) is not None:
             with self._lock:
                 self._taken += 1
-            try:
-                call()
-            except BaseException:  # noqa: BLE001 - nothing ends a thread that others wait for
-                # Calls answer whatever they raise; what comes here is a fault of ours, and costs no thread.
-                _LOG.exception("a call ended without an answer")
+            _do(call)
             del call  # else a waiting thread would hold on to the last request
         with self._lock:
             self._count -= 1
@@ -143,6 +153,14 @@ class Workers(ThreadPoolExecutor):
             stays = self._spare < self._threads_at_rest
             self._spare += stays
         return stays
+
+
+def _do(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except BaseException:  # noqa: BLE001 - nothing ends a thread that others wait for
+        # Calls answer whatever they raise; what comes here is a fault of ours, and costs no thread.
+        _LOG.exception("a call ended without an answer")
 
 
 class _Inline(ThreadPoolExecutor):

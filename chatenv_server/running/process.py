@@ -126,6 +126,7 @@ class RunningServer:
             self._items,
             failures,
             self._crew.traffic,
+            self._crew.work_on_next_step,
             max_batch_items=settings.max_batch_items,
             max_message_bytes=settings.max_message_bytes,
             max_text_bytes=settings.max_text_bytes,
