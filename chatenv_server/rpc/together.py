@@ -17,8 +17,8 @@ from chatenv_server.episodes.writing import Outdated, Writing
 from chatenv_server.rpc.answering import AnswerOne
 from chatenv_server.rpc.room import AnswerRoom
 
-MOST_TOGETHER: Final = 32
-"""Calls of one transaction. Each takes a dozen frames of the interpreter's stack, which holds a thousand."""
+MOST_TOGETHER: Final = 16
+"""Calls of one transaction. Each takes 13 of the interpreter's thousand frames, and templates need some, too."""
 LONGEST_S: Final = 0.02
 """Seconds after which a thread takes no further call before it writes: for so long the first of them waits."""
 

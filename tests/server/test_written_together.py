@@ -20,7 +20,7 @@ from tests.server.conftest import Serve
 from tests.server.test_observation import value
 
 END = 257
-IDS = [f"e{number}" for number in range(3 * MOST_TOGETHER)]
+IDS = [f"e{number}" for number in range(6 * MOST_TOGETHER)]
 
 Ask = Callable[[pb.StepRequest], Any]
 
