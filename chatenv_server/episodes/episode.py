@@ -59,21 +59,26 @@ class Episode:
     answer: Answer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def acquire(self, caller: Caller | None) -> None:
+    def acquire(self, caller: Caller | None, before_waiting: Callable[[], object] | None = None) -> None:
         """Wait for the lock and hold it until `release`. Without a caller it waits for ever.
 
         Raises:
             DeadlineError: others held it until the caller's deadline, or the caller hung up while it waited.
         """
         # Asking how long the caller waits costs more than the lock, which is free nearly always.
-        if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=_patience_s(caller)):
-            raise DeadlineError(
-                "another call on this episode lasted until this call's deadline, so this one was not begun; "
-                "try again with a longer deadline"
-            )
-        if caller is not None and not caller.is_active():
+        if not self._lock.acquire(blocking=False):
+            if before_waiting is not None:
+                before_waiting()
+            if not self._lock.acquire(timeout=_patience_s(caller)):
+                raise DeadlineError(
+                    "another call on this episode lasted until this call's deadline, so this one was not begun; "
+                    "try again with a longer deadline"
+                )
+        try:
+            check_waits(caller)
+        except DeadlineError:
             self._lock.release()
-            raise DeadlineError("the caller hung up before its call could begin, so nothing was done")
+            raise
 
     def try_acquire(self) -> bool:
         """Hold the lock until `release` if nobody else holds it; whether it was free."""
@@ -119,6 +124,16 @@ class Episode:
             "read the state to go on, or reset the episode",
             details={"expected_step_index": str(step_count), "received_step_index": str(step_index)},
         )
+
+
+def check_waits(caller: Caller | None) -> None:
+    """See that somebody waits for the answer still, before a call begins.
+
+    Raises:
+        DeadlineError: nobody does.
+    """
+    if caller is not None and not caller.is_active():
+        raise DeadlineError("the caller hung up before its call could begin, so nothing was done")
 
 
 def _patience_s(caller: Caller | None) -> float:

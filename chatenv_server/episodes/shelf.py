@@ -26,7 +26,7 @@ from chatenv_client.errors import (
 )
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import Budget
-from chatenv_server.episodes.episode import Answer, Caller, Episode
+from chatenv_server.episodes.episode import Answer, Caller, Episode, check_waits
 from chatenv_server.episodes.table import EpisodeTable
 from chatenv_server.episodes.writing import Writing
 from chatenv_server.observing.telemetry import Telemetry
@@ -95,6 +95,7 @@ class Shelf:
                     raise self._not_found(self.store.standing(episode_id))
                 episode = self.table.find_or_add(episode_id)
             elif writing is not None and writing.unwritten_of(episode):
+                check_waits(caller)
                 return episode
             self._lock(episode, caller, writing)
             try:
@@ -114,6 +115,7 @@ class Shelf:
         while True:
             episode = self.table.find_or_add(episode_id)
             if writing is not None and writing.unwritten_of(episode):
+                check_waits(caller)
                 return episode
             self._lock(episode, caller, writing)
             if not episode.is_out:
@@ -122,12 +124,8 @@ class Shelf:
 
     def _lock(self, episode: Episode, caller: Caller | None, writing: Writing | None) -> None:
         """Hold the lock of an episode. Who waits for one lock lets go of all others first."""
-        if writing is not None and not episode.try_acquire():
-            writing.write()
-        elif writing is not None:
-            return
         try:
-            episode.acquire(caller)
+            episode.acquire(caller, None if writing is None else writing.write)
         except DeadlineError:
             self._forget_if_empty(episode)
             raise

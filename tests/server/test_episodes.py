@@ -373,6 +373,24 @@ def test_a_caller_who_hung_up_has_no_step_begun(store: Episodes) -> None:
     assert step_count(store, "e") == 0
 
 
+def test_a_caller_who_hung_up_has_no_call_begun_where_a_store_keeps_them(on_a_file: Callable[..., Episodes]) -> None:
+    store, gone = on_a_file(10, 10**6), Impatient(active=False)
+    store.reset({"episode_id": "e"})
+    with pytest.raises(errors.DeadlineError):
+        store.step("e", SAMPLED, digest=b"", caller=gone)
+    with pytest.raises(errors.DeadlineError):
+        store.reset({"episode_id": "other"}, caller=gone)
+    writing = store.writing()
+    assert writing is not None
+    store.step("e", SAMPLED, digest=b"", writing=writing)
+    with pytest.raises(errors.DeadlineError):  # while the step before it waits to be written
+        store.step("e", SAMPLED, digest=b"", caller=gone, writing=writing)
+    assert writing.finish() == []
+    assert step_count(store, "e") == 1
+    with pytest.raises(errors.EpisodeUnknownError):
+        step_count(store, "other")
+
+
 def test_a_call_that_was_not_begun_leaves_no_episode_behind(open_store: OpenStore) -> None:
     store = open_store(max_episodes=1)
     with pytest.raises(errors.DeadlineError):
