@@ -80,6 +80,11 @@ class Episode:
             self._lock.release()
             raise
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a call holds the lock just now."""
+        return self._lock.locked()
+
     def try_acquire(self) -> bool:
         """Hold the lock until `release` if nobody else holds it; whether it was free."""
         return self._lock.acquire(blocking=False)

@@ -29,13 +29,17 @@ class Expiry:
         """By the clock: before it no episode can have been idle for too long, so that nobody needs to look."""
 
     def expire_idle(self) -> None:
-        """End the episodes that were idle for too long. Without a store it costs nothing while none can be."""
+        """End the episodes that were idle for too long; to be called several times within that time.
+
+        Without a store it costs nothing while none can be.
+        """
         if not self._timeout_s:
             return
         if self._shelf.clock() > self._none_is_idle_until:
             for episode in self._idle_episodes():
                 self._expire(episode)
         if self._shelf.store.keeps:
+            self._shelf.note_long_calls()
             self._expire_in_store(self._shelf.clock() - self._timeout_s)
 
     def _expire(self, episode: Episode) -> None:

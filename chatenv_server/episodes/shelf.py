@@ -183,6 +183,20 @@ class Shelf:
             self.store.write([Touch(episode.episode_id, episode.place.run, now)])
             episode.noted_use = now
 
+    def note_long_calls(self) -> None:
+        """Have the store learn that episodes are in use whose calls last long, so that no other process expires them.
+
+        Without their locks, which the calls hold: of an episode that was begun anew meanwhile the store notes nothing.
+        """
+        now = self.clock()
+        lasting = [
+            Touch(episode.episode_id, episode.place.run, now)
+            for episode in self.table.all()
+            if episode.is_at_work and now - episode.last_used > self._idle_timeout_s * _NOTED_SHARE
+        ]
+        if lasting:
+            self.store.write(lasting)
+
     # -- the store --------------------------------------------------------------------------------
 
     def look_up(self, episode: Episode) -> None:

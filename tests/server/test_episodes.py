@@ -366,6 +366,41 @@ def test_an_episode_at_work_does_not_expire(stuck: Episodes, clock: Clock) -> No
         stuck.close("slow", caller=Impatient())
 
 
+def test_a_step_that_lasts_long_keeps_its_episode_from_expiring_in_another_process(
+    engine: TokenEngine, clock: Clock, tmp_path: Path
+) -> None:
+    began = clock.now = time.time()
+    gatekeeper = Gatekeeper()
+    files = [SqliteStore(tmp_path / "store.db") for _ in range(2)]
+    here, there = (
+        Episodes(
+            lambda: ChatEnvironment(engine, transform=gatekeeper), Budget(10, 10**6, 10.0), store=file, clock=clock
+        )
+        for file in files
+    )
+    for episode_id in ("slow", "left"):
+        here.reset({"episode_id": episode_id})
+    worker = threading.Thread(target=step, args=[here, "slow", 0])
+    worker.start()
+    assert gatekeeper.entered.wait(30)
+    for seconds in range(2, 60, 2):
+        clock.now = began + seconds
+        here.expire_idle()
+        there.expire_idle()
+    gatekeeper.let_go.set()
+    worker.join()
+    clock.now = time.time()  # what a step writes is of that time
+    assert (step_count(here, "slow"), step_count(there, "slow")) == (1, 1)
+    with pytest.raises(errors.EpisodeExpiredError):
+        step_count(there, "left")
+    clock.now += 100
+    there.expire_idle()
+    with pytest.raises(errors.EpisodeExpiredError):
+        step_count(here, "slow")
+    for file in files:
+        file.close()
+
+
 def test_a_caller_who_hung_up_has_no_step_begun(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     with pytest.raises(errors.DeadlineError):
@@ -613,6 +648,7 @@ def test_an_episode_at_work_does_not_expire_in_its_store_either(
         assert (there := file.standing("e")) is not None
         assert there.end is None
         held.release()
+        clock.now = 2400
         store.expire_idle()
         with pytest.raises(errors.EpisodeExpiredError):
             step(store, "e", 0)
