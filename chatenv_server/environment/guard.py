@@ -19,7 +19,7 @@ from chatenv_client.errors import ChatEnvError, InvalidRequestError, TransformEr
 from chatenv_client.models import ChatObservation
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import dump_json, load_object
-from chatenv_server.environment.transforms import Transform
+from chatenv_server.environment.transforms import Transform, keeps_state
 from chatenv_server.threads import start_thread
 
 
@@ -37,7 +37,7 @@ class TransformGuard:
         self._running: _Running | None = None
         self._owed: Mapping[str, Any] | None = None
         """State that it has to be given before it is called again."""
-        self._keeps_state = all(callable(getattr(transform, name, None)) for name in ("state_dict", "load_state_dict"))
+        self._keeps_state = keeps_state(transform)
 
     def outcome(self, observation: ChatObservation) -> ChatObservation:
         """The observation with the reward, the end and the metadata that the transform gives it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -20,14 +20,14 @@ threads.
 
 An object that keeps state from step to step says so with `state_dict()`, which returns it as a mapping of JSON values,
 and `load_state_dict(state)`, which takes it back: after a step that fails, in a fork, and where an episode is restored.
-Without the two an instance is made anew on a reload, and a fork in-process shares it.
+Without the two an instance is made anew on a reload, and a fork in-process shares it; with one of them it is refused.
 """
 
 ENTRY_POINT_GROUP = "chatenv.transforms"
 
 
 def compose(*transforms: Transform) -> Transform:
-    """One transform that applies `transforms` from left to right.
+    """One transform that applies `transforms` from left to right. It keeps state if one of them does.
 
     Raises:
         TypeError: one of them cannot be called with an observation.
@@ -35,24 +35,58 @@ def compose(*transforms: Transform) -> Transform:
     for each in transforms:
         check_transform(each)
 
-    def composed(observation: ChatObservation) -> ChatObservation:
-        for transform in transforms:
+    return (_ComposedWithState if any(map(keeps_state, transforms)) else _Composed)(transforms)
+
+
+class _Composed:
+    def __init__(self, transforms: tuple[Transform, ...]) -> None:
+        self._transforms = transforms
+
+    def __call__(self, observation: ChatObservation) -> ChatObservation:
+        for transform in self._transforms:
             observation = transform(observation)
         return observation
 
-    return composed
+
+class _ComposedWithState(_Composed):
+    """Its state is that of those parts that keep some, by their places."""
+
+    def state_dict(self) -> dict[str, Any]:
+        parts: Any = enumerate(self._transforms)
+        return {str(place): part.state_dict() for place, part in parts if keeps_state(part)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        parts: Any = self._transforms
+        for place, part_state in state.items():
+            parts[int(place)].load_state_dict(part_state)
+
+
+def keeps_state(transform: Any) -> bool:
+    """Whether a transform that was checked keeps state from step to step."""
+    return all(_state_methods(transform).values())
+
+
+def _state_methods(transform: Any) -> dict[str, bool]:
+    return {name: callable(getattr(transform, name, None)) for name in ("state_dict", "load_state_dict")}
 
 
 def check_transform(transform: Any) -> None:
     """Find out what can be known of a transform before it is called.
 
     Raises:
-        TypeError: it is no function of one observation, or an asynchronous one.
+        TypeError: it is no function of one observation, or an asynchronous one, or has one of the two methods of those
+            that keep state.
     """
     if not callable(transform):
         raise TypeError("a transform is a function, an object with __call__, or a class of such objects")
     if any(map(_returns_something_else, (transform, getattr(transform, "__call__", None)))):  # noqa: B004
         raise TypeError("a transform is a plain function: neither async nor a generator")
+    lacking = [name for name, is_there in _state_methods(transform).items() if not is_there]
+    if len(lacking) == 1:
+        raise TypeError(
+            "a transform that keeps state has state_dict() and load_state_dict(state), and this one has no "
+            f"{lacking[0]}; write it, or take the other one away"
+        )
     try:
         signature = inspect.signature(transform)
     except ValueError:  # some functions written in C have none

@@ -10,7 +10,7 @@ import pytest
 
 from chatenv_client import ChatObservation
 from chatenv_client.errors import TransformError, TransformTimeoutError
-from chatenv_server import ChatEnvironment
+from chatenv_server import ChatEnvironment, compose
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.guard import TransformGuard
 from tests.environment.conftest import QUESTION, said
@@ -122,6 +122,20 @@ def test_a_fork_has_a_transform_of_its_own_with_the_state_of_its_step(engine: To
         env.step(QUESTION)
     assert env.fork(1).step(QUESTION).reward == 2.0
     assert env.step(QUESTION).reward == 4.0
+
+
+def test_a_chain_of_transforms_keeps_the_state_of_those_that_keep_some(engine: TokenEngine) -> None:
+    def double(observation: ChatObservation) -> ChatObservation:
+        observation.reward = 2 * (observation.reward or 0.0)
+        return observation
+
+    env = env_with(engine, compose(Counter(), double, Counter(), double))
+    for _ in range(3):
+        env.step(QUESTION)
+    elsewhere = ChatEnvironment(engine, transform=compose(Counter(), double, Counter(), double))
+    elsewhere.restore(env.snapshot())
+    assert [one.step(QUESTION).reward for one in (env, elsewhere, env.fork(1))] == [8.0, 8.0, 4.0]
+    assert env_with(engine, compose(double, double)).snapshot().entries[0].transform_state_json == ""
 
 
 def test_a_transform_that_cannot_be_copied_cannot_be_forked(engine: TokenEngine) -> None:

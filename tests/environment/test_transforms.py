@@ -62,6 +62,16 @@ def by_name(*, observation: ChatObservation) -> ChatObservation:
     return observation
 
 
+class Telling(Keeping):
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+
+class Taking(Keeping):
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
+
+
 class NotCallable: ...
 
 
@@ -91,6 +101,8 @@ WRONG: list[Any] = [
     without_arguments,
     of_two,
     by_name,
+    Telling(),
+    Taking(),
     NotCallable(),
     3,
     None,
