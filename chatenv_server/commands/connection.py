@@ -74,8 +74,13 @@ def reporting(name: str, work: Callable[[], int]) -> int:
         return _told(name, "interrupted", EXIT_FAILED)
 
 
-def _told(name: str, what: str, code: int) -> int:
+def tell(name: str, what: str) -> None:
+    """Tell a person what a subcommand doesn't print: one line on standard error."""
     sys.stderr.write(f"{DISTRIBUTION} {name}: {printable(what)}\n")
+
+
+def _told(name: str, what: str, code: int) -> int:
+    tell(name, what)
     return code
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from chatenv_client import EpisodeSummary
-from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
+from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting, tell
 from chatenv_server.commands.output import print_json, print_line, printable
 
 NAME: Final = "episodes"
@@ -29,12 +29,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Read page by page and print; the exit code."""
 
     def work() -> int:
+        is_empty = True
         with client_of(arguments) as env:
             for episode in env.episodes(arguments.prefix):
+                is_empty = False
                 if arguments.json:
                     print_json(episode, indent=None)
                 else:
                     print_line(_line(episode, time.time()))
+        if is_empty:
+            ids = f" whose id begins with {arguments.prefix}" if arguments.prefix else ""
+            tell(NAME, f"no episode{ids} is live on {arguments.address}")
         return 0
 
     return reporting(NAME, work)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from chatenv_client import EpisodeSnapshot, InvalidRequestError, Reason
+from chatenv_client.distribution import DISTRIBUTION
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
 from chatenv_server.commands.output import print_json, print_line, printable
 
@@ -30,8 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work() -> int:
         given = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
+        snapshot = _snapshot(given, "standard input" if arguments.file == "-" else arguments.file)
         with client_of(arguments) as env:
-            observation = env.import_episode(_snapshot(given), arguments.id).observation
+            observation = env.import_episode(snapshot, arguments.id).observation
         if arguments.json:
             counts = {"step_count": observation.step_count, "token_count": len(observation.stream)}
             print_json({"episode_id": observation.episode_id, **counts})
@@ -42,12 +45,22 @@ def run(arguments: argparse.Namespace) -> int:
     return reporting(NAME, work)
 
 
-def _snapshot(given: bytes) -> EpisodeSnapshot | bytes:
+def _snapshot(given: bytes, name: str) -> EpisodeSnapshot:
     """What a file holds. No snapshot's bytes begin with a brace: no field of one has such a tag."""
-    if not given.lstrip().startswith(b"{"):
-        return given
     try:
-        return json_format.Parse(given, EpisodeSnapshot())
+        if given.lstrip().startswith(b"{"):
+            snapshot = json_format.Parse(given, EpisodeSnapshot())
+        else:
+            snapshot = EpisodeSnapshot.FromString(given)
+    except DecodeError as error:
+        raise _no_snapshot(name, "it is neither the bytes of one nor its JSON, or it is cut off") from error
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        what = f"the snapshot cannot be read: {error}; export the episode again"
-        raise InvalidRequestError(what, reason=Reason.BAD_SNAPSHOT, field="snapshot") from error
+        raise _no_snapshot(name, f"its JSON is that of something else, or cut off ({error})") from error
+    if not snapshot.entries:
+        raise _no_snapshot(name, "there is no episode in it")
+    return snapshot
+
+
+def _no_snapshot(name: str, why: str) -> InvalidRequestError:
+    what = f"{name} is no exported episode: {why}; write one with `{DISTRIBUTION} export ID > FILE`"
+    return InvalidRequestError(what, reason=Reason.BAD_SNAPSHOT, field="snapshot")

@@ -68,6 +68,8 @@ def test_the_episodes_of_a_server_are_listed_one_a_line(chatenv: Run, env: ChatE
     assert (shown["episode_id"], shown["step_count"], shown["metadata"]) == ("whole", 2, {"task": 1e15})
     nothing = chatenv("episodes", "--prefix", "none", "--json")
     assert (nothing.returncode, nothing.stdout) == (0, b"")
+    assert f"no episode whose id begins with none is live on {server.addresses[0]}" in nothing.stderr.decode()
+    assert chatenv("episodes").stderr == b""
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["bytes", "json"])
@@ -111,6 +113,9 @@ def test_what_cannot_be_done_is_told_in_one_line_with_an_exit_code(chatenv: Run,
     wrong.write_bytes(b'{"format": 1, "nothing": 2}')
     cut = tmp_path / "cut"
     cut.write_bytes(chatenv("export", "whole").stdout[:-3])
+    text, empty = tmp_path / "text", tmp_path / "empty"
+    text.write_text("dear diary")
+    empty.touch()
     for arguments, code, told in [
         (("export", "never-was"), 1, "EPISODE_UNKNOWN"),
         (("fork", "never-was"), 1, "EPISODE_UNKNOWN"),
@@ -120,8 +125,9 @@ def test_what_cannot_be_done_is_told_in_one_line_with_an_exit_code(chatenv: Run,
         (("fork", "whole", "--count", "100000"), 1, "BAD_COUNT"),
         (("fork", "whole", "--id", "whole"), 1, "EPISODE_EXISTS"),
         (("fork", "whole", "--id", "a", "--count", "2"), 2, "not allowed with"),
-        (("import", str(wrong)), 1, "BAD_SNAPSHOT"),
-        (("import", str(cut)), 1, "BAD_SNAPSHOT"),
+        *((("import", str(file)), 1, "BAD_SNAPSHOT") for file in (wrong, cut, text, empty)),
+        *((("import", str(file)), 1, f"{file} is no exported") for file in (wrong, text, empty)),
+        *((("import", str(file)), 1, "chatenv-rl export ID > FILE") for file in (wrong, text, empty)),
         (("import", str(tmp_path / "none")), 2, "No such file"),
     ]:
         failed = chatenv(*arguments)
