@@ -127,6 +127,11 @@ class ChatEnv(CopyingClient):
             snapshot: what `export` gave, or its bytes.
             episode_id: the id that it gets; None: its own.
             **options: as for `ChatEnv`.
+
+        Raises:
+            EpisodeExistsError: the episode that was exported is live still, and has gone on since; or another one of
+                this id is. Close it, or give another id.
+            ChatEnvError: as of `import_episode`.
         """
         env = cls(target, **options)
         try:

@@ -527,6 +527,21 @@ def test_an_episode_moves_to_another_server(address: str, serving: Serving) -> N
             fork.close()
 
 
+def test_an_episode_that_went_on_is_not_taken_back_to_its_snapshot_while_it_is_live(address: str) -> None:
+    with ChatEnv(address) as env:
+        played(env, SCRIPT)
+        saved = env.export()
+        with ChatEnv(address) as same:
+            same.import_episode(saved)  # nothing has happened to it since
+            env.step(ChatAction(tokens=[65, 66]))
+            with pytest.raises(EpisodeExistsError):
+                ChatEnv.from_snapshot(address, saved)
+            with ChatEnv.from_snapshot(address, saved, episode_id="a-copy") as copy:
+                assert copy.observation.step_count == env.observation.step_count - 1
+    with ChatEnv.from_snapshot(address, saved) as again:
+        assert again.observation.step_count == len(SCRIPT)
+
+
 def test_an_import_is_forked_at_every_step_as_its_original_was(address: str, serving: Serving) -> None:
     with serving() as elsewhere, ChatEnv(elsewhere) as env, ChatEnv(address) as copy:
         env.reset(**OPENING, history_policy="segment")
