@@ -143,7 +143,8 @@ class OpeningText(NamedTuple):
     starts: tuple[int, ...]
     """First character of each message's part."""
     parted: tuple[bool, ...]
-    """Of each message, whether a token begins where its part does; else one holds the end of the part before, too."""
+    """Of each message, whether another opening may begin with those before it: it and the one before have texts, by
+    which its place is sure, and a token begins there, which does not hold the end of the part before, too."""
     prepared: Sequence[PreparedMessage]
     """The messages in the template's form."""
     suspicious: Sequence[Sequence[str]]

@@ -22,7 +22,7 @@ from chatenv_server.engine.conversation import EMPTY_TAIL, OpeningText, Prefill,
 from chatenv_server.engine.forgeries import FORGED, Forgeries
 from chatenv_server.engine.forms import PreparedMessage, texts_of, with_text
 from chatenv_server.engine.heads import SYSTEM_ROLES, Heads
-from chatenv_server.engine.locate import locate
+from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.message_faults import message_reports
 from chatenv_server.engine.probe_messages import SENTINEL, user
 from chatenv_server.engine.rewrites import RewriteFinder
@@ -43,7 +43,7 @@ class _Beginning(NamedTuple):
     token_starts: Sequence[int]
     """First token of each of the messages."""
     parted: Sequence[bool]
-    """Of each of the messages, whether a token begins where its part does."""
+    """As in `OpeningText`."""
     close: str = ""
     """What of the last message's close comes after the characters, and is encoded again."""
 
@@ -67,9 +67,16 @@ def _known_beginnings(text: str, count: int, reopening: Reopening) -> Iterator[_
     yield _NOTHING_KNOWN
 
 
-def _ends_in_a_token(known: _Beginning, tail: Tail) -> bool:
-    """Whether the tokens of a beginning would be others if it were encoded with what follows."""
-    return known.messages > 0 and any(one.kind is FidelityKind.BOUNDARY_MERGE for one in tail.reports)
+def _stands(known: _Beginning, tail: Tail) -> bool:
+    """Whether an opening with this beginning is what it would be if nothing had been known.
+
+    It is not where the beginning's tokens would be others if it were encoded with what follows, or where nothing but
+    the beginning tells where the next message begins, because that has no text.
+    """
+    if known.messages == 0 or tail.opening is None:
+        return True
+    merges = any(one.kind is FidelityKind.BOUNDARY_MERGE for one in tail.reports)
+    return not merges and all(tail.opening.parted[known.messages : known.messages + 1])
 
 
 class OpeningWriter:
@@ -110,7 +117,7 @@ class OpeningWriter:
         tail = next(
             tail
             for known in map(self._through_control, _known_beginnings(text, len(prepared), reopening))
-            if not _ends_in_a_token(known, tail := self._encoded(text, prepared, suspicious, known))
+            if _stands(known, tail := self._encoded(text, prepared, suspicious, known))
         )
         news = tuple(
             one for one in tail.reports if one.message_index is None or one.message_index >= reopening.recorded
@@ -209,7 +216,8 @@ class OpeningWriter:
             faults.append(FidelityReport(FidelityKind.CONTROL_TOKEN_ESCAPED, FORGED))
         written = WrittenTail(rest, prepared[count:], places, close=known.close, faults=faults)
         tail, parted = self._encoder.opening(written, known.tokens)
-        parted = (*known.parted, *parted)
+        has_text = [_is_seen(message, place) for message, place in zip(prepared[count:], places, strict=True)]
+        parted = (*known.parted, *map(all, zip(parted, has_text, [True, *has_text], strict=False)))
         starts = tuple(known.characters + start for start in self._encoder.message_starts(written))
         if not count:
             return tail._replace(opening=OpeningText(text, starts, parted, prepared, suspicious))
@@ -249,6 +257,11 @@ class OpeningWriter:
 def _with_reports(tail: Tail, reports: tuple[FidelityReport, ...]) -> Tail:
     opening = None if tail.opening is None else tail.opening._replace(reports=reports)
     return tail._replace(reports=reports, opening=opening)
+
+
+def _is_seen(message: PreparedMessage, place: Place) -> bool:
+    """Whether a message has a text that stands where its turn is."""
+    return not (place.dropped or place.elsewhere) and not all(map(str.isspace, texts_of(message)))
 
 
 def _has_spoken(messages: Sequence[PreparedMessage]) -> bool:

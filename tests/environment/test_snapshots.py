@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from hypothesis import HealthCheck, assume, given, settings
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from chatenv_client import ChatAction
+from chatenv_client import ChatAction, ChatEnvError
 from chatenv_server import ChatEnvironment
 from tests.engine.episodes import Plan
 from tests.engine.generated_templates import Traits, loaded, source_of, traits
@@ -124,3 +126,41 @@ def test_an_episode_whose_model_said_control_tokens_is_restored_after_any_segmen
         other = _restored(env)
         assert shown(other) == shown(env)
         assert snapshot_bytes(other) == snapshot_bytes(env)
+
+
+_short = st.sampled_from(["", " ", "\n", "x", "why", "x x"])
+_said = st.tuples(st.just("said"), st.sampled_from(["", "x", " "]), st.booleans())
+_written = st.lists(
+    st.builds(
+        lambda role, text: {"role": role, "content": text}, st.sampled_from(["user", "tool", "assistant"]), _short
+    ),
+    min_size=1,
+    max_size=2,
+)
+_REPLACED = ("given", [{"role": "user", "content": "why"}], 2)
+_given = st.tuples(st.just("given"), _written, st.none() | st.integers(0, 5))
+
+
+@pytest.mark.parametrize("name", [EMBEDDED, "own_runs_of_white_space", "own_tokens_strip"])
+@given(st.lists(_said | _given, min_size=1, max_size=6), st.sampled_from(["append", "segment"]))
+@settings(max_examples=60)
+@example(
+    [("said", "", True), ("said", "", False), ("given", [{"role": "tool", "content": "x"}], None), _REPLACED], "segment"
+)
+def test_texts_too_short_to_be_found_have_the_same_spans_after_a_reload(
+    name: str, acts: list[tuple[str, Any, Any]], policy: str
+) -> None:
+    subject = load_subject(name)
+    end = subject.tokenizer.eos_token_id
+    env = ChatEnvironment(subject.engine, history_policy=policy, control_token_policy="allow")
+    env.reset(messages=[{"role": "user", "content": "Hi"}], clock=0.0)
+    for kind, what, how in acts:
+        other, count = _restored(env), env.message_count
+        for each in (env, other):
+            with suppress(ChatEnvError):
+                if kind == "said":
+                    tokens = subject.tokenizer.encode(what, add_special_tokens=False)
+                    each.step(ChatAction(tokens=[*tokens, end] if how else tokens, stop_reason="length"))
+                else:
+                    each.step(what, replace_from=None if how is None else min(how, count))
+        assert shown(other) == shown(env)
