@@ -17,7 +17,7 @@ from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.entries import read_entry, refusal
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.record import EpisodeRecord
-from chatenv_server.environment.snapshots import FORMAT, new_snapshot
+from chatenv_server.environment.snapshots import FORMAT, GOES_ON, new_snapshot
 
 Restored = tuple[EpisodeRecord, ChatObservation]
 """An episode, and what its last step showed."""
@@ -61,11 +61,13 @@ def _restored(engine: TokenEngine, snapshot: pb.EpisodeSnapshot, *, keeps_texts:
         if encoded.went_on.begins_segment and not is_sure:
             raise refusal(f"no fingerprint says what the segment before step {step} was")
         observation = record.write_again(read_entry(encoded, record, engine), step)
-        if encoded.prompt_fingerprint and encoded.prompt_fingerprint != record.log.fingerprint():
+        fingerprint = encoded.prompt_fingerprint.removeprefix(GOES_ON)
+        if fingerprint and fingerprint != record.log.fingerprint():
             raise refusal(f"the stream after step {step} is another one than was written")
         if encoded.HasField("sampled"):
-            is_sure = bool(encoded.prompt_fingerprint)
-    if not snapshot.entries[-1].prompt_fingerprint:
+            is_sure = bool(fingerprint)
+    last = snapshot.entries[-1].prompt_fingerprint
+    if not last or last.startswith(GOES_ON):
         raise refusal("it is cut off: its last entry does not say what the stream is then")
     return record, observation
 

@@ -31,6 +31,9 @@ EpisodeSnapshot = pb.EpisodeSnapshot
 FORMAT: Final = 1
 """Version of `EpisodeSnapshot` that this release writes, and the highest that it reads."""
 
+GOES_ON: Final = "+"
+"""Begins a fingerprint in a sealed snapshot after whose entry others follow: one that was cut off there says so."""
+
 
 def check_step(at_step: int | None, steps: int) -> None:
     """Raise InvalidRequestError unless an episode of so many steps has such a step."""
@@ -139,7 +142,7 @@ def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None 
         write_entry(encoded, entry, is_opening=step == 0)
     begun = sum(entry.then is not None and entry.then.kept is not None for entry in entries)
     for sealed in segments[:begun]:
-        snapshot.entries[sealed.turns[-1].step].prompt_fingerprint = fingerprint_of(sealed.tokens)
+        snapshot.entries[sealed.turns[-1].step].prompt_fingerprint = GOES_ON + fingerprint_of(sealed.tokens)
     snapshot.entries[-1].prompt_fingerprint = (
         record.log.fingerprint() if last == steps else fingerprint_of(_stream_written(snapshot.entries))
     )
@@ -154,8 +157,10 @@ def cut_at(snapshot: pb.EpisodeSnapshot, at_step: int) -> None:
     """
     check_step(at_step, len(snapshot.entries) - 1)
     del snapshot.entries[at_step + 1 :]
-    if not snapshot.entries[-1].prompt_fingerprint:
-        snapshot.entries[-1].prompt_fingerprint = fingerprint_of(_stream_written(snapshot.entries))
+    last = snapshot.entries[-1]
+    last.prompt_fingerprint = last.prompt_fingerprint.removeprefix(GOES_ON) or fingerprint_of(
+        _stream_written(snapshot.entries)
+    )
 
 
 def _stream_written(entries: Iterable[pb.EpisodeEntry]) -> Int32Array:
@@ -175,19 +180,20 @@ def _stream_written(entries: Iterable[pb.EpisodeEntry]) -> Int32Array:
 
 
 def seal(snapshot: pb.EpisodeSnapshot) -> None:
-    """Drop fingerprints that nobody needs, so that a snapshot is refused that is cut off: its last entry has none then.
+    """Let the last entry alone have a fingerprint that stands for the whole: one that is cut off is refused then.
 
-    Needed are that of the last entry, and those that prove what a segment was before another began.
+    Of the others those are kept, and marked, that prove what a segment was before another began.
     """
-    needed, sampled = {len(snapshot.entries) - 1}, -1
+    last = len(snapshot.entries) - 1
+    needed, sampled = {last}, -1
     for step, entry in enumerate(snapshot.entries):
         if entry.went_on.begins_segment:
             needed.add(sampled)
         if entry.HasField("sampled"):
             sampled = step
     for step, entry in enumerate(snapshot.entries):
-        if step not in needed:
-            entry.ClearField("prompt_fingerprint")
+        own = entry.prompt_fingerprint.removeprefix(GOES_ON) if step in needed else ""
+        entry.prompt_fingerprint = GOES_ON + own if own and step < last else own
 
 
 def prove_last_span(snapshot: pb.EpisodeSnapshot) -> None:

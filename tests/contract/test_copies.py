@@ -620,6 +620,34 @@ def test_a_damaged_snapshot_is_refused_and_nothing_is_there(address: str) -> Non
         assert list(env.episodes(name)) == []
 
 
+def test_a_snapshot_that_ends_where_an_earlier_segment_did_is_refused_as_cut_off(address: str) -> None:
+    with ChatEnv(address) as env, ChatEnv(address) as copy:
+        played(env, SCRIPT)
+        for action in (
+            ChatAction(messages=(HELLO,), replace_from=0),
+            *SCRIPT,
+            ChatAction(messages=(HELLO,), replace_from=1),
+        ):
+            env.step(action)
+        assert env.state().segment == 2
+        whole = env.export()
+        for count in range(len(whole.entries)):
+            short = pb.EpisodeSnapshot.FromString(whole.SerializeToString())
+            del short.entries[count:]
+            with pytest.raises(InvalidRequestError) as caught:
+                copy.import_episode(short, f"{env.episode_id}.copy")
+            assert caught.value.reason == "BAD_SNAPSHOT"
+        copy.import_episode(whole, f"{env.episode_id}.copy")
+        for each in (env, copy):
+            each.step(ChatAction(tokens=[65, 66]))
+        assert (shown(copy), recorded(copy)) == (shown(env), recorded(env))
+        for step in range(len(whole.entries)):
+            (fork,) = copy.fork(at_step=step)
+            with ChatEnv.from_snapshot(address, fork.export(), episode_id=f"{env.episode_id}.{step}") as again:
+                assert shown(again) == shown(fork)
+            fork.close()
+
+
 # Lists.
 
 
