@@ -32,6 +32,15 @@ class CallOfItems(NamedTuple):
             self.failures.close()
 
 
+class Asked(NamedTuple):
+    """An item that a call asks."""
+
+    item: Any
+    result: Any
+    """Where its answer goes, or its status."""
+    call: CallOfItems
+
+
 class WatchedCaller:
     """The caller of many steps in one call. gRPC tells when it hangs up, so that no step has to ask."""
 
@@ -65,49 +74,47 @@ class Batches:
 
     def answer_each(self, answer: AnswerOne, items: Sequence[Any], results: Any, call: CallOfItems) -> None:
         """Answer many items, with a result each, in their order. What does not fit into the answer fails by itself."""
-        pairs = [(item, results.add()) for item in items]
+        asked = [Asked(item, results.add(), call) for item in items]
         with call.closing():
             if self._items.has_threads:
-                self._items.each(
-                    lambda pair: self.answer_item(answer, *pair, call), pairs, lambda pair: pair[0].episode_id
-                )
-            elif (writing := self._writing()) is None:
-                for pair in pairs:
-                    self.answer_item(answer, *pair, call)
+                self._items.each(lambda one: self._answer_item(answer, one), asked, lambda one: one.item.episode_id)
             else:
-                self._answer_together(answer, pairs, call, writing)
+                self.answer_together(answer, asked)
 
-    def _answer_together(
-        self, answer: AnswerOne, pairs: Sequence[tuple[Any, Any]], call: CallOfItems, writing: Writing
-    ) -> None:
-        """Answer items whose doing is written together. What the store does not take, fails or is done again."""
+    @property
+    def writes(self) -> bool:
+        """Whether anything is written of what items do."""
+        return self._writing() is not None
+
+    def answer_together(self, answer: AnswerOne, asked: Sequence[Asked]) -> None:
+        """Answer items, and have what they do written together. What is not taken, fails or is done again."""
+        writing = self._writing()
         again: set[int] = set()
-        for index, pair in enumerate(pairs):
-            writing.key = index
-            if not self.answer_item(answer, *pair, call, writing):
+        for index, one in enumerate(asked):
+            if writing is not None:
+                writing.key = index
+            if not self._answer_item(answer, one, writing):
                 again.add(index)
-        for index, error in writing.finish():
+        for index, error in () if writing is None else writing.finish():
             if error is None:
                 again.add(index)
             else:
-                self._fail_item(error, *pairs[index], call)
+                self._fail_item(error, asked[index])
         for index in sorted(again):
-            self.answer_item(answer, *pairs[index], call)
+            self._answer_item(answer, asked[index])
 
-    def answer_item(
-        self, answer: AnswerOne, item: Any, result: Any, call: CallOfItems, writing: Writing | None = None
-    ) -> bool:
+    def _answer_item(self, answer: AnswerOne, asked: Asked, writing: Writing | None = None) -> bool:
         """Write the answer to one item, or its status, into its result; False: it is to be done again."""
         began = time.perf_counter()
         try:
-            answer(item, result.response, call.caller, call.room, writing)
+            answer(asked.item, asked.result.response, asked.call.caller, asked.call.room, writing)
         except Outdated:
             return False
         except BaseException as error:  # noqa: BLE001 - an item's failure is its own, whatever it is
-            self._fail_item(error, item, result, call, time.perf_counter() - began)
+            self._fail_item(error, asked, time.perf_counter() - began)
         return True
 
-    def _fail_item(self, error: BaseException, item: Any, result: Any, call: CallOfItems, seconds: float = 0.0) -> None:
-        call.failures.add(error, item.episode_id, seconds)
+    def _fail_item(self, error: BaseException, asked: Asked, seconds: float = 0.0) -> None:
+        asked.call.failures.add(error, asked.item.episode_id, seconds)
         # A result holds one of the two: setting the error removes what may have been written of the response.
-        result.error.CopyFrom(status_of(error))
+        asked.result.error.CopyFrom(status_of(error))

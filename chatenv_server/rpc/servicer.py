@@ -21,7 +21,7 @@ from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.copies import Copies
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.rpc.answering import Answering
-from chatenv_server.rpc.batches import Batches, CallOfItems, WatchedCaller
+from chatenv_server.rpc.batches import Asked, Batches, CallOfItems, WatchedCaller
 from chatenv_server.rpc.failures import FailureLog, ItemFailures
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.items import ItemRunner
@@ -214,14 +214,12 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         """Steps pipelined; those of one episode in order."""
         call = self._items_of("StreamSteps", context)
 
-        def answer(item: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
-            outcome = pb.StreamStepsResponse(request_id=item.request_id, episode_id=item.step.episode_id)
-            if item.step.HasField("step_index"):
-                outcome.step_index = item.step.step_index
-            self._batches.answer_item(self._answering.step, item.step, outcome, call._replace(room=self._room()))
-            return outcome
+        def answer(requests: Sequence[pb.StreamStepsRequest]) -> list[pb.StreamStepsResponse]:
+            asked = [Asked(one.step, _outcome_of(one), call._replace(room=self._room())) for one in requests]
+            self._batches.answer_together(self._answering.step, asked)
+            return [one.result for one in asked]
 
-        stream = StepStream(request_iterator, answer, self._items, self._traffic)
+        stream = StepStream(request_iterator, answer, self._items, self._traffic, together=self._batches.writes)
         with call.closing(), self._gate.told_of_drain(stream.interrupt):
             yield from stream.answers()
 
@@ -247,6 +245,14 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
                 reason=Reason.BATCH_SIZE,
                 field=field,
             )
+
+
+def _outcome_of(request: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
+    """The answer of a stream to a request, as far as that tells."""
+    outcome = pb.StreamStepsResponse(request_id=request.request_id, episode_id=request.step.episode_id)
+    if request.step.HasField("step_index"):
+        outcome.step_index = request.step.step_index
+    return outcome
 
 
 def summary_to_proto(episode_id: str, summary: Summary) -> pb.EpisodeSummary:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
 import grpc
@@ -30,7 +30,11 @@ MAX_IN_FLIGHT_BYTES: Final = 64 * 2**20
 ROOM_S: Final = 0.1
 """Seconds after which a stream looks again whether others have made room."""
 
-Answer = Callable[[pb.StreamStepsRequest], pb.StreamStepsResponse]
+MOST_TOGETHER: Final = 32
+"""Requests that are written at once, where a store keeps what they do: the time that the first waits stays bounded."""
+
+Answer = Callable[[Sequence[pb.StreamStepsRequest]], list[pb.StreamStepsResponse]]
+"""Answers requests in their order."""
 
 
 class ReadRequest(NamedTuple):
@@ -49,7 +53,13 @@ class StepStream:
     """
 
     def __init__(
-        self, requests: Iterator[pb.StreamStepsRequest], answer: Answer, items: ItemRunner, traffic: Traffic
+        self,
+        requests: Iterator[pb.StreamStepsRequest],
+        answer: Answer,
+        items: ItemRunner,
+        traffic: Traffic,
+        *,
+        together: bool,
     ) -> None:
         self._requests = requests
         self._traffic = traffic
@@ -57,6 +67,7 @@ class StepStream:
         """Bytes of this stream that are counted as traffic."""
         self._answer = answer
         self._items = items
+        self._most_together = MOST_TOGETHER if together else 1
         self._changed = threading.Condition()
         self._ended = False
         self._in_flight = 0
@@ -89,10 +100,11 @@ class StepStream:
                 if item is None or isinstance(item, Exception):
                     reading, reason = False, reason or item
                     continue
-                answered += 1
-                answer = self._answered(item) if isinstance(item, ReadRequest) else item
-                yield answer
-                self._taken(answer)
+                answers = self._answered([item, *self._following()]) if isinstance(item, ReadRequest) else [item]
+                for answer in answers:
+                    answered += 1
+                    yield answer
+                    self._taken(answer)
         finally:
             self._end()
             self._count(-self._counted)
@@ -163,7 +175,7 @@ class StepStream:
 
     def _work_on(self, episode_id: str) -> None:
         while (asked := self._next(episode_id)) is not None:
-            self._to_send.put(self._answered(asked))
+            self._to_send.put(self._answered([asked])[0])
 
     def _next(self, episode_id: str) -> ReadRequest | None:
         """The next request of an episode; None where there is none, or where answers have to be taken first."""
@@ -177,14 +189,26 @@ class StepStream:
                 return queue.popleft()
             return None
 
-    def _answered(self, asked: ReadRequest) -> pb.StreamStepsResponse:
-        answer = self._answer(asked.request)
-        size = answer.ByteSize()
+    def _following(self) -> Iterator[ReadRequest]:
+        """Requests that wait for gRPC's thread to answer them, to be written with the one before."""
+        for _ in range(1, self._most_together):
+            try:
+                item = self._to_send.get_nowait()
+            except Empty:
+                return
+            if not isinstance(item, ReadRequest):
+                self._to_send.put(item)
+                return
+            yield item
+
+    def _answered(self, asked: Sequence[ReadRequest]) -> list[pb.StreamStepsResponse]:
+        answers = self._answer([one.request for one in asked])
+        asked_bytes, answer_bytes = sum(one.size for one in asked), sum(answer.ByteSize() for answer in answers)
         with self._changed:
-            self._request_bytes -= asked.size
-            self._answer_bytes += size
-            self._count(size - asked.size)
-        return answer
+            self._request_bytes -= asked_bytes
+            self._answer_bytes += answer_bytes
+            self._count(answer_bytes - asked_bytes)
+        return answers
 
     def _taken(self, answer: pb.StreamStepsResponse) -> None:
         """Make room where an answer was, and go on with the episodes that waited for it."""

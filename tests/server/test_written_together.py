@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -71,6 +72,29 @@ def test_steps_that_wait_are_written_in_few_transactions_and_each_has_its_own_an
             assert observation.messages[-1].content == chr(97 + at % 26)
         assert {error_from_rpc(future.exception(timeout=20)).reason for future in refused} == {"STEP_INDEX_MISMATCH"}
     assert value(server, "chatenv_store_write_seconds_count") - before < len(IDS) / 4
+
+
+def test_steps_of_a_stream_are_written_in_few_transactions_and_answered_in_order(serve: Serve, tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="the extra `metrics` is not installed")
+    file = tmp_path / "e.db"
+    server = serve(store=f"sqlite://{file}", metrics_listen="127.0.0.1:0")
+    reset(server, IDS[:32])
+    before = value(server, "chatenv_store_write_seconds_count")
+    asked = [sampled(one, index) for index in range(3) for one in IDS[:32]]
+    asked.insert(40, sampled(IDS[0], 7))
+    requests = [pb.StreamStepsRequest(request_id=number, step=step) for number, step in enumerate(asked)]
+    with grpc.insecure_channel(server.addresses[0]) as channel:
+        with locked(file):
+            answers = ChatEnvServiceStub(channel).StreamSteps(iter(requests))
+            time.sleep(0.2)
+        answered = list(answers)
+    assert [answer.request_id for answer in answered] == list(range(len(asked)))
+    assert [answer.error.code for answer in answered if answer.HasField("error")] == [grpc.StatusCode.ABORTED.value[0]]
+    assert answered.pop(40).HasField("error")
+    assert [one.response.observation.step_count for one in answered] == [
+        index for index in (1, 2, 3) for _ in range(32)
+    ]
+    assert value(server, "chatenv_store_write_seconds_count") - before < len(asked) / 4
 
 
 def test_retries_in_flight_are_one_step(serve: Serve, tmp_path: Path) -> None:
