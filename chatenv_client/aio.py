@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import grpc.aio
 
+from chatenv_client import inquiries
 from chatenv_client._connection import FAREWELL_S, AsyncConnection, yielding_to
 from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
+from chatenv_client.judging import Rewards
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -19,10 +21,14 @@ from chatenv_client.models import (
     ChatObservation,
     ChatState,
     EpisodeSummary,
+    Failure,
+    FailureKind,
     Rendered,
     ResetOptions,
+    Row,
     ServerInfo,
     StepResult,
+    StepReward,
     Trajectory,
 )
 from chatenv_client.preview import action_from_message
@@ -128,6 +134,24 @@ class AsyncChatEnv:
         """As in `ChatEnv`."""
         return await self._connection.make(self._session.audit(), timeout_s)
 
+    async def set_reward(
+        self,
+        rewards: Rewards,
+        *,
+        step: int | None = None,
+        turn: int | None = None,
+        weights: Mapping[str, SupportsFloat] | None = None,
+        timeout_s: float | None = None,
+    ) -> StepReward:
+        """As in `ChatEnv`."""
+        return await self._connection.make(self._session.set_reward(rewards, weights, step, turn), timeout_s)
+
+    async def fail(
+        self, reason: str, kind: FailureKind | str = FailureKind.OTHER, *, timeout_s: float | None = None
+    ) -> Failure:
+        """As in `ChatEnv`."""
+        return await self._connection.make(self._session.fail(reason, kind), timeout_s)
+
     async def fork(
         self,
         n: int = 1,
@@ -166,15 +190,27 @@ class AsyncChatEnv:
         """As in `ChatEnv`; to be read with `async for`."""
         token = ""
         while True:
-            page = await self._connection.make(self._session.page(prefix, page_size, token), timeout_s)
+            page = await self._connection.make(inquiries.episodes(prefix, page_size, token), timeout_s)
             for episode in page.episodes:
                 yield episode
             if not (token := page.next_token):
                 return
 
+    async def list_rows(
+        self, task: str | None = None, split: str | None = None, *, page_size: int = 0, timeout_s: float | None = None
+    ) -> AsyncIterator[Row]:
+        """As in `ChatEnv`; to be read with `async for`."""
+        token = ""
+        while True:
+            page = await self._connection.make(inquiries.rows(task, split, page_size, token), timeout_s)
+            for row in page.rows:
+                yield row
+            if not (token := page.next_token):
+                return
+
     async def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """As in `ChatEnv`."""
-        return await self._connection.make(self._session.server_info(), timeout_s)
+        return await self._connection.make(inquiries.server_info(), timeout_s)
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         """As in `ChatEnv`."""

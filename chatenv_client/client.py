@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from chatenv_client import inquiries
 from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
 from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.copying import CopyingClient
 from chatenv_client.docker import ContainerOptions, ServerContainer
+from chatenv_client.judging import JudgingClient
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -22,6 +24,7 @@ from chatenv_client.models import (
     ChatState,
     Rendered,
     ResetOptions,
+    Row,
     ServerInfo,
     StepResult,
     Trajectory,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class ChatEnv(CopyingClient):
+class ChatEnv(CopyingClient, JudgingClient):
     """One episode on a chatenv server, as a context manager.
 
         with ChatEnv("localhost:50051") as env:
@@ -189,7 +192,8 @@ class ChatEnv(CopyingClient):
         """Continue an episode as another client left it. The one that this client had before stays live.
 
         The episode stays its opener's: neither `close`, the end of a `with` block nor the next `reset` ends it.
-        The result is that of the episode's last step, without its metadata and fidelity reports.
+        The result is that of the episode's last step, without its metadata and fidelity reports; nor with its reward,
+        where a segment began in that very step.
 
         Raises:
             EpisodeNotFoundError: there is none of that id.
@@ -229,7 +233,30 @@ class ChatEnv(CopyingClient):
 
     def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """What the server is. Needs no episode."""
-        return self._connection.make(self._session.server_info(), timeout_s)
+        return self._connection.make(inquiries.server_info(), timeout_s)
+
+    def list_rows(
+        self, task: str | None = None, split: str | None = None, *, page_size: int = 0, timeout_s: float | None = None
+    ) -> Iterator[Row]:
+        """The rows of data that the server has for a task, in order: what `reset(row=...)` chooses from.
+
+        Needs no episode. What a row is to hide, such as its answer, stays on the server.
+
+        Args:
+            task: name of the task; None: the only one.
+            split: name of the split; None: the only one, or `train`.
+            page_size: how many are read at once; 0: as many as the server likes.
+            timeout_s: deadline of each call.
+
+        Raises:
+            InvalidRequestError: there is no such task or split.
+        """
+        token = ""
+        while True:
+            page = self._connection.make(inquiries.rows(task, split, page_size, token), timeout_s)
+            yield from page.rows
+            if not (token := page.next_token):
+                return
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """End the episode unless it was resumed, and close the channel if it was opened here. Closing twice is fine.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from chatenv_client import inquiries
 from chatenv_client._connection import Connection
 from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.models import EpisodeSummary, StepResult
@@ -92,7 +93,7 @@ class CopyingClient:
         """
         token = ""
         while True:
-            page = self._connection.make(self._session.page(prefix, page_size, token), timeout_s)
+            page = self._connection.make(inquiries.episodes(prefix, page_size, token), timeout_s)
             yield from page.episodes
             if not (token := page.next_token):
                 return

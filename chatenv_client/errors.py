@@ -17,6 +17,9 @@ ChatEnvError
 │   └── PromptMismatchError    sampled from another prompt than the one on record
 ├── CapacityError              RESOURCE_EXHAUSTED
 │   ├── EpisodeLimitError, TokenLimitError, ServerBusyError, MessageTooLargeError
+├── TaskError                  the task failed, INTERNAL
+│   ├── TaskTimeoutError       DEADLINE_EXCEEDED
+│   └── TaskAnswerError        what it answered cannot be, INTERNAL
 ├── TransformError             INTERNAL
 │   └── TransformTimeoutError  DEADLINE_EXCEEDED
 ├── DeadlineError              the call's own deadline, DEADLINE_EXCEEDED
@@ -197,6 +200,26 @@ class MessageTooLargeError(CapacityError):
     """A request or an answer is larger than the message limit."""
 
     default_reason = Reason.MESSAGE_TOO_LARGE
+
+
+class TaskError(ChatEnvError):
+    """A task failed; the episode is as it was, and the same call may be tried again."""
+
+    code = "INTERNAL"
+    default_reason = Reason.TASK_FAILED
+
+
+class TaskTimeoutError(TaskError):
+    """A task overran its deadline; the episode is as it was."""
+
+    code = "DEADLINE_EXCEEDED"
+    default_reason = Reason.TASK_TIMEOUT
+
+
+class TaskAnswerError(TaskError):
+    """A task answered messages that are malformed, or that the template rejects; the episode is as it was."""
+
+    default_reason = Reason.TASK_ANSWER_REJECTED
 
 
 class TransformError(ChatEnvError):

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from chatenv_client.errors import ProtocolError
-from chatenv_client.models import ChatObservation, ChatState, Message, MessageSnapshot, Origin
+from chatenv_client.models import ChatObservation, ChatState, Failure, Message, MessageSnapshot, Origin
 from chatenv_client.tokens import EMPTY_TOKENS, Fingerprint, GrowingArray, Int32Array, TokenSnapshot, fingerprint_of
 from chatenv_client.wire import ObservationDelta
 
@@ -112,7 +112,7 @@ class Mirror:
         kept = self.kept_messages(replace_from)
         self._check_order(observation, kept + len(given))
         if observation.segment != self._segment:
-            self._begin_segment(observation, tokens)
+            self._begin_segment(observation, tokens, sampled)
         else:
             self._go_on(observation, tokens, sampled)
         self._replace_messages(kept, observation.held_messages, messages, given)
@@ -141,31 +141,47 @@ class Mirror:
         self._tail = tail
         self.prompt_fingerprint = prompt_fingerprint
 
-    def _begin_segment(self, observation: ChatObservation, tokens: Int32Array) -> None:
-        """Take in the stream of a new segment. Observations of earlier ones go on with the buffer as it was."""
+    def _begin_segment(self, observation: ChatObservation, tokens: Int32Array, sampled: Int32Array) -> None:
+        """Take in the stream of a new segment. Observations of earlier ones go on with the buffer as it was.
+
+        What it shares with the one before may end within `sampled`, where a task has answered to those.
+        """
         held = observation.held_tokens
-        if held > self.token_count:
+        if held > self.token_count + len(sampled):
             raise ProtocolError(f"tokens before {held} are missing; call resume()")
-        tail = np.concatenate([self._frozen.view(0, held), self._tail[: max(0, held - len(self._frozen))], tokens])
+        of_tail, of_sampled = max(0, held - len(self._frozen)), max(0, held - self.token_count)
+        tail = np.concatenate([self._frozen.view(0, held), self._tail[:of_tail], sampled[:of_sampled], tokens])
         prompt_fingerprint = fingerprint_of(tail)
         self._check_fingerprint(prompt_fingerprint, observation.prompt_fingerprint)
         self._segment, self._tail = observation.segment, tail
         self._frozen, self._frozen_fingerprint = GrowingArray(np.int32), Fingerprint()
         self.prompt_fingerprint = prompt_fingerprint
 
+    def fail(self, failure: Failure) -> Failure:
+        """Take in that the episode failed; what was shown before stays as it was."""
+        self.shown = replace(self.shown, failure=failure)
+        return failure
+
     def observation(self, state: ChatState) -> ChatObservation:
         """What the last step of an episode showed, as far as its state tells."""
         last = [turn for turn in state.turns if turn.step == state.step_count > 0]
+        # Of a sampled turn and what a task answered to it, the first has the reward.
+        rewarded = next((turn for turn in last if turn.reward is not None), None)
         return self._show(
             ChatObservation(
                 episode_id=self.episode_id,
                 step_count=self.step_count,
-                reward=last[-1].reward if last else None,
+                reward=rewarded.reward if rewarded else None,
+                rewards=dict(rewarded.rewards) if rewarded else {},
                 terminated=state.terminated,
                 truncated=state.truncated,
                 generation_prompt_length=state.generation_prompt_length,
                 prompt_fingerprint=self.prompt_fingerprint,
                 segment=self._segment,
+                turns_left=state.turns_left,
+                tokens_left=state.tokens_left,
+                turn_open=state.turn_open,
+                failure=state.failure,
             )
         )
 

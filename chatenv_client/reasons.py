@@ -57,7 +57,19 @@ class Reason(str, enum.Enum):
     BAD_METADATA = "BAD_METADATA"
     """The metadata is not a JSON object. Give one."""
     BAD_LIMIT = "BAD_LIMIT"
-    """`max_steps` or `max_tokens` is no whole number from 1 on. Leave it out for the server's default."""
+    """`max_steps`, `max_turns`, `max_tokens` or `max_sampled_tokens` is no whole number from 1 on. Leave it out for the
+    server's default."""
+    BAD_TASK = "BAD_TASK"
+    """There is no such task, or the server has several and none was chosen; or task_args are not keywords that its
+    constructor takes, or were given where no task answers. `server_info().tasks` lists the names."""
+    BAD_ROW = "BAD_ROW"
+    """There is no such row or split of the server's data, or `row` and `row_id` were both given.
+    `server_info().row_counts` says how many there are."""
+    BAD_REWARD = "BAD_REWARD"
+    """A reward is no finite number, or has no name, or one that is given twice; or its step or turn is not there. Give
+    numbers by name, for a step that was taken."""
+    BAD_FAILURE = "BAD_FAILURE"
+    """A failure has no kind, or a reason of more than 4,096 characters. Give one of the kinds below, and a sentence."""
     BAD_POLICY = "BAD_POLICY"
     """There is no such policy. Give one of those that the message lists."""
     BAD_ENUM = "BAD_ENUM"
@@ -138,7 +150,18 @@ class Reason(str, enum.Enum):
     CAPACITY = "CAPACITY"
     """A limit is reached, and the server gave no reason that this client knows. Update the client."""
 
-    # A transform or the server failed, or no server answers.
+    # A task, a transform or the server failed, or no server answers.
+
+    TASK_FAILED = "TASK_FAILED"
+    """The task raised, or said what no answer can hold; the reset or step was taken back. Try it again where the cause
+    was outside; else mend the task: the server's log says what it raised, and where. To give the episode up, call
+    `fail`."""
+    TASK_TIMEOUT = "TASK_TIMEOUT"
+    """The task took longer than `--task-timeout`; the reset or step was taken back. Try it again, mend the task, or
+    raise the limit."""
+    TASK_ANSWER_REJECTED = "TASK_ANSWER_REJECTED"
+    """The messages that the task answered or opened with are malformed, or the chat template cannot render them; the
+    reset or step was taken back. Mend the task; the error's message says what is wrong with them."""
 
     TRANSFORM_FAILED = "TRANSFORM_FAILED"
     """The transform raised, or set what no observation can hold; the step was taken back. Mend the transform; the

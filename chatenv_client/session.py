@@ -21,11 +21,14 @@ from chatenv_client.models import (
     ChatAction,
     ChatObservation,
     ChatState,
+    Failure,
+    FailureKind,
     Message,
     Rendered,
     ResetOptions,
-    ServerInfo,
+    RewardChange,
     StepResult,
+    StepReward,
     Trajectory,
     as_action,
     own_message,
@@ -199,22 +202,42 @@ class Session:
 
         return Call("ImportEpisode", pb.ImportEpisodeRequest(snapshot=told, episode_id=name), receive)
 
-    def page(self, prefix: str, page_size: int, token: str) -> Call[wire.Page]:
-        """Ask for a page of the live episodes.
+    def set_reward(
+        self, rewards: Any, weights: Mapping[str, Any] | None, step: int | None, turn: int | None
+    ) -> Call[StepReward]:
+        """Set rewards of a step, or of a turn of the model; of the last step where neither is named.
 
         Raises:
-            InvalidRequestError: there is no page of that size.
+            TypeError: a reward is no number.
+            InvalidRequestError: it is not finite, has no proper name, or is of a step and of a turn.
         """
+        mirror = self._live()
+        if step is None and turn is None:
+            step = mirror.step_count
+        change = RewardChange.of(rewards, weights)
+        request = wire.set_reward_to_proto(mirror.episode_id, change, step=step, turn=turn)
 
-        def receive(response: pb.ListEpisodesResponse) -> wire.Page:
-            page = wire.page_from_proto(response)
-            if any(not each.episode_id.startswith(prefix) for each in page.episodes):
-                raise ProtocolError(f"the list has episodes whose id does not begin with {prefix!r}")
-            if page.next_token and page.next_token == token:
-                raise ProtocolError("the list has no end: a page names itself as the next one")
-            return page
+        def receive(response: pb.SetRewardResponse) -> StepReward:
+            told = wire.step_reward_from_proto(response)
+            if step is not None and told.step != step:
+                raise ProtocolError(f"the answer is about step {told.step}, not {step}; update the older side")
+            return told
 
-        return Call("ListEpisodes", wire.page_to_proto(prefix, page_size, token), receive)
+        return Call("SetReward", request, receive)
+
+    def fail(self, reason: str, kind: FailureKind | str) -> Call[Failure]:
+        """End the episode because something broke.
+
+        Raises:
+            TypeError: the reason is no text.
+            InvalidRequestError: there is no such kind, or the reason is too long.
+        """
+        mirror = self._live()
+
+        def receive(response: pb.FailEpisodeResponse) -> Failure:
+            return mirror.fail(wire.failure_from_proto(response.failure))
+
+        return Call("FailEpisode", wire.fail_to_proto(mirror.episode_id, Failure.of(kind, reason)), receive)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> Call[Rendered]:
         """Ask what messages would add now."""
@@ -248,10 +271,6 @@ class Session:
     def audit(self) -> Call[AuditReport]:
         """Compare the stream with a full rendering."""
         return Call("AuditEpisode", pb.AuditEpisodeRequest(episode_id=self._live().episode_id), wire.audit_from_proto)
-
-    def server_info(self) -> Call[ServerInfo]:
-        """Ask what the server is."""
-        return Call("GetServerInfo", pb.GetServerInfoRequest(), wire.info_from_proto)
 
     def close(self, unless: str | None = None) -> Call[None] | None:
         """End the live episode; None when there is none that this session opened, or when it is the one named."""

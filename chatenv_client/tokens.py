@@ -316,9 +316,14 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
+_INT32: Final = np.dtype(np.int32)
+_FLOAT32: Final = np.dtype(np.float32)
+"""As types of arrays, which are compared sooner than types of numbers."""
+
+
 def unpack_tokens(values: Sequence[int]) -> Int32Array:
     """A packed `sfixed32` field as a writable (T,) int32 array of its own."""
-    return _unpack(values, np.int32)
+    return _unpack(values, _INT32)
 
 
 def unpack_logprobs(values: Sequence[float]) -> Float32Array:
@@ -326,10 +331,10 @@ def unpack_logprobs(values: Sequence[float]) -> Float32Array:
 
     Older protobuf turns a signalling NaN into a quiet one.
     """
-    return _unpack(values, np.float32)
+    return _unpack(values, _FLOAT32)
 
 
-def _unpack(values: Sequence[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:
+def _unpack(values: Sequence[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     # protobuf >= 7.34 copies a repeated scalar out in one piece; older runtimes convert value by value.
     copied_out = getattr(values, "__array__", None)
     if copied_out is None:

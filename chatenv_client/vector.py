@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from chatenv_client import inquiries
 from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
 from chatenv_client._lanes import reach_all
 from chatenv_client.batch import Part, Round
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.errors import ChatEnvError
+from chatenv_client.judging import VectorJudgingClient
 from chatenv_client.models import Action, ChatObservation, Limits, ResetOptions, ServerInfo, StepResult, Trajectory
 from chatenv_client.vector_session import VectorSession
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class VectorChatEnv:
+class VectorChatEnv(VectorJudgingClient):
     """Many episodes on a chatenv server, each at its own pace, as a context manager.
 
         with VectorChatEnv("localhost:50051", 64) as env:
@@ -36,7 +38,8 @@ class VectorChatEnv:
                 results = env.step([None if result.done else policy(result.observation) for result in results])
 
     A round of steps travels as a few BatchStep calls. While the server works on one, the next waits there, the answer
-    to the one before is read, and another is built. The server's limits are asked for and kept. Of a server with
+    to the one before is read, and another is built; where tasks answer, which may wait, all are sent at once. The
+    server's limits are asked for and kept. Of a server with
     several processes each gets its part of the episodes, over a connection of its own, unless the target is a channel.
 
     One bad item spoils no other: the rest is applied, and then BatchError holds what each was answered. Items that
@@ -80,6 +83,8 @@ class VectorChatEnv:
         """The connections that episodes are spread over."""
         self._another = partial(connect, own=True) if isinstance(target, str) else None
         self._limits: Limits | None = None
+        self._has_tasks = False
+        """Whether tasks answer, which may wait: then all of a round is sent at once."""
         self._ends_by: float | None = None
         """When all has to be over, by the monotonic clock; set where a `with` block raised."""
 
@@ -175,6 +180,7 @@ class VectorChatEnv:
         forking = self._make(self._session.fork_groups(n), timeout_s)
         groups = VectorChatEnv.__new__(VectorChatEnv)
         groups._connection, groups._limits, groups._ends_by = self._connection.shared(), self._limits, None
+        groups._has_tasks = self._has_tasks
         groups._lanes, groups._another = [groups._connection, *self._lanes[1:]], None
         groups._session = self._session.of_forks(forking.results)
         try:
@@ -215,7 +221,8 @@ class VectorChatEnv:
         try:
             for part in round_.parts(limits, len(self._lanes)):
                 lane = in_flight[part.lane]
-                answers = [_answer(*lane.popleft())] if len(lane) == part.most_in_flight else []
+                is_full = len(lane) == part.most_in_flight and not self._has_tasks
+                answers = [_answer(*lane.popleft())] if is_full else []
                 # The server has its next call before the answer to the last one is read.
                 lane.append((part, self._begin(part, timeout_s)))
                 for answered, answer in answers:
@@ -250,11 +257,11 @@ class VectorChatEnv:
             if info.processes > 1 and self._another is not None:
                 ask = partial(self._ask, timeout_s=timeout_s)
                 self._lanes = reach_all(self._connection, info, len(self), self._another, ask)
-            self._limits = info.limits
+            self._limits, self._has_tasks = info.limits, bool(info.tasks)
         return self._limits
 
     def _ask(self, connection: Connection, timeout_s: float | None) -> ServerInfo:
-        return connection.make(self._session.server_info(), timeout_s)
+        return connection.make(inquiries.server_info(), timeout_s)
 
 
 def _answer(part: Part[ResultT], call: Any) -> tuple[Part[ResultT], Any]:

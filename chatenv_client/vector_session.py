@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any
 
 from chatenv_client.batch import Round
-from chatenv_client.calls import Call
-from chatenv_client.models import Action, ResetOptions, ServerInfo, StepResult, Trajectory, as_action
+from chatenv_client.models import (
+    Action,
+    Failure,
+    FailureKind,
+    ResetOptions,
+    StepResult,
+    StepReward,
+    Trajectory,
+    as_action,
+)
 from chatenv_client.session import Session, result_of
 
 
@@ -83,6 +91,50 @@ class VectorSession:
             reading.ask(index, session.trajectory)
         return reading
 
+    def set_reward(
+        self,
+        rewards: Sequence[Any],
+        weights: Mapping[str, Any] | None,
+        steps: Sequence[int | None] | None,
+        turns: Sequence[int | None] | None,
+    ) -> Round[StepReward]:
+        """Set rewards of a step of each episode that has some.
+
+        Raises:
+            TypeError: a reward is no number.
+            ValueError: there are more or fewer of something than episodes.
+        """
+        nothing: Sequence[None] = [None] * len(self.sessions)
+        steps, turns = nothing if steps is None else steps, nothing if turns is None else turns
+        for given, what in ((rewards, "rewards"), (steps, "steps"), (turns, "turns")):
+            self._check_length(given, what)
+        setting: Round[StepReward] = self._round()
+        for index, given in enumerate(zip(self.sessions, rewards, steps, turns, strict=True)):
+            session, reward, step, turn = given
+            if reward is not None:
+                setting.ask(index, partial(session.set_reward, reward, weights, step, turn))
+        return setting
+
+    def fail(self, reasons: Sequence[str | None], kind: FailureKind | str) -> Round[Failure]:
+        """End each episode that has a reason, because something broke.
+
+        Raises:
+            TypeError: a reason is no text.
+            ValueError: there are more or fewer reasons than episodes.
+        """
+        self._check_length(reasons, "reasons")
+        failing: Round[Failure] = self._round()
+        for index, (session, reason) in enumerate(zip(self.sessions, reasons, strict=True)):
+            if reason is not None:
+                failing.ask(index, partial(session.fail, reason, kind))
+        return failing
+
+    def take_failures(self, failing: Round[Failure]) -> None:
+        """Take in which episodes have failed: they are over."""
+        for index, failure in enumerate(failing.results):
+            if failure is not None:
+                self._shown[index] = result_of(self.sessions[index].observation)
+
     def fork_groups(self, n: int) -> Round[list[Session]]:
         """Fork each episode into a group of its own.
 
@@ -104,10 +156,6 @@ class VectorSession:
             forked._options = [_of_own_id(self._options[index]) for index, _ in made]
             forked._shown = [result_of(session.observation) for session in forked.sessions]
         return forked
-
-    def server_info(self) -> Call[ServerInfo]:
-        """Ask what the server is."""
-        return self.sessions[0].server_info()
 
     def close(self) -> Round[None]:
         """End all live episodes."""

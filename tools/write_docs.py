@@ -1,4 +1,4 @@
-"""Writes into the documents what the code states: the tables of settings, of reset's options and of errors.
+"""Writes into the documents what the code states: the tables of settings, reset's options, errors and failures.
 
 Usage: ``python tools/write_docs.py``.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from chatenv_client import errors, reasons
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import reset_options
+from chatenv_client.models import FailureKind, ResetOptions, failure, reset_options
 from chatenv_client.reasons import Reason
 from chatenv_server.settings.settings import settings_table
 
@@ -38,6 +40,7 @@ def tables() -> Iterator[tuple[str, str]]:
     """(name of its marks, Markdown) of every table."""
     yield "settings", settings_table()
     yield "reset options", reset_options_table()
+    yield "failure kinds", failure_kinds_table()
     rows: dict[str, list[str]] = {}
     for reason, meaning in meanings().items():
         status, kind = raised_for(reason)
@@ -47,32 +50,32 @@ def tables() -> Iterator[tuple[str, str]]:
 
 
 def reset_options_table() -> str:
-    """The keywords of `reset`, each with the text under it in `ResetOptions`."""
-    (options,) = (
-        node
-        for node in ast.parse(Path(reset_options.__file__).read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and node.name == reset_options.ResetOptions.__name__
-    )
-    rows = [
-        f"| `{ast.unparse(option.target)}` | {' '.join(ast.literal_eval(text.value).split())} |"
-        for option, text in zip(options.body, options.body[1:], strict=False)
-        if isinstance(option, ast.AnnAssign) and isinstance(text, ast.Expr)
-    ]
+    """The keywords of `reset`, each with the text under it where it is defined."""
+    said = {name: text for name, _, text in _documented(reset_options) if name in ResetOptions.__annotations__}
+    rows = [f"| `{name}` | {text} |" for name, text in said.items()]
     return "\n".join(["| keyword | meaning |", "|---|---|", *rows, ""])
+
+
+def failure_kinds_table() -> str:
+    """The kinds of failures, each with the text under it."""
+    rows = [f"| `{value}` | {text} |" for _, value, text in _documented(failure) if value in set(FailureKind)]
+    return "\n".join(["| kind | what broke |", "|---|---|", *rows, ""])
 
 
 def meanings() -> dict[Reason, str]:
     """What happened and what to do, by reason: the text under each member of the enum."""
-    (enum,) = (
-        node
-        for node in ast.parse(Path(reasons.__file__).read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef)
-    )
-    found = {}
-    for member, text in zip(enum.body, enum.body[1:], strict=False):
-        if isinstance(member, ast.Assign) and isinstance(text, ast.Expr):
-            found[Reason(ast.literal_eval(member.value))] = " ".join(ast.literal_eval(text.value).split())
-    return found
+    return {Reason(value): text for _, value, text in _documented(reasons)}
+
+
+def _documented(module: ModuleType) -> Iterator[tuple[str, Any, str]]:
+    """(name, value, text) of what the classes of a module define with a text under it; None: it has no value."""
+    body = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")).body
+    for node in (each for each in body if isinstance(each, ast.ClassDef)):
+        for member, text in zip(node.body, node.body[1:], strict=False):
+            if isinstance(member, ast.Assign | ast.AnnAssign) and isinstance(text, ast.Expr):
+                target = member.targets[0] if isinstance(member, ast.Assign) else member.target
+                value = None if member.value is None else ast.literal_eval(member.value)
+                yield ast.unparse(target), value, " ".join(ast.literal_eval(text.value).split())
 
 
 def raised_for(reason: Reason) -> tuple[str, type[ChatEnvError]]:

@@ -51,6 +51,16 @@ class FidelityKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FIDELITY_KIND_TOOL_CALL_MALFORMED: _ClassVar[FidelityKind]
     FIDELITY_KIND_TEXT_AFTER_STOP: _ClassVar[FidelityKind]
     FIDELITY_KIND_TOOL_RESULT_UNMATCHED: _ClassVar[FidelityKind]
+
+class FailureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FAILURE_KIND_UNSPECIFIED: _ClassVar[FailureKind]
+    FAILURE_KIND_TASK: _ClassVar[FailureKind]
+    FAILURE_KIND_TOOL: _ClassVar[FailureKind]
+    FAILURE_KIND_JUDGE: _ClassVar[FailureKind]
+    FAILURE_KIND_SAMPLER: _ClassVar[FailureKind]
+    FAILURE_KIND_CANCELLED: _ClassVar[FailureKind]
+    FAILURE_KIND_OTHER: _ClassVar[FailureKind]
 ORIGIN_UNSPECIFIED: Origin
 ORIGIN_TEMPLATE: Origin
 ORIGIN_SAMPLED: Origin
@@ -80,6 +90,31 @@ FIDELITY_KIND_KWARG_UNUSED: FidelityKind
 FIDELITY_KIND_TOOL_CALL_MALFORMED: FidelityKind
 FIDELITY_KIND_TEXT_AFTER_STOP: FidelityKind
 FIDELITY_KIND_TOOL_RESULT_UNMATCHED: FidelityKind
+FAILURE_KIND_UNSPECIFIED: FailureKind
+FAILURE_KIND_TASK: FailureKind
+FAILURE_KIND_TOOL: FailureKind
+FAILURE_KIND_JUDGE: FailureKind
+FAILURE_KIND_SAMPLER: FailureKind
+FAILURE_KIND_CANCELLED: FailureKind
+FAILURE_KIND_OTHER: FailureKind
+
+class Failure(_message.Message):
+    __slots__ = ("kind", "reason")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    kind: FailureKind
+    reason: str
+    def __init__(self, kind: _Optional[_Union[FailureKind, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class NamedReward(_message.Message):
+    __slots__ = ("name", "value", "weight")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    weight: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class FidelityReport(_message.Message):
     __slots__ = ("kind", "token_index", "message_index", "detail")
@@ -134,7 +169,7 @@ class ToolCall(_message.Message):
     def __init__(self, id: _Optional[str] = ..., type: _Optional[str] = ..., name: _Optional[str] = ..., arguments_json: _Optional[str] = ...) -> None: ...
 
 class Observation(_message.Message):
-    __slots__ = ("episode_id", "step_count", "tokens_offset", "tokens", "generation_prompt_length", "prompt_fingerprint", "messages_offset", "messages", "reward", "terminated", "truncated", "metadata_json", "fidelity", "segment")
+    __slots__ = ("episode_id", "step_count", "tokens_offset", "tokens", "generation_prompt_length", "prompt_fingerprint", "messages_offset", "messages", "reward", "terminated", "truncated", "metadata_json", "fidelity", "segment", "rewards", "turns_left", "tokens_left", "turn_open", "failure")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +184,11 @@ class Observation(_message.Message):
     METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
     FIDELITY_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    TURNS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    TURN_OPEN_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     step_count: int
     tokens_offset: int
@@ -163,10 +203,15 @@ class Observation(_message.Message):
     metadata_json: str
     fidelity: _containers.RepeatedCompositeFieldContainer[FidelityReport]
     segment: int
-    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., tokens_offset: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., generation_prompt_length: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., messages_offset: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., segment: _Optional[int] = ...) -> None: ...
+    rewards: _containers.RepeatedCompositeFieldContainer[NamedReward]
+    turns_left: int
+    tokens_left: int
+    turn_open: bool
+    failure: Failure
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., tokens_offset: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., generation_prompt_length: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., messages_offset: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., segment: _Optional[int] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., turns_left: _Optional[int] = ..., tokens_left: _Optional[int] = ..., turn_open: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
 
 class ResetRequest(_message.Message):
-    __slots__ = ("episode_id", "messages", "system_prompt", "system_role", "tools_json", "chat_template_kwargs_json", "max_steps", "max_tokens", "seed", "metadata_json", "add_generation_prompt", "history_policy", "control_token_policy", "clock", "continue_final_message")
+    __slots__ = ("episode_id", "messages", "system_prompt", "system_role", "tools_json", "chat_template_kwargs_json", "max_steps", "max_tokens", "seed", "metadata_json", "add_generation_prompt", "history_policy", "control_token_policy", "clock", "continue_final_message", "task", "task_args_json", "row", "row_id", "split", "max_turns", "max_sampled_tokens")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -182,6 +227,13 @@ class ResetRequest(_message.Message):
     CONTROL_TOKEN_POLICY_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    TASK_ARGS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    ROW_ID_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    MAX_TURNS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     system_prompt: str
@@ -197,7 +249,14 @@ class ResetRequest(_message.Message):
     control_token_policy: ControlTokenPolicy
     clock: _timestamp_pb2.Timestamp
     continue_final_message: bool
-    def __init__(self, episode_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., system_prompt: _Optional[str] = ..., system_role: _Optional[str] = ..., tools_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., add_generation_prompt: bool = ..., history_policy: _Optional[_Union[HistoryPolicy, str]] = ..., control_token_policy: _Optional[_Union[ControlTokenPolicy, str]] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., continue_final_message: bool = ...) -> None: ...
+    task: str
+    task_args_json: str
+    row: int
+    row_id: str
+    split: str
+    max_turns: int
+    max_sampled_tokens: int
+    def __init__(self, episode_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., system_prompt: _Optional[str] = ..., system_role: _Optional[str] = ..., tools_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., add_generation_prompt: bool = ..., history_policy: _Optional[_Union[HistoryPolicy, str]] = ..., control_token_policy: _Optional[_Union[ControlTokenPolicy, str]] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., continue_final_message: bool = ..., task: _Optional[str] = ..., task_args_json: _Optional[str] = ..., row: _Optional[int] = ..., row_id: _Optional[str] = ..., split: _Optional[str] = ..., max_turns: _Optional[int] = ..., max_sampled_tokens: _Optional[int] = ...) -> None: ...
 
 class ResetResponse(_message.Message):
     __slots__ = ("observation",)
@@ -300,7 +359,7 @@ class ModelVersionRun(_message.Message):
     def __init__(self, model_version: _Optional[str] = ..., length: _Optional[int] = ...) -> None: ...
 
 class Turn(_message.Message):
-    __slots__ = ("origin", "start", "length", "step", "first_message", "message_count", "stop_reason", "model_version", "reward", "has_logprobs", "sampled_runs", "model_version_runs")
+    __slots__ = ("origin", "start", "length", "step", "first_message", "message_count", "stop_reason", "model_version", "reward", "has_logprobs", "sampled_runs", "model_version_runs", "rewards")
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -313,6 +372,7 @@ class Turn(_message.Message):
     HAS_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_RUNS_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_RUNS_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
     origin: Origin
     start: int
     length: int
@@ -325,10 +385,11 @@ class Turn(_message.Message):
     has_logprobs: bool
     sampled_runs: _containers.RepeatedScalarFieldContainer[int]
     model_version_runs: _containers.RepeatedCompositeFieldContainer[ModelVersionRun]
-    def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ...) -> None: ...
+    rewards: _containers.RepeatedCompositeFieldContainer[NamedReward]
+    def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ...) -> None: ...
 
 class GetStateResponse(_message.Message):
-    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed", "extras", "forked_from")
+    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed", "extras", "forked_from", "max_turns", "max_sampled_tokens", "turn_count", "turn_open", "failure", "task", "turns_left", "tokens_left")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -348,6 +409,14 @@ class GetStateResponse(_message.Message):
     SEALED_FIELD_NUMBER: _ClassVar[int]
     EXTRAS_FIELD_NUMBER: _ClassVar[int]
     FORKED_FROM_FIELD_NUMBER: _ClassVar[int]
+    MAX_TURNS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TURN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TURN_OPEN_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    TURNS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_LEFT_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     step_count: int
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -367,7 +436,15 @@ class GetStateResponse(_message.Message):
     sealed: _containers.RepeatedCompositeFieldContainer[SegmentEnd]
     extras: _containers.RepeatedCompositeFieldContainer[ColumnRows]
     forked_from: ForkOrigin
-    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ..., forked_from: _Optional[_Union[ForkOrigin, _Mapping]] = ...) -> None: ...
+    max_turns: int
+    max_sampled_tokens: int
+    turn_count: int
+    turn_open: bool
+    failure: Failure
+    task: str
+    turns_left: int
+    tokens_left: int
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ..., forked_from: _Optional[_Union[ForkOrigin, _Mapping]] = ..., max_turns: _Optional[int] = ..., max_sampled_tokens: _Optional[int] = ..., turn_count: _Optional[int] = ..., turn_open: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., task: _Optional[str] = ..., turns_left: _Optional[int] = ..., tokens_left: _Optional[int] = ...) -> None: ...
 
 class ForkOrigin(_message.Message):
     __slots__ = ("episode_id", "at_step")
@@ -402,16 +479,18 @@ class Segment(_message.Message):
     def __init__(self, shared_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., loss_mask_runs: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ...) -> None: ...
 
 class GetTrajectoryResponse(_message.Message):
-    __slots__ = ("episode_id", "segments", "terminated", "truncated")
+    __slots__ = ("episode_id", "segments", "terminated", "truncated", "failure")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     TERMINATED_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     terminated: bool
     truncated: bool
-    def __init__(self, episode_id: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., terminated: bool = ..., truncated: bool = ...) -> None: ...
+    failure: Failure
+    def __init__(self, episode_id: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., terminated: bool = ..., truncated: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
 
 class RenderMessageRequest(_message.Message):
     __slots__ = ("episode_id", "messages")
@@ -478,7 +557,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "tokenizer_name", "tokenizer_fingerprint", "chat_template_fingerprint", "vocabulary_size", "token_id_limit", "special_tokens", "features", "turn_parser", "limits", "uptime_seconds", "live_episodes", "live_tokens", "processes", "process")
+    __slots__ = ("version", "tokenizer_name", "tokenizer_fingerprint", "chat_template_fingerprint", "vocabulary_size", "token_id_limit", "special_tokens", "features", "turn_parser", "limits", "uptime_seconds", "live_episodes", "live_tokens", "processes", "process", "tasks", "row_counts")
     class SpecialToken(_message.Message):
         __slots__ = ("id", "text", "stops")
         ID_FIELD_NUMBER: _ClassVar[int]
@@ -503,6 +582,8 @@ class GetServerInfoResponse(_message.Message):
     LIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROCESSES_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    ROW_COUNTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     tokenizer_name: str
     tokenizer_fingerprint: str
@@ -518,14 +599,28 @@ class GetServerInfoResponse(_message.Message):
     live_tokens: int
     processes: int
     process: int
-    def __init__(self, version: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., token_id_limit: _Optional[int] = ..., special_tokens: _Optional[_Iterable[_Union[GetServerInfoResponse.SpecialToken, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., turn_parser: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., live_episodes: _Optional[int] = ..., live_tokens: _Optional[int] = ..., processes: _Optional[int] = ..., process: _Optional[int] = ...) -> None: ...
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    row_counts: _containers.RepeatedCompositeFieldContainer[RowCount]
+    def __init__(self, version: _Optional[str] = ..., tokenizer_name: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., token_id_limit: _Optional[int] = ..., special_tokens: _Optional[_Iterable[_Union[GetServerInfoResponse.SpecialToken, _Mapping]]] = ..., features: _Optional[_Iterable[str]] = ..., turn_parser: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime_seconds: _Optional[float] = ..., live_episodes: _Optional[int] = ..., live_tokens: _Optional[int] = ..., processes: _Optional[int] = ..., process: _Optional[int] = ..., tasks: _Optional[_Iterable[str]] = ..., row_counts: _Optional[_Iterable[_Union[RowCount, _Mapping]]] = ...) -> None: ...
+
+class RowCount(_message.Message):
+    __slots__ = ("task", "split", "count")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    split: str
+    count: int
+    def __init__(self, task: _Optional[str] = ..., split: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_episodes", "max_live_tokens", "max_steps", "max_tokens", "max_message_bytes", "max_batch_items", "max_text_bytes", "idle_timeout_seconds")
+    __slots__ = ("max_episodes", "max_live_tokens", "max_steps", "max_tokens", "max_turns", "max_sampled_tokens", "max_message_bytes", "max_batch_items", "max_text_bytes", "idle_timeout_seconds")
     MAX_EPISODES_FIELD_NUMBER: _ClassVar[int]
     MAX_LIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TURNS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_ITEMS_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -534,11 +629,13 @@ class Limits(_message.Message):
     max_live_tokens: int
     max_steps: int
     max_tokens: int
+    max_turns: int
+    max_sampled_tokens: int
     max_message_bytes: int
     max_batch_items: int
     max_text_bytes: int
     idle_timeout_seconds: float
-    def __init__(self, max_episodes: _Optional[int] = ..., max_live_tokens: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., idle_timeout_seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, max_episodes: _Optional[int] = ..., max_live_tokens: _Optional[int] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_turns: _Optional[int] = ..., max_sampled_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., idle_timeout_seconds: _Optional[float] = ...) -> None: ...
 
 class BatchResetRequest(_message.Message):
     __slots__ = ("resets",)
@@ -659,7 +756,7 @@ class ListEpisodesRequest(_message.Message):
     def __init__(self, id_prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class EpisodeSummary(_message.Message):
-    __slots__ = ("episode_id", "step_count", "token_count", "message_count", "created", "last_used", "terminated", "truncated", "metadata_json")
+    __slots__ = ("episode_id", "step_count", "token_count", "message_count", "created", "last_used", "terminated", "truncated", "metadata_json", "failed")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -669,6 +766,7 @@ class EpisodeSummary(_message.Message):
     TERMINATED_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     step_count: int
     token_count: int
@@ -678,7 +776,8 @@ class EpisodeSummary(_message.Message):
     terminated: bool
     truncated: bool
     metadata_json: str
-    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., token_count: _Optional[int] = ..., message_count: _Optional[int] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ...) -> None: ...
+    failed: bool
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., token_count: _Optional[int] = ..., message_count: _Optional[int] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., failed: bool = ...) -> None: ...
 
 class ListEpisodesResponse(_message.Message):
     __slots__ = ("episodes", "next_page_token")
@@ -688,8 +787,78 @@ class ListEpisodesResponse(_message.Message):
     next_page_token: str
     def __init__(self, episodes: _Optional[_Iterable[_Union[EpisodeSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class SetRewardRequest(_message.Message):
+    __slots__ = ("episode_id", "step", "turn", "rewards", "reward")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    step: int
+    turn: int
+    rewards: _containers.RepeatedCompositeFieldContainer[NamedReward]
+    reward: float
+    def __init__(self, episode_id: _Optional[str] = ..., step: _Optional[int] = ..., turn: _Optional[int] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., reward: _Optional[float] = ...) -> None: ...
+
+class SetRewardResponse(_message.Message):
+    __slots__ = ("step", "reward", "rewards")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    reward: float
+    rewards: _containers.RepeatedCompositeFieldContainer[NamedReward]
+    def __init__(self, step: _Optional[int] = ..., reward: _Optional[float] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ...) -> None: ...
+
+class FailEpisodeRequest(_message.Message):
+    __slots__ = ("episode_id", "failure")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    failure: Failure
+    def __init__(self, episode_id: _Optional[str] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class FailEpisodeResponse(_message.Message):
+    __slots__ = ("failure",)
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    failure: Failure
+    def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class ListRowsRequest(_message.Message):
+    __slots__ = ("task", "split", "page_size", "page_token")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    split: str
+    page_size: int
+    page_token: str
+    def __init__(self, task: _Optional[str] = ..., split: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class Row(_message.Message):
+    __slots__ = ("index", "id", "public_json")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_JSON_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    id: str
+    public_json: str
+    def __init__(self, index: _Optional[int] = ..., id: _Optional[str] = ..., public_json: _Optional[str] = ...) -> None: ...
+
+class ListRowsResponse(_message.Message):
+    __slots__ = ("rows", "next_page_token", "count")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[Row]
+    next_page_token: str
+    count: int
+    def __init__(self, rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
 class EpisodeSnapshot(_message.Message):
-    __slots__ = ("format", "chatenv_version", "episode_id", "tokenizer_fingerprint", "chat_template_fingerprint", "token_id_limit", "forked_from", "entries")
+    __slots__ = ("format", "chatenv_version", "episode_id", "tokenizer_fingerprint", "chat_template_fingerprint", "token_id_limit", "forked_from", "entries", "late_rewards", "failure")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     CHATENV_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -698,6 +867,8 @@ class EpisodeSnapshot(_message.Message):
     TOKEN_ID_LIMIT_FIELD_NUMBER: _ClassVar[int]
     FORKED_FROM_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    LATE_REWARDS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     format: int
     chatenv_version: str
     episode_id: str
@@ -706,10 +877,22 @@ class EpisodeSnapshot(_message.Message):
     token_id_limit: int
     forked_from: ForkOrigin
     entries: _containers.RepeatedCompositeFieldContainer[EpisodeEntry]
-    def __init__(self, format: _Optional[int] = ..., chatenv_version: _Optional[str] = ..., episode_id: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., token_id_limit: _Optional[int] = ..., forked_from: _Optional[_Union[ForkOrigin, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[EpisodeEntry, _Mapping]]] = ...) -> None: ...
+    late_rewards: _containers.RepeatedCompositeFieldContainer[LateReward]
+    failure: Failure
+    def __init__(self, format: _Optional[int] = ..., chatenv_version: _Optional[str] = ..., episode_id: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., chat_template_fingerprint: _Optional[str] = ..., token_id_limit: _Optional[int] = ..., forked_from: _Optional[_Union[ForkOrigin, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[EpisodeEntry, _Mapping]]] = ..., late_rewards: _Optional[_Iterable[_Union[LateReward, _Mapping]]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class LateReward(_message.Message):
+    __slots__ = ("step", "rewards", "reward")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    rewards: _containers.RepeatedCompositeFieldContainer[NamedReward]
+    reward: float
+    def __init__(self, step: _Optional[int] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., reward: _Optional[float] = ...) -> None: ...
 
 class EpisodeEntry(_message.Message):
-    __slots__ = ("opened", "sampled", "went_on", "fidelity", "reward", "terminated", "truncated", "metadata_json", "transform_state_json", "prompt_fingerprint", "request_digest")
+    __slots__ = ("opened", "sampled", "went_on", "fidelity", "reward", "terminated", "truncated", "metadata_json", "transform_state_json", "prompt_fingerprint", "request_digest", "rewards", "task_state_json", "sampled_fingerprint")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     WENT_ON_FIELD_NUMBER: _ClassVar[int]
@@ -721,6 +904,9 @@ class EpisodeEntry(_message.Message):
     TRANSFORM_STATE_JSON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    TASK_STATE_JSON_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     opened: ResetRequest
     sampled: SampledSpan
     went_on: WrittenTail
@@ -732,7 +918,10 @@ class EpisodeEntry(_message.Message):
     transform_state_json: str
     prompt_fingerprint: str
     request_digest: bytes
-    def __init__(self, opened: _Optional[_Union[ResetRequest, _Mapping]] = ..., sampled: _Optional[_Union[SampledSpan, _Mapping]] = ..., went_on: _Optional[_Union[WrittenTail, _Mapping]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., transform_state_json: _Optional[str] = ..., prompt_fingerprint: _Optional[str] = ..., request_digest: _Optional[bytes] = ...) -> None: ...
+    rewards: _containers.RepeatedCompositeFieldContainer[NamedReward]
+    task_state_json: str
+    sampled_fingerprint: str
+    def __init__(self, opened: _Optional[_Union[ResetRequest, _Mapping]] = ..., sampled: _Optional[_Union[SampledSpan, _Mapping]] = ..., went_on: _Optional[_Union[WrittenTail, _Mapping]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., transform_state_json: _Optional[str] = ..., prompt_fingerprint: _Optional[str] = ..., request_digest: _Optional[bytes] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., task_state_json: _Optional[str] = ..., sampled_fingerprint: _Optional[str] = ...) -> None: ...
 
 class SampledSpan(_message.Message):
     __slots__ = ("tokens", "logprobs", "stop_reason", "model_version", "sampled_runs", "model_version_runs", "extras", "message", "message_was_given")

@@ -111,6 +111,21 @@ class ChatEnvServiceStub(object):
                 request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesRequest.SerializeToString,
                 response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesResponse.FromString,
                 _registered_method=True)
+        self.SetReward = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/SetReward',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.SetRewardRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.SetRewardResponse.FromString,
+                _registered_method=True)
+        self.FailEpisode = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/FailEpisode',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.FailEpisodeRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.FailEpisodeResponse.FromString,
+                _registered_method=True)
+        self.ListRows = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/ListRows',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsResponse.FromString,
+                _registered_method=True)
 
 
 class ChatEnvServiceServicer(object):
@@ -228,6 +243,28 @@ class ChatEnvServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetReward(self, request, context):
+        """Sets rewards of a step that was taken, also after the episode is over. Idempotent: those of other names stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FailEpisode(self, request, context):
+        """Ends an episode because something broke, so that nobody takes it for one that went badly. Idempotent: the first
+        failure stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRows(self, request, context):
+        """The rows of data that the server's tasks have, a page at a time. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatEnvServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -305,6 +342,21 @@ def add_ChatEnvServiceServicer_to_server(servicer, server):
                     servicer.ListEpisodes,
                     request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesRequest.FromString,
                     response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesResponse.SerializeToString,
+            ),
+            'SetReward': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetReward,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.SetRewardRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.SetRewardResponse.SerializeToString,
+            ),
+            'FailEpisode': grpc.unary_unary_rpc_method_handler(
+                    servicer.FailEpisode,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.FailEpisodeRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.FailEpisodeResponse.SerializeToString,
+            ),
+            'ListRows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRows,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -714,6 +766,87 @@ class ChatEnvService(object):
             '/chatenv.v1.ChatEnvService/ListEpisodes',
             chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesRequest.SerializeToString,
             chatenv__client_dot___generated_dot_chatenv__pb2.ListEpisodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetReward(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/SetReward',
+            chatenv__client_dot___generated_dot_chatenv__pb2.SetRewardRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.SetRewardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FailEpisode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/FailEpisode',
+            chatenv__client_dot___generated_dot_chatenv__pb2.FailEpisodeRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.FailEpisodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/ListRows',
+            chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -284,7 +284,55 @@ _ChatEnvServiceListEpisodesType = typing_extensions.TypeVar(
     ],
 )
 
-class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceStreamStepsType, _ChatEnvServiceForkEpisodeType, _ChatEnvServiceExportEpisodeType, _ChatEnvServiceImportEpisodeType, _ChatEnvServiceListEpisodesType]):
+_ChatEnvServiceSetRewardType = typing_extensions.TypeVar(
+    '_ChatEnvServiceSetRewardType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.SetRewardRequest,
+        chatenv_client._generated.chatenv_pb2.SetRewardResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.SetRewardRequest,
+        chatenv_client._generated.chatenv_pb2.SetRewardResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.SetRewardRequest,
+        chatenv_client._generated.chatenv_pb2.SetRewardResponse,
+    ],
+)
+
+_ChatEnvServiceFailEpisodeType = typing_extensions.TypeVar(
+    '_ChatEnvServiceFailEpisodeType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.FailEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.FailEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.FailEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.FailEpisodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.FailEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.FailEpisodeResponse,
+    ],
+)
+
+_ChatEnvServiceListRowsType = typing_extensions.TypeVar(
+    '_ChatEnvServiceListRowsType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ListRowsRequest,
+        chatenv_client._generated.chatenv_pb2.ListRowsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ListRowsRequest,
+        chatenv_client._generated.chatenv_pb2.ListRowsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ListRowsRequest,
+        chatenv_client._generated.chatenv_pb2.ListRowsResponse,
+    ],
+)
+
+class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceStreamStepsType, _ChatEnvServiceForkEpisodeType, _ChatEnvServiceExportEpisodeType, _ChatEnvServiceImportEpisodeType, _ChatEnvServiceListEpisodesType, _ChatEnvServiceSetRewardType, _ChatEnvServiceFailEpisodeType, _ChatEnvServiceListRowsType]):
     """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
     transform.
     """
@@ -351,6 +399,18 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
             chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
             chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.SetRewardRequest,
+            chatenv_client._generated.chatenv_pb2.SetRewardResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.FailEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.FailEpisodeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ListRowsRequest,
+            chatenv_client._generated.chatenv_pb2.ListRowsResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -415,6 +475,18 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
             chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
             chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.SetRewardRequest,
+            chatenv_client._generated.chatenv_pb2.SetRewardResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.FailEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.FailEpisodeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.ListRowsRequest,
+            chatenv_client._generated.chatenv_pb2.ListRowsResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Reset: _ChatEnvServiceResetType
@@ -471,6 +543,17 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
 
     ListEpisodes: _ChatEnvServiceListEpisodesType
     """The live episodes, newest use first, a page at a time. Changes nothing."""
+
+    SetReward: _ChatEnvServiceSetRewardType
+    """Sets rewards of a step that was taken, also after the episode is over. Idempotent: those of other names stay."""
+
+    FailEpisode: _ChatEnvServiceFailEpisodeType
+    """Ends an episode because something broke, so that nobody takes it for one that went badly. Idempotent: the first
+    failure stays.
+    """
+
+    ListRows: _ChatEnvServiceListRowsType
+    """The rows of data that the server's tasks have, a page at a time. Changes nothing."""
 
 ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -532,6 +615,18 @@ ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         chatenv_client._generated.chatenv_pb2.ListEpisodesRequest,
         chatenv_client._generated.chatenv_pb2.ListEpisodesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.SetRewardRequest,
+        chatenv_client._generated.chatenv_pb2.SetRewardResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.FailEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.FailEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.ListRowsRequest,
+        chatenv_client._generated.chatenv_pb2.ListRowsResponse,
     ],
 ]
 
@@ -669,5 +764,31 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[chatenv_client._generated.chatenv_pb2.ListEpisodesResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.ListEpisodesResponse]]:
         """The live episodes, newest use first, a page at a time. Changes nothing."""
+
+    @abc.abstractmethod
+    def SetReward(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.SetRewardRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.SetRewardResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.SetRewardResponse]]:
+        """Sets rewards of a step that was taken, also after the episode is over. Idempotent: those of other names stay."""
+
+    @abc.abstractmethod
+    def FailEpisode(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.FailEpisodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.FailEpisodeResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.FailEpisodeResponse]]:
+        """Ends an episode because something broke, so that nobody takes it for one that went badly. Idempotent: the first
+        failure stays.
+        """
+
+    @abc.abstractmethod
+    def ListRows(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.ListRowsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.ListRowsResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.ListRowsResponse]]:
+        """The rows of data that the server's tasks have, a page at a time. Changes nothing."""
 
 def add_ChatEnvServiceServicer_to_server(servicer: ChatEnvServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

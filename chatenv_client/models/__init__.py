@@ -8,11 +8,14 @@ from __future__ import annotations
 from chatenv_client.models.action import Action, ChatAction, StopReason, as_action
 from chatenv_client.models.columns import Column, ColumnRows, Rows
 from chatenv_client.models.episode import ChatState, ForkOrigin, SegmentEnd
+from chatenv_client.models.failure import Failure, FailureKind
 from chatenv_client.models.fidelity import AuditReport, FidelityKind, FidelityReport, Verdict
 from chatenv_client.models.messages import Message, MessageSnapshot, ToolCall, is_plain, own_message
 from chatenv_client.models.observation import ChatObservation, Rendered, StepResult
-from chatenv_client.models.reset_options import ControlTokenPolicy, HistoryPolicy, ResetOptions
-from chatenv_client.models.server_info import Limits, ServerInfo, SpecialToken
+from chatenv_client.models.reset_options import ControlTokenPolicy, EpisodeDefaults, HistoryPolicy, ResetOptions
+from chatenv_client.models.rewards import RewardChange, StepReward
+from chatenv_client.models.rows import Row
+from chatenv_client.models.server_info import Limits, RowCount, ServerInfo, SpecialToken
 from chatenv_client.models.summary import EpisodeSummary
 from chatenv_client.models.trajectory import (
     Origin,
@@ -35,7 +38,10 @@ __all__ = [
     "Column",
     "ColumnRows",
     "ControlTokenPolicy",
+    "EpisodeDefaults",
     "EpisodeSummary",
+    "Failure",
+    "FailureKind",
     "FidelityKind",
     "FidelityReport",
     "ForkOrigin",
@@ -46,6 +52,9 @@ __all__ = [
     "Origin",
     "Rendered",
     "ResetOptions",
+    "RewardChange",
+    "Row",
+    "RowCount",
     "Rows",
     "Sample",
     "Segment",
@@ -53,6 +62,7 @@ __all__ = [
     "ServerInfo",
     "SpecialToken",
     "StepResult",
+    "StepReward",
     "StopReason",
     "ToolCall",
     "Trajectory",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatenv_client.models.columns import ColumnRows
+from chatenv_client.models.failure import Failure
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import Message
 from chatenv_client.models.tensors import as_tensor
@@ -59,6 +60,20 @@ class ChatState:
     truncated: bool = False
     max_steps: int | None = None
     max_tokens: int | None = None
+    max_turns: int | None = None
+    max_sampled_tokens: int | None = None
+    turn_count: int = 0
+    """Turns that the model has ended."""
+    turn_open: bool = False
+    """Whether its turn was aborted, and is to go on."""
+    turns_left: int | None = None
+    """Turns that the model may still end; None: any number."""
+    tokens_left: int | None = None
+    """Tokens that may still be sampled before a limit ends the episode; None: any number."""
+    failure: Failure | None = None
+    """Why the episode ended that something broke in; None: nothing did."""
+    task: str = ""
+    """Name of the task that answers; empty: none does."""
     seed: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     clock_unix_seconds: float | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from chatenv_client.models.failure import Failure
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import EMPTY_CONVERSATION, Message, MessageSnapshot
 from chatenv_client.models.tensors import as_tensor
@@ -32,11 +33,15 @@ class ChatObservation:
     conversation: MessageSnapshot = EMPTY_CONVERSATION
     """The messages, not yet copied."""
     reward: float | None = None
-    """Reward of this step; None: no transform gave one."""
+    """Reward of this step; None: neither a task nor a transform gave one."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Its components by name, where it has some: the reward is their weighted sum, and what came without a name."""
     terminated: bool = False
     """The task itself ended the episode."""
     truncated: bool = False
-    """A limit or a transform cut the episode off."""
+    """A limit, the task or a transform cut the episode off."""
+    failure: Failure | None = None
+    """Why the episode ended that something broke in; None: nothing did."""
     metadata: dict[str, Any] = field(default_factory=dict)
     generation_prompt_length: int = 0
     """How many trailing tokens are the generation prompt; 0 when it is not the model's turn."""
@@ -45,7 +50,7 @@ class ChatObservation:
     prompt_fingerprint: str = ""
     """BLAKE2b-128 of the stream, where it is known already. `fingerprint()` gives it in any case."""
     seed: int | None = None
-    """As given at reset, for transforms that draw."""
+    """As given at reset, for tasks and transforms that draw."""
     held_tokens: int = 0
     """Number of leading tokens that a caller holds already, if it saw the step before and sent this one."""
     held_messages: int = 0
@@ -53,11 +58,17 @@ class ChatObservation:
     segment: int = 0
     """Number of the segment that the stream is, from 0. It goes up where the stream is no continuation of the one
     before."""
+    turns_left: int | None = None
+    """Turns that the model may still end; None: any number."""
+    tokens_left: int | None = None
+    """Tokens that may still be sampled before a limit ends the episode; None: any number."""
+    turn_open: bool = False
+    """Whether the model's turn was aborted, and is to go on."""
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over: `terminated` or `truncated`. Setting it sets `terminated`, and nothing else."""
-        return self.terminated or self.truncated
+        """Whether the episode is over: terminated, truncated or failed. Setting it sets `terminated`, nothing else."""
+        return self.terminated or self.truncated or self.failure is not None
 
     @done.setter
     def done(self, value: bool) -> None:

@@ -32,13 +32,13 @@ class ControlTokenPolicy(enum.Enum):
     """Let them become control tokens, as plain Hugging Face code does."""
 
 
-class ResetOptions(TypedDict, total=False):
-    """Keywords of `reset`, the same everywhere. What is left out, or None, is the default."""
+class EpisodeDefaults(TypedDict, total=False):
+    """Keywords of `reset` that an environment or a server may have defaults for."""
 
     episode_id: str | None
     """1 to 128 characters of `[A-Za-z0-9._:-]`. Left out: one is chosen. A live episode of this id is started anew."""
     seed: int | None
-    """Any number, for the transform to draw with."""
+    """Any number, for the task and the transform to draw with."""
     messages: Sequence[Mapping[str, Any]]
     """Opening messages. Left out: the conversation begins with the first step."""
     tools: Sequence[Mapping[str, Any]] | None
@@ -53,8 +53,12 @@ class ResetOptions(TypedDict, total=False):
     """Steps after which the episode is truncated, at least 1."""
     max_tokens: int | None
     """Stream length from which on the episode is truncated, at least 1."""
+    max_turns: int | None
+    """Turns that the model may end before the episode is truncated, at least 1."""
+    max_sampled_tokens: int | None
+    """Sampled tokens, in all turns together, from which on the episode is truncated, at least 1."""
     metadata: Mapping[str, Any] | None
-    """A JSON object kept with the episode and shown to transforms."""
+    """A JSON object kept with the episode and shown to task and transform."""
     add_generation_prompt: bool | None
     """Whether the stream ends with the generation prompt when it is the model's turn. Left out: yes."""
     continue_final_message: bool | None
@@ -66,3 +70,18 @@ class ResetOptions(TypedDict, total=False):
     """Control-token strings in texts: `escape` encodes them as text, `reject` refuses them, `allow` lets them be."""
     clock: float | None
     """The time that templates see, in Unix seconds, fixed for the whole episode."""
+
+
+class ResetOptions(EpisodeDefaults, total=False):
+    """Keywords of `reset`, the same everywhere. What is left out, or None, is the default."""
+
+    task: str | None
+    """Name of the task that answers. Left out: the only one, or none where there is none."""
+    task_args: Mapping[str, Any] | None
+    """JSON keywords for the task's constructor."""
+    row: int | None
+    """The row of the server's data that the task gets, by its place in the split."""
+    row_id: str | None
+    """The same by its id."""
+    split: str | None
+    """Split that the row is of. Left out: the only one, or `train`."""

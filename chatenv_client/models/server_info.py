@@ -30,6 +30,10 @@ class Limits:
     """Default truncation of an episode, in steps."""
     max_tokens: int | None = None
     """Default truncation of an episode, in tokens."""
+    max_turns: int | None = None
+    """Default truncation of an episode, in turns that the model ends."""
+    max_sampled_tokens: int | None = None
+    """Default truncation of an episode, in sampled tokens."""
     max_message_bytes: int | None = None
     """One message on the wire, either way."""
     max_batch_items: int | None = None
@@ -37,6 +41,16 @@ class Limits:
     """Messages, tools and prompts of one request, as they travel."""
     idle_timeout_seconds: float | None = None
     """Time without a call after which an episode expires."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowCount:
+    """How many rows of data a split has."""
+
+    task: str
+    """The task that they are for; empty: any."""
+    split: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +79,7 @@ class ServerInfo:
     """Processes that serve at this address; each serves any episode."""
     process: int = 1
     """Which of them answered, from 1 on: the one that a connection leads to."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks that `reset(task=...)` chooses from."""
+    row_counts: tuple[RowCount, ...] = ()
+    """How many rows of data there are."""

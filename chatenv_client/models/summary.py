@@ -23,5 +23,7 @@ class EpisodeSummary:
     """When the last call on it was answered; calls that change nothing may show late."""
     terminated: bool = False
     truncated: bool = False
+    failed: bool = False
+    """Whether something broke in it."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """As given at Reset."""

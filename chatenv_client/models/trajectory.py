@@ -14,6 +14,7 @@ import numpy as np
 
 from chatenv_client.models.action import StopReason
 from chatenv_client.models.columns import Column, ColumnRows, columns_of
+from chatenv_client.models.failure import Failure
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.tokens import BoolArray, Float32Array, Int32Array, mask_of_runs
 
@@ -49,6 +50,8 @@ class Turn:
     those sampled, and so on. Empty: all."""
     model_version_runs: tuple[tuple[str, int], ...] = ()
     """(version, number of tokens) in order, where the weights changed within the turn."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """Components of `reward` by name, where it has some."""
 
     @property
     def stop(self) -> int:
@@ -120,6 +123,9 @@ class Trajectory:
     """At least one; the last is the current one."""
     terminated: bool = False
     truncated: bool = False
+    failure: Failure | None = None
+    """Why it ended that something broke in; None: nothing did. A failed episode is no example, whatever rewards it
+    has."""
 
     def samples(self) -> list[Sample]:
         """The rows to train on: one for each segment that has anything to train on."""

@@ -35,10 +35,12 @@ from chatenv_client.tokens import (
 )
 from chatenv_client.wire.columns import column_rows_from_proto, column_rows_to_proto
 from chatenv_client.wire.enums import ORIGIN, STOP_REASON, VERDICT
+from chatenv_client.wire.failures import failure_from_proto, failure_to_proto
 from chatenv_client.wire.json_fields import dump_json, load_object
 from chatenv_client.wire.messages import message_to_proto, messages_from_proto
 from chatenv_client.wire.observations import fidelity_from_proto, fidelity_to_proto
 from chatenv_client.wire.requests import timestamp, unix_seconds
+from chatenv_client.wire.rewards import named_rewards_to_proto, rewards_from_proto
 
 _MOST_SEGMENT_TOKENS: Final = 2**28
 """Of all segments of an episode. A segment of a few bytes may share millions of tokens with the one before."""
@@ -59,6 +61,14 @@ def state_to_proto(state: ChatState) -> pb.GetStateResponse:
         truncated=state.truncated,
         max_steps=state.max_steps or 0,
         max_tokens=state.max_tokens or 0,
+        max_turns=state.max_turns or 0,
+        max_sampled_tokens=state.max_sampled_tokens or 0,
+        turn_count=state.turn_count,
+        turn_open=state.turn_open,
+        turns_left=state.turns_left,
+        tokens_left=state.tokens_left,
+        failure=None if state.failure is None else failure_to_proto(state.failure),
+        task=state.task,
         seed=state.seed,
         metadata_json=dump_json(state.metadata, "metadata", Reason.BAD_METADATA) if state.metadata else "",
         clock=None if state.clock_unix_seconds is None else timestamp(state.clock_unix_seconds),
@@ -91,6 +101,14 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
         truncated=encoded.truncated,
         max_steps=encoded.max_steps or None,
         max_tokens=encoded.max_tokens or None,
+        max_turns=encoded.max_turns or None,
+        max_sampled_tokens=encoded.max_sampled_tokens or None,
+        turn_count=encoded.turn_count,
+        turn_open=encoded.turn_open,
+        turns_left=encoded.turns_left if encoded.HasField("turns_left") else None,
+        tokens_left=encoded.tokens_left if encoded.HasField("tokens_left") else None,
+        failure=failure_from_proto(encoded.failure) if encoded.HasField("failure") else None,
+        task=encoded.task,
         seed=encoded.seed if encoded.HasField("seed") else None,
         metadata=load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
         clock_unix_seconds=unix_seconds(encoded.clock) if encoded.HasField("clock") else None,
@@ -128,6 +146,7 @@ def turn_to_proto(turn: Turn) -> pb.Turn:
         model_version_runs=[
             pb.ModelVersionRun(model_version=version, length=length) for version, length in turn.model_version_runs
         ],
+        rewards=named_rewards_to_proto(turn.rewards),
     )
 
 
@@ -156,6 +175,7 @@ def turns_from_proto(turns: Sequence[pb.Turn], length: int) -> tuple[Turn, ...]:
             has_logprobs=turn.has_logprobs,
             sampled_runs=_sampled_runs(turn),
             model_version_runs=tuple((run.model_version, run.length) for run in turn.model_version_runs),
+            rewards=rewards_from_proto(turn.rewards)[0],
         )
         for turn in turns
     )
@@ -174,6 +194,7 @@ def trajectory_to_proto(trajectory: Trajectory) -> pb.GetTrajectoryResponse:
         segments=map(_segment_to_proto, trajectory.segments),
         terminated=trajectory.terminated,
         truncated=trajectory.truncated,
+        failure=None if trajectory.failure is None else failure_to_proto(trajectory.failure),
     )
 
 
@@ -209,7 +230,8 @@ def trajectory_from_proto(encoded: pb.GetTrajectoryResponse) -> Trajectory:
         before = segments[-1].tokens
     if not segments:
         raise ProtocolError("the server's answer has no segment; update the older of the two sides")
-    return Trajectory(encoded.episode_id, tuple(segments), encoded.terminated, encoded.truncated)
+    failure = failure_from_proto(encoded.failure) if encoded.HasField("failure") else None
+    return Trajectory(encoded.episode_id, tuple(segments), encoded.terminated, encoded.truncated, failure)
 
 
 def _segment_from_proto(encoded: pb.Segment, before: Int32Array) -> Segment:

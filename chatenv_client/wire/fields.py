@@ -6,12 +6,12 @@ import re
 from typing import Final
 
 _TO_WIRE: Final = (
-    (re.compile(r"^(tools|chat_template_kwargs|metadata)$"), r"\1_json"),
+    (re.compile(r"^(tools|chat_template_kwargs|metadata|task_args)$"), r"\1_json"),
     (re.compile(r"(tool_calls\[\d+\])\.function\.name$"), r"\1.name"),
     (re.compile(r"(tool_calls\[\d+\])\.function\.arguments$"), r"\1.arguments_json"),
 )
 _TO_PYTHON: Final = (
-    (re.compile(r"^(tools|chat_template_kwargs|metadata)_json$"), r"\1"),
+    (re.compile(r"^(tools|chat_template_kwargs|metadata|task_args)_json$"), r"\1"),
     (re.compile(r"(tool_calls\[\d+\])\.name$"), r"\1.function.name"),
     (re.compile(r"(tool_calls\[\d+\])\.arguments_json$"), r"\1.function.arguments"),
 )

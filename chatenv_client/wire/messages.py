@@ -67,7 +67,10 @@ def message_from_proto(encoded: pb.Message, field: str = "messages[0]") -> Messa
         InvalidRequestError: reason BAD_MESSAGE; its `field` begins with `field`.
     """
     message: dict[str, Any] = {"role": encoded.role}
-    _read_content(encoded, message, field)
+    if encoded.HasField("content") and not encoded.content_parts:
+        message["content"] = encoded.content
+    elif encoded.content_parts:
+        message["content"] = _content_parts(encoded, field)
     for key in _TEXT_KEYS:
         if encoded.HasField(key):
             message[key] = getattr(encoded, key)
@@ -80,13 +83,10 @@ def message_from_proto(encoded: pb.Message, field: str = "messages[0]") -> Messa
     return cast(Message, message)
 
 
-def _read_content(encoded: pb.Message, message: dict[str, Any], field: str) -> None:
-    if encoded.content_parts:
-        if encoded.HasField("content"):
-            raise _bad("content and content_parts cannot stand together", f"{field}.content_parts")
-        message["content"] = [{"type": part.type, "text": part.text} for part in encoded.content_parts]
-    elif encoded.HasField("content"):
-        message["content"] = encoded.content
+def _content_parts(encoded: pb.Message, field: str) -> list[dict[str, str]]:
+    if encoded.HasField("content"):
+        raise _bad("content and content_parts cannot stand together", f"{field}.content_parts")
+    return [{"type": part.type, "text": part.text} for part in encoded.content_parts]
 
 
 def _read_extra(text: str, message: dict[str, Any], field: str) -> None:

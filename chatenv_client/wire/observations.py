@@ -13,8 +13,10 @@ from chatenv_client.models import ChatObservation, FidelityReport, Message, Rend
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array, pack_tokens, unpack_tokens
 from chatenv_client.wire.enums import FIDELITY_KIND
+from chatenv_client.wire.failures import failure_from_proto, failure_to_proto
 from chatenv_client.wire.json_fields import dump_json, load_object
 from chatenv_client.wire.messages import messages_from_proto, write_message
+from chatenv_client.wire.rewards import named_rewards_to_proto, rewards_from_proto
 
 
 class ObservationDelta(NamedTuple):
@@ -50,17 +52,33 @@ def write_observation(
     if messages_offset < conversation.length:
         for message in conversation.since(messages_offset):
             write_message(encoded.messages.add(), message)
+    if observation.terminated:
+        encoded.terminated = True
+    if observation.truncated:
+        encoded.truncated = True
+    if observation.turn_open:
+        encoded.turn_open = True
+    encoded.segment = observation.segment
+    _write_what_some_have(encoded, observation)
+    if tokens_offset < length:
+        pack_tokens(encoded, stream.since(tokens_offset))
+
+
+def _write_what_some_have(encoded: pb.Observation, observation: ChatObservation) -> None:
     if observation.reward is not None:
         encoded.reward = observation.reward
-    encoded.terminated = observation.terminated
-    encoded.truncated = observation.truncated
+        if observation.rewards:
+            encoded.rewards.extend(named_rewards_to_proto(observation.rewards))
     if observation.fidelity:
         encoded.fidelity.extend(map(fidelity_to_proto, observation.fidelity))
     if observation.metadata:
         encoded.metadata_json = dump_json(observation.metadata, "metadata", Reason.BAD_METADATA)
-    encoded.segment = observation.segment
-    if tokens_offset < length:
-        pack_tokens(encoded, stream.since(tokens_offset))
+    if observation.turns_left is not None:
+        encoded.turns_left = observation.turns_left
+    if observation.tokens_left is not None:
+        encoded.tokens_left = observation.tokens_left
+    if observation.failure is not None:
+        encoded.failure.CopyFrom(failure_to_proto(observation.failure))
 
 
 def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
@@ -71,10 +89,11 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         InvalidRequestError: a message or the metadata is malformed.
     """
     metadata, fidelity, messages = encoded.metadata_json, encoded.fidelity, encoded.messages
+    rewarded = encoded.HasField("reward")
     observation = ChatObservation(
         episode_id=encoded.episode_id,
         step_count=encoded.step_count,
-        reward=encoded.reward if encoded.HasField("reward") else None,
+        reward=encoded.reward if rewarded else None,
         terminated=encoded.terminated,
         truncated=encoded.truncated,
         metadata=load_object(metadata, "metadata", Reason.BAD_METADATA) if metadata else {},
@@ -85,6 +104,17 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         held_messages=encoded.messages_offset,
         segment=encoded.segment,
     )
+    # What few answers have: to ask for it takes less time than a keyword more.
+    if rewarded and encoded.rewards:
+        observation.rewards, _ = rewards_from_proto(encoded.rewards)
+    if encoded.HasField("turns_left"):
+        observation.turns_left = encoded.turns_left
+    if encoded.HasField("tokens_left"):
+        observation.tokens_left = encoded.tokens_left
+    if encoded.turn_open:
+        observation.turn_open = True
+    if encoded.HasField("failure"):
+        observation.failure = failure_from_proto(encoded.failure)
     return ObservationDelta(
         observation, unpack_tokens(encoded.tokens), messages_from_proto(messages) if messages else []
     )

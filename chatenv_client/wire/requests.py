@@ -31,10 +31,10 @@ MAX_MESSAGES: Final = 4096
 """Of one request. They are rendered together, and a template may look at each from each."""
 
 _OPTIONAL: Final = (
-    *("system_prompt", "max_steps", "max_tokens", "seed"),
+    *("system_prompt", "max_steps", "max_tokens", "max_turns", "max_sampled_tokens", "seed", "row"),
     *("add_generation_prompt", "continue_final_message"),
 )
-_EMPTY_MEANS_DEFAULT: Final = ("episode_id", "system_role")
+_EMPTY_MEANS_DEFAULT: Final = ("episode_id", "system_role", "task", "row_id", "split")
 _CLOCK_RANGE: Final = (-62_135_596_800, 253_402_300_800)
 """Unix seconds of the years 1 to 9999, what a protobuf Timestamp holds."""
 
@@ -90,12 +90,19 @@ _REASONS: Final = {
     "control_token_policy": Reason.BAD_POLICY,
     "max_steps": Reason.BAD_LIMIT,
     "max_tokens": Reason.BAD_LIMIT,
+    "max_turns": Reason.BAD_LIMIT,
+    "max_sampled_tokens": Reason.BAD_LIMIT,
+    "task": Reason.BAD_TASK,
+    "row": Reason.BAD_ROW,
+    "row_id": Reason.BAD_ROW,
+    "split": Reason.BAD_ROW,
     "clock": Reason.BAD_CLOCK,
 }
 _JSON_REASONS: Final = {
     "tools": Reason.BAD_TOOLS,
     "chat_template_kwargs": Reason.BAD_TEMPLATE_KWARGS,
     "metadata": Reason.BAD_METADATA,
+    "task_args": Reason.BAD_TASK,
 }
 
 
@@ -118,7 +125,7 @@ def _json_options(request: pb.ResetRequest) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if request.tools_json:
         options["tools"] = load_objects(request.tools_json, "tools", Reason.BAD_TOOLS)
-    for key in ("chat_template_kwargs", "metadata"):
+    for key in ("chat_template_kwargs", "metadata", "task_args"):
         if text := getattr(request, f"{key}_json"):
             options[key] = load_object(text, key, _JSON_REASONS[key])
     return options

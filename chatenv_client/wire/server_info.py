@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from chatenv_client._generated import chatenv_pb2 as pb
-from chatenv_client.models import Limits, ServerInfo, SpecialToken
+from chatenv_client.models import Limits, RowCount, ServerInfo, SpecialToken
 
 
 def info_to_proto(info: ServerInfo) -> pb.GetServerInfoResponse:
@@ -29,6 +29,8 @@ def info_to_proto(info: ServerInfo) -> pb.GetServerInfoResponse:
         live_tokens=info.live_tokens,
         processes=info.processes,
         process=info.process,
+        tasks=info.tasks,
+        row_counts=[pb.RowCount(task=one.task, split=one.split, count=one.count) for one in info.row_counts],
     )
 
 
@@ -51,4 +53,6 @@ def info_from_proto(encoded: pb.GetServerInfoResponse) -> ServerInfo:
         live_tokens=encoded.live_tokens,
         processes=encoded.processes,
         process=encoded.process,
+        tasks=tuple(encoded.tasks),
+        row_counts=tuple(RowCount(one.task, one.split, one.count) for one in encoded.row_counts),
     )

@@ -16,7 +16,7 @@ GIVEN = {"Action", "ChatAction", "ControlTokenPolicy", "HistoryPolicy", "Message
 ANSWERED = {
     *("AuditReport", "ChatObservation", "ChatState", "FidelityKind", "FidelityReport", "Limits", "Origin", "Rendered"),
     *("ServerInfo", "SpecialToken", "StepResult", "Turn", "Verdict"),
-    *("EpisodeSnapshot", "EpisodeSummary", "ForkOrigin"),
+    *("EpisodeSnapshot", "EpisodeSummary", "Failure", "FailureKind", "ForkOrigin", "Row", "RowCount", "StepReward"),
     *("Column", "Sample", "Segment", "SegmentEnd", "Trajectory"),
 }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,90 +35,11 @@ from chatenv_client import (
 from chatenv_client._connection import FAREWELL_S
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import status_pb2
-from chatenv_client.models import ChatObservation
 from chatenv_client.tokens import EMPTY_TOKENS, fingerprint_of
+from tests.client.strange_server import JUNK, StrangeServer, constant, failing, failing_once, hang, open_one, opened
 
 HELLO = {"role": "user", "content": "Hello!"}
 CHECKOUT = Path(__file__).resolve().parents[2]
-JUNK = b"\xff\xff\xff"
-
-Answer = Callable[[bytes, Any], bytes]
-
-
-class StrangeServer(grpc.GenericRpcHandler):
-    """Answers each method with bytes of a test's own. Without them it opens and closes episodes rightly."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.answers: dict[str, Answer] = {}
-        self._server = grpc.server(ThreadPoolExecutor(8), handlers=[self])
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
-        self._server.start()
-
-    def service(self, handler_call_details: Any) -> Any:
-        name = handler_call_details.method.rpartition("/")[2]
-        answer = self.answers.get(name, _RIGHT.get(name))
-        return None if answer is None else grpc.unary_unary_rpc_method_handler(answer)
-
-    def stop(self) -> None:
-        self._server.stop(0)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[StrangeServer]:
-    server = StrangeServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(running: StrangeServer) -> StrangeServer:
-    running.answers.clear()
-    return running
-
-
-def opened(reset: pb.ResetRequest) -> pb.ResetResponse:
-    response = pb.ResetResponse()
-    wire.write_observation(response.observation, ChatObservation(episode_id=reset.episode_id))
-    return response
-
-
-def open_one(request: bytes, _context: Any) -> bytes:
-    return opened(pb.ResetRequest.FromString(request)).SerializeToString()
-
-
-def open_all(request: bytes, _context: Any) -> bytes:
-    resets = pb.BatchResetRequest.FromString(request).resets
-    results = [pb.BatchResetResult(response=opened(reset)) for reset in resets]
-    return pb.BatchResetResponse(results=results).SerializeToString()
-
-
-def constant(message: ProtoMessage | bytes) -> Answer:
-    encoded = message if isinstance(message, bytes) else message.SerializeToString()
-    return lambda _request, _context: encoded
-
-
-def failing(code: grpc.StatusCode, details: bytes) -> Answer:
-    def fail(_request: bytes, context: Any) -> bytes:
-        context.set_trailing_metadata((("grpc-status-details-bin", details),))
-        context.abort(code, "what the server says")
-        raise AssertionError
-
-    return fail
-
-
-def hang(_request: bytes, context: Any) -> bytes:
-    while context.is_active():
-        time.sleep(0.01)
-    return b""
-
-
-_RIGHT: dict[str, Answer] = {
-    "Reset": open_one,
-    "BatchReset": open_all,
-    "CloseEpisode": constant(b""),
-    "GetServerInfo": constant(b""),
-}
-
 SNAPSHOT = pb.EpisodeSnapshot(format=1, episode_id="e", entries=[pb.EpisodeEntry()] * 3)
 
 CALLS: dict[str, Callable[[ChatEnv], Any]] = {
@@ -133,13 +54,20 @@ CALLS: dict[str, Callable[[ChatEnv], Any]] = {
     "ExportEpisode": lambda env: env.export(),
     "ImportEpisode": lambda env: env.import_episode(SNAPSHOT),
     "ListEpisodes": lambda env: list(env.episodes("e")),
+    "SetReward": lambda env: env.set_reward({"a": 1.0}, step=1),
+    "FailEpisode": lambda env: env.fail("it broke"),
+    "ListRows": lambda env: list(env.list_rows()),
     "CloseEpisode": lambda env: env.close(),
 }
 """A call of each unary method."""
 
+REWARDS = [pb.NamedReward(name="a", value=1.0, weight=0.5)]
+FAILURE = pb.Failure(kind=pb.FAILURE_KIND_JUDGE, reason="it was down")
 TURNS = [
     pb.Turn(origin=pb.ORIGIN_TEMPLATE, length=1),
-    pb.Turn(origin=pb.ORIGIN_SAMPLED, start=1, length=2, has_logprobs=True, stop_reason=pb.STOP_REASON_STOP),
+    pb.Turn(
+        origin=pb.ORIGIN_SAMPLED, start=1, length=2, has_logprobs=True, stop_reason=pb.STOP_REASON_STOP, rewards=REWARDS
+    ),
 ]
 CALLING = pb.Message(role="assistant", extra_json='{"a": [1]}', tool_calls=[pb.ToolCall(name="f", arguments_json="{}")])
 REPORTS = [pb.FidelityReport(kind=pb.FIDELITY_KIND_BOUNDARY_MERGE, token_index=1)]
@@ -162,6 +90,10 @@ ANSWERS: dict[str, ProtoMessage] = {
             messages=[CALLING],
             metadata_json='{"a": [1]}',
             fidelity=REPORTS,
+            reward=0.5,
+            rewards=REWARDS,
+            turns_left=1,
+            failure=FAILURE,
             prompt_fingerprint=fingerprint_of(ChatAction(tokens=[1, 2]).tokens),
         )
     ),
@@ -173,6 +105,7 @@ ANSWERS: dict[str, ProtoMessage] = {
         message_spans=[pb.MessageSpan(start=0, length=3)],
         metadata_json='{"a": [1]}',
         fidelity=REPORTS,
+        failure=FAILURE,
     ),
     "GetTrajectory": pb.GetTrajectoryResponse(
         episode_id="e",
@@ -180,6 +113,7 @@ ANSWERS: dict[str, ProtoMessage] = {
             pb.Segment(tokens=[1, 2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS, fidelity=REPORTS),
             pb.Segment(shared_tokens=1, tokens=[2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS),
         ],
+        failure=FAILURE,
     ),
     "AuditEpisode": pb.AuditEpisodeResponse(verdict=1, index=3, detail="x"),  # type: ignore[arg-type]
     "RenderMessage": pb.RenderMessageResponse(tokens_offset=1, tokens=[1, 2], fidelity=REPORTS),
@@ -188,6 +122,9 @@ ANSWERS: dict[str, ProtoMessage] = {
     "ExportEpisode": pb.ExportEpisodeResponse(snapshot=SNAPSHOT),
     "ImportEpisode": pb.ImportEpisodeResponse(observation=whole(episode_id="e", step_count=2, tokens=[1, 2])),
     "ListEpisodes": pb.ListEpisodesResponse(episodes=[pb.EpisodeSummary(episode_id="e", metadata_json='{"a": [1]}')]),
+    "SetReward": pb.SetRewardResponse(step=1, reward=0.5, rewards=REWARDS),
+    "FailEpisode": pb.FailEpisodeResponse(failure=FAILURE),
+    "ListRows": pb.ListRowsResponse(rows=[pb.Row(index=1, id="r", public_json='{"a": [1]}')], count=2),
     "CloseEpisode": pb.CloseEpisodeResponse(was_live=True),
 }
 """A right answer to each of them."""
@@ -237,6 +174,13 @@ def test_an_answer_that_is_no_message_is_a_protocol_error(server: StrangeServer,
         ("ImportEpisode", pb.ImportEpisodeResponse(observation=whole(episode_id="e", step_count=2, tokens_offset=1))),
         ("ListEpisodes", pb.ListEpisodesResponse(episodes=[pb.EpisodeSummary(episode_id="other")])),
         ("ListEpisodes", pb.ListEpisodesResponse(next_page_token="again")),
+        ("SetReward", pb.SetRewardResponse(step=2, reward=0.5)),
+        ("SetReward", pb.SetRewardResponse(step=1, reward=math.nan)),
+        ("SetReward", pb.SetRewardResponse(step=1, rewards=REWARDS * 2)),
+        ("FailEpisode", pb.FailEpisodeResponse()),
+        ("FailEpisode", pb.FailEpisodeResponse(failure=pb.Failure(kind=99))),  # type: ignore[arg-type]
+        ("ListRows", pb.ListRowsResponse(next_page_token="again")),
+        ("ListRows", pb.ListRowsResponse(rows=[pb.Row(public_json="[]")])),
     ],
 )
 def test_an_answer_that_does_not_fit_what_was_asked_for_is_none(
@@ -416,7 +360,10 @@ def test_ctrl_c_on_a_hung_server_ends_the_block_soon(server: StrangeServer, conn
 
 PROGRAM = """
 import os, sys
-from tests.client.test_strange_servers import HELLO, ChatEnv, StrangeServer, VectorChatEnv, hang
+from chatenv_client import ChatEnv, VectorChatEnv
+from tests.client.strange_server import StrangeServer, hang
+
+HELLO = {"role": "user", "content": "Hello!"}
 
 server = StrangeServer()
 try:
@@ -462,15 +409,6 @@ def test_cancelling_a_task_on_a_hung_server_ends_the_block_soon(server: StrangeS
         return time.monotonic() - began
 
     assert asyncio.run(cancel()) < FAREWELL_S + 3
-
-
-def failing_once(then: Answer) -> Answer:
-    failures = iter([failing(grpc.StatusCode.UNAVAILABLE, b"")])
-
-    def answer(request: bytes, context: Any) -> bytes:
-        return next(failures, then)(request, context)
-
-    return answer
 
 
 def test_a_reset_is_retried_only_where_it_surely_names_its_episode(server: StrangeServer) -> None:

@@ -13,6 +13,8 @@ from chatenv_client import (
     AuditReport,
     ChatObservation,
     ChatState,
+    Failure,
+    FailureKind,
     FidelityKind,
     FidelityReport,
     InvalidRequestError,
@@ -20,6 +22,7 @@ from chatenv_client import (
     Origin,
     ProtocolError,
     Rendered,
+    RowCount,
     ServerInfo,
     SpecialToken,
     StopReason,
@@ -57,6 +60,11 @@ reports = st.lists(
     ),
     max_size=3,
 ).map(tuple)
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=64).filter(str.isprintable)
+named_rewards = st.dictionaries(names, numbers, max_size=3)
+failures = st.builds(Failure, st.sampled_from(FailureKind), st.text(st.characters(codec="utf-8"), max_size=9))
 
 
 def observation(committed: list[int], tail: list[int], messages: int, **rest: Any) -> ChatObservation:
@@ -102,6 +110,44 @@ def test_the_result_of_a_step_arrives_as_it_was(
     assert {key: getattr(delta.observation, key) for key in given_result} == given_result
 
 
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "rewards": named_rewards,
+            "turns_left": st.integers(0, 2**32 - 1),
+            "tokens_left": st.integers(0, 2**32 - 1),
+            "turn_open": st.booleans(),
+            "failure": failures,
+            "segment": st.integers(0, 9),
+        },
+    )
+)
+def test_what_a_task_says_of_a_step_arrives_as_it_was(said: dict[str, Any]) -> None:
+    whole = observation([1], [2], 1, reward=0.5, **said)
+    told = observation_from_proto(pb.Observation.FromString(encoded_of(whole).SerializeToString())).observation
+    for name in ("reward", "rewards", "turns_left", "tokens_left", "turn_open", "failure", "segment", "done"):
+        assert getattr(told, name) == getattr(whole, name), name
+
+
+def test_none_left_is_not_any_number() -> None:
+    told = observation_from_proto(encoded_of(observation([], [], 0, turns_left=0, tokens_left=0))).observation
+    assert (told.turns_left, told.tokens_left) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pb.Observation(reward=1.0, rewards=[pb.NamedReward(name="", value=1.0)]),
+        pb.Observation(failure=pb.Failure(reason="it has no kind")),
+        pb.Observation(failure=pb.Failure(kind=99)),  # type: ignore[arg-type]
+    ],
+)
+def test_a_reward_or_a_failure_that_is_none_cannot_be_read(answer: pb.Observation) -> None:
+    with pytest.raises(InvalidRequestError):
+        observation_from_proto(answer)
+
+
 def test_an_answer_to_a_caller_who_holds_the_history_is_no_larger_for_a_longer_history() -> None:
     def size(history: int) -> int:
         whole = observation([7] * history, [8] * 20, history // 100, held_tokens=history, held_messages=history)
@@ -121,12 +167,14 @@ def turns_of(parts: list[tuple[Origin, int, bool]]) -> tuple[Turn, ...]:
     for step, (origin, length, with_logprobs) in enumerate(parts):
         sampled = origin is Origin.SAMPLED
         stop_reason = StopReason.LENGTH if sampled else None
-        turns.append(Turn(origin, start, length, step, step, 1, stop_reason, "v1", 0.5, sampled and with_logprobs))
+        rewards = {"found": 0.5, "short": 0.0} if sampled else {}
+        given = sampled and with_logprobs
+        turns.append(Turn(origin, start, length, step, step, 1, stop_reason, "v1", 0.5, given, rewards=rewards))
         start += length
     return tuple(turns)
 
 
-def trajectory(turns: tuple[Turn, ...]) -> Trajectory:
+def trajectory(turns: tuple[Turn, ...], failure: Failure | None = None) -> Trajectory:
     length = turns[-1].stop if turns else 0
     logprobs = np.full(length, np.nan, np.float32)
     for turn in turns:
@@ -134,15 +182,15 @@ def trajectory(turns: tuple[Turn, ...]) -> Trajectory:
             logprobs[turn.start : turn.stop] = np.float32(-0.1) * np.arange(turn.length, dtype=np.float32)
     given_logprobs = logprobs[~np.isnan(logprobs)]
     segment = segment_of(np.arange(length, dtype=np.int32), turns, given_logprobs, ())
-    return Trajectory("e", (segment,), truncated=True)
+    return Trajectory("e", (segment,), truncated=True, failure=failure)
 
 
-@given(lengths)
-def test_a_trajectory_arrives_as_it_was(parts: list[tuple[Origin, int, bool]]) -> None:
-    sent = trajectory(turns_of(parts))
+@given(lengths, st.none() | failures)
+def test_a_trajectory_arrives_as_it_was(parts: list[tuple[Origin, int, bool]], failure: Failure | None) -> None:
+    sent = trajectory(turns_of(parts), failure)
     encoded = trajectory_to_proto(sent).SerializeToString()
     received = trajectory_from_proto(pb.GetTrajectoryResponse.FromString(encoded))
-    assert received.turns == sent.turns
+    assert (received.turns, received.failure) == (sent.turns, failure)
     for name in ("tokens", "loss_mask", "logprobs", "turn"):
         assert getattr(received, name).dtype == getattr(sent, name).dtype
         assert getattr(received, name).tobytes() == getattr(sent, name).tobytes()
@@ -176,8 +224,10 @@ def test_a_trajectory_whose_lengths_do_not_agree_is_refused(damage: dict[str, An
         trajectory_from_proto(encoded)
 
 
-@given(reports, st.none() | st.integers(1, 9), st.none() | st.integers(-5, 5))
-def test_a_state_arrives_as_it_was(fidelity: tuple[FidelityReport, ...], limit: int | None, seed: int | None) -> None:
+@given(reports, st.none() | st.integers(1, 9), st.none() | st.integers(-5, 5), st.none() | failures, st.booleans())
+def test_a_state_arrives_as_it_was(
+    fidelity: tuple[FidelityReport, ...], limit: int | None, seed: int | None, failure: Failure | None, is_open: bool
+) -> None:
     sent = ChatState(
         episode_id="e",
         step_count=4,
@@ -191,6 +241,14 @@ def test_a_state_arrives_as_it_was(fidelity: tuple[FidelityReport, ...], limit: 
         terminated=True,
         max_steps=limit,
         max_tokens=limit,
+        max_turns=limit,
+        max_sampled_tokens=limit,
+        turn_count=limit or 0,
+        turn_open=is_open,
+        turns_left=limit,
+        tokens_left=0 if is_open else limit,
+        failure=failure,
+        task="gsm" if is_open else "",
         seed=seed,
         metadata={"task": 3},
         clock_unix_seconds=1_700_000_000.25,
@@ -224,10 +282,12 @@ def test_a_servers_description_arrives_as_it_was() -> None:
         special_tokens=(SpecialToken(257, "<|im_end|>", stops=True),),
         features=("tools", "exact"),
         turn_parser="hermes",
-        limits=Limits(max_episodes=3, max_message_bytes=9, idle_timeout_seconds=0.5),
+        limits=Limits(max_episodes=3, max_turns=4, max_sampled_tokens=5, max_message_bytes=9, idle_timeout_seconds=0.5),
         uptime_seconds=1.5,
         live_episodes=1,
         live_tokens=2**40,
+        tasks=("calc", "gsm"),
+        row_counts=(RowCount("gsm", "train", 7473), RowCount("", "test", 2**32 - 1)),
     )
     assert info_from_proto(info_to_proto(sent)) == sent
 
