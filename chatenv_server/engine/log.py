@@ -137,7 +137,6 @@ class EpisodeLog(LogReading):
             written=head.written,
             tail=then.tail,
             tail_step=begun,
-            tail_reward=head.tail_reward,
             messages=held_messages,
             message_count=count,
             tail_message=head.tail_message,
@@ -158,8 +157,6 @@ class EpisodeLog(LogReading):
             Records(),
             tail=then.tail,
             tail_step=step,
-            # What was earned on the tail that goes must not be lost with it.
-            tail_reward=head.tail_reward,
             messages=[*kept, *then.messages],
             message_count=len(kept) + len(then.messages),
             recorded=then.recorded,
@@ -297,13 +294,6 @@ class EpisodeLog(LogReading):
         """Hold a turn's text no longer, now that nothing is rendered from it any more."""
         if not self._keeps_texts and turn is not None and _can_be_read_again(turn):
             self.head.messages[turn.message_index] = None
-
-    def add_reward(self, reward: float, *, of_messages: bool) -> None:
-        """Book a step's reward on what it appended: the tail, where those of several steps add up, or a span."""
-        if of_messages:
-            self.head = self.head._replace(tail_reward=(self.head.tail_reward or 0.0) + reward)
-        else:
-            self.head.records.turns.reward(self.head.written.turns - 1, reward)
 
 
 def _can_be_read_again(turn: SampledTurn) -> bool:

@@ -28,7 +28,6 @@ class Head(NamedTuple):
     """What of the records counts: all that can never change any more."""
     tail: Tail = EMPTY_TAIL
     tail_step: int = 0
-    tail_reward: float | None = None
     messages: list[Message | None] = []  # noqa: RUF012 - shared on purpose: of it only `message_count` are this head's
     """The conversation, the tail's messages included. None for a sampled turn that is read off its tokens when somebody
     asks."""
@@ -67,7 +66,7 @@ class Head(NamedTuple):
     def tail_extent(self) -> Extent | None:
         """What the pending tail covers; None where it is no turn, having nothing at all."""
         count, length = self.message_count - self.tail_message, len(self.tail.tokens)
-        if count == 0 and length == 0 and self.tail_reward is None:
+        if count == 0 and length == 0:
             return None
         return Extent(self.written.tokens, length, self.tail_step, self.tail_message, count)
 
@@ -77,7 +76,7 @@ class Head(NamedTuple):
         starts = [self.written.tokens + start for start in tail.message_starts]
         if starts_message:
             starts.append(self.written.tokens + len(tail.tokens) - tail.generation_prompt_length)
-        return TemplatePart(self.tail_extent, tail.tokens, starts, self.tail_reward, tail.reports)
+        return TemplatePart(self.tail_extent, tail.tokens, starts, tail.reports)
 
     @property
     def known_opening(self) -> KnownOpening | None:

@@ -13,7 +13,7 @@ from chatenv_client.models import (
     Turn,
     segment_of,
 )
-from chatenv_client.tokens import Float32Array, TokenSnapshot
+from chatenv_client.tokens import Float32Array, Int32Array, TokenSnapshot
 from chatenv_server.engine.continuations import Continuations
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.log_head import Head
@@ -87,6 +87,34 @@ class LogReading:
             return None
         return head.written.tokens - 1
 
+    def last_turn(self) -> tuple[Int32Array, Float32Array | None]:
+        """(tokens, logprobs) of the last sampled message: (n,) int32, and (n,) float32 where all spans of it have some.
+
+        Raises:
+            LookupError: there is no such message.
+        """
+        head = self.head
+        if head.last is None:
+            raise LookupError("nothing was sampled in this segment")
+        spans = head.records.turns.last_spans(head.written.turns)
+        tokens = head.committed[spans[0].start :]
+        if not all(span.has_logprobs for span in spans):
+            return tokens.copy(), None
+        count = sum(span.length for span in spans)
+        return tokens.copy(), head.records.logprobs.view(head.written.logprobs - count, head.written.logprobs).copy()
+
+    def sampled_steps(self) -> frozenset[int]:
+        """The steps that brought sampled tokens, in any segment."""
+        return frozenset(turn.step for turn in self._sampled_turns())
+
+    def ends_of_turns(self) -> list[int]:
+        """The step that ended each turn of the model, in any segment, in order."""
+        return [turn.step for turn in self._sampled_turns() if turn.stop_reason is not StopReason.ABORT]
+
+    def _sampled_turns(self) -> list[Turn]:
+        turns = [turn for sealed in self.sealed for turn in sealed.turns] + list(self.turns())
+        return [turn for turn in turns if turn.origin is Origin.SAMPLED]
+
     @property
     def stop_reason(self) -> StopReason | None:
         """Why sampling of the last span stopped; None: there is no span in the segment."""
@@ -116,7 +144,7 @@ class LogReading:
         committed, extent = self.head.records.turns.first(self.head.written.turns), self.head.tail_extent
         if extent is None:
             return committed
-        return (*committed, Turn(Origin.TEMPLATE, **extent._asdict(), reward=self.head.tail_reward))
+        return (*committed, Turn(Origin.TEMPLATE, **extent._asdict()))
 
     def reports(self) -> tuple[FidelityReport, ...]:
         """Everything that is not exact in the segment, the pending tail's reports last."""

@@ -35,7 +35,6 @@ class TemplatePart(NamedTuple):
     """(n,) int32."""
     starts: Sequence[int]
     """First token, in the stream, of each message that begins here, the sampled one included."""
-    reward: float | None
     reports: Sequence[FidelityReport]
 
 
@@ -83,7 +82,7 @@ class Records:
         """
         turns = at.turns
         if template.extent is not None:
-            turns = self.turns.write_template(turns, template.extent, template.reward)
+            turns = self.turns.write_template(turns, template.extent)
         turns = self.turns.write_sampled(
             turns,
             sampled,

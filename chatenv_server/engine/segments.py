@@ -75,10 +75,10 @@ def shared_with(before: Sequence[SealedSegment], tokens: Int32Array, opening_len
     """How many leading tokens a segment, whose opening is so long, has in common with the last one before it."""
     if not before or not opening_length:
         return 0
-    return shared_length(_last_tokens(before), tokens[:opening_length])
+    return shared_length(last_tokens(before), tokens[:opening_length])
 
 
-def _last_tokens(sealed: Sequence[SealedSegment]) -> Int32Array:
+def last_tokens(sealed: Sequence[SealedSegment]) -> Int32Array:
     """(n,) int32, all tokens of the last segment; costs what it returns."""
     pieces: list[Int32Array] = []
     needed = sealed[-1].length

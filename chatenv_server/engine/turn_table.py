@@ -41,14 +41,21 @@ class SampledSpan(NamedTuple):
     """Whether a generation prompt stands before it."""
 
 
+class LastSpan(NamedTuple):
+    """A sampled span, as far as a turn that it is part of asks."""
+
+    start: int
+    length: int
+    has_logprobs: bool
+
+
 class TurnTable:
     """A table of turns; each is written at a given place, over whatever lies from there on."""
 
-    __slots__ = ("_model_versions", "_rewards", "_rows", "_runs")
+    __slots__ = ("_model_versions", "_rows", "_runs")
 
     def __init__(self) -> None:
         self._rows = array("i")
-        self._rewards: dict[int, float] = {}
         self._model_versions: dict[int, str] = {}
         self._runs: dict[int, SpanNotes] = {}
         """Of the few turns that have runs of tokens to tell apart."""
@@ -70,7 +77,6 @@ class TurnTable:
             **extent._asdict(),
             stop_reason=_STOP_REASONS[kind >> _STOP_REASON_SHIFT] if kind & _SAMPLED else None,
             model_version=self._model_versions.get(index, ""),
-            reward=self._rewards.get(index),
             has_logprobs=bool(kind & _HAS_LOGPROBS),
             sampled_runs=notes.sampled_runs,
             model_version_runs=notes.model_version_runs,
@@ -90,6 +96,19 @@ class TurnTable:
     def last_length(self, count: int) -> int:
         """Tokens of the last of `count` turns, of which there is one."""
         return self._row(count - 1)[0].length
+
+    def last_spans(self, count: int) -> list[LastSpan]:
+        """The spans of the message that the last of `count` turns, a sampled one, belongs to, in order."""
+        spans: list[LastSpan] = []
+        message: int | None = None
+        for extent, kind in map(self._row, reversed(range(count))):
+            if not kind & _SAMPLED or message not in (None, extent.first_message):
+                break
+            message = extent.first_message
+            spans.append(LastSpan(extent.start, extent.length, bool(kind & _HAS_LOGPROBS)))
+            if extent.message_count:
+                break
+        return spans[::-1]
 
     def span_of(self, message: int, count: int) -> SampledSpan:
         """The span of a sampled message: one or several of the first `count` turns, each going on with another."""
@@ -113,11 +132,9 @@ class TurnTable:
             if first.message_count:  # else it begins with a prefill, which a caller gave
                 yield message, first.start, last.start + last.length
 
-    def write_template(self, at: int, extent: Extent, reward: float | None) -> int:
+    def write_template(self, at: int, extent: Extent) -> int:
         """Write what the template wrote as turn number `at`; the number of turns there are then."""
         self._write(at, (*extent, _TEMPLATE))
-        if reward is not None:
-            self._rewards[at] = reward
         return at + 1
 
     def write_sampled(
@@ -148,12 +165,7 @@ class TurnTable:
         count = len(self._rows) // _COLUMNS
         if at < count:  # a step was taken back
             for written in range(at, count):
-                self._rewards.pop(written, None)
                 self._model_versions.pop(written, None)
                 self._runs.pop(written, None)
             del self._rows[at * _COLUMNS :]
         self._rows.extend(row)
-
-    def reward(self, turn: int, reward: float) -> None:
-        """Book a reward on a turn."""
-        self._rewards[turn] = reward

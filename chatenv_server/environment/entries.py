@@ -7,7 +7,6 @@ the stream that it goes on with.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from chatenv_server.engine.continuations import Continuation
 from chatenv_server.engine.conversation import PendingRewrite, Prefill, Tail
 from chatenv_server.environment.journal import Entry, Outcome
 from chatenv_server.environment.record import EpisodeRecord
+from chatenv_server.environment.rewards import NO_REWARD, Earned, earned
 from chatenv_server.environment.validation import check_action, check_messages, check_token_ids
 
 
@@ -40,33 +40,43 @@ def refusal(what: str) -> InvalidRequestError:
 
 
 def read_entry(encoded: pb.EpisodeEntry, record: EpisodeRecord, engine: TokenEngine) -> Entry:
-    """What an entry says was done next.
+    """What an entry says was done next, but for what the template wrote: that follows on its sampled tokens.
 
     Raises:
         InvalidRequestError: that cannot have been.
     """
-    if encoded.HasField("sampled") == encoded.HasField("went_on"):
-        raise refusal("an entry has either sampled tokens or what the template wrote")
+    if not (encoded.HasField("sampled") or encoded.HasField("went_on")):
+        raise refusal("an entry has neither sampled tokens nor what the template wrote")
     if record.is_over:
         raise refusal("the episode was over before its last entry")
     outcome = _outcome(encoded)
-    if encoded.HasField("sampled"):
-        return _span(encoded, record, outcome, engine)
-    then = _continuation(encoded, record, engine)
-    return Entry(then, encoded.went_on.shared_tokens, outcome=outcome)
+    return _span(encoded, record, outcome, engine) if encoded.HasField("sampled") else Entry(outcome=outcome)
 
 
 def _outcome(encoded: pb.EpisodeEntry) -> Outcome:
-    if not math.isfinite(encoded.reward):
-        raise refusal("a reward is no finite number")
     metadata, state = encoded.metadata_json, encoded.transform_state_json
     return Outcome(
-        encoded.reward if encoded.HasField("reward") else None,
+        read_reward(encoded),
         encoded.terminated,
         encoded.truncated,
         load_object(metadata, "metadata", Reason.BAD_METADATA) if encoded.HasField("metadata_json") else None,
         load_object(state, "transform_state", Reason.BAD_METADATA) if state else None,
+        load_object(encoded.task_state_json, "task_state", Reason.BAD_METADATA)
+        if encoded.HasField("task_state_json")
+        else None,
     )
+
+
+def read_reward(encoded: pb.EpisodeEntry | pb.LateReward) -> Earned:
+    """What a step earned.
+
+    Raises:
+        InvalidRequestError: a number is none, or a name is.
+    """
+    unnamed = encoded.reward if encoded.HasField("reward") else None
+    if unnamed is None and not encoded.rewards:
+        return NO_REWARD
+    return earned(unnamed, *wire.rewards_from_proto(encoded.rewards))
 
 
 # -- sampled spans --------------------------------------------------------------------------------
@@ -125,7 +135,12 @@ def _columns(span: pb.SampledSpan, log: EpisodeLog, count: int) -> dict[str, Any
 # -- what the template wrote ----------------------------------------------------------------------
 
 
-def _continuation(encoded: pb.EpisodeEntry, record: EpisodeRecord, engine: TokenEngine) -> Continuation:
+def read_continuation(encoded: pb.EpisodeEntry, record: EpisodeRecord, engine: TokenEngine) -> Continuation:
+    """How the stream went on with messages, once the entry's sampled tokens are on record.
+
+    Raises:
+        InvalidRequestError: that cannot have been.
+    """
     written, log = encoded.went_on, record.log
     messages = _messages(encoded, record)
     begins, first, shared = written.begins_segment, written.first_message, written.shared_tokens

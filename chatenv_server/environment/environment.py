@@ -1,47 +1,52 @@
 """ChatEnvironment: one episode at a time, in-process; the server holds one for every episode id.
 
-It decides the order of a step: check, append, transform. If any of them fails, it takes the whole step back. The engine
-owns the tokens; the server owns ids and concurrency.
+How an episode is played is told in `playing.py`; this is what users call.
 """
 
 from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chatenv_client import wire
-from chatenv_client.errors import EpisodeDoneError, TemplateRejectedError, TransformError, TransformTimeoutError
 from chatenv_client.models import (
     Action,
     ChatObservation,
+    EpisodeDefaults,
+    Failure,
+    FailureKind,
     ResetOptions,
     as_action,
 )
 from chatenv_server.engine import TokenEngine
-from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.guard import TransformGuard
-from chatenv_server.environment.journal import NO_OUTCOME, Outcome
 from chatenv_server.environment.options import EpisodeOptions
-from chatenv_server.environment.reading import EnvironmentReading
-from chatenv_server.environment.record import EpisodeRecord, Moment
-from chatenv_server.environment.restoring import restored
+from chatenv_server.environment.playing import Playing, Tell
+from chatenv_server.environment.rewards import earned
 from chatenv_server.environment.snapshots import EpisodeSnapshot, newest_piece, snapshot_of
 from chatenv_server.environment.transforms import Transform, check_transform
-from chatenv_server.environment.validation import check_action, check_replace_from
+from chatenv_server.environment.validation import as_failure_kind
+from chatenv_server.tasks.choice import TaskMaker, Tasks
+from chatenv_server.tasks.rows import Rows
+from chatenv_server.tasks.task import End
+from chatenv_server.work import done
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 
-class ChatEnvironment(EnvironmentReading):
+class ChatEnvironment(Playing):
     """A chat environment on one tokenizer. Not safe for threads: give each episode its own, they share the engine.
 
     Args:
         tokenizer: a Hugging Face tokenizer, any object with `apply_chat_template` and `decode`, or a `TokenEngine`
             to share.
-        transform: called on the observation of every step; sets reward, end and metadata.
+        transform: called on the observation of every step, after the task; shapes reward, end and metadata.
+        task: a subclass of `Task`, or several by name, of which each reset chooses one: an instance of it opens the
+            episode and answers the model's turns.
+        rows: data for tasks: JSON objects.
+        task_timeout_s: seconds that a call of the task may take; 0: any.
         chat_template: a Jinja template in place of the tokenizer's own.
         token_id_limit: ids from here on are refused; by default the tokenizer's length.
         keeps_journal: whether to keep what `snapshot` and `fork` need; a server with a store keeps it there.
@@ -49,9 +54,9 @@ class ChatEnvironment(EnvironmentReading):
             `system_prompt`, `max_steps`, `history_policy` and so on.
 
     Raises:
-        TypeError: the object is no tokenizer, the transform cannot be called with an observation, or there is no such
-            option.
-        ValueError: the template or an option is not valid.
+        TypeError: the object is no tokenizer, the transform cannot be called with an observation, the task is none, or
+            there is no such option.
+        ValueError: the template, an option or a row is not valid.
     """
 
     def __init__(
@@ -59,23 +64,28 @@ class ChatEnvironment(EnvironmentReading):
         tokenizer: Any,
         *,
         transform: Transform | TransformGuard | None = None,
+        task: TaskMaker | Mapping[str, TaskMaker] | Tasks | None = None,
+        rows: Rows | Sequence[Mapping[str, Any]] | None = None,
+        task_timeout_s: float = 0.0,
         chat_template: str | None = None,
         token_id_limit: int | None = None,
         keeps_journal: bool = True,
-        **options: Unpack[ResetOptions],
+        **options: Unpack[EpisodeDefaults],
     ) -> None:
         if not isinstance(tokenizer, TokenEngine):
             tokenizer = TokenEngine.shared(tokenizer, chat_template=chat_template, token_id_limit=token_id_limit)
-        super().__init__(tokenizer)
-        self._transform = _guarded(transform)
-        self._options = EpisodeOptions().overridden_by(options)
-        self._keeps_journal = keeps_journal
+        super().__init__(
+            tokenizer,
+            EpisodeOptions().overridden_by(options),
+            _guarded(transform),
+            Tasks.of(task, rows),
+            task_timeout_s,
+            keeps_journal=keeps_journal,
+        )
 
     # -- episodes ---------------------------------------------------------------------------------
 
-    def reset(
-        self, *, answer: Callable[[ChatObservation], None] | None = None, **options: Unpack[ResetOptions]
-    ) -> ChatObservation:
+    def reset(self, *, answer: Tell | None = None, **options: Unpack[ResetOptions]) -> ChatObservation:
         """Start a new episode. Options that are left out, or None, are the environment's own.
 
         Args:
@@ -87,44 +97,30 @@ class ChatEnvironment(EnvironmentReading):
             The opening: prompt tokens and messages.
 
         Raises:
-            InvalidRequestError: an option is wrong; the episode before is untouched.
-            TemplateRejectedError: the template cannot render the opening messages; the episode before is untouched.
-            TransformError: `state_dict` of the transform raised; the episode before is untouched.
+            InvalidRequestError: an option is wrong.
+            TemplateRejectedError: the template cannot render the opening messages.
+            TaskError: the task failed, or opened with what cannot be.
+            TransformError: `state_dict` of the transform raised.
             TypeError: there is no such option.
+            In every case the episode before is untouched.
         """
-        asked = self._options.overridden_by(options)
-        # A transform may read the messages at every step, so for it their texts are kept.
-        log = self.engine.open(asked.render_options(), keeps_texts=self._transform is not None)
-        episode = EpisodeRecord(asked, log, keeps_journal=self._keeps_journal)
-        try:
-            opened = episode.open(None if self._transform is None else self._transform.state())
-        except TemplateRejectedError as error:
-            opening = asked.opening
-            raise blaming(error, log, opening, len(opening) - len(asked.messages)) from error
-        observation = episode.observation(opened)
-        if answer is not None:
-            answer(observation)
-        self._episode = episode
-        return observation
+        return done(self.resetting(answer=answer, **options))
 
-    def step(
-        self,
-        action: Action,
-        *,
-        replace_from: int | None = None,
-        answer: Callable[[ChatObservation], None] | None = None,
-    ) -> ChatObservation:
+    def step(self, action: Action, *, replace_from: int | None = None, answer: Tell | None = None) -> ChatObservation:
         """Append one turn: sampled tokens (`ChatAction(tokens=...)`), a message, or a list of messages.
 
         With `replace_from` the messages, which may be none, take the place of all messages from that index on. Where
         those are part of what a model has read already, the observation's `segment` goes up: its stream is then the
         full rendering of the conversation as it is now, and begins a new segment.
 
-        The observation's `terminated` says that the task ended the episode, `truncated` that a limit or a transform
-        cut it off.
+        A turn that the model ended is answered by the task, if there is one, in the same step.
+
+        The observation's `terminated` says that the task ended the episode, `truncated` that a limit, the task or a
+        transform cut it off.
 
         Args:
             action: what to append.
+            replace_from: as above.
             answer: called with the observation at the end of the step. If it raises, the step is taken back: so a
                 server applies no step that it cannot answer.
 
@@ -137,54 +133,59 @@ class ChatEnvironment(EnvironmentReading):
             HistoryRewrittenError: policy `strict`.
             PromptMismatchError: the action was sampled from another prompt.
             EpisodeDoneError: the episode is over.
+            TaskError: the task failed, or answered what cannot be.
             TransformError: the transform raised.
             In every case the episode is as it was.
         """
-        episode = self._live()
-        action = as_action(action, replace_from)
-        check_action(action, self.engine.token_id_limit)
-        if action.replace_from is not None:
-            check_replace_from(action.replace_from, episode.log.message_count)
-        moment = episode.moment
-        try:
-            appended = episode.append(action)
-            observation = episode.observation(appended.change)
-            if self._transform is not None:
-                episode.end_as(self._transform.outcome(observation))
-            outcome = self._outcome(episode, observation)
-            if answer is not None:
-                answer(observation)
-        except TemplateRejectedError as error:
-            self._take_back(episode, moment)
-            raise blaming(error, episode.log, action.messages) from error
-        except BaseException:
-            self._take_back(episode, moment)
-            raise
-        episode.book(appended, outcome)
-        return observation
+        return done(self.stepping(as_action(action, replace_from), answer=answer))
 
-    def _outcome(self, episode: EpisodeRecord, observation: ChatObservation) -> Outcome:
-        if self._transform is None:
-            return Outcome(truncated=True) if episode.progress.truncated else NO_OUTCOME
-        own = episode.options.metadata
-        return Outcome(
-            observation.reward,
-            episode.progress.terminated,
-            episode.progress.truncated,
-            None if _is_same_json(observation.metadata, own) else observation.metadata,
-            self._transform.state(),
-        )
+    def set_reward(
+        self,
+        rewards: float | Mapping[str, float],
+        *,
+        step: int | None = None,
+        turn: int | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> float:
+        """Set what a step earned, also after the end. Doing it again changes nothing; other components stay.
 
-    def _take_back(self, episode: EpisodeRecord, moment: Moment) -> None:
-        episode.take_back(moment)
-        if self._transform is not None:
-            self._transform.take_back(episode.transform_state)
+        Args:
+            rewards: one number, or numbers by name.
+            step: the step, from 1.
+            turn: in place of that, the turn among those that the model ended, from 0.
+            weights: of components; 1 where none is given.
 
-    def _live(self) -> EpisodeRecord:
-        episode = self._episode or self._current()
-        if episode.is_over:
-            raise EpisodeDoneError("the episode is over; reset it to go on")
-        return episode
+        Returns:
+            The step's reward now.
+
+        Raises:
+            InvalidRequestError: a number is none, or there is no such step or turn.
+        """
+        by_name = isinstance(rewards, Mapping)
+        reward = earned(None if by_name else rewards, rewards if by_name else None, weights)
+        _, now = self.set_late_reward(reward, step=step, turn=turn)
+        return now.total or 0.0
+
+    def fail(self, reason: str, kind: FailureKind | str = FailureKind.OTHER) -> Failure:
+        """End the episode because something broke, so that nobody takes it for one that went badly.
+
+        Returns:
+            The failure on record: an earlier one, where there was one.
+
+        Raises:
+            InvalidRequestError: there is no such kind, or the reason is too long.
+        """
+        return self.record_failure(Failure(as_failure_kind(kind), reason))
+
+    def close(self) -> None:
+        """Close the task of the episode, if there is one; the episode can still be read."""
+        done(self.closing(End.CLOSED))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # -- episodes taken elsewhere -----------------------------------------------------------------
 
@@ -212,39 +213,22 @@ class ChatEnvironment(EnvironmentReading):
 
         Raises:
             TokenizerMismatchError: another tokenizer, chat template or token-id limit wrote it.
-            InvalidRequestError: it cannot be read, or is cut off or altered.
+            InvalidRequestError: it cannot be read, or is cut off or altered; or its task or row is not there.
+            TaskError: the task cannot be made, or cannot be brought where it was.
             TransformError: `load_state_dict` of the transform raised.
             In every case the environment is as it was.
         """
-        told = wire.snapshot_of_bytes(snapshot) if isinstance(snapshot, bytes) else snapshot
-        episode, observation = restored(
-            self.engine, told, keeps_texts=self._transform is not None, keeps_journal=self._keeps_journal
-        )
-        if self._transform is not None:
-            self._load_state(self._transform, episode)
-        self._episode = episode
-        return observation
-
-    def _load_state(self, transform: TransformGuard, episode: EpisodeRecord) -> None:
-        try:
-            transform.load_state(episode.transform_state)
-        except TransformError as error:
-            transform.take_back(None if self._episode is None else self._episode.transform_state)
-            if isinstance(error, TransformTimeoutError):
-                raise
-            raise TransformError(
-                "load_state_dict of the transform raised, so the episode cannot be taken up; "
-                "serve it with the transform that kept its state"
-            ) from error.__cause__
+        return done(self.restoring(snapshot))
 
     def fork(self, at_step: int | None = None, *, episode_id: str | None = None) -> ChatEnvironment:
         """A new environment whose episode shares this one's past, up to a step or until now, and goes its own way.
 
-        A transform that keeps state with `state_dict` and `load_state_dict` is copied, with the state of that step; any
-        other is shared.
+        Its task is another instance, with the state of that step. A transform that keeps state with `state_dict` and
+        `load_state_dict` is copied, with the state of that step; any other is shared.
 
         Raises:
             InvalidRequestError: there is no episode, or no such step.
+            TaskError: the task keeps what is not JSON.
             TransformError: a transform that keeps state cannot be copied.
         """
         snapshot = self.snapshot(at_step)
@@ -252,13 +236,10 @@ class ChatEnvironment(EnvironmentReading):
         snapshot.forked_from.at_step = len(snapshot.entries) - 1
         snapshot.episode_id = episode_id or uuid.uuid4().hex
         forked = copy.copy(self)
-        forked._transform = None if self._transform is None else self._transform.copied()
+        forked._task = None
+        forked._transform = None if self._transform is None else done(self._transform.copied())
         forked.restore(snapshot)
         return forked
-
-
-def _is_same_json(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    return left == right and repr(left) == repr(right)  # 1 equals True, and JSON tells them apart
 
 
 def _guarded(transform: Transform | TransformGuard | None) -> TransformGuard | None:

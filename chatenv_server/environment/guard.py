@@ -1,220 +1,173 @@
-"""Calls the transform of one episode: within a deadline, and taking nothing of its result but what it may set.
+"""Calls the transform of one episode, and takes nothing of its result but what it may set.
 
 All of that happens inside the step, so the environment takes the step back when the transform fails.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import math
-import threading
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from chatenv_client.errors import ChatEnvError, InvalidRequestError, TransformError, TransformTimeoutError
-from chatenv_client.models import ChatObservation
+from chatenv_client.errors import InvalidRequestError, TransformError, TransformTimeoutError
+from chatenv_client.models import ChatObservation, Message
 from chatenv_client.reasons import Reason
-from chatenv_client.wire.json_fields import dump_json, load_object
+from chatenv_client.wire.json_fields import dump_json
+from chatenv_server.environment.rewards import Earned, earned
 from chatenv_server.environment.transforms import Transform, keeps_state
-from chatenv_server.threads import start_thread
+from chatenv_server.environment.user_code import Kind, State, StateKeeper, UserCode, is_the_users, own_state
+
+_KIND: Final = Kind("transform", "transform-timeout", TransformError, TransformTimeoutError)
 
 
-class TransformGuard:
+class Shaped(NamedTuple):
+    """What a transform made of a step."""
+
+    reward: Earned
+    terminated: bool
+    truncated: bool
+    metadata: dict[str, Any]
+    state: State | None
+    """What the transform keeps afterwards; None: nothing."""
+
+
+class TransformGuard(UserCode):
     """The guarded transform of one episode.
 
-    A call that overran cannot be stopped. It goes on in its thread, and the episode's next call first waits for it,
-    within a deadline of its own. So calls of one episode never overlap.
+    Args:
+        transform: the transform.
+        timeout_s: seconds a call may take; 0: any.
     """
 
     def __init__(self, transform: Transform, timeout_s: float = 0.0) -> None:
+        super().__init__(_KIND, timeout_s, _Keeper(transform) if keeps_state(transform) else None)
         self._transform = transform
-        self._timeout_s = timeout_s
-        """Seconds a call may take; 0: any."""
-        self._running: _Running | None = None
-        self._owed: Mapping[str, Any] | None = None
-        """State that it has to be given before it is called again."""
-        self._keeps_state = keeps_state(transform)
 
-    def outcome(self, observation: ChatObservation) -> ChatObservation:
-        """The observation with the reward, the end and the metadata that the transform gives it.
+    async def shaped(self, observation: ChatObservation, reward: Earned) -> Shaped:
+        """What the transform makes of a step.
 
-        Whatever else the transform sets stays with the copy that it is given. That a limit truncated the episode it
-        cannot undo.
+        Whatever else it sets stays with the copy that it is given. That a limit truncated the episode it cannot undo.
+
+        Args:
+            observation: what the step shows without it.
+            reward: what the task gave.
 
         Raises:
             TransformTimeoutError: it takes too long.
             TransformError: it raises, which is then the cause, or sets what no observation can hold.
         """
-        result = self._called("the transform", self._transform, copy.copy(observation))
+        given = Shown.of(observation)
+        result, state = await self.called("the transform", self._transform, given)
         if not isinstance(result, ChatObservation):
-            raise _failure(f"the transform returned {type(result).__name__}, not an observation")
+            raise self.failure(f"the transform returned {type(result).__name__}, not an observation")
+        if given.has_other_messages:
+            raise self.failure("the transform changed the messages, and only a task may speak: answer from a task")
         try:
-            outcome = _outcome(result)
+            ends = _end(result.terminated, "terminated"), _end(result.truncated, "truncated")
+            return Shaped(_reward(result, reward), *ends, _metadata(result.metadata), state)
+        except _Refused as error:
+            raise self.failure(f"the transform set {error}") from error.__cause__
         except BaseException as error:
-            if isinstance(error, TransformError) or _is_the_users(error):
+            if is_the_users(error):
                 raise
             # To read a value may run code of the transform's, or of its libraries: a tensor's, say.
-            raise _failure("the transform set what cannot be read") from error
-        observation.reward, observation.terminated, truncated, observation.metadata = outcome
-        observation.truncated = observation.truncated or truncated
-        return observation
+            raise self.failure("the transform set what cannot be read") from error
 
-    # -- state that the transform keeps -----------------------------------------------------------
-
-    def state(self) -> dict[str, Any] | None:
-        """What `state_dict` of the transform gives, as JSON has it; None: it has no such method.
-
-        Raises:
-            TransformTimeoutError: it takes too long.
-            TransformError: it raises, or gives what is no JSON object.
-        """
-        if not self._keeps_state:
-            return None
-        state = self._called("state_dict of the transform", self._transform.state_dict)  # type: ignore[attr-defined]
-        if not isinstance(state, Mapping):
-            raise _failure(f"state_dict of the transform returned {type(state).__name__}, not a mapping")
-        try:
-            text = dump_json(dict(state), "state_dict", Reason.BAD_METADATA)
-            return load_object(text, "state_dict", Reason.BAD_METADATA)
-        except InvalidRequestError as error:
-            raise _failure(f"state_dict of the transform returned what is not JSON ({error.message})") from error
-
-    def load_state(self, state: Mapping[str, Any] | None) -> None:
-        """Give the transform its state back. None: it kept none.
-
-        Raises:
-            TransformTimeoutError: it takes too long.
-            TransformError: `load_state_dict` raises.
-        """
-        if self._keeps_state and state is not None:
-            self._owed = state
-            self._make_ready()
-
-    def take_back(self, state: Mapping[str, Any] | None) -> None:
-        """Give the transform its state back after a step that failed, at the latest before it is called again."""
-        self._owed = state if self._keeps_state else None
-        if self._running is None:  # else it goes on, and would change what it is given
-            with contextlib.suppress(ChatEnvError):
-                self._make_ready()
-
-    def copied(self) -> TransformGuard:
+    async def copied(self) -> TransformGuard:
         """A guard of the same transform, or of a copy where it keeps state.
 
         Raises:
             TransformError: it cannot be copied.
         """
-        if not self._keeps_state:
-            return TransformGuard(self._transform, self._timeout_s)
-        return TransformGuard(self._called("a copy of the transform", copy.deepcopy, self._transform), self._timeout_s)
-
-    # -- calls ------------------------------------------------------------------------------------
-
-    def _called(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the transform or a method of it, once it is where it should be."""
-        self._make_ready()
-        return self._returned(what, function, *arguments)
-
-    def _make_ready(self) -> None:
-        """Wait for a call that overran, then give the transform the state that it is owed."""
-        if self._running is not None:
-            self._wait_for(self._running)
-            self._running = None
-        if self._owed is not None:
-            state = copy.deepcopy(dict(self._owed))
-            load = self._transform.load_state_dict  # type: ignore[attr-defined]
-            self._returned("load_state_dict of the transform", load, state)
-            self._owed = None
-
-    def _returned(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        if not self._timeout_s:
-            try:
-                return function(*arguments)
-            except BaseException as error:
-                if _is_the_users(error):
-                    raise
-                raise _failure(f"{what} raised") from error
-        self._running = running = _Running(partial(function, *arguments))
-        self._wait_for(running)
-        self._running = None
-        if (raised := running.raised) is not None:
-            running.raised = None  # its frames hold this one
-            raise _failure(f"{what} raised") from raised
-        return running.result
-
-    def _wait_for(self, running: _Running) -> None:
-        if not running.ended.wait(self._timeout_s):
-            raise TransformTimeoutError(
-                f"the transform took longer than {self._timeout_s:g} s and the step was taken back; "
-                "mend it, or raise --transform-timeout"
-            )
+        if self.keeper is None:
+            return TransformGuard(self._transform, self.timeout_s)
+        copied, _ = await self.called("a copy of the transform", copy.deepcopy, self._transform)
+        return TransformGuard(copied, self.timeout_s)
 
 
-class _Running:
-    """A call of a transform, in a thread of its own.
+class Shown(ChatObservation):
+    """The observation that a transform is given: a copy that knows whether its messages were changed."""
 
-    Raises:
-        ServerBusyError: the machine gives no thread for it.
-    """
+    __slots__ = ("_read",)
 
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.ended = threading.Event()
-        self.result: Any = None
-        self.raised: BaseException | None = None
-        start_thread(partial(self._run, call), "transform")
+    _read: list[Message] | None
 
-    def _run(self, call: Callable[[], Any]) -> None:
-        try:
-            self.result = call()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-            self.raised = error
-        finally:
-            self.ended.set()
+    @classmethod
+    def of(cls, observation: ChatObservation) -> Shown:
+        """A copy of an observation."""
+        shown = cls.__new__(cls)
+        for name in _FIELDS:
+            setattr(shown, name, getattr(observation, name))
+        shown.rewards = dict(observation.rewards)
+        shown._read = None
+        return shown
 
+    @property
+    def messages(self) -> list[Message]:
+        """All messages, the same list each time."""
+        if self._read is None:
+            self._read = super().messages
+        return self._read
 
-def _is_the_users(error: BaseException) -> bool:
-    """Whether somebody pressed Ctrl-C, which only the main thread is told of. All else is the transform's doing."""
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
-
-
-def _outcome(result: ChatObservation) -> tuple[float | None, bool, bool, dict[str, Any]]:
-    """The four things that a transform may set, as an observation holds them."""
-    ends = _end(result.terminated, "terminated"), _end(result.truncated, "truncated")
-    return _reward(result.reward), *ends, _metadata(result.metadata)
+    @property
+    def has_other_messages(self) -> bool:
+        """Whether messages were added to the list, or taken from it."""
+        return self._read is not None and len(self._read) != self.conversation.length
 
 
-def _reward(value: Any) -> float | None:
-    if value is None:
-        return None
+_FIELDS: Final = tuple(ChatObservation.__dataclass_fields__)
+
+
+class _Keeper(StateKeeper):
+    """The state of a transform that has both methods."""
+
+    def __init__(self, transform: Any) -> None:
+        self._transform = transform
+
+    def told(self) -> State:
+        """What `state_dict` returns."""
+        return own_state(self._transform.state_dict(), _KIND.name)
+
+    def give_back(self, state: State) -> None:
+        """Calls `load_state_dict`."""
+        self._transform.load_state_dict(state)
+
+
+class _Refused(Exception):  # noqa: N818 - told as a failure of the transform
+    """What the transform set, and why that cannot be."""
+
+
+def _reward(result: ChatObservation, before: Earned) -> Earned:
+    """What the step earned: as before, where the transform left it alone."""
     try:
-        reward = math.nan if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        reward = math.nan
-    if not math.isfinite(reward):
-        raise _failure("the transform set a reward that is no finite number")
-    return reward
+        if dict(result.rewards) == dict(before.named):
+            return before if result.reward == before.total else earned(result.reward)
+        named = earned(None, result.rewards, {k: w for k, w in before.weights.items() if k in result.rewards})
+        if result.reward is None or result.reward in (before.total, named.total):
+            return named
+        total = earned(result.reward).unnamed or 0.0
+        return named._replace(unnamed=total - (named.total or 0.0))
+    except TypeError:
+        raise _Refused("a reward that is no finite number") from None
+    except InvalidRequestError as error:
+        raise _Refused("a reward that is no finite number" if "finite" in error.message else error.message) from None
 
 
 def _end(value: Any, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
-        raise _failure(f"the transform set {name} to a {type(value).__name__}, not a bool")
+        raise _Refused(f"{name} to a {type(value).__name__}, not a bool")
     return bool(value)
 
 
 def _metadata(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise _failure(f"the transform set metadata to a {type(value).__name__}, not a mapping")
+        raise _Refused(f"metadata to a {type(value).__name__}, not a mapping")
     metadata = dict(value)
     if metadata:
         try:
             dump_json(metadata, "metadata", Reason.BAD_METADATA)
         except InvalidRequestError as error:
-            raise _failure(f"the transform set metadata that is not JSON ({error.message})") from error
+            raise _Refused(f"metadata that is not JSON ({error.message})") from error
     return metadata
-
-
-def _failure(what: str) -> TransformError:
-    return TransformError(f"{what}; the step was taken back")

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from chatenv_client.models import FidelityReport, Message, Origin, Segment, StopReason, Turn
+from chatenv_client.models import Failure, FidelityReport, Message, Origin, Segment, StopReason, Turn
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array
 from chatenv_server.engine.continuations import Continuation
 from chatenv_server.engine.conversation import NO_NOTES, PendingRewrite, SpanNotes, Tail
 from chatenv_server.engine.log import Change
+from chatenv_server.environment.rewards import NO_REWARD, Earned
 
 
 class Sampled(NamedTuple):
@@ -33,13 +34,17 @@ class Sampled(NamedTuple):
 class Outcome(NamedTuple):
     """What a step came to, beside what the log holds."""
 
-    reward: float | None = None
+    reward: Earned = NO_REWARD
     terminated: bool = False
     truncated: bool = False
     metadata: Mapping[str, Any] | None = None
     """None: the episode's own."""
     transform_state: Mapping[str, Any] | None = None
     """None: there is no transform that keeps state."""
+    task_state: Mapping[str, Any] | None = None
+    """None: there is no task, or what it knows cannot be told."""
+    failure: Failure | None = None
+    """Why the episode ended with it that something broke in."""
 
 
 NO_OUTCOME: Final = Outcome()
@@ -50,7 +55,7 @@ class Entry(NamedTuple):
     """What one Reset or Step did."""
 
     then: Continuation | None = None
-    """How the stream went on with messages; None: it brought tokens."""
+    """How the stream went on with messages, the caller's or what a task answered; None: with none."""
     shared: int = 0
     """Leading tokens of the new tail that the stream before had in that place."""
     more: Int32Array | None = None
@@ -78,6 +83,25 @@ class Appended(NamedTuple):
     """What it did to the log."""
     sampled: Sampled | None = None
     """The span, where it brought one."""
+    answered: Change | None = None
+    """What a task's answer to it did to the log."""
+
+    @property
+    def shown(self) -> Change:
+        """What all of it did, for those who saw the episode before and sent the step."""
+        change, answered = self.change, self.answered
+        if answered is None:
+            return change
+        return Change(
+            change.reports + answered.reports,
+            min(change.held_tokens, answered.held_tokens),
+            min(change.held_messages, answered.held_messages),
+        )
+
+    @property
+    def messages(self) -> Change | None:
+        """What it did with messages, the caller's or the task's."""
+        return self.change if self.sampled is None else self.answered
 
 
 class _Tail(NamedTuple):
@@ -131,10 +155,11 @@ class Journal:
         """
         if self._newest is None:
             raise LookupError("the journal is empty")
-        change, sampled = self._newest
-        if sampled is None:
-            return Entry(change.then, change.shared, outcome=self.outcome)
-        return Entry(sampled=sampled, reports=change.reports, read=change.read, outcome=self.outcome)
+        then, shared = _went_on(self._newest)
+        if self._newest.sampled is None:
+            return Entry(then, shared, outcome=self.outcome)
+        change = self._newest.change
+        return Entry(then, shared, None, self._newest.sampled, change.reports, change.read, self.outcome)
 
     def first(self, count: int, segments: Sequence[Segment]) -> Iterator[Entry]:
         """The first `count` entries, with what the segments of the log hold of them.
@@ -148,38 +173,43 @@ class Journal:
         for step, kept in enumerate([*self._earlier, self.newest][:count]):
             entry = kept.entry() if isinstance(kept, _Tail) else kept
             if entry.sampled is not None:
-                yield _with_span(entry, entry.sampled, spans[step])
-            elif step + 1 in spans:
-                yield entry._replace(more=spans[step + 1].tail[entry.shared :])
-            else:
-                yield entry
+                entry = _with_span(entry, entry.sampled, spans[step])
+            if entry.then is not None and step + 1 in spans:
+                entry = entry._replace(more=spans[step + 1].tail[entry.shared :])
+            yield entry
 
 
 def _without_copies(appended: Appended, outcome: Outcome, *, is_committed: bool) -> Entry | _Tail:
     """An entry without what the log holds: a span, and of a tail what it shares or a span has committed."""
-    change, sampled = appended
+    change, sampled, _ = appended
+    then, shared = _went_on(appended)
     if sampled is not None:
         message, columns = sampled.message, sampled.notes.columns
-        if outcome == NO_OUTCOME and not (message or columns or change.reports or change.read):
+        if then is None and outcome == NO_OUTCOME and not (message or columns or change.reports or change.read):
             return _PLAIN_SPAN
-        kept = Sampled(notes=SpanNotes(columns=columns), message=message)
-        return Entry(sampled=kept, reports=change.reports, read=change.read, outcome=outcome)
-    then, shared = change.then, change.shared
-    if then is None:
-        return Entry(outcome=outcome)
-    tail = then.tail
-    is_one = len(then.messages) == len(tail.message_starts) == 1
-    if is_one and is_committed and outcome == NO_OUTCOME and _tells_no_more(then):
+        sampled = Sampled(notes=SpanNotes(columns=columns), message=message)
+    elif then is not None and is_committed and outcome == NO_OUTCOME and _tells_no_more(then):
+        tail = then.tail
         start, asked, rewrite = tail.message_starts[0], tail.generation_prompt_length, tail.pending_rewrite
         return _Tail(then.messages[0], then.first, shared, asked, start, rewrite)
-    more = EMPTY_TOKENS if is_committed else tail.tokens[shared:].copy()
-    tail = tail._replace(tokens=EMPTY_TOKENS, opening=None)
-    then = then._replace(tail=tail, kept=None if then.kept is None else ())
-    return Entry(then, shared, more, outcome=outcome)
+    more = None
+    if then is not None:
+        more = EMPTY_TOKENS if is_committed else then.tail.tokens[shared:].copy()
+        tail = then.tail._replace(tokens=EMPTY_TOKENS, opening=None)
+        then = then._replace(tail=tail, kept=None if then.kept is None else ())
+    reports = () if sampled is None else change.reports
+    return Entry(then, shared, more, sampled, reports, change.read, outcome)
+
+
+def _went_on(appended: Appended) -> tuple[Continuation | None, int]:
+    """How the stream went on with messages, and how many leading tokens of that were there before."""
+    messages = appended.messages
+    return (None, 0) if messages is None else (messages.then, messages.shared)
 
 
 def _tells_no_more(then: Continuation) -> bool:
-    return then.kept is None and not (then.recorded or then.tail.reports or then.tail.prefill)
+    is_one = len(then.messages) == len(then.tail.message_starts) == 1
+    return is_one and then.kept is None and not (then.recorded or then.tail.reports or then.tail.prefill)
 
 
 class _Span(NamedTuple):

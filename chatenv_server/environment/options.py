@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ControlTokenPolicy, HistoryPolicy, Message, ResetOptions, own_message
+from chatenv_client.models import ControlTokenPolicy, EpisodeDefaults, HistoryPolicy, Message, ResetOptions, own_message
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import RenderOptions
 from chatenv_server.environment.validation import (
@@ -47,6 +47,14 @@ class EpisodeOptions:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_steps: int | None = None
     max_tokens: int | None = None
+    max_turns: int | None = None
+    max_sampled_tokens: int | None = None
+    task: str = ""
+    """Name of the task that answers; empty: the only one, or none."""
+    task_args: Mapping[str, Any] = field(default_factory=dict)
+    row: int | None = None
+    row_id: str = ""
+    split: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -56,7 +64,7 @@ class EpisodeOptions:
     clock: float | None = None
     """None: the time of the reset."""
 
-    def overridden_by(self, given: ResetOptions) -> EpisodeOptions:
+    def overridden_by(self, given: ResetOptions | EpisodeDefaults) -> EpisodeOptions:
         """These options, with those given in their place. None, and an empty role, count as not given.
 
         Raises:
@@ -132,6 +140,11 @@ def _own_template_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
+def _own_task_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    check_json(arguments, "task_args", reason=Reason.BAD_TASK)
+    return copy.deepcopy(dict(arguments))
+
+
 def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     check_json(metadata, "metadata", reason=Reason.BAD_METADATA)
     return copy.deepcopy(dict(metadata))
@@ -145,6 +158,9 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "chat_template_kwargs": _own_template_kwargs,
     "max_steps": partial(check_limit, field="max_steps"),
     "max_tokens": partial(check_limit, field="max_tokens"),
+    "max_turns": partial(check_limit, field="max_turns"),
+    "max_sampled_tokens": partial(check_limit, field="max_sampled_tokens"),
+    "task_args": _own_task_args,
     "metadata": _own_metadata,
     "history_policy": partial(check_policy, HistoryPolicy, field="history_policy"),
     "control_token_policy": partial(check_policy, ControlTokenPolicy, field="control_token_policy"),

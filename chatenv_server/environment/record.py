@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chatenv_client.errors import PromptMismatchError
+from chatenv_client.errors import InvalidRequestError, PromptMismatchError
 from chatenv_client.models import (
     ChatAction,
     ChatObservation,
     ChatState,
+    Failure,
     ForkOrigin,
+    Message,
     SegmentEnd,
     StopReason,
     Trajectory,
     own_message,
 )
+from chatenv_client.reasons import Reason
 from chatenv_client.tokens import runs_of_mask
 from chatenv_server.engine import EpisodeLog
+from chatenv_server.engine.continuations import Continuation
 from chatenv_server.engine.conversation import NO_NOTES, RecordedTurn, SpanNotes
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.columns import checked_columns
 from chatenv_server.environment.journal import Appended, Entry, Journal, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
+from chatenv_server.environment.rewards import Earned, LateReward, Rewards
+from chatenv_server.tasks.task import ModelTurn
 
 
 class Progress(NamedTuple):
@@ -34,6 +40,10 @@ class Progress(NamedTuple):
     step_count: int = 0
     terminated: bool = False
     truncated: bool = False
+    failure: Failure | None = None
+    turn_count: int = 0
+    """Turns that the model has ended."""
+    sampled_tokens: int = 0
 
 
 class Moment(NamedTuple):
@@ -46,7 +56,7 @@ class Moment(NamedTuple):
 class EpisodeRecord:
     """One episode from its reset on. Not safe for threads."""
 
-    __slots__ = ("episode_id", "forked_from", "journal", "log", "options", "progress")
+    __slots__ = ("episode_id", "forked_from", "journal", "log", "options", "progress", "rewards", "row")
 
     def __init__(
         self,
@@ -61,12 +71,21 @@ class EpisodeRecord:
         self.log = log
         self.forked_from = forked_from
         self.progress = Progress()
+        self.rewards = Rewards()
+        self.row: Mapping[str, Any] | None = None
+        """The data that its task has."""
         self.journal = Journal(keeps=keeps_journal)
 
     @property
     def is_over(self) -> bool:
-        """Whether the episode ended, by itself or cut off."""
-        return self.progress.terminated or self.progress.truncated
+        """Whether the episode ended: by itself, cut off, or because something broke."""
+        return self.progress.terminated or self.progress.truncated or self.progress.failure is not None
+
+    @property
+    def turn_open(self) -> bool:
+        """Whether the model's turn was aborted, and nothing came after it yet."""
+        log = self.log
+        return log.stop_reason is StopReason.ABORT and log.head.tail_message == log.head.message_count
 
     @property
     def moment(self) -> Moment:
@@ -84,6 +103,11 @@ class EpisodeRecord:
         return self.journal.outcome.transform_state
 
     @property
+    def task_state(self) -> Mapping[str, Any] | None:
+        """What its task knew after the last step; None: there is no task, or what it knows cannot be told."""
+        return self.journal.outcome.task_state
+
+    @property
     def newest_entry(self) -> Entry:
         """What the last Reset or Step did, whole."""
         entry = self.journal.newest
@@ -91,11 +115,14 @@ class EpisodeRecord:
             return entry
         return entry._replace(sampled=entry.sampled._replace(stop_reason=self.log.stop_reason))
 
-    def open(self, transform_state: Mapping[str, Any] | None = None) -> Change:
+    def open(
+        self, transform_state: Mapping[str, Any] | None = None, task_state: Mapping[str, Any] | None = None
+    ) -> Change:
         """Append the opening messages. The episode is truncated if it is at a limit already.
 
         Args:
             transform_state: what its transform keeps at the beginning.
+            task_state: what its task knows then.
 
         Raises:
             TemplateRejectedError: the template cannot render them.
@@ -104,9 +131,9 @@ class EpisodeRecord:
             change = self.log.open_inside(self.options.opening)
         else:
             change = self.log.append_messages(self.options.opening, step=0)
-        self.progress = Progress(truncated=self._is_at_limit(0))
+        self.progress = Progress(truncated=self._is_at_limit(Progress()))
         truncated = self.progress.truncated
-        outcome = Outcome(truncated=truncated, transform_state=transform_state)
+        outcome = Outcome(truncated=truncated, transform_state=transform_state, task_state=task_state)
         self.journal.add(Appended(change), outcome)
         return change
 
@@ -124,8 +151,55 @@ class EpisodeRecord:
         else:
             sampled = self.sampled(action)
             appended = Appended(self.log.append_sampled(*sampled, step=step), sampled)
-        self.progress = Progress(step, truncated=self._is_at_limit(step))
+        self._count(step, appended.sampled)
         return appended
+
+    def _count(self, step: int, sampled: Sampled | None) -> None:
+        """Note how far the episode is after a step, and whether that is a limit."""
+        _, _, _, _, turns, tokens = self.progress
+        if sampled is not None:
+            turns += self.log.stop_reason is not StopReason.ABORT
+            tokens += len(sampled.tokens)
+        progress = Progress(step, turn_count=turns, sampled_tokens=tokens)
+        self.progress = progress._replace(truncated=True) if self._is_at_limit(progress) else progress
+
+    def answer(self, appended: Appended, messages: Sequence[Message]) -> Appended:
+        """Append what a task answered to a turn, within the same step.
+
+        Raises:
+            TemplateRejectedError, HistoryRewrittenError: see `EpisodeLog`.
+        """
+        answered = self.log.append_messages(messages, self.progress.step_count)
+        if self._is_at_limit(self.progress):
+            self.progress = self.progress._replace(truncated=True)
+        return appended._replace(answered=answered)
+
+    def turn(self, action: ChatAction, *, goes_on: bool) -> ModelTurn:
+        """The turn that a model has just ended, as a task reads it.
+
+        Args:
+            action: that ended it.
+            goes_on: whether it went on with one that was aborted.
+        """
+        log, options, progress = self.log, self.options, self.progress
+        last = log.head.last
+        if last is None:
+            raise LookupError("no turn was sampled")
+        tokens, logprobs = log.last_turn() if goes_on else (action.tokens, action.logprobs)
+        return ModelTurn(
+            own_message(last.message),
+            last.text,
+            tokens,
+            logprobs,
+            last.stop_reason,
+            log.conversation,
+            self.episode_id,
+            progress.step_count,
+            progress.turn_count,
+            copy.deepcopy(dict(options.metadata)) if options.metadata else {},
+            options.seed,
+            self.row,
+        )
 
     def sampled(self, action: ChatAction) -> Sampled:
         """The span of an action, as a log takes it.
@@ -158,35 +232,105 @@ class EpisodeRecord:
 
     def book(self, appended: Appended, outcome: Outcome) -> None:
         """Book what a step came to, once nothing can take it back any more."""
-        if outcome.reward is not None:
-            self.log.add_reward(outcome.reward, of_messages=appended.sampled is None)
+        if outcome.reward:
+            self.rewards.book(self.progress.step_count, outcome.reward, of_messages=appended.sampled is None)
         self.journal.add(appended, outcome)
 
-    def write_again(self, entry: Entry, step: int) -> ChatObservation:
-        """Do what an entry did that was written before, as that step; 0 is the opening. What the step showed."""
-        outcome = entry.outcome
-        if entry.then is not None:
-            appended = Appended(self.log.go_on_as_recorded(entry.then, step))
-        else:
-            span = entry.sampled or Sampled()
-            recorded = RecordedTurn(entry.read, entry.reports)
-            appended = Appended(self.log.append_sampled(*span, step=step, recorded=recorded), span)
-        self.progress = Progress(step, outcome.terminated, outcome.truncated)
-        observation = self.observation(appended.change)
+    # -- after the step ---------------------------------------------------------------------------
+
+    def set_reward(self, step: int, reward: Earned) -> Earned:
+        """Set what a step earned, where it is said later; what it has earned then.
+
+        Raises:
+            InvalidRequestError: no such step was taken, or there is nothing to set.
+        """
+        if not reward or not 1 <= step <= self.progress.step_count:
+            taken = self.progress.step_count
+            what = f"a step from 1 to {taken}, not {step}" if reward else "a number or numbers by name; give one"
+            raise InvalidRequestError(
+                f"a reward is of {what}", reason=Reason.BAD_REWARD, field="step" if reward else "rewards"
+            )
+        self.rewards.set_late(LateReward(step, reward), of_messages=step not in self.log.sampled_steps())
+        return self.rewards.of(step)
+
+    def step_of_turn(self, turn: int) -> int:
+        """The step that ended a turn of the model, from 0.
+
+        Raises:
+            InvalidRequestError: it has ended no such turn.
+        """
+        ends = self.log.ends_of_turns()
+        if not 0 <= turn < len(ends):
+            what = f"the model has ended {len(ends)} turns, so turn is below that, not {turn}"
+            raise InvalidRequestError(what, reason=Reason.BAD_REWARD, field="turn")
+        return ends[turn]
+
+    def fail(self, failure: Failure) -> Failure:
+        """End the episode because something broke; the failure on record, which is the first."""
+        if self.progress.failure is None:
+            self.progress = self.progress._replace(failure=failure)
+        return self.progress.failure or failure
+
+    # -- again ------------------------------------------------------------------------------------
+
+    def span_again(self, entry: Entry, step: int) -> Appended:
+        """Append the span of an entry that was written before, as that step."""
+        span = entry.sampled or Sampled()
+        recorded = RecordedTurn(entry.read, entry.reports)
+        return Appended(self.log.append_sampled(*span, step=step, recorded=recorded), span)
+
+    def messages_again(self, then: Continuation, step: int, appended: Appended | None) -> Appended:
+        """Go on as an entry did that was written before; 0 is the opening.
+
+        Args:
+            then: how it went on.
+            step: the step.
+            appended: the span of the same entry.
+        """
+        change = self.log.go_on_as_recorded(then, step)
+        return Appended(change) if appended is None else appended._replace(answered=change)
+
+    def settle_again(self, appended: Appended, outcome: Outcome, step: int) -> ChatObservation:
+        """Let a step come to what it came to before; what it showed."""
+        self._count(step, appended.sampled)
+        self.end_as(outcome.terminated, outcome.truncated)
+        observation = self.observation(appended.shown)
         if outcome.metadata is not None:
             observation.metadata = dict(outcome.metadata)
-        observation.reward = outcome.reward
+        show_reward(observation, outcome.reward)
         self.book(appended, outcome)
         return observation
 
-    def end_as(self, observation: ChatObservation) -> None:
-        """Take over from a transform whether the episode has ended."""
-        self.progress = self.progress._replace(terminated=observation.terminated, truncated=observation.truncated)
+    def end_as(self, terminated: bool, truncated: bool, failure: Failure | None = None) -> None:
+        """Note whether the episode has ended, and how."""
+        self.progress = self.progress._replace(terminated=terminated, truncated=truncated, failure=failure)
 
-    def _is_at_limit(self, step_count: int) -> bool:
-        max_steps, max_tokens = self.options.max_steps, self.options.max_tokens
-        at_last_step = max_steps is not None and step_count >= max_steps
-        return at_last_step or (max_tokens is not None and len(self.log) >= max_tokens)
+    def _is_at_limit(self, progress: Progress) -> bool:
+        options = self.options
+        return (
+            _is_at(progress.step_count, options.max_steps)
+            or _is_at(len(self.log), options.max_tokens)
+            or _is_at(progress.turn_count, options.max_turns)
+            or _is_at(progress.sampled_tokens, options.max_sampled_tokens)
+        )
+
+    def _turns_left(self) -> int | None:
+        most = self.options.max_turns
+        return None if most is None else max(0, most - self.progress.turn_count)
+
+    def _tokens_left(self) -> int | None:
+        options = self.options
+        if options.max_tokens is None and options.max_sampled_tokens is None:
+            return None
+        left = [
+            most - used
+            for most, used in (
+                (options.max_tokens, len(self.log)),
+                (options.max_sampled_tokens, self.progress.sampled_tokens),
+            )
+            if most is not None
+        ]
+        return max(0, min(left))
 
     # -- what callers are shown -------------------------------------------------------------------
 
@@ -207,6 +351,10 @@ class EpisodeRecord:
             held_tokens=change.held_tokens,
             held_messages=change.held_messages,
             segment=len(head.sealed),
+            turns_left=self._turns_left(),
+            tokens_left=self._tokens_left(),
+            turn_open=self.turn_open,
+            failure=progress.failure,
         )
 
     def state(self) -> ChatState:
@@ -218,7 +366,7 @@ class EpisodeRecord:
             history_messages=log.conversation.copy(),
             message_spans=log.message_spans(),
             token_ids=log.stream.token_ids,
-            turns=log.turns(),
+            turns=self.rewards.on_turns(log.turns(), after=log.sealed[-1].last_step if log.sealed else 0),
             fidelity=log.reports(),
             generation_prompt_length=log.generation_prompt_length,
             prompt_fingerprint=log.fingerprint(),
@@ -226,6 +374,14 @@ class EpisodeRecord:
             truncated=progress.truncated,
             max_steps=options.max_steps,
             max_tokens=options.max_tokens,
+            max_turns=options.max_turns,
+            max_sampled_tokens=options.max_sampled_tokens,
+            turn_count=progress.turn_count,
+            turn_open=self.turn_open,
+            turns_left=self._turns_left(),
+            tokens_left=self._tokens_left(),
+            failure=progress.failure,
+            task=options.task,
             seed=options.seed,
             metadata=copy.deepcopy(dict(options.metadata)),
             clock_unix_seconds=log.options.clock_unix_seconds,
@@ -236,8 +392,18 @@ class EpisodeRecord:
 
     def trajectory(self) -> Trajectory:
         """The episode as training wants it."""
-        progress = self.progress
-        return Trajectory(self.episode_id, self.log.segments(), progress.terminated, progress.truncated)
+        progress, segments = self.progress, self.rewards.on_segments(self.log.segments())
+        return Trajectory(self.episode_id, segments, progress.terminated, progress.truncated, progress.failure)
+
+
+def show_reward(observation: ChatObservation, reward: Earned) -> None:
+    """Have an observation show what its step earned."""
+    if reward:
+        observation.reward, observation.rewards = reward.total, dict(reward.named)
+
+
+def _is_at(count: int, most: int | None) -> bool:
+    return most is not None and count >= most
 
 
 def _notes_with_runs(action: ChatAction) -> SpanNotes:

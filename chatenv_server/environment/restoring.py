@@ -14,7 +14,7 @@ from chatenv_client.errors import ChatEnvError, TokenizerMismatchError
 from chatenv_client.models import ChatObservation, ForkOrigin
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine
-from chatenv_server.environment.entries import read_entry, refusal
+from chatenv_server.environment.entries import read_continuation, read_entry, read_reward, refusal
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.snapshots import FORMAT, GOES_ON, new_snapshot
@@ -58,18 +58,50 @@ def _restored(engine: TokenEngine, snapshot: pb.EpisodeSnapshot, *, keeps_texts:
     for step, encoded in enumerate(snapshot.entries):
         if step and encoded.HasField("opened"):
             raise refusal("it has two openings")
-        if encoded.went_on.begins_segment and not is_sure:
-            raise refusal(f"no fingerprint says what the segment before step {step} was")
-        observation = record.write_again(read_entry(encoded, record, engine), step)
-        fingerprint = encoded.prompt_fingerprint.removeprefix(GOES_ON)
-        if fingerprint and fingerprint != record.log.fingerprint():
-            raise refusal(f"the stream after step {step} is another one than was written")
-        if encoded.HasField("sampled"):
-            is_sure = bool(fingerprint)
+        observation, is_sure = _step_again(encoded, record, engine, step, is_sure=is_sure)
     last = snapshot.entries[-1].prompt_fingerprint
     if not last or last.startswith(GOES_ON):
         raise refusal("it is cut off: its last entry does not say what the stream is then")
+    for late in snapshot.late_rewards:
+        record.set_reward(late.step, read_reward(late))
+    if snapshot.HasField("failure"):
+        observation.failure = record.fail(wire.failure_from_proto(snapshot.failure))
     return record, observation
+
+
+def _step_again(
+    encoded: pb.EpisodeEntry, record: EpisodeRecord, engine: TokenEngine, step: int, *, is_sure: bool
+) -> tuple[ChatObservation, bool]:
+    """Do again what an entry did.
+
+    Args:
+        encoded: the entry.
+        record: the episode.
+        engine: its engine.
+        step: number of the entry.
+        is_sure: whether a fingerprint says what the stream was after the last span.
+
+    Returns:
+        What the step showed, and whether one says it now.
+    """
+    entry, appended = read_entry(encoded, record, engine), None
+    if entry.sampled is not None:
+        appended = record.span_again(entry, step)
+        is_sure = _is_as_written(encoded.sampled_fingerprint, record, step)
+    if appended is None or encoded.HasField("went_on"):
+        if encoded.went_on.begins_segment and not is_sure:
+            raise refusal(f"no fingerprint says what the segment before step {step} was")
+        appended = record.messages_again(read_continuation(encoded, record, engine), step, appended)
+    observation = record.settle_again(appended, entry.outcome, step)
+    fingerprint = encoded.prompt_fingerprint.removeprefix(GOES_ON)
+    return observation, _is_as_written(fingerprint, record, step) or is_sure
+
+
+def _is_as_written(fingerprint: str, record: EpisodeRecord, step: int) -> bool:
+    """Whether a fingerprint says what the stream is now. Raises InvalidRequestError if it says another."""
+    if fingerprint and fingerprint != record.log.fingerprint():
+        raise refusal(f"the stream after step {step} is another one than was written")
+    return bool(fingerprint)
 
 
 def _check_written_alike(snapshot: pb.EpisodeSnapshot, own: pb.EpisodeSnapshot) -> None:

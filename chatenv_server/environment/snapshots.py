@@ -15,7 +15,7 @@ from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._version import __version__
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ResetOptions
+from chatenv_client.models import Failure, ResetOptions
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, fingerprint_of, pack_logprobs, pack_tokens, unpack_tokens
 from chatenv_client.wire.columns import column_rows_to_proto
@@ -24,8 +24,10 @@ from chatenv_client.wire.json_fields import dump_json
 from chatenv_client.wire.messages import write_message
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.continuations import Continuation
-from chatenv_server.environment.journal import Entry, Sampled
+from chatenv_server.engine.segments import last_tokens
+from chatenv_server.environment.journal import NO_OUTCOME, Entry, Outcome, Sampled
 from chatenv_server.environment.record import EpisodeRecord
+from chatenv_server.environment.rewards import Earned, LateReward
 
 EpisodeSnapshot = pb.EpisodeSnapshot
 FORMAT: Final = 1
@@ -72,17 +74,37 @@ def write_entry(encoded: pb.EpisodeEntry, entry: Entry, *, is_opening: bool = Fa
     if entry.sampled is not None:
         _write_span(encoded.sampled, entry.sampled, entry)
         encoded.fidelity.extend(map(wire.fidelity_to_proto, entry.reports))
-    elif entry.then is not None:
+    if entry.then is not None:
         _write_tail(encoded.went_on, entry, entry.then, () if is_opening else entry.then.messages)
-    outcome = entry.outcome
-    if outcome.reward is not None:
-        encoded.reward = outcome.reward
+    if entry.outcome is not NO_OUTCOME:
+        _write_outcome(encoded, entry.outcome)
+
+
+def _write_outcome(encoded: pb.EpisodeEntry, outcome: Outcome) -> None:
+    _write_reward(encoded, outcome.reward)
     encoded.terminated = outcome.terminated
     encoded.truncated = outcome.truncated
     if outcome.metadata is not None:
         encoded.metadata_json = dump_json(outcome.metadata, "metadata", Reason.BAD_METADATA)
     if outcome.transform_state is not None:
         encoded.transform_state_json = dump_json(outcome.transform_state, "state_dict", Reason.BAD_METADATA)
+    if outcome.task_state is not None:
+        encoded.task_state_json = dump_json(outcome.task_state, "state_dict", Reason.BAD_METADATA)
+
+
+def _write_reward(encoded: pb.EpisodeEntry | pb.LateReward, reward: Earned) -> None:
+    if reward.unnamed is not None:
+        encoded.reward = reward.unnamed
+    if reward.named:
+        encoded.rewards.extend(wire.named_rewards_to_proto(reward.named, reward.weights))
+
+
+def write_late(snapshot: pb.EpisodeSnapshot, late: Iterable[LateReward], failure: Failure | None) -> None:
+    """Write what was told of an episode after its steps."""
+    for step, reward in late:
+        _write_reward(snapshot.late_rewards.add(step=step), reward)
+    if failure is not None:
+        snapshot.failure.CopyFrom(wire.failure_to_proto(failure))
 
 
 def _write_span(encoded: pb.SampledSpan, sampled: Sampled, entry: Entry) -> None:
@@ -142,10 +164,12 @@ def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None 
         write_entry(encoded, entry, is_opening=step == 0)
     begun = sum(entry.then is not None and entry.then.kept is not None for entry in entries)
     for sealed in segments[:begun]:
-        snapshot.entries[sealed.turns[-1].step].prompt_fingerprint = GOES_ON + fingerprint_of(sealed.tokens)
+        _prove_span(snapshot.entries[sealed.turns[-1].step], fingerprint_of(sealed.tokens))
     snapshot.entries[-1].prompt_fingerprint = (
         record.log.fingerprint() if last == steps else fingerprint_of(_stream_written(snapshot.entries))
     )
+    late = [late for late in record.rewards.late if late.step <= last]
+    write_late(snapshot, late, record.progress.failure if at_step is None else None)
     return snapshot
 
 
@@ -157,6 +181,10 @@ def cut_at(snapshot: pb.EpisodeSnapshot, at_step: int) -> None:
     """
     check_step(at_step, len(snapshot.entries) - 1)
     del snapshot.entries[at_step + 1 :]
+    late = [late for late in snapshot.late_rewards if late.step <= at_step]
+    del snapshot.late_rewards[:]
+    snapshot.late_rewards.extend(late)
+    snapshot.ClearField("failure")
     last = snapshot.entries[-1]
     last.prompt_fingerprint = last.prompt_fingerprint.removeprefix(GOES_ON) or fingerprint_of(
         _stream_written(snapshot.entries)
@@ -171,12 +199,21 @@ def _stream_written(entries: Iterable[pb.EpisodeEntry]) -> Int32Array:
         if entry.HasField("sampled"):
             committed += (tail, unpack_tokens(entry.sampled.tokens))
             tail = EMPTY_TOKENS
+        if not entry.HasField("went_on"):
             continue
         written = entry.went_on
         if written.begins_segment:
             tail, committed = np.concatenate([*committed, tail]), []
         tail = np.concatenate([tail[: written.shared_tokens], unpack_tokens(written.tokens)])
     return np.concatenate([*committed, tail])
+
+
+def _prove_span(entry: pb.EpisodeEntry, fingerprint: str) -> None:
+    """Say in an entry what the stream was after its span."""
+    if entry.HasField("went_on"):
+        entry.sampled_fingerprint = fingerprint
+    else:
+        entry.prompt_fingerprint = GOES_ON + fingerprint
 
 
 def seal(snapshot: pb.EpisodeSnapshot) -> None:
@@ -187,10 +224,10 @@ def seal(snapshot: pb.EpisodeSnapshot) -> None:
     last = len(snapshot.entries) - 1
     needed, sampled = {last}, -1
     for step, entry in enumerate(snapshot.entries):
-        if entry.went_on.begins_segment:
-            needed.add(sampled)
         if entry.HasField("sampled"):
             sampled = step
+        if entry.went_on.begins_segment and not entry.sampled_fingerprint:
+            needed.add(sampled)
     for step, entry in enumerate(snapshot.entries):
         own = entry.prompt_fingerprint.removeprefix(GOES_ON) if step in needed else ""
         entry.prompt_fingerprint = GOES_ON + own if own and step < last else own
@@ -199,9 +236,19 @@ def seal(snapshot: pb.EpisodeSnapshot) -> None:
 def prove_last_span(snapshot: pb.EpisodeSnapshot) -> None:
     """Say what the stream was after the last span, where `seal` has dropped that: a segment may begin after it yet."""
     spans = [step for step, entry in enumerate(snapshot.entries) if entry.HasField("sampled")]
-    if spans and not snapshot.entries[spans[-1]].prompt_fingerprint:
-        stream = _stream_written(snapshot.entries[: spans[-1] + 1])
-        snapshot.entries[spans[-1]].prompt_fingerprint = fingerprint_of(stream)
+    if not spans:
+        return
+    last = snapshot.entries[spans[-1]]
+    if not (last.prompt_fingerprint or last.sampled_fingerprint):
+        alone = pb.EpisodeEntry(sampled=last.sampled)
+        _prove_span(last, fingerprint_of(_stream_written([*snapshot.entries[: spans[-1]], alone])))
+
+
+def piece_of_notes(late: Iterable[LateReward], failure: Failure | None = None) -> bytes:
+    """What was told of an episode after its steps, as bytes of a snapshot that goes on where it ends."""
+    piece = pb.EpisodeSnapshot()
+    write_late(piece, late, failure)
+    return piece.SerializeToString()
 
 
 def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> bytes:
@@ -217,7 +264,12 @@ def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> b
     encoded = piece.entries.add()
     if is_opening:
         write_opening(encoded, record)
-    write_entry(encoded, record.newest_entry, is_opening=is_opening)
+    entry = record.newest_entry
+    write_entry(encoded, entry, is_opening=is_opening)
+    if entry.sampled is not None and encoded.went_on.begins_segment:
+        encoded.sampled_fingerprint = fingerprint_of(last_tokens(record.log.sealed))
+    if entry.outcome.failure is not None:
+        write_late(piece, (), entry.outcome.failure)
     encoded.prompt_fingerprint = record.log.fingerprint()
     encoded.request_digest = digest
     return piece.SerializeToString()

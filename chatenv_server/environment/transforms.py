@@ -1,29 +1,29 @@
-"""Transforms: how a task sets the reward of a step, ends the episode and adds metadata."""
+"""Transforms: functions of a step's observation, which shape its reward, its end and its metadata, behind the task."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, cast
 
 from chatenv_client.models import ChatObservation
+from chatenv_server.environment.user_calls import is_async
+from chatenv_server.user_objects import Sought, found, told
 
-Transform = Callable[[ChatObservation], ChatObservation]
-"""Called with the observation that a step made; returns the one that the caller gets.
+Transform = Callable[[ChatObservation], ChatObservation | Awaitable[ChatObservation]]
+"""Called with the observation that a step made; returns the one that the caller gets. May be `async`.
 
 It may change the one it is given and return it, or return another. Of the one that it returns, four fields count: the
-`reward`, a finite number; `terminated`, or `done`, which is the same: the task is over; `truncated`: cut off; and
-`metadata`, which is JSON. It is called once per step, never at reset. If episodes share it, it must be safe for
-threads.
+`reward`, a finite number, or `rewards` by name; `terminated`, or `done`, which is the same: the task is over;
+`truncated`: cut off; and `metadata`, which is JSON. Messages it cannot add: a task answers. It is called once per
+step, never at reset. If episodes share it, it must be safe for threads.
 
 An object that keeps state from step to step says so with `state_dict()`, which returns it as a mapping of JSON values,
 and `load_state_dict(state)`, which takes it back: after a step that fails, in a fork, and where an episode is restored.
 Without the two an instance is made anew on a reload, and a fork in-process shares it; with one of them it is refused.
 """
 
-ENTRY_POINT_GROUP = "chatenv.transforms"
+SOUGHT: Final = Sought("transform", "chatenv.transforms")
 
 
 def compose(*transforms: Transform) -> Transform:
@@ -35,16 +35,26 @@ def compose(*transforms: Transform) -> Transform:
     for each in transforms:
         check_transform(each)
 
-    return (_ComposedWithState if any(map(keeps_state, transforms)) else _Composed)(transforms)
+    composed = _ComposedWithState if any(map(keeps_state, transforms)) else _Composed
+    return composed(transforms, is_async=any(map(is_async, transforms)))
 
 
 class _Composed:
-    def __init__(self, transforms: tuple[Transform, ...]) -> None:
+    def __init__(self, transforms: tuple[Transform, ...], *, is_async: bool) -> None:
         self._transforms = transforms
+        self._is_async = is_async
 
-    def __call__(self, observation: ChatObservation) -> ChatObservation:
+    def __call__(self, observation: ChatObservation) -> Any:
+        if self._is_async:
+            return self._awaited(observation)
         for transform in self._transforms:
-            observation = transform(observation)
+            observation = transform(observation)  # type: ignore[assignment] # none is async
+        return observation
+
+    async def _awaited(self, observation: ChatObservation) -> ChatObservation:
+        for transform in self._transforms:
+            shaped = transform(observation)
+            observation = await shaped if inspect.isawaitable(shaped) else shaped
         return observation
 
 
@@ -74,13 +84,13 @@ def check_transform(transform: Any) -> None:
     """Find out what can be known of a transform before it is called.
 
     Raises:
-        TypeError: it is no function of one observation, or an asynchronous one, or has one of the two methods of those
-            that keep state.
+        TypeError: it is no function of one observation, or a generator; or it has one of the two methods of those that
+            keep state.
     """
     if not callable(transform):
         raise TypeError("a transform is a function, an object with __call__, or a class of such objects")
     if any(map(_returns_something_else, (transform, getattr(transform, "__call__", None)))):  # noqa: B004
-        raise TypeError("a transform is a plain function: neither async nor a generator")
+        raise TypeError("a transform is a function, plain or async, and no generator")
     lacking = [name for name, is_there in _state_methods(transform).items() if not is_there]
     if len(lacking) == 1:
         raise TypeError(
@@ -98,11 +108,7 @@ def check_transform(transform: Any) -> None:
 
 
 def _returns_something_else(function: Any) -> bool:
-    return (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
-    )
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def load_transform(name: str) -> Callable[[], Transform]:
@@ -115,57 +121,16 @@ def load_transform(name: str) -> Callable[[], Transform]:
     Raises:
         ValueError: nothing goes by this name, or what does is no transform. Of a class, one is made to find out.
     """
-    found = _import(name) if ":" in name else _entry_point(name)
-    open_transform = cast("Callable[[], Transform]", found) if inspect.isclass(found) else lambda: found
+    of_name = found(name, SOUGHT)
+    open_transform = cast("Callable[[], Transform]", of_name) if inspect.isclass(of_name) else lambda: of_name
     try:
         one = open_transform()
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise ValueError(f"{found.__name__}() of transform {name!r} raised {_told(error)}") from error
+        raise ValueError(f"{of_name.__name__}() of transform {name!r} raised {told(error)}") from error
     try:
         check_transform(one)
     except TypeError as error:
         raise ValueError(f"transform {name!r} cannot be used: {error}") from error
     return open_transform
-
-
-def text_of(error: BaseException) -> str:
-    """What an exception of anybody's says; one whose class fails at that is an exception like any other."""
-    try:
-        return str(error)
-    except BaseException:  # noqa: BLE001 - it is about to be told; nothing may come in between
-        return "(an exception that fails when it is asked for its text)"
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {text_of(error)}"
-
-
-def _import(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    return _loaded(name, lambda: getattr(importlib.import_module(module_name), attribute))
-
-
-def _loaded(name: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except KeyboardInterrupt:
-        raise
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"transform {name!r} cannot be loaded: {text_of(error)}; "
-            "write module:attribute, with the module in PYTHONPATH"
-        ) from error
-    except BaseException as error:
-        raise ValueError(f"transform {name!r} cannot be loaded: its module raised {_told(error)}") from error
-
-
-def _entry_point(name: str) -> Any:
-    found = entry_points(group=ENTRY_POINT_GROUP, name=name)
-    if not found:
-        known = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
-        raise ValueError(
-            f"no transform is called {name!r}; write module:attribute, or one of the installed entry points ({known})"
-        )
-    return _loaded(name, next(iter(found)).load)

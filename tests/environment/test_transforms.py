@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from chatenv_client import ChatObservation
-from chatenv_server import ChatEnvironment, compose
+from chatenv_client import ChatAction, ChatEnv, ChatObservation
+from chatenv_server import ChatEnvironment, Settings, Transform, compose, serve
 from chatenv_server.environment.transforms import load_transform
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
@@ -92,10 +92,15 @@ class NeedsArguments:
         return observation
 
 
+class LengthRewardTransform(Transform):  # type: ignore[misc] # mypy knows no class that is a function
+    """Written as for other chat environments: it reads the last message, whoever said it."""
+
+    def __call__(self, observation: ChatObservation) -> ChatObservation:
+        observation.reward = float(len(str(observation.messages[-1]["content"])))
+        return observation
+
+
 WRONG: list[Any] = [
-    asynchronous,
-    Asynchronous(),
-    functools.partial(asynchronous),
     generating,
     generating_too,
     without_arguments,
@@ -117,7 +122,19 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return made
 
 
-@pytest.mark.parametrize("right", [plain, with_more, Keeping, Keeping(), functools.partial(with_more, weight=2.0)])
+RIGHT: list[Any] = [
+    plain,
+    with_more,
+    Keeping,
+    Keeping(),
+    functools.partial(with_more, weight=2.0),
+    asynchronous,
+    Asynchronous(),
+    functools.partial(asynchronous),
+]
+
+
+@pytest.mark.parametrize("right", RIGHT)
 def test_what_takes_one_observation_is_a_transform(module: Any, right: Any) -> None:
     module.it = right
     load_transform("a_task:it")
@@ -164,3 +181,15 @@ def test_a_module_that_fails_is_refused_with_what_it_raised(
     monkeypatch.delitem(sys.modules, "failing_task", raising=False)
     with pytest.raises(ValueError, match=rf"transform '{name}' cannot be loaded: .*{told}"):
         load_transform(name)
+
+
+def test_a_class_that_scores_the_length_of_the_last_message_works_as_it_is(module: Any) -> None:
+    env = ChatEnvironment(ByteTokenizer(), transform=LengthRewardTransform())
+    env.reset(messages=[{"role": "user", "content": "Hi"}])
+    assert env.step(ChatAction(tokens=[*b"Hello you.", 257])).reward == 10.0
+    module.it = LengthRewardTransform
+    with serve(Settings(listen=("127.0.0.1:0",), transform="a_task:it")) as server, ChatEnv(server.target) as client:
+        client.reset(messages=[{"role": "user", "content": "Hi"}])
+        assert client.step(ChatAction(tokens=[*b"Hello you.", 257])).reward == 10.0
+        assert client.step({"role": "user", "content": "Bye"}).reward == 3.0
+        assert [turn.reward for turn in client.trajectory().turns] == [None, 10.0, 3.0]

@@ -15,6 +15,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from chatenv_client.errors import ServerBusyError
+
 UNARY_WORKERS: Final = 3
 """Threads that wait for calls that are no batches."""
 STEP_WORKERS: Final = 1
@@ -153,6 +155,29 @@ class Workers(ThreadPoolExecutor):
             stays = self._spare < self._threads_at_rest
             self._spare += stays
         return stays
+
+
+MAX_SHARED: Final = 1024
+"""Things that one process does at once in threads of their own, beside its calls. One more waits."""
+_SHARED_AT_REST: Final = 16
+_BEGINS: Final = threading.Lock()
+_shared: Workers | None = None
+
+
+def shared_workers() -> Workers:
+    """Threads of the process for what somebody waits for: a user's function, a lock.
+
+    Raises:
+        ServerBusyError: the machine gives no thread at all.
+    """
+    global _shared  # noqa: PLW0603 - one pool a process
+    with _BEGINS:
+        if _shared is None:
+            try:
+                _shared = Workers(MAX_SHARED, _SHARED_AT_REST, at_once=True)
+            except RuntimeError as error:
+                raise ServerBusyError("this machine gives the server no more threads; try again later") from error
+        return _shared
 
 
 def _do(call: Callable[[], object]) -> None:

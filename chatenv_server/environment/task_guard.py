@@ -1,0 +1,193 @@
+"""Calls the task of one episode, and holds what it says against the rules.
+
+What a task opens with or answers is checked here, so that the environment takes it as it takes a caller's. A task that
+fails, fails its call: the reset or step is taken back whole.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from chatenv_client.errors import InvalidRequestError, TaskAnswerError, TaskError, TaskTimeoutError
+from chatenv_client.models import Failure, Message, own_message
+from chatenv_client.reasons import Reason
+from chatenv_client.wire.json_fields import dump_json
+from chatenv_server.environment.rewards import NO_REWARD, Earned, earned
+from chatenv_server.environment.user_code import Kind, State, StateKeeper, UserCode, is_the_users, own_state
+from chatenv_server.environment.validation import check_failure, check_messages
+from chatenv_server.tasks.task import Answer, End, ModelTurn, Opening, Task, TaskEpisode
+
+_KIND: Final = Kind("task", "task-timeout", TaskError, TaskTimeoutError)
+
+
+class Said(NamedTuple):
+    """What a task answered, checked."""
+
+    messages: tuple[Message, ...] = ()
+    reward: Earned = NO_REWARD
+    terminated: bool = False
+    truncated: bool = False
+    metadata: Mapping[str, Any] | None = None
+    failure: Failure | None = None
+
+
+NOTHING_SAID: Final = Said()
+
+
+class TaskGuard(UserCode):
+    """The guarded task of one episode.
+
+    Args:
+        task: the task.
+        name: by which callers choose it.
+        timeout_s: seconds a call may take; 0: any.
+    """
+
+    def __init__(self, task: Task, name: str, timeout_s: float = 0.0) -> None:
+        super().__init__(_KIND, timeout_s, _keeper_of(task))
+        self.name = name
+        self._task = task
+        self._closes = threading.Lock()
+        """Taken once, by who closes it."""
+
+    async def open(self, episode: TaskEpisode) -> tuple[Opening, State | None]:
+        """How the task opens an episode, and what it knows then.
+
+        Raises:
+            TaskError: it fails, or takes too long.
+        """
+        opening, state = await self.called("the task", self._task.open, episode)
+        if opening is None:
+            opening = Opening()
+        if not isinstance(opening, Opening):
+            raise self.failure(f"`open` of the task returned {type(opening).__name__}, not an Opening")
+        return opening, state
+
+    async def answer(self, turn: ModelTurn) -> tuple[Said, State | None]:
+        """What the task answers to a turn, and what it knows then.
+
+        Raises:
+            TaskError: it fails, takes too long, or answers what cannot be.
+        """
+        answer, state = await self.called("the task", self._task.answer, turn)
+        if answer is None:
+            return NOTHING_SAID, state
+        if not isinstance(answer, Answer):
+            raise self.failure(f"`answer` of the task returned {type(answer).__name__}, not an Answer")
+        try:
+            return self._checked(answer), state
+        except TypeError as error:
+            raise self.failure(f"what the task answered is refused: {error}") from error
+        except InvalidRequestError as error:
+            what = f"what the task answered is refused: {error}"
+            if error.reason in (Reason.BAD_REWARD, Reason.BAD_METADATA, Reason.BAD_FAILURE, Reason.INVALID_REQUEST):
+                raise self.failure(what) from error
+            raise rejected(what) from error
+        except BaseException as error:
+            if is_the_users(error) or isinstance(error, TaskError):
+                raise
+            # To read a value may run code of the task's, or of its libraries.
+            raise self.failure("the task answered what cannot be read") from error
+
+    def _checked(self, answer: Answer) -> Said:
+        messages = tuple(own_message(message) for message in answer.messages)
+        check_messages(messages)
+        metadata = answer.metadata
+        if metadata is not None:
+            if not isinstance(metadata, Mapping):
+                raise self.failure(f"the task answered metadata that is a {type(metadata).__name__}, not a mapping")
+            metadata = dict(metadata)
+            dump_json(metadata, "metadata", Reason.BAD_METADATA)
+        if answer.failure is not None:
+            check_failure(answer.failure)
+        return Said(
+            messages,
+            earned(answer.reward, answer.rewards, answer.weights),
+            bool(answer.terminated),
+            bool(answer.truncated),
+            metadata,
+            answer.failure,
+        )
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    @property
+    def is_to_be_closed(self) -> bool:
+        """Whether closing it does anything."""
+        return type(self._task).close is not Task.close
+
+    async def close(self, reason: End) -> None:
+        """Close the task, the first time that this is called. Waits for a call that overran, and not for ever.
+
+        Raises:
+            TaskError: it fails, or takes too long.
+        """
+        if self.is_to_be_closed and self._closes.acquire(blocking=False):
+            await self.called("`close` of the task", self._task.close, reason)
+
+
+def rejected(what: str) -> TaskAnswerError:
+    """The error for messages of a task's that cannot be."""
+    return TaskAnswerError(f"{what}; the step was taken back")
+
+
+def _keeper_of(task: Task) -> StateKeeper:
+    has_own = [callable(getattr(task, name, None)) for name in ("state_dict", "load_state_dict")]
+    return _OwnState(task) if all(has_own) else _Attributes(task)
+
+
+class _OwnState(StateKeeper):
+    """The state of a task that says itself what it is."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    def told(self) -> State:
+        """What `state_dict` returns."""
+        return own_state(self._task.state_dict(), _KIND.name)
+
+    def give_back(self, state: State) -> None:
+        """Calls `load_state_dict`."""
+        self._task.load_state_dict(state)
+
+
+class _Attributes(StateKeeper):
+    """The state of any other task: its attributes, where they are JSON."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def told(self) -> State | None:
+        """Its attributes."""
+        try:
+            return {name: _copied(value) for name, value in vars(self._task).items()}
+        except _NotJsonError:
+            return None
+
+    def give_back(self, state: State) -> None:
+        """Sets them, and removes all others."""
+        attributes = vars(self._task)
+        attributes.clear()
+        attributes.update(state)
+
+
+class _NotJsonError(Exception):
+    """A value that JSON does not give back as it was."""
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a value that JSON gives back as it was. Raises _NotJsonError, also where it contains itself."""
+    kind = type(value)
+    if value is None or kind in (str, int, bool) or (kind is float and math.isfinite(value)):
+        return value
+    try:
+        if kind is list:
+            return [_copied(item) for item in value]
+        if kind is dict and all(type(key) is str for key in value):
+            return {key: _copied(item) for key, item in value.items()}
+    except RecursionError:
+        pass
+    raise _NotJsonError

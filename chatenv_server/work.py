@@ -1,0 +1,112 @@
+"""Work that may have to wait: coroutines that say what they wait for, and leave to others how.
+
+A reset or a step waits where a task answers, a transform scores, or another call holds its episode. It is written once,
+as a coroutine that awaits a `Pause`. No event loop runs it. Who has a thread for it waits in that thread: `done`. Who
+works on many in one thread starts the pause and goes on with others: `Course`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, Protocol, TypeVar
+
+ResultT = TypeVar("ResultT")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+
+
+class Pause(Protocol[ResultT_co]):
+    """Something that work waits for. It is waited for once, in one of two ways."""
+
+    def wait(self) -> ResultT_co:
+        """Wait in this thread. Raises what it fails with."""
+
+    def start(self, ended: Callable[[], None]) -> None:
+        """Begin, and come back at once; `ended` is called from any thread, also from within, once `result` is there.
+
+        Raises what keeps it from beginning; then `ended` is not called.
+        """
+
+    def result(self) -> ResultT_co:
+        """What it came to, after it was started and has ended. Raises what it failed with."""
+
+
+Work = Coroutine[Pause[Any], Any, ResultT]
+"""A coroutine that awaits nothing but `pause`."""
+
+
+class _Paused(Generic[ResultT]):
+    __slots__ = ("_pause",)
+
+    def __init__(self, pause: Pause[ResultT]) -> None:
+        self._pause = pause
+
+    def __await__(self) -> Generator[Pause[Any], Any, ResultT]:
+        result: ResultT = yield self._pause
+        return result
+
+
+async def pause(what: Pause[ResultT]) -> ResultT:
+    """Wait for something, within work."""
+    return await _Paused(what)
+
+
+def done(work: Work[ResultT]) -> ResultT:
+    """Do work in this thread, waiting wherever it waits; what it comes to. Raises what it fails with."""
+    try:
+        waits_for = work.send(None)
+        while True:
+            waits_for = _after(work, waits_for.wait)
+    except StopIteration as end:
+        result: ResultT = end.value
+        return result
+
+
+def _after(work: Work[Any], wait: Callable[[], Any]) -> Pause[Any]:
+    """Let work go on with what it waited for, up to the next pause. Raises StopIteration at the end."""
+    try:
+        result = wait()
+    except BaseException as error:  # noqa: BLE001 - the work decides what becomes of it
+        return work.throw(error)
+    return work.send(result)
+
+
+class Course(Generic[ResultT]):
+    """Work on its course, piece by piece, between the pauses.
+
+    Args:
+        work: what to do. It must not raise.
+        goes_on: called, from any thread, when `go_on` is to be called next.
+    """
+
+    __slots__ = ("_goes_on", "_pause", "_work", "is_done", "result")
+
+    result: ResultT
+    """What the work came to, once it is done."""
+
+    def __init__(self, work: Work[ResultT], goes_on: Callable[[Course[ResultT]], None]) -> None:
+        self._work = work
+        self._goes_on = goes_on
+        self._pause: Pause[Any] | None = None
+        self.is_done = False
+
+    def go_on(self) -> None:
+        """Work up to the next pause, or to the end."""
+        before, self._pause = self._pause, None
+        try:
+            waits_for = self._work.send(None) if before is None else _after(self._work, before.result)
+            while (failure := self._failure_to_start(waits_for)) is not None:
+                waits_for = self._work.throw(failure)
+        except StopIteration as end:
+            self.result, self.is_done = end.value, True
+
+    def _failure_to_start(self, waits_for: Pause[Any]) -> BaseException | None:
+        """Start a pause; what keeps it from beginning, if anything does."""
+        self._pause = waits_for
+        try:
+            waits_for.start(self._resume)
+        except BaseException as error:  # noqa: BLE001 - the work decides what becomes of it
+            return error
+        return None
+
+    def _resume(self) -> None:
+        self._goes_on(self)
