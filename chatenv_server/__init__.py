@@ -15,10 +15,54 @@ if TYPE_CHECKING:
     from chatenv_server.environment.transforms import Transform, compose
     from chatenv_server.running.process import start as serve
     from chatenv_server.settings.settings import Settings
+    from chatenv_server.tasks.endpoint import Endpoint, EndpointError, Reply
+    from chatenv_server.tasks.from_reward import from_reward
+    from chatenv_server.tasks.judge import Grade, Judge, JudgeError
+    from chatenv_server.tasks.mcp import McpTask
+    from chatenv_server.tasks.simulated_user import SimulatedUser
+    from chatenv_server.tasks.task import Answer, End, ModelTurn, Opening, Task, TaskEpisode
+    from chatenv_server.tasks.tool import Tool, ToolUnavailableError
+    from chatenv_server.tasks.tool_task import ToolTask
 
-__all__ = ["ChatEnvironment", "Settings", "TokenEngine", "Transform", "compose", "serve"]
+__all__ = [
+    "Answer",
+    "ChatEnvironment",
+    "End",
+    "Endpoint",
+    "EndpointError",
+    "Grade",
+    "Judge",
+    "JudgeError",
+    "McpTask",
+    "ModelTurn",
+    "Opening",
+    "Reply",
+    "Settings",
+    "SimulatedUser",
+    "Task",
+    "TaskEpisode",
+    "TokenEngine",
+    "Tool",
+    "ToolTask",
+    "ToolUnavailableError",
+    "Transform",
+    "compose",
+    "from_reward",
+    "serve",
+]
 
+_TASKS: Final = {
+    "endpoint": ("Endpoint", "EndpointError", "Reply"),
+    "from_reward": ("from_reward",),
+    "judge": ("Grade", "Judge", "JudgeError"),
+    "mcp": ("McpTask",),
+    "simulated_user": ("SimulatedUser",),
+    "task": ("Answer", "End", "ModelTurn", "Opening", "Task", "TaskEpisode"),
+    "tool": ("Tool", "ToolUnavailableError"),
+    "tool_task": ("ToolTask",),
+}
 _PLACES: Final = {
+    **{name: (f"chatenv_server.tasks.{module}", name) for module, names in _TASKS.items() for name in names},
     "ChatEnvironment": ("chatenv_server.environment.environment", "ChatEnvironment"),
     "Settings": ("chatenv_server.settings.settings", "Settings"),
     "TokenEngine": ("chatenv_server.engine", "TokenEngine"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
 
 from chatenv_client.errors import ChatEnvError, InvalidRequestError
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
@@ -15,6 +18,9 @@ from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.writing import Outdated, Writing
 from chatenv_server.stores.store import Append, Begin, Place, Summary, new_run
+from chatenv_server.tasks.task import End
+
+ResultT = TypeVar("ResultT")
 
 MAX_MESSAGES: Final = 65_536
 """Of one episode. A limit of tokens would not bound its memory, since a template may write nothing for a message."""
@@ -32,7 +38,7 @@ class EpisodeCalls:
         self._shelf = shelf
         self._limits = limits
 
-    def reset(
+    async def reset(
         self,
         episode_id: str,
         options: ResetOptions,
@@ -41,9 +47,9 @@ class EpisodeCalls:
         writing: Writing | None,
     ) -> ChatObservation:
         """Start an episode, or start it anew; as `Episodes.reset`."""
-        episode = self._shelf.open_place(episode_id, caller, writing)
+        episode = await self._shelf.open_place(episode_id, caller, writing)
         try:
-            return self._start(episode, options, answer, writing)
+            return await self._start(episode, options, answer, writing)
         except BaseException:
             if episode.environment is None:
                 self._shelf.drop(episode)
@@ -51,40 +57,50 @@ class EpisodeCalls:
         finally:
             self._shelf.release(episode, writing)
 
-    def _start(
+    async def _start(
         self, episode: Episode, options: ResetOptions, answer: Write | None, writing: Writing | None
     ) -> ChatObservation:
         table = self._shelf.table
-        is_new = self._check_room_for(episode, writing)
+        is_new = await self._check_room_for(episode, writing)
+        before = episode.environment
         table.reserve(1)
         try:
             environment = self._shelf.open_environment()
-            observation = environment.reset(answer=answer, **options)
+            observation = await environment.resetting(answer=answer, **options)
             episode.begin(environment, Place(new_run(), 0), time.time())
         finally:
             table.account(episode, reserved=1)
         if writing is not None:
-            piece, summary = self._told(episode, environment, writing)
+            piece, summary = await self._told(episode, environment, writing)
             run = episode.place.run
             begun = Begin(episode.episode_id, run, [piece], summary)
             writing.add(episode, begun, Place(run, 1))
             writing.new_episodes += is_new
+        if before is not None and before.closes:
+            close = partial(self._shelf.closings.begin, before, End.RESET)
+            close() if writing is None else writing.then(close)
         self._shelf.telemetry.episode_started()
         self._count_reports(observation)
         return observation
 
-    def _check_room_for(self, episode: Episode, writing: Writing | None) -> bool:
-        """Whether an episode would be one more in the store. Raises EpisodeLimitError or TokenLimitError."""
+    async def _check_room_for(self, episode: Episode, writing: Writing | None) -> bool:
+        """Whether an episode would be one more in the store. Raises EpisodeLimitError or TokenLimitError.
+
+        One that lives there, and whose task has to be closed, is brought in.
+        """
         self._limits.check_tokens()
         if writing is None or episode.environment is not None:
             return False
         standing = self._shelf.store.standing(episode.episode_id)
         if standing is not None and standing.end is None:
+            if self._shelf.closes_tasks:
+                with suppress(ChatEnvError):
+                    await self._shelf.bring_in(episode)
             return False
         self._limits.check_episodes(unwritten=writing.new_episodes)
         return True
 
-    def step(
+    async def step(
         self,
         episode_id: str,
         action: ChatAction,
@@ -97,47 +113,69 @@ class EpisodeCalls:
         """Append one turn, or give the stored answer again; as `Episodes.step`."""
         # No context manager: its generator would take a microsecond or two, and a whole step takes few.
         shelf = self._shelf
-        episode = shelf.acquire(episode_id, caller, writing)
+        episode = await shelf.acquire(episode_id, caller, writing)
         try:
             environment = environment_of(episode)
             stored = episode.replayed(environment.step_count, step_index, digest)
             if stored is not None:
-                self._check_current(episode, writing)
+                await self._check_current(episode, writing)
                 if answer is not None:
                     answer(stored)
                 return stored
-            observation = self._append(episode, environment, action, digest, answer)
+            observation = await self._append(episode, environment, action, digest, answer)
         except ChatEnvError:
-            self._check_current(episode, writing)
+            await self._check_current(episode, writing)
             raise
         else:
             if writing is not None:
-                place, continues = episode.place, writing.unwritten_of(episode)
-                piece, summary = self._told(episode, environment, writing, digest)
-                append = Append(episode.episode_id, place, piece, summary, continues)
-                writing.add(episode, append, place._replace(version=place.version + 1))
+                await self._append_piece(episode, writing, await self._told(episode, environment, writing, digest))
             return observation
         finally:
             shelf.release(episode, writing)
 
-    def _told(
+    async def note(
+        self,
+        episode_id: str,
+        caller: Caller | None,
+        work: Callable[[ChatEnvironment], tuple[ResultT, bytes]],
+        writing: Writing | None,
+    ) -> ResultT:
+        """Note something about an episode that is no step: `work` does, and gives what the store is to keep of it."""
+        episode = await self._shelf.acquire(episode_id, caller, writing)
+        try:
+            environment = environment_of(episode)
+            await self._check_current(episode, writing)
+            result, piece = work(environment)
+            if writing is not None and piece:
+                await self._append_piece(episode, writing, (piece, summary_of(environment, episode.created)))
+            return result
+        finally:
+            self._shelf.release(episode, writing)
+
+    async def _append_piece(self, episode: Episode, writing: Writing, told: tuple[bytes, Summary]) -> None:
+        """Have a piece written that goes on where the journal of an episode ends."""
+        place, continues = episode.place, writing.unwritten_of(episode)
+        append = Append(episode.episode_id, place, *told, continues)
+        writing.add(episode, append, place._replace(version=place.version + 1))
+
+    async def _told(
         self, episode: Episode, environment: ChatEnvironment, writing: Writing, digest: bytes = b""
     ) -> tuple[bytes, Summary]:
         """What the store is told of the last call."""
         try:
             return environment.newest_piece(digest), summary_of(environment, episode.created)
         except BaseException:
-            self._shelf.give_up(episode, writing)
+            await self._shelf.give_up(episode, writing)
             raise
 
-    def _check_current(self, episode: Episode, writing: Writing | None) -> None:
+    async def _check_current(self, episode: Episode, writing: Writing | None) -> None:
         """Before a call is answered that writes nothing. Raises Outdated where another process knows better."""
-        if self._shelf.is_outdated(episode, writing):
+        if await self._shelf.is_outdated(episode, writing):
             self._shelf.drop(episode)
             raise Outdated
         self._shelf.note_use(episode)
 
-    def _append(
+    async def _append(
         self,
         episode: Episode,
         environment: ChatEnvironment,
@@ -151,7 +189,7 @@ class EpisodeCalls:
         table = self._shelf.table
         table.reserve(at_least)
         try:
-            observation = episode.step(environment, action, digest, answer)
+            observation = await episode.step(environment, action, digest, answer)
         finally:
             table.account(episode, reserved=at_least)
         self._count_reports(observation)

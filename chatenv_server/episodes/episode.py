@@ -11,6 +11,8 @@ from chatenv_client.errors import DeadlineError, StepIndexMismatchError
 from chatenv_client.models import ChatAction, ChatObservation
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.stores.store import NOWHERE, Place
+from chatenv_server.work import pause
+from chatenv_server.workers import shared_workers
 
 
 class Caller(Protocol):
@@ -59,21 +61,22 @@ class Episode:
     answer: Answer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def acquire(self, caller: Caller | None, before_waiting: Callable[[], object] | None = None) -> None:
+    def acquire(self, caller: Caller | None) -> None:
         """Wait for the lock and hold it until `release`. Without a caller it waits for ever.
 
         Raises:
             DeadlineError: others held it until the caller's deadline, or the caller hung up while it waited.
         """
         # Asking how long the caller waits costs more than the lock, which is free nearly always.
-        if not self._lock.acquire(blocking=False):
-            if before_waiting is not None:
-                before_waiting()
-            if not self._lock.acquire(timeout=_patience_s(caller)):
-                raise DeadlineError(
-                    "another call on this episode lasted until this call's deadline, so this one was not begun; "
-                    "try again with a longer deadline"
-                )
+        if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=_patience_s(caller)):
+            raise DeadlineError(
+                "another call on this episode lasted until this call's deadline, so this one was not begun; "
+                "try again with a longer deadline"
+            )
+        self.check_waited_for(caller)
+
+    def check_waited_for(self, caller: Caller | None) -> None:
+        """Give the lock back, and raise DeadlineError, where the caller has hung up."""
         try:
             check_waits(caller)
         except DeadlineError:
@@ -93,6 +96,10 @@ class Episode:
         """Give the lock back."""
         self._lock.release()
 
+    async def acquired(self, caller: Caller | None) -> None:
+        """Wait as `acquire` does, within work."""
+        await pause(_Held(self, caller))
+
     def begin(self, environment: ChatEnvironment, place: Place, created: float) -> None:
         """Go on with a new environment, which was just reset."""
         self.environment = environment
@@ -100,11 +107,11 @@ class Episode:
         self.segment = 0
         self.answer = None
 
-    def step(
+    async def step(
         self, environment: ChatEnvironment, action: ChatAction, digest: bytes, answer: Write | None
     ) -> ChatObservation:
         """Step and keep the answer."""
-        observation = environment.step(action, answer=answer)
+        observation = await environment.stepping(action, answer=answer)
         self.answer = Answer(digest, observation)
         return observation
 
@@ -129,6 +136,38 @@ class Episode:
             "read the state to go on, or reset the episode",
             details={"expected_step_index": str(step_count), "received_step_index": str(step_index)},
         )
+
+
+class _Held:
+    """The lock of an episode, as something that work waits for. Implements `Pause`."""
+
+    __slots__ = ("_caller", "_episode", "_failure")
+
+    def __init__(self, episode: Episode, caller: Caller | None) -> None:
+        self._episode = episode
+        self._caller = caller
+        self._failure: DeadlineError | None = None
+
+    def wait(self) -> None:
+        """Wait in this thread."""
+        self._episode.acquire(self._caller)
+
+    def start(self, ended: Callable[[], None]) -> None:
+        """Wait in another thread, which holds it for who goes on."""
+
+        def wait() -> None:
+            try:
+                self._episode.acquire(self._caller)
+            except DeadlineError as error:
+                self._failure = error
+            ended()
+
+        shared_workers().start(wait)
+
+    def result(self) -> None:
+        """Nothing: it is held. Raises DeadlineError where it is not."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def check_waits(caller: Caller | None) -> None:

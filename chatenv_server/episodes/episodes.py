@@ -6,13 +6,15 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, Final, TypeVar
 
-from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
+from chatenv_client.errors import ChatEnvError, InvalidRequestError
+from chatenv_client.models import ChatAction, ChatObservation, Failure, ResetOptions
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.environment.rewards import Earned, LateReward
+from chatenv_server.environment.snapshots import piece_of_notes
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.calls import EpisodeCalls, environment_of
 from chatenv_server.episodes.episode import Caller, Write
@@ -23,6 +25,8 @@ from chatenv_server.episodes.writing import Outdated, Writing
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.stores.memory import MemoryStore
 from chatenv_server.stores.store import End, Finish, Store
+from chatenv_server.tasks.task import End as TaskEnd
+from chatenv_server.work import Work, done
 
 _EPISODE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 ResultT = TypeVar("ResultT")
@@ -44,6 +48,7 @@ class Episodes:
         store: where they live; None: in this process alone.
         clock: seconds; where a store keeps them, since 1970. None: the machine's.
         telemetry: told of what happens.
+        closes_tasks: whether episodes may have tasks that want to be closed.
     """
 
     def __init__(
@@ -54,12 +59,15 @@ class Episodes:
         store: Store | None = None,
         clock: Callable[[], float] | None = None,
         telemetry: Telemetry | None = None,
+        closes_tasks: bool = False,
     ) -> None:
         self._telemetry = telemetry or Telemetry()
         self._store: Store = store or MemoryStore()
         self._limits = StoreLimits(self._store, budget)
         clock = clock or (time.time if self._store.keeps else time.monotonic)
-        self.shelf = Shelf(open_environment, budget, self._store, clock, self._telemetry, relieve=self.expire_idle)
+        self.shelf = Shelf(
+            open_environment, budget, self._store, clock, self._telemetry, self.expire_idle, closes_tasks=closes_tasks
+        )
         self._calls = EpisodeCalls(self.shelf, self._limits)
         self._expiry = Expiry(self.shelf, budget.idle_timeout_s)
 
@@ -93,7 +101,15 @@ class Episodes:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def reset(
+    def reset(self, options: ResetOptions, **how: Any) -> ChatObservation:
+        """As `resetting`, in this thread."""
+        return done(self.resetting(options, **how))
+
+    def step(self, episode_id: str, action: ChatAction, **how: Any) -> ChatObservation:
+        """As `stepping`, in this thread."""
+        return done(self.stepping(episode_id, action, **how))
+
+    async def resetting(
         self,
         options: ResetOptions,
         *,
@@ -111,10 +127,10 @@ class Episodes:
         episode_id = checked_id(options.get("episode_id"))
         named: ResetOptions = {**options, "episode_id": episode_id}
         if writing is None and self._store.keeps:
-            return self._written(lambda alone: self._calls.reset(episode_id, named, caller, answer, alone))
-        return self._calls.reset(episode_id, named, caller, answer, writing)
+            return await self._written(lambda alone: self._calls.reset(episode_id, named, caller, answer, alone))
+        return await self._calls.reset(episode_id, named, caller, answer, writing)
 
-    def step(
+    async def stepping(
         self,
         episode_id: str,
         action: ChatAction,
@@ -144,17 +160,61 @@ class Episodes:
             ChatEnvError: whatever the environment refuses.
         """
         if writing is None and self._store.keeps:
-            return self._written(
+            return await self._written(
                 lambda alone: self._calls.step(episode_id, action, digest, step_index, caller, answer, alone)
             )
-        return self._calls.step(episode_id, action, digest, step_index, caller, answer, writing)
+        return await self._calls.step(episode_id, action, digest, step_index, caller, answer, writing)
 
-    def _written(self, work: Callable[[Writing], ResultT]) -> ResultT:
+    def set_reward(
+        self,
+        episode_id: str,
+        reward: Earned,
+        *,
+        step: int | None = None,
+        turn: int | None = None,
+        caller: Caller | None = None,
+    ) -> LateReward:
+        """Set what a step earned: the step, and what it has earned then.
+
+        Raises:
+            EpisodeNotFoundError: unknown, closed or expired.
+            InvalidRequestError: there is no such step or turn.
+        """
+
+        def set_it(environment: ChatEnvironment) -> tuple[LateReward, bytes]:
+            of, now = environment.set_late_reward(reward, step=step, turn=turn)
+            return LateReward(of, now), piece_of_notes([LateReward(of, reward)])
+
+        return done(self._noted(episode_id, caller, set_it))
+
+    def fail(self, episode_id: str, failure: Failure, *, caller: Caller | None = None) -> Failure:
+        """End an episode because something broke; the failure on record, which is the first.
+
+        Raises:
+            EpisodeNotFoundError: unknown, closed or expired.
+            InvalidRequestError: it does not say what broke.
+        """
+
+        def fail(environment: ChatEnvironment) -> tuple[Failure, bytes]:
+            is_first = environment.progress.failure is None
+            on_record = environment.record_failure(failure)
+            return on_record, piece_of_notes((), on_record) if is_first else b""
+
+        return done(self._noted(episode_id, caller, fail))
+
+    async def _noted(
+        self, episode_id: str, caller: Caller | None, work: Callable[[ChatEnvironment], tuple[ResultT, bytes]]
+    ) -> ResultT:
+        if not self._store.keeps:
+            return await self._calls.note(episode_id, caller, work, None)
+        return await self._written(lambda alone: self._calls.note(episode_id, caller, work, alone))
+
+    async def _written(self, work: Callable[[Writing], Work[ResultT]]) -> ResultT:
         """Do and write something, again for as long as other processes are quicker."""
         while True:
             writing = self.shelf.writing()
             try:
-                result = work(writing)
+                result = await work(writing)
                 writing.settle()
             except Outdated:
                 continue
@@ -172,6 +232,9 @@ class Episodes:
 
     def close(self, episode_id: str, *, caller: Caller | None = None) -> bool:
         """End an episode; whether it was live until now."""
+        if self._store.keeps and self.shelf.closes_tasks:
+            with suppress(ChatEnvError):  # then it is closed in the store alone, and its task not at all
+                self.shelf.release(done(self.shelf.acquire(episode_id, caller)))
         while (episode := self.shelf.table.get(episode_id)) is not None:
             episode.acquire(caller)
             try:
@@ -188,6 +251,20 @@ class Episodes:
                 self.shelf.tell_of_end(episode_id, End.CLOSED)
                 return True
         return False
+
+    def close_tasks(self, seconds: float) -> bool:
+        """Close the tasks of all episodes that end with this process, which are none where a store keeps them.
+
+        Args:
+            seconds: that they have.
+
+        Returns:
+            Whether all are closed, those of episodes that ended before included.
+        """
+        for episode in [] if self._store.keeps else self.shelf.table.all():
+            if episode.environment is not None:
+                self.shelf.closings.begin(episode.environment, TaskEnd.STOPPED)
+        return self.shelf.closings.wait(seconds)
 
     def check_room(self, episodes: int, tokens: int) -> None:
         """Raise EpisodeLimitError or TokenLimitError unless the store may keep so many episodes and tokens more."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from typing import Final
 
+from chatenv_client.errors import ChatEnvError
 from chatenv_server.episodes.episode import Episode
 from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.stores.store import End, Finish
+from chatenv_server.work import done
 
 _EXPIRED_AT_ONCE: Final = 1000
 """In one transaction of a store. Those left are ended in the next round."""
@@ -54,6 +57,10 @@ class Expiry:
     def _expire_in_store(self, moment: float) -> None:
         """End episodes that no process has used for too long, whoever held them."""
         idle = self._shelf.store.idle_since(moment, _EXPIRED_AT_ONCE)
+        if self._shelf.closes_tasks:
+            for episode_id, _ in idle:
+                self._bring_to_its_end(episode_id)
+            return
         finishes = [
             Finish(episode_id, run, End.EXPIRED, time.time(), moment)
             for episode_id, run in idle
@@ -63,6 +70,13 @@ class Expiry:
         for finish, took_place in zip(finishes, ended, strict=True):
             if took_place:
                 self._shelf.tell_of_end(finish.episode_id, End.EXPIRED)
+
+    def _bring_to_its_end(self, episode_id: str) -> None:
+        """Bring an idle episode in: it expires then, and its task is closed."""
+        if self._is_used(episode_id):
+            return
+        with suppress(ChatEnvError):
+            self._shelf.release(done(self._shelf.acquire(episode_id, None)))
 
     def _is_used(self, episode_id: str) -> bool:
         """Whether a call of this process is at work on an episode, or was of late: the store does not know yet."""

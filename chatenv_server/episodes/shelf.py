@@ -26,16 +26,20 @@ from chatenv_client.errors import (
 )
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import Budget
+from chatenv_server.episodes.closings import TaskClosings
 from chatenv_server.episodes.episode import Answer, Caller, Episode, check_waits
 from chatenv_server.episodes.table import EpisodeTable
 from chatenv_server.episodes.writing import Writing
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.stores.store import End, Finish, Journal, Standing, Store, Touch
+from chatenv_server.tasks.task import End as TaskEnd
+from chatenv_server.work import done
 
 _LOG: Final = logging.getLogger(__name__)
 
 _NOTED_SHARE: Final = 1 / 8
 """Of the idle timeout: how late the store may learn that an episode was used by a call that wrote nothing."""
+_REASONS: Final = {End.CLOSED: TaskEnd.CLOSED, End.EXPIRED: TaskEnd.EXPIRED}
 _ENDS: Final = {End.CLOSED: EpisodeClosedError, End.EXPIRED: EpisodeExpiredError}
 _NOT_FOUND: Final[dict[type[EpisodeNotFoundError], str]] = {
     EpisodeUnknownError: "there is no such episode: it was never opened, or {lost}",
@@ -54,6 +58,7 @@ class Shelf:
         clock: seconds; where the store keeps anything, since 1970.
         telemetry: told of what happens.
         relieve: called where there are too many, to take some out.
+        closes_tasks: whether an episode that ends may have a task that wants to be closed, so that it has to be here.
     """
 
     def __init__(
@@ -64,11 +69,15 @@ class Shelf:
         clock: Callable[[], float],
         telemetry: Telemetry,
         relieve: Callable[[], None],
+        *,
+        closes_tasks: bool,
     ) -> None:
+        self.closes_tasks = closes_tasks
         self.open_environment = open_environment
         self.store = store
         self.clock = clock
         self.telemetry = telemetry
+        self.closings = TaskClosings()
         self._idle_timeout_s = budget.idle_timeout_s
         self._max_cached_tokens = budget.max_cached_tokens
         # What a store keeps is bounded by what it says of all its episodes; see `limits`.
@@ -81,7 +90,7 @@ class Shelf:
 
     # -- holding an episode -----------------------------------------------------------------------
 
-    def acquire(self, episode_id: str, caller: Caller | None, writing: Writing | None = None) -> Episode:
+    async def acquire(self, episode_id: str, caller: Caller | None, writing: Writing | None = None) -> Episode:
         """Hold the lock of a live episode, until `release`.
 
         Raises:
@@ -97,16 +106,16 @@ class Shelf:
             elif writing is not None and writing.unwritten_of(episode):
                 check_waits(caller)
                 return episode
-            self._lock(episode, caller, writing)
+            await self._lock(episode, caller, writing)
             try:
-                if self._is_here(episode):
+                if await self._is_here(episode):
                     return episode
             except BaseException:
                 episode.release()
                 raise
             episode.release()
 
-    def open_place(self, episode_id: str, caller: Caller | None, writing: Writing | None = None) -> Episode:
+    async def open_place(self, episode_id: str, caller: Caller | None, writing: Writing | None = None) -> Episode:
         """Hold the lock of an episode that may be there or not, until `release`. The store is not asked.
 
         Raises:
@@ -117,18 +126,32 @@ class Shelf:
             if writing is not None and writing.unwritten_of(episode):
                 check_waits(caller)
                 return episode
-            self._lock(episode, caller, writing)
+            await self._lock(episode, caller, writing)
             if not episode.is_out:
                 return episode
             episode.release()  # it ended while this call waited, and its id is free again
 
-    def _lock(self, episode: Episode, caller: Caller | None, writing: Writing | None) -> None:
+    async def _lock(self, episode: Episode, caller: Caller | None, writing: Writing | None) -> None:
         """Hold the lock of an episode. Who waits for one lock lets go of all others first."""
         try:
-            episode.acquire(caller, None if writing is None else writing.write)
+            if episode.try_acquire():
+                episode.check_waited_for(caller)
+            elif writing is None:
+                await episode.acquired(caller)
+            else:
+                await self._wait_for(episode, caller, writing)
         except DeadlineError:
             self._forget_if_empty(episode)
             raise
+
+    async def _wait_for(self, episode: Episode, caller: Caller | None, writing: Writing) -> None:
+        """Hold the lock of an episode that others hold, while what is done meanwhile is written at once."""
+        writing.write()
+        writing.waits += 1
+        try:
+            await episode.acquired(caller)
+        finally:
+            writing.waits -= 1
 
     def _forget_if_empty(self, episode: Episode) -> None:
         """Forget an episode that was added for a call which was not begun; who holds it now sees to it otherwise."""
@@ -139,12 +162,12 @@ class Shelf:
             finally:
                 episode.release()
 
-    def _is_here(self, episode: Episode) -> bool:
+    async def _is_here(self, episode: Episode) -> bool:
         """Whether an episode whose lock is held is live, and was not taken out while its lock was waited for."""
         if episode.is_out:
             return False
         if episode.environment is None:
-            self._bring_in(episode)
+            await self.bring_in(episode)
         elif self.store.keeps:
             self.telemetry.episode_held()
         if self.is_idle(episode):
@@ -166,9 +189,9 @@ class Shelf:
     def reading(self, episode_id: str, caller: Caller | None) -> Iterator[Episode]:
         """A live episode, as its store has it now, while nobody changes it."""
         while True:
-            episode = self.acquire(episode_id, caller)
+            episode = done(self.acquire(episode_id, caller))
             try:
-                if not self.is_outdated(episode, None):
+                if not done(self.is_outdated(episode, None)):
                     self.note_use(episode)
                     yield episode
                     return
@@ -203,13 +226,13 @@ class Shelf:
         """Bring an episode in if its store has it; the caller holds the lock, and the episode may be new."""
         standing = self.store.standing(episode.episode_id)
         if episode.environment is None and standing is not None and standing.end is None:
-            self._bring_in(episode)
+            done(self.bring_in(episode))
 
-    def _bring_in(self, episode: Episode) -> None:
-        """Read an episode from the store."""
+    async def bring_in(self, episode: Episode) -> None:
+        """Read an episode from the store; the caller holds the lock."""
         began = time.perf_counter()
         try:
-            journal, environment, answer = self._read(episode.episode_id)
+            journal, environment, answer = await self._read(episode.episode_id)
         except BaseException:
             self.drop(episode)
             raise
@@ -220,13 +243,13 @@ class Shelf:
         self.table.account(episode)
         self.telemetry.episode_loaded(time.perf_counter() - began)
 
-    def _read(self, episode_id: str) -> tuple[Journal, ChatEnvironment, Answer]:
+    async def _read(self, episode_id: str) -> tuple[Journal, ChatEnvironment, Answer]:
         """An episode as the store has it, and the answer to its last step."""
         journal = self._journal_of(episode_id)
         snapshot = _snapshot_of(journal)
         environment = self.open_environment()
         with _told_as_damage():
-            observation = environment.restore(snapshot)
+            observation = await environment.restoring(snapshot)
         return journal, environment, Answer(snapshot.entries[-1].request_digest, observation)
 
     def snapshot_of(self, episode_id: str) -> pb.EpisodeSnapshot:
@@ -245,25 +268,24 @@ class Shelf:
                 raise self._not_found(standing)
         return journal
 
-    def is_outdated(self, episode: Episode, writing: Writing | None) -> bool:
+    async def is_outdated(self, episode: Episode, writing: Writing | None) -> bool:
         """Whether the store has another state of an episode than this process; what waits is written before."""
         if not self.store.keeps:
             return False
-        self._have_written(episode, writing)
+        await self._have_written(episode, writing)
         if episode.is_out:
             return True
         standing = self.store.standing(episode.episode_id)
         return standing is None or standing.end is not None or standing.place != episode.place
 
-    def _have_written(self, episode: Episode, writing: Writing | None) -> None:
+    async def _have_written(self, episode: Episode, writing: Writing | None) -> None:
         """Have what waits of an episode written. Its lock is held afterwards as before."""
         if writing is not None and writing.unwritten_of(episode):
-            writing.write()
-            episode.acquire(None)
+            await self._wait_for(episode, None, writing)
 
-    def give_up(self, episode: Episode, writing: Writing) -> None:
+    async def give_up(self, episode: Episode, writing: Writing) -> None:
         """Forget what was done to an episode last, and that nobody can tell the store of."""
-        self._have_written(episode, writing)
+        await self._have_written(episode, writing)
         self.drop(episode)
 
     def drop(self, episode: Episode) -> None:
@@ -278,8 +300,10 @@ class Shelf:
         unused_since = episode.last_used if end is End.EXPIRED and self.store.keeps else float("inf")
         finish = Finish(episode.episode_id, episode.place.run, end, time.time(), unused_since)
         ended = self.store.write([finish])[0]
+        environment = episode.environment
         self.drop(episode)
         if ended:
+            self.closings.begin(environment, _REASONS[end])
             self.tell_of_end(episode.episode_id, end)
         return ended
 

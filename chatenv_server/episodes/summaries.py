@@ -28,4 +28,5 @@ def summary_of(environment: ChatEnvironment, created: float) -> Summary:
         progress.terminated,
         progress.truncated,
         dump_json(metadata, "metadata", Reason.BAD_METADATA) if metadata else "",
+        progress.failure is not None,
     )

@@ -24,6 +24,7 @@ from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.writing import write_timed
 from chatenv_server.stores.store import Begin, End, Place, new_run
+from chatenv_server.work import done
 
 
 class _Newcomer(NamedTuple):
@@ -79,7 +80,7 @@ class TakingUp:
         with ExitStack() as held:
             free: list[Episode] = []
             for episode_id in sorted(waiting):  # in one order, so that no two calls wait for each other
-                episode = self._shelf.open_place(episode_id, caller)
+                episode = done(self._shelf.open_place(episode_id, caller))
                 held.callback(self._let_go, episode)
                 self._look_up(episode)
                 if episode.environment is not None:
@@ -105,7 +106,7 @@ class TakingUp:
             ) from error
         if episode.environment is None:
             return
-        if self._shelf.is_outdated(episode, None):
+        if done(self._shelf.is_outdated(episode, None)):
             self._shelf.drop(episode)
         elif self._shelf.is_idle(episode):
             self._shelf.end(episode, End.EXPIRED)

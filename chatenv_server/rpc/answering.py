@@ -16,8 +16,9 @@ from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.episodes.writing import Writing
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.rpc.room import AnswerRoom
+from chatenv_server.work import Work
 
-AnswerOne = Callable[[Any, Any, Caller, AnswerRoom, "Writing | None"], None]
+AnswerOne = Callable[[Any, Any, Caller, AnswerRoom, "Writing | None"], Work[None]]
 """Answers a request into a response, if there is room for it, and has what it did written, now or with others."""
 
 
@@ -35,7 +36,7 @@ class Answering:
         self._telemetry = telemetry
         self._max_text_bytes = max_text_bytes
 
-    def reset(
+    async def reset(
         self,
         request: pb.ResetRequest,
         response: pb.ResetResponse,
@@ -51,10 +52,10 @@ class Answering:
             room.take(response)
 
         self.check_text(request.ByteSize() - len(request.metadata_json), "messages")
-        self._episodes.reset(wire.reset_from_proto(request), caller=caller, answer=answer, writing=writing)
+        await self._episodes.resetting(wire.reset_from_proto(request), caller=caller, answer=answer, writing=writing)
         self._telemetry.answered(0, len(response.observation.tokens))
 
-    def step(
+    async def step(
         self,
         request: pb.StepRequest,
         response: pb.StepResponse,
@@ -80,7 +81,7 @@ class Answering:
             )
             room.take(response)
 
-        observation = self._episodes.step(
+        observation = await self._episodes.stepping(
             request.episode_id,
             action,
             digest=_digest(request),

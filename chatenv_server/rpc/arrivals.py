@@ -21,7 +21,7 @@ from chatenv_client.errors import (
 )
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.rpc.waiting import Waiting
-from chatenv_server.rpc.workers import ACCEPTED, Workers
+from chatenv_server.workers import ACCEPTED, Workers
 
 _REQUESTS: Final = 4
 """Place of the function that gives the iterator of requests, among the arguments that gRPC has run in a thread."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import grpc
 
 from chatenv_server.episodes.writing import Outdated, Writing
 from chatenv_server.rpc.answering import AnswerOne
+from chatenv_server.rpc.courses import Courses, exhaust
 from chatenv_server.rpc.failures import ItemFailures, status_of
-from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.room import AnswerRoom
+from chatenv_server.work import Course, done
 
 
 class CallOfItems(NamedTuple):
@@ -64,50 +66,62 @@ class Batches:
     """Answers many requests in one call.
 
     Args:
-        items: runs them side by side, where that pays.
         writing: a way to write what they do together; None where nothing is written.
     """
 
-    def __init__(self, items: ItemRunner, writing: Callable[[], Writing | None]) -> None:
-        self._items = items
+    def __init__(self, writing: Callable[[], Writing | None]) -> None:
         self._writing = writing
-
-    def answer_each(self, answer: AnswerOne, items: Sequence[Any], results: Any, call: CallOfItems) -> None:
-        """Answer many items, with a result each, in their order. What does not fit into the answer fails by itself."""
-        asked = [Asked(item, results.add(), call) for item in items]
-        with call.closing():
-            if self._items.has_threads:
-                self._items.each(lambda one: self._answer_item(answer, one), asked, lambda one: one.item.episode_id)
-            else:
-                self.answer_together(answer, asked)
 
     @property
     def writes(self) -> bool:
         """Whether anything is written of what items do."""
         return self._writing() is not None
 
+    def answer_each(self, answer: AnswerOne, items: Sequence[Any], results: Any, call: CallOfItems) -> None:
+        """Answer many items, with a result each, in their order. What does not fit into the answer fails by itself."""
+        with call.closing():
+            self.answer_together(answer, [Asked(item, results.add(), call) for item in items])
+
     def answer_together(self, answer: AnswerOne, asked: Sequence[Asked]) -> None:
         """Answer items, and have what they do written together. What is not taken, fails or is done again."""
         writing = self._writing()
-        again: set[int] = set()
-        for index, one in enumerate(asked):
-            if writing is not None:
-                writing.key = index
-            if not self._answer_item(answer, one, writing):
-                again.add(index)
+        again = self._answer_all(answer, asked, writing)
         for index, error in () if writing is None else writing.finish():
             if error is None:
                 again.add(index)
             else:
                 self._fail_item(error, asked[index])
         for index in sorted(again):
-            self._answer_item(answer, asked[index])
+            done(self.answer_item(answer, asked[index]))
 
-    def _answer_item(self, answer: AnswerOne, asked: Asked, writing: Writing | None = None) -> bool:
+    def _answer_all(self, answer: AnswerOne, asked: Sequence[Asked], writing: Writing | None) -> set[int]:
+        """Answer items, and have what they do written together; those that are to be done again."""
+        again: set[int] = set()
+
+        async def answer_one(index: int) -> None:
+            if writing is not None:
+                writing.key = index
+            if not await self.answer_item(answer, asked[index], writing):
+                again.add(index)
+
+        resumed: SimpleQueue[Course[None]] = SimpleQueue()
+        courses = Courses(answer_one, resumed.put)
+        for index, one in enumerate(asked):
+            exhaust(courses.add(one.item.episode_id, index))
+        while courses:
+            if writing is not None and writing.waits:
+                writing.write()
+            course = resumed.get()
+            if writing is not None:
+                writing.key = courses.item_of(course)
+            exhaust(courses.go_on(course))
+        return again
+
+    async def answer_item(self, answer: AnswerOne, asked: Asked, writing: Writing | None = None) -> bool:
         """Write the answer to one item, or its status, into its result; False: it is to be done again."""
         began = time.perf_counter()
         try:
-            answer(asked.item, asked.result.response, asked.call.caller, asked.call.room, writing)
+            await answer(asked.item, asked.result.response, asked.call.caller, asked.call.room, writing)
         except Outdated:
             return False
         except BaseException as error:  # noqa: BLE001 - an item's failure is its own, whatever it is

@@ -17,7 +17,7 @@ from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.requests import Parser
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.rpc.waiting import Sweeper
-from chatenv_server.rpc.workers import BATCH_WORKERS, STEP_WORKERS, UNARY_WORKERS, Workers
+from chatenv_server.workers import BATCH_WORKERS, STEP_WORKERS, UNARY_WORKERS, Workers
 
 MAX_OTHER_CALLS: Final = 8
 """Calls at once to reflection, the one service that is neither ours nor health. Its idle streams could otherwise take
@@ -66,7 +66,7 @@ class Crew:
         max_calls: that are worked on at once.
         max_bytes: of all requests and answers under way.
         max_request_bytes: of each request.
-        has_transform: whether steps wait for something, and so each call is to have a thread.
+        waits: whether steps wait for a task or a transform, and so each call is to have a thread.
         has_store: whether they are written to a store before they are answered.
         tasks: for its `Sweeper`.
     """
@@ -78,7 +78,7 @@ class Crew:
         max_calls: int,
         max_bytes: int,
         max_request_bytes: int,
-        has_transform: bool,
+        waits: bool,
         has_store: bool = False,
         tasks: Sequence[Callable[[], None]] = (),
     ) -> None:
@@ -99,10 +99,10 @@ class Crew:
             return Workers(most, most, at_once=True)
 
         # Steps that wait for nothing are quickest when few threads contend for the interpreter: docs/server-model.md.
-        self.unary = ours(patient(max_calls) if has_transform else Workers(max_calls, UNARY_WORKERS))
-        self._writes_together = has_store and not has_transform
+        self.unary = ours(patient(max_calls) if waits else Workers(max_calls, UNARY_WORKERS))
+        self._writes_together = has_store and not waits
         self.steps = ours(Workers(max_calls, STEP_WORKERS)) if self._writes_together else self.unary
-        self.batches = self.unary if has_transform else ours(Workers(max_calls, BATCH_WORKERS))
+        self.batches = self.unary if waits else ours(Workers(max_calls, BATCH_WORKERS))
         self._streams = Part(patient(max_calls), self.traffic, None, gate, False, max_request_bytes)
         self._others = Part(patient(MAX_OTHER_CALLS), self.traffic, None, others, False, max_request_bytes)
         self._checks = of_health(Workers(MAX_WATCHERS, 1))

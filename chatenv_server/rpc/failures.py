@@ -1,8 +1,8 @@
 """Turns what a call raised into a status for the wire, and into one line in the log.
 
 Only exceptions of chatenv say anything to the caller. Of all others neither the type nor the text leaves the process,
-and the log, too, holds where they came from but not their text, which may quote a prompt. The exception is a transform:
-what it raises is told to its author, in the log, with its text.
+and the log, too, holds where they came from but not their text, which may quote a prompt. Tasks and transforms are the
+exception: what they raise is told to their author, in the log, with its text.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import grpc
 import chatenv_client
 from chatenv_client import wire
 from chatenv_client._generated import status_pb2
-from chatenv_client.errors import ChatEnvError, TransformError, UnexpectedStatusError
+from chatenv_client.errors import ChatEnvError, TaskError, TransformError, UnexpectedStatusError
 from chatenv_client.reasons import Reason
-from chatenv_server.environment.transforms import text_of
 from chatenv_server.episodes.episodes import is_episode_id
 from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.user_objects import text_of
 
 MAX_MESSAGE_BYTES: Final = 1024
 """Of a status. It travels three times, escaped or in base64, and peers refuse trailers beyond 8 KiB."""
@@ -59,7 +59,7 @@ _NOT_THEIRS: Final = tuple(
         *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
     )
 )
-"""Where the code lies that no author of a transform would look at."""
+"""Where the code lies that no author of a task or transform would look at."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -111,10 +111,10 @@ class FailureLog:
         left_out = self._left_out_before(failed.method, error.code)
         if left_out is None:
             return
-        is_transforms = isinstance(failure, TransformError)
-        is_ours = error.code == "INTERNAL" and not is_transforms
+        is_users = isinstance(failure, TaskError | TransformError)
+        is_ours = error.code == "INTERNAL" and not is_users
         _LOG.log(
-            logging.WARNING if is_transforms else logging.ERROR if is_ours else logging.INFO,
+            logging.WARNING if is_users else logging.ERROR if is_ours else logging.INFO,
             "call failed",
             extra={
                 "method": failed.method,
@@ -127,7 +127,7 @@ class FailureLog:
                 "duration_ms": round(failed.seconds * 1000, 3),
                 "not_logged": left_out or "",
                 **(_origin(failure) if is_ours else {}),
-                **(_transforms_origin(failure) if is_transforms else {}),
+                **(_users_origin(failure) if is_users else {}),
             },
         )
         _LOG.debug("call failed with this exception", exc_info=failure)
@@ -213,8 +213,8 @@ def _origin(failure: BaseException) -> dict[str, str]:
     return {"exception": type(failure).__name__, "where": _where(traceback.extract_tb(failure.__traceback__))}
 
 
-def _transforms_origin(failure: BaseException) -> dict[str, str]:
-    """What the author of a transform wants to know: what was raised, and in which of their lines."""
+def _users_origin(failure: BaseException) -> dict[str, str]:
+    """What the author of a task or transform wants to know: what was raised, and in which of their lines."""
     raised = failure.__cause__
     if raised is None:
         return {"problem": str(failure)}

@@ -19,7 +19,7 @@ from chatenv_server.rpc.arrivals import Arrival
 from chatenv_server.rpc.crew import Crew
 from chatenv_server.rpc.failures import Failed, FailureLog, status_of
 from chatenv_server.rpc.traffic import Load
-from chatenv_server.rpc.workers import INLINE
+from chatenv_server.workers import INLINE
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -14,22 +14,23 @@ from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ChatObservation, ServerInfo
+from chatenv_client.models import ChatObservation, ServerInfo, StepReward
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.requests import timestamp
 from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.environment.rewards import Earned
 from chatenv_server.episodes.copies import Copies
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.rpc.answering import Answering
 from chatenv_server.rpc.batches import Asked, Batches, CallOfItems, WatchedCaller
 from chatenv_server.rpc.failures import FailureLog, ItemFailures
 from chatenv_server.rpc.gate import Gate
-from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.room import AnswerRoom
 from chatenv_server.rpc.streams import StepStream
 from chatenv_server.rpc.together import Together
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.stores.store import Summary
+from chatenv_server.tasks.choice import Tasks
 
 PAGE: Final = 100
 """Episodes of a page of a list, where the caller does not say."""
@@ -39,6 +40,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     """Serves episodes. `CallGuard` stands before it and makes statuses of what it raises."""
 
     _episodes: Episodes
+    _tasks: Tasks
     _copies: Copies
     _answering: Answering
     _batches: Batches
@@ -49,7 +51,6 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     def __init__(
         self,
         gate: Gate,
-        items: ItemRunner,
         failures: FailureLog,
         traffic: Traffic,
         work_on_next_step: Callable[[], object],
@@ -57,19 +58,21 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         max_batch_items: int,
         max_message_bytes: int,
         max_text_bytes: int,
+        waits: bool,
     ) -> None:
         self._gate = gate
         self._failures = failures
         self._traffic = traffic
         self._work_on_next_step = work_on_next_step
-        self._items = items
         self._max_batch_items = max_batch_items
         self._max_message_bytes = max_message_bytes
         self._max_text_bytes = max_text_bytes
+        self._waits = waits
 
     def attach(
         self,
         episodes: Episodes,
+        tasks: Tasks,
         describe: Callable[[], ServerInfo],
         encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]],
     ) -> None:
@@ -77,13 +80,15 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
         Args:
             episodes: the episodes.
+            tasks: what episodes choose from.
             describe: says what the server is.
             encoding_ahead: see `TokenEngine`.
         """
         self._episodes = episodes
+        self._tasks = tasks
         self._copies = Copies(episodes)
         self._answering = Answering(episodes, self._failures.telemetry, self._max_text_bytes)
-        self._batches = Batches(self._items, episodes.writing)
+        self._batches = Batches(episodes.writing)
         self._together = Together(episodes.writing, self._work_on_next_step)
         self._describe = describe
         self._encoding_ahead = encoding_ahead
@@ -189,6 +194,29 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._room().take(response)
         return response
 
+    def SetReward(self, request: pb.SetRewardRequest, context: grpc.ServicerContext) -> pb.SetRewardResponse:
+        """Set rewards of a step."""
+        change, step, turn = wire.set_reward_from_proto(request)
+        of, now = self._episodes.set_reward(request.episode_id, Earned(*change), step=step, turn=turn, caller=context)
+        return wire.step_reward_to_proto(StepReward(of, now.total or 0.0, dict(now.named)))
+
+    def FailEpisode(self, request: pb.FailEpisodeRequest, context: grpc.ServicerContext) -> pb.FailEpisodeResponse:
+        """End an episode because something broke."""
+        failure = self._episodes.fail(request.episode_id, wire.fail_from_proto(request), caller=context)
+        return pb.FailEpisodeResponse(failure=wire.failure_to_proto(failure))
+
+    def ListRows(
+        self,
+        request: pb.ListRowsRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> pb.ListRowsResponse:
+        """A page of the rows that tasks have."""
+        task = self._tasks.chosen(request.task)
+        rows, after, count = self._tasks.rows.listed(task, request.split, request.page_token, request.page_size or PAGE)
+        response = wire.row_page_to_proto(wire.RowPage(rows, after, count))
+        self._room().take(response)
+        return response
+
     def BatchReset(self, request: pb.BatchResetRequest, context: grpc.ServicerContext) -> pb.BatchResetResponse:
         """Many Resets, each with its own status."""
         self._check_size(request.resets, "resets")
@@ -214,12 +242,21 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         """Steps pipelined; those of one episode in order."""
         call = self._items_of("StreamSteps", context)
 
-        def answer(requests: Sequence[pb.StreamStepsRequest]) -> list[pb.StreamStepsResponse]:
-            asked = [Asked(one.step, _outcome_of(one), call._replace(room=self._room())) for one in requests]
+        def asked_by(request: pb.StreamStepsRequest) -> Asked:
+            return Asked(request.step, _outcome_of(request), call._replace(room=self._room()))
+
+        async def answer(request: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
+            asked = asked_by(request)
+            await self._batches.answer_item(self._answering.step, asked)
+            return asked.result  # type: ignore[no-any-return]
+
+        def answer_together(requests: Sequence[pb.StreamStepsRequest]) -> list[pb.StreamStepsResponse]:
+            asked = [asked_by(one) for one in requests]
             self._batches.answer_together(self._answering.step, asked)
             return [one.result for one in asked]
 
-        stream = StepStream(request_iterator, answer, self._items, self._traffic, together=self._batches.writes)
+        together = answer_together if self._batches.writes and not self._waits else None
+        stream = StepStream(request_iterator, answer, self._traffic, together)
         with call.closing(), self._gate.told_of_drain(stream.interrupt):
             yield from stream.answers()
 
@@ -266,5 +303,6 @@ def summary_to_proto(episode_id: str, summary: Summary) -> pb.EpisodeSummary:
         last_used=timestamp(summary.last_used),
         terminated=summary.terminated,
         truncated=summary.truncated,
+        failed=summary.failed,
         metadata_json=summary.metadata_json,
     )

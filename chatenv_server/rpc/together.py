@@ -16,6 +16,7 @@ from chatenv_server.episodes.episode import Caller
 from chatenv_server.episodes.writing import Outdated, Writing
 from chatenv_server.rpc.answering import AnswerOne
 from chatenv_server.rpc.room import AnswerRoom
+from chatenv_server.work import done
 
 MOST_TOGETHER: Final = 16
 """Calls of one transaction. Each takes 13 of the interpreter's thousand frames, and templates need some, too."""
@@ -55,17 +56,17 @@ class Together:
             group.writing, group.began = self._writing(), time.monotonic()
         writing = group.writing
         if writing is None:
-            answer(request, response, caller, room, None)
+            done(answer(request, response, caller, room, None))
             return
         group.size += 1
         try:
             key = writing.next_key()
-            answer(request, response, caller, room, writing)
+            done(answer(request, response, caller, room, writing))
             if group.size < MOST_TOGETHER and time.monotonic() - group.began < LONGEST_S:
                 self._work_on_next()
             writing.settle(key)
         except Outdated:
             writing.write()  # no lock of the others' episodes is held while this call waits for its own
-            answer(request, response, caller, room, None)
+            done(answer(request, response, caller, room, None))
         finally:
             group.size -= 1

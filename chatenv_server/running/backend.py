@@ -9,7 +9,7 @@ from pathlib import Path
 from chatenv_client._version import __version__
 from chatenv_client.distribution import MissingExtraError
 from chatenv_client.errors import InvalidRequestError, StoreUnavailableError, TransformError
-from chatenv_client.models import Limits, ResetOptions, ServerInfo, SpecialToken
+from chatenv_client.models import EpisodeDefaults, Limits, ServerInfo, SpecialToken
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.guard import TransformGuard
@@ -21,6 +21,8 @@ from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.settings.settings import Settings, wrong_setting
 from chatenv_server.stores.opening import open_store
 from chatenv_server.stores.store import Store
+from chatenv_server.tasks.choice import Tasks
+from chatenv_server.tasks.loading import load_tasks
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 
@@ -31,12 +33,14 @@ class Backend:
         settings: the operator's.
         engine: takes the place of the tokenizer in the settings.
         open_transform: gives each episode its transform; takes the place of the one in the settings.
+        tasks: what answers; take the place of those in the settings.
         clock: seconds, for the expiry of idle episodes; None: the machine's.
         telemetry: told of what happens to episodes.
         process: number of this process among those that serve at one address, from 1 on.
 
     Raises:
-        SettingError: the tokenizer, its template or the transform cannot be loaded, or an option of episodes is wrong.
+        SettingError: the tokenizer, its template, a task or the transform cannot be loaded, or an option of episodes is
+            wrong.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Backend:
         *,
         engine: TokenEngine | None = None,
         open_transform: Callable[[], Transform] | None = None,
+        tasks: Tasks | None = None,
         clock: Callable[[], float] | None = None,
         telemetry: Telemetry | None = None,
         process: int = 1,
@@ -53,6 +58,8 @@ class Backend:
         self._process = process
         self._options = _check_options(settings)
         self._open_transform = open_transform or _find_transform(settings)
+        self.tasks = _find_tasks(settings) if tasks is None else tasks
+        """That episodes choose from, and their data."""
         self._engine = engine or _load_engine(settings)
         self._began = time.monotonic()
         self.tokenizer_name = _public_name(engine.tokenizer_name if engine else settings.tokenizer)
@@ -67,6 +74,7 @@ class Backend:
             store=self.store,
             clock=clock,
             telemetry=telemetry,
+            closes_tasks=self.tasks.closes,
         )
 
     def describe(self) -> ServerInfo:
@@ -87,6 +95,8 @@ class Backend:
                 max_live_tokens=settings.max_live_tokens,
                 max_steps=settings.max_steps or None,
                 max_tokens=settings.max_tokens or None,
+                max_turns=settings.max_turns or None,
+                max_sampled_tokens=settings.max_sampled_tokens or None,
                 max_message_bytes=settings.max_message_bytes,
                 max_batch_items=settings.max_batch_items,
                 max_text_bytes=settings.max_text_bytes,
@@ -97,14 +107,22 @@ class Backend:
             live_tokens=self.episodes.live_tokens,
             processes=settings.processes,
             process=self._process,
+            tasks=self.tasks.names,
+            row_counts=self.tasks.rows.counts,
         )
 
     def _open_environment(self) -> ChatEnvironment:
         transform = None
         if self._open_transform is not None:
             transform = TransformGuard(_opened(self._open_transform), self._settings.transform_timeout)
-        keeps_journal = self.store is None
-        return ChatEnvironment(self._engine, transform=transform, keeps_journal=keeps_journal, **self._options)
+        return ChatEnvironment(
+            self._engine,
+            transform=transform,
+            task=self.tasks,
+            task_timeout_s=self._settings.task_timeout,
+            keeps_journal=self.store is None,
+            **self._options,
+        )
 
     def close(self) -> None:
         """Give up the store."""
@@ -128,7 +146,7 @@ def _open_store(settings: Settings) -> Store | None:
         raise wrong_setting("store", f"does not work: {error}") from error
 
 
-def _check_options(settings: Settings) -> ResetOptions:
+def _check_options(settings: Settings) -> EpisodeDefaults:
     options = settings.episode_options()
     try:
         EpisodeOptions().overridden_by(options)
@@ -144,6 +162,16 @@ def _find_transform(settings: Settings) -> Callable[[], Transform] | None:
         return load_transform(settings.transform)
     except ValueError as error:
         raise wrong_setting("transform", f"is wrong: {error}") from error
+
+
+def _find_tasks(settings: Settings) -> Tasks:
+    name = "rows" if settings.rows and not settings.task else "task"
+    if name == "rows":
+        raise wrong_setting("rows", "are for tasks, and there is none: give task")
+    try:
+        return load_tasks(settings.task, settings.rows)
+    except (ValueError, MissingExtraError) as error:
+        raise wrong_setting(name, f"is wrong: {error}") from error
 
 
 def _load_engine(settings: Settings) -> TokenEngine:

@@ -30,7 +30,11 @@ def main() -> int:
     tell = _Tell(int(sys.argv[1]))
     charge = json.loads(sys.stdin.buffer.readline())
     number, given = charge["number"], charge["settings"]
-    settings = Settings(**{**given, "listen": tuple(given["listen"])})
+    # What JSON has as a list is a tuple of settings.
+    as_given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    settings = Settings(**as_given)
     configure_logging(settings.log_level, settings.log_format, process=number)
     asked_to_end = asked_by_signals()
     threading.Thread(target=_watch_parent, args=[asked_to_end], name="parent", daemon=True).start()

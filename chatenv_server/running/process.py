@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -26,15 +26,15 @@ from chatenv_server.rpc.crew import Crew
 from chatenv_server.rpc.failures import FailureLog
 from chatenv_server.rpc.gate import Gate
 from chatenv_server.rpc.guard import CallGuard
-from chatenv_server.rpc.items import ItemRunner
 from chatenv_server.rpc.reflection import reflected_schemas
 from chatenv_server.rpc.servicer import ChatEnvServicer
 from chatenv_server.rpc.waiting import Sweeper
-from chatenv_server.rpc.workers import INLINE
 from chatenv_server.running.backend import Backend
 from chatenv_server.running.listeners import Listeners, reachable
 from chatenv_server.settings.settings import Settings, wrong_setting
 from chatenv_server.stores.store import Store
+from chatenv_server.tasks.choice import TaskMaker, Tasks
+from chatenv_server.workers import INLINE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +49,8 @@ _NONE_AND_GZIP: Final = 0b101
 _LONGEST_EXPIRY_PAUSE_S: Final = 10.0
 _STORE_CHECK_PAUSE_S: Final = 1.0
 _LAST_ANSWERS_S: Final = 1.0
+_LAST_CLOSINGS_S: Final = 1.0
+"""At least so long tasks have to close at the end."""
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ def start(
     *,
     engine: TokenEngine | None = None,
     open_transform: Callable[[], Transform] | None = None,
+    task: TaskMaker | Mapping[str, TaskMaker] | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
     clock: Callable[[], float] | None = None,
 ) -> RunningServer:
     """Start a server in this process; returns when it serves. Public as `chatenv_server.serve`.
@@ -69,6 +73,8 @@ def start(
         settings: the operator's.
         engine: takes the place of the tokenizer in the settings.
         open_transform: gives each episode its transform; takes the place of the one in the settings.
+        task: what answers: a subclass of `Task`, or several by name; takes the place of those in the settings.
+        rows: data for it.
         clock: seconds, for the expiry of idle episodes; None: the machine's.
 
     Raises:
@@ -77,11 +83,16 @@ def start(
     """
     if settings.processes > 1:
         raise wrong_setting("processes", "is more than 1, and only the command chatenv-server starts processes")
-    server = RunningServer(settings, has_transform=bool(settings.transform or open_transform))
+    tasks = None if task is None and rows is None else Tasks.of(task, rows)
+    server = RunningServer(settings, waits=bool(settings.transform or open_transform or settings.task or tasks))
     try:
         server.open()
         telemetry = server.observers.telemetry
-        server.serve(Backend(settings, engine=engine, open_transform=open_transform, clock=clock, telemetry=telemetry))
+        server.serve(
+            Backend(
+                settings, engine=engine, open_transform=open_transform, tasks=tasks, clock=clock, telemetry=telemetry
+            )
+        )
     except BaseException:
         server.stop(0)
         raise
@@ -98,11 +109,10 @@ class RunningServer:
     addresses: tuple[str, ...] = ()
     """Where it is open, with real ports."""
 
-    def __init__(self, settings: Settings, *, has_transform: bool) -> None:
+    def __init__(self, settings: Settings, *, waits: bool) -> None:
         self._settings = settings
         self._listeners: Listeners | None = None
         self._gate = Gate(settings.max_concurrent_calls)
-        self._items = ItemRunner(settings.max_concurrent_calls if has_transform else 0)
         self._health = health.Health(("", SERVICE))
         self._idle_timeout_s = settings.idle_timeout
         self._expiry: Sweeper | None = None
@@ -116,20 +126,20 @@ class RunningServer:
             max_calls=settings.max_concurrent_calls,
             max_bytes=settings.max_bytes_in_flight,
             max_request_bytes=settings.max_message_bytes,
-            has_transform=has_transform,
+            waits=waits,
             has_store=settings.store != "memory",
             tasks=[] if token is None else [token.refresh],
         )
         failures = FailureLog(self.observers.telemetry)
         self._servicer = ChatEnvServicer(
             self._gate,
-            self._items,
             failures,
             self._crew.traffic,
             self._crew.work_on_next_step,
             max_batch_items=settings.max_batch_items,
             max_message_bytes=settings.max_message_bytes,
             max_text_bytes=settings.max_text_bytes,
+            waits=waits,
         )
         guard = CallGuard(self._crew, failures, token)
         self._server = _make_server(settings, [*self.observers.interceptors, guard])
@@ -164,7 +174,7 @@ class RunningServer:
     def serve(self, backend: Backend) -> None:
         """Let calls in."""
         episodes = backend.episodes
-        self._servicer.attach(episodes, backend.describe, backend.encoding_ahead)
+        self._servicer.attach(episodes, backend.tasks, backend.describe, backend.encoding_ahead)
         self.observers.telemetry.watch(
             lambda: Levels(
                 calls=self._gate.in_flight,
@@ -223,7 +233,8 @@ class RunningServer:
         self._stop_grpc(min(until - time.monotonic(), _LAST_ANSWERS_S))
         if self._listeners is not None:
             self._listeners.close()
-        self._items.close()
+        if self._backend is not None:
+            self._backend.episodes.close_tasks(max(_LAST_CLOSINGS_S, until - time.monotonic()))
         self._crew.close()
         self.observers.close()
         if self._backend is not None:

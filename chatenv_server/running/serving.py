@@ -46,7 +46,7 @@ def serve_alone(settings: Settings, asked_to_end: AskedToEnd) -> int:
         BindError: an address cannot be served on.
         SettingError: a setting turned out to be wrong.
     """
-    server = RunningServer(settings, has_transform=bool(settings.transform))
+    server = RunningServer(settings, waits=bool(settings.transform or settings.task))
     try:
         server.open()
         backend = _load(settings, server, 1)
@@ -85,7 +85,7 @@ def serve_among_others(
         BindError: an address cannot be served on.
         SettingError: a setting turned out to be wrong.
     """
-    server = RunningServer(settings, has_transform=bool(settings.transform))
+    server = RunningServer(settings, waits=bool(settings.transform or settings.task))
     try:
         backend = _load(settings, server, number)
         server.serve(backend)

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 from chatenv_client._version import __version__
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES
-from chatenv_client.models import ControlTokenPolicy, HistoryPolicy, ResetOptions
+from chatenv_client.models import ControlTokenPolicy, EpisodeDefaults, HistoryPolicy
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.settings import values, variables
 from chatenv_server.settings.errors import SettingError
@@ -73,8 +73,22 @@ class Settings:
     )
     system_prompt: str = _setting("", values.text, "system prompt of episodes that give none")
     system_role: str = _setting(EpisodeOptions.system_role, values.text, "role of the system prompt")
+    task: tuple[str, ...] = _setting(
+        (),
+        values.texts,
+        "what answers the model: `module:attribute` or the name of an entry point, with `NAME=` before it where "
+        "callers choose by another name; may be given several times, in the environment separated by commas",
+    )
+    rows: tuple[str, ...] = _setting(
+        (),
+        values.texts,
+        "data for tasks: a JSONL or Parquet file, with `SPLIT=` or `TASK/SPLIT=` before it where it is not the split "
+        "`train` for all tasks; may be given several times, in the environment separated by commas",
+    )
     transform: str = _setting(
-        "", values.text, "reward and end of episodes: `module:attribute` or the name of an entry point"
+        "",
+        values.text,
+        "shapes reward and end of each step, behind the task: `module:attribute` or the name of an entry point",
     )
     add_generation_prompt: bool = _setting(
         EpisodeOptions.add_generation_prompt,
@@ -101,6 +115,12 @@ class Settings:
     max_tokens: int = _setting(
         0, values.whole(0), "stream length from which on an episode is truncated, unless Reset says; 0: none"
     )
+    max_turns: int = _setting(
+        0, values.whole(0), "turns of the model after which an episode is truncated, unless Reset says; 0: none"
+    )
+    max_sampled_tokens: int = _setting(
+        0, values.whole(0), "sampled tokens from which on an episode is truncated, unless Reset says; 0: none"
+    )
     max_episodes: int = _setting(16_384, values.whole(1), "live episodes; beyond: EPISODE_LIMIT")
     max_live_tokens: int = _setting(
         2**26, values.whole(1, 2**63 - 1), "tokens in all live episodes together; beyond: TOKEN_LIMIT"
@@ -123,6 +143,9 @@ class Settings:
     idle_timeout: float = _setting(
         3600.0, values.seconds(0), "seconds without a call after which an episode expires; 0: never"
     )
+    task_timeout: float = _setting(
+        300.0, values.seconds(0), "seconds that a task may take to open or to answer; 0: any; beyond: TASK_TIMEOUT"
+    )
     transform_timeout: float = _setting(
         60.0, values.seconds(0), "seconds that a transform may take; 0: any; beyond: TRANSFORM_TIMEOUT"
     )
@@ -144,7 +167,7 @@ class Settings:
     )
     max_batch_items: int = _setting(1024, values.whole(1), "items of one batch; beyond: BATCH_SIZE")
     max_concurrent_calls: int = _setting(
-        256, values.whole(1, 10_000), "calls worked on at once; beyond: BUSY. Health is always answered"
+        2048, values.whole(1, 10_000), "calls worked on at once; beyond: BUSY. Health is always answered"
     )
     drain_grace: float = _setting(25.0, values.seconds(0), "seconds that calls in flight have to finish after SIGTERM")
     socket_mode: int = _setting(0o600, values.mode, "file mode of unix sockets, octal", default_text="600")
@@ -193,11 +216,11 @@ class Settings:
             self._refuse_what_is_not_shared()
         self._refuse_open_plaintext()
 
-    def episode_options(self) -> ResetOptions:
+    def episode_options(self) -> EpisodeDefaults:
         """What a server's episodes start from. A 0 is no limit and an empty text no prompt, so both are left out."""
-        named = {field.name for field in dataclasses.fields(EpisodeOptions)} & _OPTIONS.keys()
+        named = EpisodeDefaults.__annotations__.keys() & _OPTIONS.keys()
         given = {name: getattr(self, name) for name in named}
-        return cast("ResetOptions", {name: value for name, value in given.items() if value is False or value})
+        return cast("EpisodeDefaults", {name: value for name, value in given.items() if value is False or value})
 
     def _refuse_what_is_not_shared(self) -> None:
         """Refuse what several processes cannot have in common."""
@@ -342,7 +365,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _argument(name: str) -> dict[str, Any]:
     if isinstance(_DEFAULTS[name], tuple):
-        return {"action": "append", "metavar": "ADDRESS"}
+        return {"action": "append", "metavar": "ADDRESS" if name == "listen" else "VALUE"}
     if isinstance(_DEFAULTS[name], bool):
         return {"nargs": "?", "const": "true", "metavar": "true|false"}
     return {"metavar": "VALUE"}

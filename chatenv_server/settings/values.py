@@ -83,6 +83,11 @@ def file(text: str) -> str:
     return text
 
 
+def texts(text: str) -> tuple[str, ...]:
+    """Texts separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def addresses(text: str) -> tuple[str, ...]:
     """Addresses separated by commas."""
     return tuple(address(part.strip()) for part in text.split(",") if part.strip())

@@ -227,7 +227,7 @@ def _arguments(change: Change) -> list[_Argument]:
 def _fields(summary: Summary) -> tuple[_Argument, ...]:
     """A summary as Redis keeps it. Figures are one short text, so that a hash stays in Redis's compact form."""
     counts = f"{summary.step_count} {summary.token_count} {summary.message_count}"
-    figures = f"{counts} {summary.created!r} {int(summary.terminated)} {int(summary.truncated)}"
+    figures = f"{counts} {summary.created!r} {int(summary.terminated)} {int(summary.truncated)} {int(summary.failed)}"
     return repr(summary.last_used), summary.held_tokens, figures, summary.metadata_json
 
 
@@ -243,7 +243,7 @@ def _head(fields: Sequence[bytes | None]) -> _Head | None:
     if fields[0] is None or fields[-1] is not None:
         return None
     run, version, last_used, held, figures, metadata = ((field or b"").decode() for field in fields[:-1])
-    steps, tokens, messages, created, terminated, truncated = figures.split()
+    steps, tokens, messages, created, terminated, truncated, failed = figures.split()
     summary = Summary(
         step_count=int(steps),
         token_count=int(tokens),
@@ -253,6 +253,7 @@ def _head(fields: Sequence[bytes | None]) -> _Head | None:
         last_used=float(last_used),
         terminated=terminated == "1",
         truncated=truncated == "1",
+        failed=failed == "1",
         metadata_json=metadata,
     )
     return _Head(Place(run, int(version)), summary)

@@ -30,7 +30,8 @@ SELECT run, version, last_used, how FROM ended WHERE id = :id
 """
 
 _SUMMARY: Final = """
-SELECT step_count, token_count, held_tokens, message_count, created, last_used, terminated, truncated, metadata_json
+SELECT step_count, token_count, held_tokens, message_count, created, last_used, terminated, truncated, metadata_json,
+    failed
 FROM episodes WHERE id = ?
 """
 
@@ -206,7 +207,9 @@ def _entries(connection: sqlite3.Connection, episode_id: str, version: int, last
 
 def _summary(connection: sqlite3.Connection, episode_id: str) -> Summary:
     summary = Summary(*connection.execute(_SUMMARY, (episode_id,)).fetchone())
-    return summary._replace(terminated=bool(summary.terminated), truncated=bool(summary.truncated))
+    return summary._replace(
+        terminated=bool(summary.terminated), truncated=bool(summary.truncated), failed=bool(summary.failed)
+    )
 
 
 @contextmanager

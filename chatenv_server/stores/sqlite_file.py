@@ -33,7 +33,8 @@ CREATE TABLE episodes (
     last_used REAL NOT NULL,
     terminated INTEGER NOT NULL,
     truncated INTEGER NOT NULL,
-    metadata_json TEXT NOT NULL
+    metadata_json TEXT NOT NULL,
+    failed INTEGER NOT NULL
 );
 CREATE INDEX episodes_by_use ON episodes (last_used, id);
 CREATE TABLE entries (

@@ -25,14 +25,14 @@ FROM json_each(?) AS asked CROSS JOIN episodes ON episodes.id = asked.value
 _ADD: Final = """
 INSERT INTO episodes (
     id, run, version, last_entry, step_count, token_count, held_tokens, message_count, created, last_used,
-    terminated, truncated, metadata_json, number
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    terminated, truncated, metadata_json, failed, number
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 _CHANGE: Final = """
 UPDATE episodes SET
     version = ?, last_entry = ?, step_count = ?, token_count = ?, held_tokens = ?, message_count = ?, created = ?,
-    last_used = ?, terminated = ?, truncated = ?, metadata_json = ?
+    last_used = ?, terminated = ?, truncated = ?, metadata_json = ?, failed = ?
 WHERE number = ?
 """
 

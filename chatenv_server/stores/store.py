@@ -59,6 +59,8 @@ class Summary(NamedTuple):
     truncated: bool = False
     metadata_json: str = ""
     """A JSON object; empty: there is none."""
+    failed: bool = False
+    """Whether something broke in it."""
 
 
 class Begin(NamedTuple):

@@ -16,9 +16,9 @@ from chatenv_server.rpc.streams import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
 from tests.machine import resident_bytes
 from tests.server.conftest import Launch
 
-STREAM_TOKENS = 25_000
+STREAM_TOKENS = 10_000
 ANSWER_BYTES = 4 * STREAM_TOKENS
-STEPS = 2_000
+STEPS = 10_000
 
 
 def settled(count: Callable[[], int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,19 +14,40 @@ import pytest
 
 import chatenv_server
 from chatenv_client import ChatEnv
+from chatenv_client.distribution import MissingExtraError
 from chatenv_server import Settings, serve
 
 
 def test_public_is_what_users_need_and_the_package_says_that_all_else_is_private() -> None:
-    public = {"ChatEnvironment", "Settings", "TokenEngine", "Transform", "compose", "serve"}
-    assert set(chatenv_server.__all__) == public
+    environment = {"ChatEnvironment", "Settings", "TokenEngine", "Transform", "compose", "serve"}
+    task = {"Answer", "End", "ModelTurn", "Opening", "Task", "TaskEpisode"}
+    ready_made = {"McpTask", "SimulatedUser", "Tool", "ToolTask", "ToolUnavailableError", "from_reward"}
+    asked = {"Endpoint", "EndpointError", "Grade", "Judge", "JudgeError", "Reply"}
+    assert set(chatenv_server.__all__) == environment | task | ready_made | asked
     assert "Public is what `__all__` names; all else in this package is private" in (chatenv_server.__doc__ or "")
 
 
 def test_everything_that_is_exported_is_there() -> None:
-    assert all(getattr(chatenv_server, name) is not None for name in chatenv_server.__all__)
+    for name in chatenv_server.__all__:
+        with contextlib.suppress(MissingExtraError):
+            assert getattr(chatenv_server, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Server'"):
         _ = chatenv_server.Server
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("McpTask", "mcp", "mcp"),
+        ("Endpoint", "openai", "endpoint"),
+        ("Judge", "openai", "endpoint"),
+        ("SimulatedUser", "openai", "endpoint"),
+    ],
+)
+def test_what_needs_an_extra_names_it_where_it_is_missing(name: str, package: str, extra: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from chatenv_server import {name}"
+    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert f"needs the package {package}: pip install 'chatenv-rl[{extra}]'" in ended.stderr
 
 
 def test_importing_the_package_imports_nothing_that_only_servers_need() -> None:
@@ -45,7 +67,8 @@ def test_a_server_serves_in_this_process_until_the_end_of_its_context(address: s
 
 PARTS = (
     *("__main__", "commands", "doctor", "running", "rpc", "episodes", "observing", "settings", "environment"),
-    *("tokenizer_files", "engine", "stores", "bounded_cache", "threads"),
+    *("tasks", "tokenizer_files", "engine", "stores", "event_loop", "deadlines", "workers", "work"),
+    *("user_objects", "bounded_cache", "threads"),
 )
 """The files and folders of the package, from the top down."""
 

@@ -25,7 +25,7 @@ from chatenv_server.settings.settings import (
 )
 
 NAMES = [field.name for field in dataclasses.fields(Settings)]
-TEXT_SETTINGS = {"tokenizer", "system_prompt", "system_role", "transform", "bearer_token", "store"}
+TEXT_SETTINGS = {"task", "rows", "tokenizer", "system_prompt", "system_role", "transform", "bearer_token", "store"}
 
 GOOD: dict[str, tuple[str, Any]] = {
     "listen": ("unix:///run/x.sock,[::1]:0", ("unix:///run/x.sock", "[::1]:0")),
@@ -34,6 +34,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "require_template": ("on", True),
     "system_prompt": ("Be kind.", "Be kind."),
     "system_role": ("developer", "developer"),
+    "task": ("gsm=my:Gsm,my:Calc", ("gsm=my:Gsm", "my:Calc")),
+    "rows": ("train.jsonl,test=test.jsonl", ("train.jsonl", "test=test.jsonl")),
     "transform": ("rewards:exact", "rewards:exact"),
     "add_generation_prompt": ("off", False),
     "history_policy": ("strict", "strict"),
@@ -41,12 +43,15 @@ GOOD: dict[str, tuple[str, Any]] = {
     "token_id_limit": ("50304", 50304),
     "max_steps": ("3", 3),
     "max_tokens": ("4096", 4096),
+    "max_turns": ("5", 5),
+    "max_sampled_tokens": ("2048", 2048),
     "max_episodes": ("7", 7),
     "max_live_tokens": ("5000000000", 5_000_000_000),
     "store": ("sqlite:///run/episodes.db", "sqlite:///run/episodes.db"),
     "max_cached_tokens": ("1000", 1000),
     "processes": ("2", 2),
     "idle_timeout": ("0.5", 0.5),
+    "task_timeout": ("0", 0.0),
     "transform_timeout": ("0", 0.0),
     "max_message_bytes": ("1024", 1024),
     "max_text_bytes": ("2048", 2048),
@@ -78,11 +83,14 @@ BAD: dict[str, list[str]] = {
     "token_id_limit": ["-1", "many"],
     "max_steps": ["-1", "1.5", "٣"],
     "max_tokens": ["x", "4294967296"],
+    "max_turns": ["-1"],
+    "max_sampled_tokens": ["-1"],
     "max_episodes": ["0"],
     "max_live_tokens": ["0"],
     "max_cached_tokens": ["0"],
     "processes": ["0", "257", "all"],
     "idle_timeout": ["-1", "inf", "nan", "soon"],
+    "task_timeout": ["-0.1"],
     "transform_timeout": ["-0.1"],
     "max_message_bytes": ["1023"],
     "max_text_bytes": ["1023"],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from chatenv_client.errors import ChatEnvError, TransformError, TransformTimeoutError
-from chatenv_client.models import ChatObservation
+from chatenv_client.models import ChatObservation, Failure, FailureKind
 from chatenv_client.models.messages import EMPTY_CONVERSATION
 from chatenv_client.tokens import EMPTY_SNAPSHOT
 from chatenv_server.engine import TokenEngine
@@ -129,6 +129,10 @@ WRONG: dict[str, Any] = {
     "held_tokens": 100,
     "held_messages": 100,
     "segment": 100,
+    "failure": Failure(FailureKind.OTHER, "no reason"),
+    "turns_left": 100,
+    "tokens_left": 100,
+    "turn_open": True,
 }
 """All that a transform could set and may not."""
 
@@ -138,9 +142,9 @@ def shown(observation: ChatObservation, name: str) -> Any:
     return values.get(name, getattr(observation, name))
 
 
-def test_a_transform_may_set_four_fields_and_these_are_the_others() -> None:
+def test_a_transform_may_set_five_fields_and_these_are_the_others() -> None:
     names = {field.name for field in dataclasses.fields(ChatObservation)}
-    assert names - WRONG.keys() == {"reward", "terminated", "truncated", "metadata"}
+    assert names - WRONG.keys() == {"reward", "rewards", "terminated", "truncated", "metadata"}
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, 10.0])

@@ -126,12 +126,13 @@ def test_a_machine_without_further_threads_is_busy(serve: Serve, monkeypatch: py
         starts = threading.Thread.start
 
         def fail(thread: Any) -> None:
-            if thread.name == "transform":
+            if thread.name == "worker":
                 raise RuntimeError("can't start new thread")
             starts(thread)
 
         with monkeypatch.context() as limited:
             limited.setattr("threading.Thread.start", fail)
+            limited.setattr("chatenv_server.workers._shared", None)
             with pytest.raises(ServerBusyError):
                 env.step(HI)
         assert env.step(HI).observation.step_count == 1

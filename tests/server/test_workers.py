@@ -13,11 +13,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chatenv_client import ChatEnv, ServerBusyError, VectorChatEnv
-from chatenv_server.rpc import workers
-from chatenv_server.rpc.items import ItemRunner
+from chatenv_server import workers
 from chatenv_server.rpc.waiting import Sweeper, Waiting
-from chatenv_server.rpc.workers import BATCH_WORKERS, UNARY_WORKERS, Workers
 from chatenv_server.running.process import RunningServer
+from chatenv_server.workers import BATCH_WORKERS, UNARY_WORKERS, Workers
 from tests.server.conftest import Serve
 
 HI = {"role": "user", "content": "hi"}
@@ -222,20 +221,6 @@ def test_a_machine_without_further_threads_slows_calls_down_and_loses_none(
     release.set()
     assert all(call.result(timeout=10) for call in held)
     few.shutdown(wait=False)
-
-
-def test_without_further_threads_every_item_of_a_batch_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = ItemRunner(8)
-    done: list[str] = []
-
-    def fail(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as limited:
-        limited.setattr(threading.Thread, "start", fail)
-        runner.each(done.append, "abc", lambda item: item)
-    assert done == ["a", "b", "c"]
-    runner.close()
 
 
 def test_whatever_a_call_raises_ends_no_thread(pool: Callable[[int], Workers]) -> None:

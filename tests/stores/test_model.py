@@ -27,6 +27,7 @@ SUMMARIES = st.builds(
     last_used=MOMENTS,
     terminated=st.booleans(),
     truncated=st.booleans(),
+    failed=st.booleans(),
     metadata_json=st.sampled_from(["", "{}", '{"a": "ä"}']),
 )
 BEGINS = st.builds(Begin, IDS, RUNS, st.lists(ENTRIES, max_size=4), SUMMARIES, st.booleans())
