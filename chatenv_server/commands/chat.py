@@ -18,7 +18,16 @@ from chatenv_server.commands.connection import (
     client_of,
     reporting,
 )
-from chatenv_server.commands.output import print_json, print_line, printable, told_message, told_report
+from chatenv_server.commands.opening import add_opening_arguments, opening_options
+from chatenv_server.commands.output import (
+    print_json,
+    print_line,
+    printable,
+    told_failure,
+    told_message,
+    told_report,
+    told_reward,
+)
 from chatenv_server.commands.sampled import sampled_action
 from chatenv_server.commands.state import state_lines
 
@@ -42,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"In the conversation:\n\n{COMMANDS}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--role", default="user", help="role of the first message; default: user")
-    parser.add_argument("--system", metavar="PROMPT", help="system prompt; default: the server's")
+    add_opening_arguments(parser)
     parser.add_argument("--episode", metavar="ID", help="go on with a live episode, and leave it live at the end")
     add_connection_arguments(parser)
 
@@ -90,7 +99,7 @@ class _Conversation:
     def __init__(self, env: ChatEnv, arguments: argparse.Namespace) -> None:
         self._env = env
         self._role: str = arguments.role
-        self._system: str | None = arguments.system
+        self._options = opening_options(arguments)
         self._resumed: str | None = arguments.episode
         self._json: bool = arguments.json
         self._observation = ChatObservation()
@@ -161,7 +170,10 @@ class _Conversation:
         # The generation prompt that waited for a model is taken back when somebody else speaks.
         waiting = 0 if isinstance(action, ChatAction) else before.generation_prompt_length
         kept_tokens, kept_messages = len(before.token_ids) - waiting, len(before.messages)
-        self._show(self._env.step(action).observation, kept_tokens, kept_messages)
+        after = self._env.step(action).observation
+        if after.segment != before.segment:
+            kept_tokens = after.held_tokens
+        self._show(after, kept_tokens, kept_messages)
 
     def _catch_up(self) -> None:
         """Read the episode anew after a call that was interrupted: the server may have applied its step."""
@@ -171,7 +183,7 @@ class _Conversation:
 
     def _reset(self) -> None:
         self._resumed = None
-        self._show(self._env.reset(system_prompt=self._system).observation)
+        self._show(self._env.reset(**self._options).observation)
 
     def _speak_as(self, role: str) -> None:
         if not role:
@@ -203,8 +215,13 @@ class _Conversation:
             "token_count": len(observation.token_ids),
             "generation_prompt_length": observation.generation_prompt_length,
             "reward": observation.reward,
+            "rewards": observation.rewards,
             "terminated": observation.terminated,
             "truncated": observation.truncated,
+            "failure": observation.failure and observation.failure._asdict(),
+            "turns_left": observation.turns_left,
+            "tokens_left": observation.tokens_left,
+            "turn_open": observation.turn_open,
             "metadata": observation.metadata,
             "fidelity": observation.fidelity,
         }
@@ -232,10 +249,25 @@ class _Conversation:
 def _summary(observation: ChatObservation, new_tokens: int) -> str:
     said = [f"step {observation.step_count}", f"+{new_tokens} tokens = {len(observation.token_ids)}"]
     if observation.reward is not None:
-        said.append(f"reward {observation.reward:g}")
-    if observation.terminated or observation.truncated:
-        end = "terminated" if observation.terminated else "truncated"
-        said.append(f"{end}; /reset starts another episode")
+        said.append(told_reward(observation.reward, observation.rewards))
+    if observation.turn_open:
+        said.append("the turn is open")
+    if observation.done:
+        said.append(f"{_end(observation)}; /reset starts another episode")
+    else:
+        said.extend(_told_left(observation))
     if observation.step_count == 0:
         said.append(f"episode {observation.episode_id}")
     return ", ".join(said)
+
+
+def _end(observation: ChatObservation) -> str:
+    if observation.failure is not None:
+        return told_failure(observation.failure)
+    return "terminated" if observation.terminated else "truncated"
+
+
+def _told_left(observation: ChatObservation) -> Iterator[str]:
+    for left, what in ((observation.turns_left, "turns"), (observation.tokens_left, "tokens")):
+        if left is not None:
+            yield f"{what} left: {left}"

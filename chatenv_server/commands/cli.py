@@ -11,13 +11,37 @@ from typing import Final
 
 from chatenv_client._version import __version__
 from chatenv_client.distribution import DISTRIBUTION, MissingExtraError
-from chatenv_server.commands import chat, doctor, episodes, export, fork, health, import_episode, info, state
+from chatenv_server.commands import (
+    chat,
+    doctor,
+    episodes,
+    export,
+    fail,
+    fork,
+    health,
+    import_episode,
+    info,
+    reward,
+    state,
+)
 from chatenv_server.commands.connection import EXIT_USAGE
 
 EXIT_NOBODY_READS: Final = 128 + signal.SIGPIPE
 """What a shell shows of a program that a broken pipe ended."""
 
-_COMMANDS: Final = (health, info, episodes, chat, state, export, import_episode, fork, doctor)
+_COMMANDS: Final = (
+    health,
+    info,
+    episodes,
+    chat,
+    state,
+    reward,
+    fail,
+    export,
+    import_episode,
+    fork,
+    doctor,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

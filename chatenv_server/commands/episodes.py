@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _line(episode: EpisodeSummary, now: float) -> str:
-    end = ", terminated" * episode.terminated + ", truncated" * episode.truncated
+    end = ", terminated" * episode.terminated + ", truncated" * episode.truncated + ", failed" * episode.failed
     counts = f"{episode.step_count} steps, {episode.token_count} tokens, {episode.message_count} messages"
     opened, used = (_ago(now - moment) for moment in (episode.created_unix_seconds, episode.last_used_unix_seconds))
     return printable(f"{episode.episode_id}  {counts}, opened {opened}, used {used}{end}")

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Any, Final
 
-from chatenv_client import ServerInfo
+from chatenv_client import RowCount, ServerInfo
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
 from chatenv_server.commands.output import print_fields, print_json, printable
 
@@ -49,5 +49,11 @@ def _fields(info: ServerInfo) -> dict[str, Any]:
         "template features": ", ".join(info.features) or "none",
         "turn parser": info.turn_parser,
         "stops at": ", ".join(f"{token.text} ({token.id})" for token in info.special_tokens if token.stops) or "none",
+        "tasks": printable(", ".join(info.tasks)) or "none",
+        "rows": printable(", ".join(map(_told_rows, info.row_counts))) or "none",
         **{name.replace("_", " "): "none" if value is None else f"{value:,.15g}" for name, value in limits.items()},
     }
+
+
+def _told_rows(rows: RowCount) -> str:
+    return f"{rows.count:,} {rows.split}" + (f" of {rows.task}" if rows.task else "")

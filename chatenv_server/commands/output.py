@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from chatenv_client import FidelityReport
+from chatenv_client import Failure, FidelityReport
 
 _WIPE: Final = "\r\x1b[K"
 """Begins the line of a terminal anew."""
@@ -26,12 +26,17 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: _named(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, enum.Enum):
         return value.value
     raise TypeError(f"a {type(value).__name__} has no JSON")
+
+
+def _named(value: Any) -> Any:
+    """A failure as an object, where JSON would make a list of it."""
+    return value._asdict() if isinstance(value, Failure) else value
 
 
 def print_line(text: str = "") -> None:
@@ -76,6 +81,17 @@ def told_message(message: Mapping[str, Any]) -> str:
     said = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False) if content else ""
     more = f"  {json.dumps(rest, ensure_ascii=False)}" if rest else ""
     return printable(f"{message['role']}: {said}{more}")
+
+
+def told_reward(reward: float, rewards: Mapping[str, float]) -> str:
+    """A reward with its components, where it has some."""
+    named = ", ".join(f"{name} {value:g}" for name, value in rewards.items())
+    return printable(f"reward {reward:g}" + (f" ({named})" if named else ""))
+
+
+def told_failure(failure: Failure) -> str:
+    """A failure as one line."""
+    return printable(f"failed: {failure.kind}" + (f": {failure.reason}" if failure.reason else ""))
 
 
 def told_report(report: FidelityReport) -> str:

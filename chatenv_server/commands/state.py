@@ -8,7 +8,15 @@ from typing import Final
 
 from chatenv_client import ChatState, Origin
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
-from chatenv_server.commands.output import print_json, print_line, told_message, told_report
+from chatenv_server.commands.output import (
+    print_json,
+    print_line,
+    printable,
+    told_failure,
+    told_message,
+    told_report,
+    told_reward,
+)
 
 NAME: Final = "state"
 HELP: Final = "an episode: messages, tokens, who wrote what, what is not exact"
@@ -41,8 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def state_lines(state: ChatState, *, with_tokens: bool) -> Iterator[str]:
     """An episode for people: a line on the whole, a line per message and per report."""
-    end = " terminated" * state.terminated + " truncated" * state.truncated or " live"
-    yield f"{state.episode_id}  {state.step_count} steps, {len(state.token_ids)} tokens,{end}"
+    end = " terminated" * state.terminated + " truncated" * state.truncated + " failed" * (state.failure is not None)
+    yield f"{state.episode_id}  {state.step_count} steps, {len(state.token_ids)} tokens,{end or ' live'}"
+    yield from _task_lines(state)
     for number, sealed in enumerate(state.sealed):
         counts = f"{sealed.token_count} tokens, {sealed.message_count} messages"
         yield f"segment {number}: sealed at step {sealed.step}, {counts}"
@@ -50,15 +59,38 @@ def state_lines(state: ChatState, *, with_tokens: bool) -> Iterator[str]:
         yield f"segment {state.segment}, the current one:"
     sampled = set(_sampled_messages(state))
     is_sampled = state.loss_mask
+    rewards = _rewards_by_message(state)
     for index, (message, (start, stop)) in enumerate(zip(state.history_messages, state.message_spans, strict=True)):
         count = f"sampled, {int(is_sampled[start:stop].sum())} of" if index in sampled else "given,"
         yield f"[{index}] {count} {stop - start} tokens  {told_message(message)}"
         if with_tokens:
             yield from _token_lines(state, start, stop)
+        yield from (f"    {told}" for told in rewards.get(index, ()))
     if state.generation_prompt_length:
         yield f"then a generation prompt of {state.generation_prompt_length} tokens"
     for report in state.fidelity:
         yield told_report(report)
+
+
+def _task_lines(state: ChatState) -> Iterator[str]:
+    """What there is to say of the task, of turns that are limited or open, and of a failure."""
+    if state.task:
+        yield printable(f"task {state.task}")
+    if state.task or state.max_turns or state.turn_open:
+        limit = f" of {state.max_turns}" if state.max_turns else ""
+        yield f"{state.turn_count}{limit} turns ended" + ", another is open" * state.turn_open
+    if state.failure is not None:
+        yield told_failure(state.failure)
+
+
+def _rewards_by_message(state: ChatState) -> dict[int, list[str]]:
+    """What turns were rewarded with, by the index of their last message."""
+    found: dict[int, list[str]] = {}
+    for turn in state.turns:
+        if turn.reward is not None:
+            last = max(0, turn.first_message + turn.message_count - 1)
+            found.setdefault(last, []).append(told_reward(turn.reward, turn.rewards))
+    return found
 
 
 def _sampled_messages(state: ChatState) -> Iterator[int]:

@@ -7,11 +7,12 @@ that explains the difference, and what was appended is literally what the templa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from chatenv_client.errors import ChatEnvError, TemplateRejectedError
+from chatenv_client.errors import ChatEnvError, TaskAnswerError, TemplateRejectedError
 from chatenv_client.models import (
     ChatAction,
     ChatObservation,
@@ -22,6 +23,7 @@ from chatenv_client.models import (
     StopReason,
 )
 from chatenv_client.tokens import Int32Array
+from chatenv_server.doctor.answering import ScriptedTask, answering
 from chatenv_server.doctor.examination import Examination, Fault, FaultKind
 from chatenv_server.doctor.reference import NotTakenError, Reference
 from chatenv_server.doctor.sampling import SampledText, ended, sampled_ids, sampled_text, shown
@@ -101,7 +103,9 @@ class _Examiner:
         self._engine, self._scenario = engine, scenario
         self._reference = reference.under(scenario.template_kwargs)
         self._result = Examination(scenario.name)
-        self._environment = ChatEnvironment(engine, history_policy=policy)
+        self._task = ScriptedTask()
+        task = (lambda: self._task) if scenario.answered else None
+        self._environment = ChatEnvironment(engine, task=task, history_policy=policy)
         self._segment, self._reads = 0, policy is HistoryPolicy.SEGMENT
         self._history: list[Message] = []
         self._told_apart: list[Message] = []
@@ -120,8 +124,9 @@ class _Examiner:
             self._open()
             for turn in self._scenario.rounds:
                 given = self._reference.spelt(turn.given)
-                self._sample(turn, given)
-                self._give(_answering(given, turn.sampled, self._history[-1]))
+                observation = self._sample(turn, given)
+                following = answering(given, turn.sampled, self._history[-1])
+                self._give(following, observation if self._scenario.answered else None)
         except _Stop:
             pass
         return self._result
@@ -143,11 +148,12 @@ class _Examiner:
         )
         self._compare(observation)
 
-    def _give(self, messages: Sequence[Message]) -> None:
-        observation = self._both_take(messages, lambda: self._environment.step(list(messages)))
+    def _give(self, messages: Sequence[Message], answered: ChatObservation | None) -> None:
+        """Append messages, unless a task has answered with them already."""
+        observation = self._both_take(messages, lambda: answered or self._environment.step(list(messages)))
         self._compare(observation)
 
-    def _sample(self, turn: Round, following: Sequence[Message]) -> None:
+    def _sample(self, turn: Round, following: Sequence[Message]) -> ChatObservation:
         try:
             said = sampled_text(
                 self._reference,
@@ -167,19 +173,21 @@ class _Examiner:
             raise _Stop
         ids = sampled_ids(self._reference, self._stream, said.text)
         reason = StopReason.STOP if turn.ending is not Ending.CUT_OFF and not said.stop else None
-        observation = self._sampled_step(ChatAction(tokens=ids, stop_reason=reason))
-        self._sampled.append((len(self._stream), len(self._stream) + len(ids)))
-        if not np.array_equal(observation.token_ids, [*self._stream, *ids]):
-            self._fault(FaultKind.BROKEN, "the stream is not the prompt and the sampled tokens")
+        self._task.meant, self._task.given = turn.sampled, following
+        observation = self._sampled_step(ChatAction(tokens=ids, stop_reason=reason), [message, *following])
         self._last = said
-        message = _with_ids_of(self._environment.state.history_messages[-1], message)
-        self._take_in([message], observation)
-        self._told_apart[-1] = _with_thought_apart(message, self._environment.state.history_messages[-1])
+        read = self._environment.state.history_messages[len(self._history)]
+        message = _with_ids_of(read, message)
+        self._take_in_sampled(message, _with_thought_apart(message, read), ids, observation)
         self._read_back(message, said, following)
+        return observation
 
-    def _sampled_step(self, action: ChatAction) -> ChatObservation:
+    def _sampled_step(self, action: ChatAction, expected: Sequence[Message]) -> ChatObservation:
         try:
             return self._environment.step(action)
+        except TaskAnswerError as error:
+            self._both_take(expected, partial(_reject, str(error.__cause__ or error)))
+            raise _Stop from error
         except TemplateRejectedError as error:
             # Where the template has written nothing yet, nobody can have sampled after it.
             self._result.rejection = self._result.rejection or error.message
@@ -228,6 +236,21 @@ class _Examiner:
         self._stream = observation.token_ids
         self._result.reports.extend(observation.fidelity)
 
+    def _take_in_sampled(
+        self, message: Message, told_apart: Message, ids: Sequence[int], observation: ChatObservation
+    ) -> None:
+        start, stop = len(self._stream), len(self._stream) + len(ids)
+        self._sampled.append((start, stop))
+        is_same_stream = observation.segment == self._segment
+        shown = observation.token_ids[:stop] if self._scenario.answered else observation.token_ids
+        if is_same_stream and not np.array_equal(shown, [*self._stream, *ids]):
+            self._fault(FaultKind.BROKEN, "the stream is not the prompt and the sampled tokens")
+        self._history.append(message)
+        self._told_apart.append(told_apart)
+        if not self._scenario.answered:  # else what the step shows is taken in with the answer
+            self._stream = observation.token_ids
+            self._result.reports.extend(observation.fidelity)
+
     def _full_text(self, messages: Sequence[Message]) -> str:
         return self._reference.text(messages, tools=self._scenario.tools, prompt=self._scenario.add_generation_prompt)
 
@@ -250,7 +273,9 @@ class _Examiner:
             differ = f"{'tokens' if same_text else 'text'} differ without a report"
             self._fault(FaultKind.SILENT, f"{differ}: {_difference(ours, theirs[0])}")
         elif self._last is not None and not same_text:
-            self._check_tail(self._last, self._reference.decode(observation.stream.tail), theirs, observation.fidelity)
+            tail = self._reference.decode(observation.stream.tail)
+            if wrong := _wrong_tail(self._last, tail, theirs, observation.fidelity):
+                self._fault(FaultKind.WRONG_TAIL, wrong)
 
     def _full_tokens(self) -> list[list[int]]:
         """The full rendering of the messages as they are meant; and one with thoughts told apart, where it is another.
@@ -292,25 +317,6 @@ class _Examiner:
         """What was reported since the stream was last exact."""
         return self._result.reports[self._explained :]
 
-    def _check_tail(
-        self, last: SampledText, appended: str, candidates: Sequence[str], reports: Sequence[FidelityReport]
-    ) -> None:
-        """What was appended has to be the end of the full rendering, and begin where the sampled turn ends."""
-        kinds = {report.kind for report in reports}
-        if FidelityKind.NONCANONICAL_STOP in kinds:
-            appended = appended.lstrip()  # the template's own stop token may have swallowed it
-        theirs = next((each for each in candidates if each.endswith(appended)), candidates[0])
-        if not theirs.endswith(appended):
-            difference = _difference(appended[::-1], theirs[::-1])
-            self._fault(FaultKind.WRONG_TAIL, f"the tail is not what the template writes, backwards: {difference}")
-            return
-        before = theirs[: len(theirs) - len(appended)]
-        if not kinds & EXPLAINS_TEXT and not before.endswith(last.text[-_END_CHARACTERS:]):
-            self._fault(
-                FaultKind.WRONG_TAIL,
-                f"the tail begins in another place than the turn ends: {before[-40:]!r} before {appended[:20]!r}",
-            )
-
     def _check_mask(self) -> None:
         mask = np.zeros(len(self._stream), dtype=np.bool_)
         for start, stop in self._sampled:
@@ -320,7 +326,7 @@ class _Examiner:
 
     def _read_back(self, message: Message, said: SampledText, following: Sequence[Message]) -> None:
         """Whether the turn was read as the message it was written from; if not, whether the template tells."""
-        read = self._environment.state.history_messages[-1]
+        read = self._environment.state.history_messages[len(self._history) - 1]
         if _same_message(read, message):
             return
         as_read, as_written = (self._rendered([*self._history[:-1], one, *following]) for one in (read, message))
@@ -336,6 +342,21 @@ class _Examiner:
 
     def _fault(self, kind: FaultKind, sentence: str) -> None:
         self._result.faults.append(Fault(kind, sentence))
+
+
+def _wrong_tail(last: SampledText, appended: str, candidates: Sequence[str], reports: Sequence[FidelityReport]) -> str:
+    """Why what was appended is not the end of the full rendering, from where the sampled turn ends; empty: it is."""
+    kinds = {report.kind for report in reports}
+    if FidelityKind.NONCANONICAL_STOP in kinds:
+        appended = appended.lstrip()  # the template's own stop token may have swallowed it
+    theirs = next((each for each in candidates if each.endswith(appended)), candidates[0])
+    if not theirs.endswith(appended):
+        difference = _difference(appended[::-1], theirs[::-1])
+        return f"the tail is not what the template writes, backwards: {difference}"
+    before = theirs[: len(theirs) - len(appended)]
+    if not kinds & EXPLAINS_TEXT and not before.endswith(last.text[-_END_CHARACTERS:]):
+        return f"the tail begins in another place than the turn ends: {before[-40:]!r} before {appended[:20]!r}"
+    return ""
 
 
 def _waits(environment: ChatEnvironment) -> bool:
@@ -356,14 +377,8 @@ def _with_ids_of(read: Mapping[str, Any], message: Message) -> Message:
     return {**message, "tool_calls": renamed} if calls else message  # type: ignore[typeddict-item]
 
 
-def _answering(given: Sequence[Message], meant: Message, said: Message) -> list[Message]:
-    """The messages that follow a turn, their results under the ids that the turn's calls were read with."""
-    pairs = zip(meant.get("tool_calls") or [], said.get("tool_calls") or [], strict=False)
-    ids = {one["id"]: other["id"] for one, other in pairs}
-    return [
-        {**message, "tool_call_id": ids[message["tool_call_id"]]} if message.get("tool_call_id") in ids else message
-        for message in given
-    ]
+def _reject(why: str) -> ChatObservation:
+    raise TemplateRejectedError(why)
 
 
 def _with_thought_apart(message: Message, read: Mapping[str, Any]) -> Message:

@@ -50,6 +50,8 @@ class Scenario:
     escapes: bool = False
     """Whether message texts hold control tokens, which have to stay text."""
     add_generation_prompt: bool = True
+    answered: bool = False
+    """Whether a task gives the messages after each turn, in the step of that turn; else the caller, in the next one."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Template arguments; the scenario is played only where the template reads one of them."""
 
@@ -436,6 +438,23 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         (_system("You are terse and kind."),),
         _round(_says("What can I do for you?"), _user("Name three primary colours.")),
         _round(_says("Red, blue, yellow."), _user("Name another one.")),
+    ),
+    _scenario(
+        "a task answers as a user",
+        (_system("You are terse and kind."), _user("Guess my number, please.")),
+        _round(_says("Is it fifty?"), _user("No, it is higher.")),
+        _round(_says("Is it seventy?", thought="Between fifty and a hundred."), _user("No, it is lower.")),
+        _round(_says("It is sixty"), _user("Well done, good bye."), ending=Ending.CUT_OFF),
+        answered=True,
+    ),
+    _scenario(
+        "a task answers with results of tools",
+        (_user("What will the weather be in Paris and Rome?"),),
+        _round(_says("Let me look.", "Paris", "Rome"), tool_result("cold"), tool_result("hot", 2)),
+        _round(_says("", "Milan", number=3), tool_result("rainy", 3)),
+        _round(_says("Cold, hot and rainy."), _user("Thanks a lot.")),
+        tools=True,
+        answered=True,
     ),
     *(
         _scenario(
