@@ -17,6 +17,7 @@ from benchmarks import (
     segments,
     servers,
     stores,
+    tasks,
     templates,
     throughput,
 )
@@ -26,7 +27,7 @@ from benchmarks.report import Run
 from benchmarks.throughput import Scale
 from benchmarks.work import CONFORMANCE, Subject, subjects
 
-SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory", "segments", "stores", "processes")
+SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory", "segments", "stores", "processes", "tasks")
 
 
 def main() -> None:
@@ -45,6 +46,10 @@ def main() -> None:
             _measure_templates(arguments, run, load_process)
         for subject in found[:1] if arguments.quick else found:
             _measure(subject, arguments, run, load_process)
+        if "tasks" in arguments.only and found:
+            run.tasks = tasks.measure(found[0], 1 if arguments.quick else arguments.rounds, load_process)
+            report.print_tasks(run.tasks)
+            run.bars += bars.of_tasks(run.tasks)
     report.print_bars(run)
     _write(run, arguments.out)
 

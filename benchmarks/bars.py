@@ -7,12 +7,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks import keeping_up, processes, segments, stores
+from benchmarks import keeping_up, processes, segments, stores, tasks
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure, ratio
 from benchmarks.memory import EPISODE_TOKENS
 from benchmarks.segments import Segments
 from benchmarks.stores import Stores
+from benchmarks.tasks import Tasks
 from benchmarks.templates import Measured
 from benchmarks.turns import PLAIN, WITH_TOOLS
 
@@ -146,6 +147,19 @@ def of_memory(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
     return [
         Bar(subject, what, limit, unit, False, figures[name].rounds) for name, (what, limit, unit) in limits.items()
     ]
+
+
+def of_tasks(measured: Tasks) -> list[Bar]:
+    """Bars on what tasks cost."""
+    bars = [
+        Bar("tasks", "added to a Step by a task that answers at once", 15, "us", False, measured.added),
+        Bar(
+            "tasks", f"{tasks.EPISODES} that sleep, by work and {tasks.ALLOWED_S} s", 1.0, "x", False, measured.ratios()
+        ),
+    ]
+    if measured.threads:
+        bars.append(Bar("tasks", "threads of the server", 50, "", False, [float(measured.threads)]))
+    return bars
 
 
 def of_processes(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:

@@ -20,6 +20,7 @@ from benchmarks.growth import Growth
 from benchmarks.measure import Figure
 from benchmarks.segments import Segments
 from benchmarks.stores import Stores
+from benchmarks.tasks import EPISODES, NAP_S, Tasks
 from benchmarks.templates import SHORTCUT, Measured
 from benchmarks.turns import KINDS
 
@@ -36,6 +37,7 @@ class Run:
     growth: dict[str, Growth] = field(default_factory=dict)
     memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
     segments: dict[str, Segments] = field(default_factory=dict)
+    tasks: Tasks | None = None
     stores: dict[str, Stores] = field(default_factory=dict)
     processes: dict[str, dict[str, Figure]] = field(default_factory=dict)
     templates: list[Measured] = field(default_factory=list)
@@ -77,6 +79,12 @@ def print_segments(subject: str, measured: Segments) -> None:
     print(f"\n{subject}, segments [ms of processor time]")
     for one in measured.begun:
         _print_figures({f"{one.tokens:,} tokens: {each.name}": each for each in (one.ours, one.render, one.encoding)})
+
+
+def print_tasks(measured: Tasks) -> None:
+    """One block of the table."""
+    print(f"\ntasks, {EPISODES} episodes step at once [s]")
+    _print_figures({"tasks that answer at once": measured.quick, f"tasks that sleep {NAP_S} s": measured.napping})
 
 
 def print_stores(subject: str, measured: Stores) -> None:
@@ -159,6 +167,7 @@ def write_json(run: Run, file: Path) -> None:
         },
         "keeping_up_steps_per_second": {subject: _rounds(figures) for subject, figures in run.keeping_up.items()},
         "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
+        "tasks": None if run.tasks is None else dataclasses.asdict(run.tasks),
         "segments": {subject: dataclasses.asdict(measured) for subject, measured in run.segments.items()},
         "stores": {subject: dataclasses.asdict(measured) for subject, measured in run.stores.items()},
         "processes_steps_per_second": {subject: _rounds(figures) for subject, figures in run.processes.items()},
