@@ -13,6 +13,7 @@ GENERATORS := grpcio-tools==1.71.2 mypy-protobuf==3.7.0
 STUBS      := chatenv_client/_generated
 
 SERVE := $(VENV)/.serve
+ASK   := $(VENV)/.ask
 DEV   := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
@@ -22,8 +23,8 @@ SPREAD := -n auto --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo serve test test-deep test-container soak bench bench-quick verify verify-lint verify-types \
-        verify-proto verify-stubs fix fix-lint fix-proto stubs docs wheel clean
+.PHONY: help demo guessing-game calculator word-game serve test test-deep test-container soak bench bench-quick \
+        verify verify-lint verify-types verify-proto verify-stubs fix fix-lint fix-proto stubs docs wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,15 @@ help: ## list these targets
 
 demo: $(SERVE) ## play a short episode over gRPC (TOKENIZER=name-or-folder for a real tokenizer)
 	$(BIN)/python examples/demo.py $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(ARGS)
+
+guessing-game: $(SERVE) ## play a task: the model guesses a number
+	$(BIN)/python examples/guessing_game.py
+
+calculator: $(SERVE) ## play a task: the model calls a tool
+	$(BIN)/python examples/calculator.py
+
+word-game: $(ASK) ## play a task: the model talks with a user whom another model plays
+	$(BIN)/python examples/word_game.py
 
 serve: $(SERVE) ## serve on localhost (TOKENIZER=name-or-folder, ARGS='--flag value' for the rest)
 	$(BIN)/chatenv-server $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(ARGS)
@@ -101,6 +111,10 @@ $(BIN)/python:
 
 $(SERVE): pyproject.toml chatenv_client/_version.py | $(BIN)/python
 	$(PIP) --editable '.[server]'
+	@touch $@
+
+$(ASK): $(SERVE)
+	$(PIP) --editable '.[server,endpoint]'
 	@touch $@
 
 $(DEV): pyproject.toml chatenv_client/_version.py | $(BIN)/python

@@ -1,66 +1,54 @@
 """One episode of chatenv from start to end: `make demo`, or `python examples/demo.py --tokenizer FOLDER-OR-NAME`.
 
-A real server in this process, a client that talks to it over gRPC, and a stand-in for a model: it samples one of a few
-scripted replies. The task is to guess a number. A transform gives the rewards and ends the episode.
+A real server in this process plays the guessing game of `guessing_game.py`. A client talks to it over gRPC, and a
+stand-in for a model samples: all it does is to search by halves.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from guessing_game import Guess
 
 from chatenv_client import ChatAction, ChatEnv, ChatObservation, Origin, ServerInfo, Trajectory
 from chatenv_server import Settings, TokenEngine, serve
 from chatenv_server.engine import PLAIN_TEMPLATE
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer
 
-NUMBERS = (1, 2, 3, 4)
-SECRET = 3
-QUESTION = {"role": "user", "content": f"I think of a number from {NUMBERS[0]} to {NUMBERS[-1]}. Which one?"}
-ANSWER = {"role": "user", "content": "No. Guess again."}
-
-
-def guess_the_number(observation: ChatObservation) -> ChatObservation:
-    """The task, as a transform: reward 1 and the end for the right guess, reward 0 for any other."""
-    said = observation.messages[-1]
-    if said["role"] == "assistant":
-        observation.terminated = str(SECRET) in str(said.get("content"))
-        observation.reward = float(observation.terminated)
-    return observation
+HIGHEST = 10
 
 
 class ScriptedModel:
-    """Stands in for a language model: guesses the numbers in random order."""
+    """Stands in for a language model: reads its prompt, and guesses in the middle of what is left."""
 
-    def __init__(self, tokenizer: Any, stop_id: int, seed: int) -> None:
-        self._guesses = random.Random(seed).sample(NUMBERS, len(NUMBERS))
-        self._encode = tokenizer.backend_tokenizer.encode
+    def __init__(self, tokenizer: Any, stop_id: int) -> None:
+        self._tokenizer = tokenizer
         self._stop_id = stop_id
 
-    def generate(self, prompt: Any) -> ChatAction:  # noqa: ARG002 - a real model reads the prompt
+    def generate(self, prompt: Any) -> ChatAction:
         """What a sampler returns: the token ids of the turn, its stop token last."""
-        reply = f"Is it {self._guesses.pop()}?"
-        return ChatAction(tokens=[*self._encode(reply, add_special_tokens=False).ids, self._stop_id])
+        low, high = 1, HIGHEST
+        for guess, hint in re.findall(r"Is it (\d+)\?.*?(Higher|Lower)\.", self._tokenizer.decode(prompt), re.DOTALL):
+            low, high = (int(guess) + 1, high) if hint == "Higher" else (low, int(guess) - 1)
+        reply = f"Is it {(low + high) // 2}?"
+        ids = self._tokenizer.backend_tokenizer.encode(reply, add_special_tokens=False).ids
+        return ChatAction(tokens=[*ids, self._stop_id])
 
 
-def play(env: ChatEnv, model: ScriptedModel) -> Iterator[ChatObservation]:
-    """The loop of every rollout: the model speaks, the environment answers, until the episode is done."""
-    yield env.reset(max_steps=2 * len(NUMBERS)).observation
-    result = env.step(QUESTION)
+def play(env: ChatEnv, model: ScriptedModel, seed: int) -> Iterator[ChatObservation]:
+    """The loop of every rollout: the model speaks, and the same step brings the server's answer, until all is done."""
+    result = env.reset(seed=seed, task_args={"highest": HIGHEST}, max_turns=8)
     yield result.observation
     while not result.done:
         result = env.step(model.generate(result.observation.token_ids))
         yield result.observation
-        if not result.done:
-            result = env.step(ANSWER)
-            yield result.observation
 
 
 # Everything below prepares the episode and prints what came of it.
@@ -70,7 +58,7 @@ def main() -> None:
     """Play, print, stop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", default="bytes", help="`bytes` (built in), a folder, or a Hugging Face name")
-    parser.add_argument("--seed", type=int, default=1, help="order of the guesses")
+    parser.add_argument("--seed", type=int, default=1, help="chooses the number")
     options = parser.parse_args()
     try:
         tokenizer = load_tokenizer(options.tokenizer)
@@ -79,12 +67,11 @@ def main() -> None:
 
     # A server on a free port of this machine; `chatenv-server` is the same as a command.
     settings, engine = Settings(listen=("127.0.0.1:0",), drain_grace=5), TokenEngine.load(tokenizer)
-    server = serve(settings, engine=engine, open_transform=lambda: guess_the_number)
-    with server, ChatEnv(server.target) as env:
+    with serve(settings, engine=engine, task=Guess) as server, ChatEnv(server.target) as env:
         info = env.server_info()
         print(f"server    on {server.target}, tokenizer {info.tokenizer_name!r} with {info.vocabulary_size:,} tokens")
-        model = ScriptedModel(tokenizer, stop_id_of(tokenizer, info), options.seed)
-        observations = list(play(env, model))
+        model = ScriptedModel(tokenizer, stop_id_of(tokenizer, info))
+        observations = list(play(env, model, options.seed))
         trajectory = env.trajectory()
         print_stream(tokenizer, trajectory)
         print_summary(trajectory)

@@ -31,7 +31,7 @@ def test_the_demo_shows_who_wrote_each_token_what_it_was_worth_and_that_the_stre
     assert "             | = [73, 115, 32, 105, 116, 32, 51, 63, 257], reward 1" in lines
     assert "reward    1 in all; terminated: the number is found" in lines
     assert "fidelity  exact: nothing to report" in lines
-    assert "loss mask 27 of 161 tokens are sampled and trained on, 134 are the template's" in lines
+    assert "loss mask 27 of 142 tokens are sampled and trained on, 115 are the template's" in lines
     assert lines[-1] == "server    stopped"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import chatenv_client
-from chatenv_client import ChatEnvError, Reason, ResetOptions, errors
+from chatenv_client import ChatEnvError, FailureKind, Reason, ResetOptions, errors
 
 pytest.importorskip("chatenv_server", reason="the server extra is not installed", exc_type=ImportError)
 
@@ -119,6 +119,12 @@ def test_every_reason_says_what_happened_and_what_to_do() -> None:
     said = meanings()
     assert list(said) == list(Reason)
     assert [reason for reason, text in said.items() if not re.fullmatch(r"[A-Z`].+[.] [A-Z`].+[.]", text)] == []
+
+
+def test_every_kind_of_failure_is_told_with_what_broke() -> None:
+    section = text_of("docs/errors.md").split("\n## When an episode breaks")[1]
+    rows = re.findall(r"^\| `([a-z]+)` \| [A-Z].+[.] \|$", section, re.MULTILINE)
+    assert rows == list(FailureKind)
 
 
 def test_every_status_is_some_group_of_the_operators() -> None:

@@ -27,6 +27,8 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+GAME = 2
+"""Blocks of the first screen: a task, and who plays it."""
 TEMPLATE = "a default system prompt, results of tools in one user turn"
 """The one of ours that writes tools and calls as the README's model does."""
 
@@ -68,9 +70,30 @@ def containing(text: str) -> str:
     return block
 
 
-def test_every_block_runs_as_it_is_printed_one_after_the_other(address: str, folder: Path) -> None:
+def test_the_game_of_the_first_screen_is_served_as_printed_and_played_in_one_round_trip_a_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = [line for line in SHELL if "game:Guess" in line]
+    path, make, target, arguments = shlex.split(line)
+    assert (path, make, target) == ("PYTHONPATH=.", "make", "serve")
+    task, play = PYTHON[:GAME]
+    tmp_path.joinpath("game.py").write_text(task, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = read_settings([*shlex.split(arguments.removeprefix("ARGS=")), "--listen", "127.0.0.1:0"], {})
     names: dict[str, Any] = {}
-    for block in PYTHON:
+    with serve(settings) as server:
+        run(play, names, server.target, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == names["result"].observation.step_count <= 7
+    assert [line.split(" ", 2)[2] for line in lines[:-1]] == ["{'found': 0.0}"] * (len(lines) - 1)
+    assert lines[-1].endswith("{'found': 1.0}")
+    assert names["result"].done
+
+
+def test_every_other_block_runs_as_it_is_printed_one_after_the_other(address: str, folder: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(compile(PYTHON[0], "<README.md>", "exec"), names)
+    for block in PYTHON[GAME:]:
         run(block, names, address, folder)
     assert [len(trajectory.samples()) for trajectory in names["trajectories"]] == [1] * 4
     assert [message["role"] for message in names["env"].state.history_messages] == ["system", "user", "assistant"]
