@@ -137,6 +137,7 @@ class Playing(EnvironmentReading):
         given = TaskEpisode(asked.episode_id, asked.seed, asked.messages, asked.tools, dict(asked.metadata), row)
         try:
             opening, state = await task.open(given)
+            self._check_kept(task, state)
             return _Opened(task, _with_opening(asked, opening), state, row)
         except BaseException:
             await _closed(task, End.REFUSED)
@@ -156,6 +157,7 @@ class Playing(EnvironmentReading):
             said, state = NOTHING_SAID, episode.task_state
             if self._task is not None and appended.sampled is not None and not episode.turn_open:
                 said, state = await self._task.answer(episode.turn(action, goes_on=went_on))
+                self._check_kept(self._task, state)
                 appended = _answered(episode, appended, said)
             observation = episode.observation(appended.shown)
             outcome = await self._outcome(episode, observation, said, state)
@@ -197,6 +199,14 @@ class Playing(EnvironmentReading):
             state,
             observation.failure,
         )
+
+    def _check_kept(self, task: TaskGuard, state: State | None) -> None:
+        """See that a store can keep what a task knows, where one is to."""
+        if state is None and not self._keeps_journal:
+            raise task.failure(
+                f"task {task.name!r} keeps what is not JSON, and the server's store has to keep it; "
+                "give it state_dict and load_state_dict"
+            )
 
     def _take_back(self, episode: EpisodeRecord, moment: Moment) -> None:
         episode.take_back(moment)

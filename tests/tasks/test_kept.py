@@ -106,6 +106,21 @@ def test_a_task_that_keeps_what_is_not_json_says_so_where_that_matters(engine: T
         env.fork()
 
 
+def test_a_store_refuses_a_task_that_it_cannot_keep(served: Served, task: type[Counting]) -> None:
+    def lock(self: Counting, turn: ModelTurn) -> Answer:  # noqa: ARG001
+        self.lock = threading.Lock()  # type: ignore[attr-defined]
+        return Answer()
+
+    with ChatEnv(served().target) as env:
+        env.reset(seed=1)
+        task.answer = lock  # type: ignore[method-assign]
+        with pytest.raises(TaskError, match="state_dict"):
+            env.step(said("x"))
+        assert env.state().step_count == 0
+        del task.answer
+        assert env.step(said("x")).observation.messages[-1]["content"] == "1"
+
+
 def test_another_process_takes_an_episode_up_with_its_task(served: Served, task: type[Counting]) -> None:
     one, other = served(), served()
     with ChatEnv(one.target) as env:
