@@ -98,11 +98,6 @@ class Appended(NamedTuple):
             min(change.held_messages, answered.held_messages),
         )
 
-    @property
-    def messages(self) -> Change | None:
-        """What it did with messages, the caller's or the task's."""
-        return self.change if self.sampled is None else self.answered
-
 
 class _Tail(NamedTuple):
     """An entry of which there is no more to tell than most have: one message, and a tail that a span has committed."""
@@ -203,7 +198,8 @@ def _without_copies(appended: Appended, outcome: Outcome, *, is_committed: bool)
 
 def _went_on(appended: Appended) -> tuple[Continuation | None, int]:
     """How the stream went on with messages, and how many leading tokens of that were there before."""
-    messages = appended.messages
+    change, sampled, answered = appended
+    messages = change if sampled is None else answered
     return (None, 0) if messages is None else (messages.then, messages.shared)
 
 

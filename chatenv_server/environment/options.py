@@ -98,6 +98,12 @@ class EpisodeOptions:
     def _opens_with_system_message(self) -> bool:
         return bool(self.messages) and self.messages[0].get("role") == self.system_role
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether anything truncates the episode."""
+        limits = self.max_steps, self.max_tokens, self.max_turns, self.max_sampled_tokens
+        return limits != (None, None, None, None)
+
     def render_options(self) -> RenderOptions:
         """What the token engine needs to know of them. Reads the clock if none was given."""
         return RenderOptions(

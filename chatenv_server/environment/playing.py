@@ -151,16 +151,16 @@ class Playing(EnvironmentReading):
         check_action(action, self.engine.token_id_limit)
         if action.replace_from is not None:
             check_replace_from(action.replace_from, episode.log.message_count)
-        moment, went_on = episode.moment, episode.turn_open
+        moment, went_on = episode.moment, episode.progress.turn_open
         try:
             appended = episode.append(action)
-            said, state = NOTHING_SAID, episode.task_state
-            if self._task is not None and appended.sampled is not None and not episode.turn_open:
-                said, state = await self._task.answer(episode.turn(action, goes_on=went_on))
-                self._check_kept(self._task, state)
-                appended = _answered(episode, appended, said)
-            observation = episode.observation(appended.shown)
-            outcome = await self._outcome(episode, observation, said, state)
+            if self._task is None and self._transform is None:
+                observation = episode.observation(appended.change)
+                outcome = Outcome(truncated=True) if episode.progress.truncated else NO_OUTCOME
+            else:
+                appended, said, state = await self._answered(episode, appended, action, went_on=went_on)
+                observation = episode.observation(appended.shown)
+                outcome = await self._outcome(episode, observation, said, state)
             if answer is not None:
                 answer(observation)
         except TemplateRejectedError as error:
@@ -172,12 +172,27 @@ class Playing(EnvironmentReading):
         episode.book(appended, outcome)
         return observation
 
+    async def _answered(
+        self, episode: EpisodeRecord, appended: Appended, action: ChatAction, *, went_on: bool
+    ) -> tuple[Appended, Said, Mapping[str, Any] | None]:
+        """The step with what the task answers to it, that answer, and what the task knows then.
+
+        Args:
+            episode: the episode.
+            appended: what the step appended.
+            action: of the step.
+            went_on: whether it went on with a turn that was aborted.
+        """
+        if self._task is None or appended.sampled is None or episode.progress.turn_open:
+            return appended, NOTHING_SAID, episode.task_state
+        said, state = await self._task.answer(episode.turn(action, goes_on=went_on))
+        self._check_kept(self._task, state)
+        return _with_messages(episode, appended, said), said, state
+
     async def _outcome(
-        self, episode: EpisodeRecord, observation: ChatObservation, said: Said, state: State | Mapping[str, Any] | None
+        self, episode: EpisodeRecord, observation: ChatObservation, said: Said, state: Mapping[str, Any] | None
     ) -> Outcome:
         """What a step comes to, which its observation shows then."""
-        if self._task is None and self._transform is None:
-            return Outcome(truncated=True) if episode.progress.truncated else NO_OUTCOME
         progress, reward, kept = episode.progress, said.reward, None
         if said is not NOTHING_SAID:
             _show(observation, said, progress.truncated)
@@ -325,7 +340,7 @@ def _is_the_tasks(error: BaseException, opened: _Opened, asked: EpisodeOptions) 
     return opened.options.messages != asked.messages or opened.options.tools != asked.tools
 
 
-def _answered(episode: EpisodeRecord, appended: Appended, said: Said) -> Appended:
+def _with_messages(episode: EpisodeRecord, appended: Appended, said: Said) -> Appended:
     """The step with what the task answered. Raises TaskAnswerError where that cannot be."""
     if not said.messages:
         return appended

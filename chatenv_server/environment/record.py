@@ -28,7 +28,7 @@ from chatenv_server.engine.conversation import NO_NOTES, RecordedTurn, SpanNotes
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.columns import checked_columns
-from chatenv_server.environment.journal import Appended, Entry, Journal, Outcome, Sampled
+from chatenv_server.environment.journal import NO_OUTCOME, Appended, Entry, Journal, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.rewards import Earned, LateReward, Rewards
 from chatenv_server.tasks.task import ModelTurn
@@ -44,6 +44,8 @@ class Progress(NamedTuple):
     turn_count: int = 0
     """Turns that the model has ended."""
     sampled_tokens: int = 0
+    turn_open: bool = False
+    """Whether the model's turn was aborted, and is to go on."""
 
 
 class Moment(NamedTuple):
@@ -56,7 +58,7 @@ class Moment(NamedTuple):
 class EpisodeRecord:
     """One episode from its reset on. Not safe for threads."""
 
-    __slots__ = ("episode_id", "forked_from", "journal", "log", "options", "progress", "rewards", "row")
+    __slots__ = ("_has_limits", "episode_id", "forked_from", "journal", "log", "options", "progress", "rewards", "row")
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class EpisodeRecord:
         self.options = options
         self.log = log
         self.forked_from = forked_from
+        self._has_limits = options.has_limits
         self.progress = Progress()
         self.rewards = Rewards()
         self.row: Mapping[str, Any] | None = None
@@ -80,12 +83,6 @@ class EpisodeRecord:
     def is_over(self) -> bool:
         """Whether the episode ended: by itself, cut off, or because something broke."""
         return self.progress.terminated or self.progress.truncated or self.progress.failure is not None
-
-    @property
-    def turn_open(self) -> bool:
-        """Whether the model's turn was aborted, and nothing came after it yet."""
-        log = self.log
-        return log.stop_reason is StopReason.ABORT and log.head.tail_message == log.head.message_count
 
     @property
     def moment(self) -> Moment:
@@ -131,7 +128,7 @@ class EpisodeRecord:
             change = self.log.open_inside(self.options.opening)
         else:
             change = self.log.append_messages(self.options.opening, step=0)
-        self.progress = Progress(truncated=self._is_at_limit(Progress()))
+        self._look_at_limits()
         truncated = self.progress.truncated
         outcome = Outcome(truncated=truncated, transform_state=transform_state, task_state=task_state)
         self.journal.add(Appended(change), outcome)
@@ -156,12 +153,15 @@ class EpisodeRecord:
 
     def _count(self, step: int, sampled: Sampled | None) -> None:
         """Note how far the episode is after a step, and whether that is a limit."""
-        _, _, _, _, turns, tokens = self.progress
+        _, _, _, _, turns, tokens, is_open = self.progress
+        is_open = False
         if sampled is not None:
-            turns += self.log.stop_reason is not StopReason.ABORT
+            is_open = self.log.stop_reason is StopReason.ABORT
+            turns += not is_open
             tokens += len(sampled.tokens)
-        progress = Progress(step, turn_count=turns, sampled_tokens=tokens)
-        self.progress = progress._replace(truncated=True) if self._is_at_limit(progress) else progress
+        self.progress = Progress(step, False, False, None, turns, tokens, is_open)
+        if self._has_limits:
+            self._look_at_limits()
 
     def answer(self, appended: Appended, messages: Sequence[Message]) -> Appended:
         """Append what a task answered to a turn, within the same step.
@@ -170,8 +170,7 @@ class EpisodeRecord:
             TemplateRejectedError, HistoryRewrittenError: see `EpisodeLog`.
         """
         answered = self.log.append_messages(messages, self.progress.step_count)
-        if self._is_at_limit(self.progress):
-            self.progress = self.progress._replace(truncated=True)
+        self._look_at_limits()
         return appended._replace(answered=answered)
 
     def turn(self, action: ChatAction, *, goes_on: bool) -> ModelTurn:
@@ -232,7 +231,7 @@ class EpisodeRecord:
 
     def book(self, appended: Appended, outcome: Outcome) -> None:
         """Book what a step came to, once nothing can take it back any more."""
-        if outcome.reward:
+        if outcome is not NO_OUTCOME and outcome.reward:
             self.rewards.book(self.progress.step_count, outcome.reward, of_messages=appended.sampled is None)
         self.journal.add(appended, outcome)
 
@@ -305,14 +304,16 @@ class EpisodeRecord:
         """Note whether the episode has ended, and how."""
         self.progress = self.progress._replace(terminated=terminated, truncated=truncated, failure=failure)
 
-    def _is_at_limit(self, progress: Progress) -> bool:
-        options = self.options
-        return (
+    def _look_at_limits(self) -> None:
+        """Note that the episode is truncated, if it is at a limit."""
+        options, progress = self.options, self.progress
+        if (
             _is_at(progress.step_count, options.max_steps)
             or _is_at(len(self.log), options.max_tokens)
             or _is_at(progress.turn_count, options.max_turns)
             or _is_at(progress.sampled_tokens, options.max_sampled_tokens)
-        )
+        ):
+            self.progress = progress._replace(truncated=True)
 
     def _turns_left(self) -> int | None:
         most = self.options.max_turns
@@ -351,9 +352,9 @@ class EpisodeRecord:
             held_tokens=change.held_tokens,
             held_messages=change.held_messages,
             segment=len(head.sealed),
-            turns_left=self._turns_left(),
-            tokens_left=self._tokens_left(),
-            turn_open=self.turn_open,
+            turns_left=self._turns_left() if self._has_limits else None,
+            tokens_left=self._tokens_left() if self._has_limits else None,
+            turn_open=progress.turn_open,
             failure=progress.failure,
         )
 
@@ -377,7 +378,7 @@ class EpisodeRecord:
             max_turns=options.max_turns,
             max_sampled_tokens=options.max_sampled_tokens,
             turn_count=progress.turn_count,
-            turn_open=self.turn_open,
+            turn_open=progress.turn_open,
             turns_left=self._turns_left(),
             tokens_left=self._tokens_left(),
             failure=progress.failure,
