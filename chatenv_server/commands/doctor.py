@@ -1,4 +1,4 @@
-"""`chatenv-rl doctor`: audits a tokenizer and its chat template before a training run."""
+"""`chatenv-rl doctor`: audits a tokenizer and its chat template, or a task on it, before a training run."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from typing import Final
 
 from chatenv_client.distribution import DISTRIBUTION, needing
 from chatenv_server.commands.connection import EXIT_USAGE
+from chatenv_server.commands.opening import object_in
 from chatenv_server.commands.output import print_json, progress_line
 
 NAME: Final = "doctor"
-HELP: Final = "audit a tokenizer and its chat template before a training run"
+HELP: Final = "audit a tokenizer and its chat template, or a task on it, before a training run"
 
 EXIT_INEXACT: Final = 1
-"""Something is inexact without a report."""
+"""Something is inexact without a report, or a task fails."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = (
         "Say what a chat template does, and play conversations against full-history apply_chat_template. "
-        "Exit code 0: every step is exact or says why not. 1: something is inexact without a report. 2: usage."
+        "With --task, play that task for some turns instead. "
+        "Exit code 0: every step is exact or says why not. 1: something is inexact without a report, "
+        "or the task fails. 2: usage."
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -32,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--all", metavar="FOLDER", type=Path, help="everything in FOLDER/tokenizers and FOLDER/templates, a row each"
     )
     parser.add_argument("--template", metavar="FILE", help="a Jinja chat template in place of the tokenizer's own")
+    parser.add_argument("--task", metavar="MODULE:CLASS", help="a task to play with a scripted model, on TOKENIZER")
+    parser.add_argument("--task-args", metavar="JSON", help="an object with keywords for the task's constructor")
+    parser.add_argument("--rows", metavar="FILE", help="JSONL or Parquet; the task is played on the first row")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -42,8 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         with torch_hidden():
+            if arguments.task is not None:
+                return _run_task(arguments)
             return _run_all(arguments) if arguments.all is not None else _run_one(arguments)
-    except TokenizerError as error:
+    except (TokenizerError, ValueError) as error:
         sys.stderr.write(f"{DISTRIBUTION} {NAME}: {error}\n")
         return EXIT_USAGE
 
@@ -57,6 +65,23 @@ def _run_one(arguments: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(arguments.tokenizer)
     checkup = check(arguments.tokenizer, tokenizer, template)
     _print(as_json(checkup) if arguments.json else as_text(checkup))
+    return 0 if checkup.sound else EXIT_INEXACT
+
+
+def _run_task(arguments: argparse.Namespace) -> int:
+    from chatenv_server.doctor import check_task_on
+    from chatenv_server.doctor.task_report import task_as_json, task_as_text
+    from chatenv_server.tasks.loading import load_tasks
+    from chatenv_server.tokenizer_files.loading import load_tokenizer, read_chat_template
+
+    if arguments.all is not None:
+        raise ValueError("--task goes with one TOKENIZER, not with --all")
+    tasks = load_tasks([arguments.task], [arguments.rows] if arguments.rows else [])
+    task_args = object_in(arguments.task_args) or {}
+    template = None if arguments.template is None else read_chat_template(arguments.template)
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    checkup = check_task_on(arguments.tokenizer, tokenizer, tasks, task_args, template)
+    _print(task_as_json(checkup) if arguments.json else task_as_text(checkup))
     return 0 if checkup.sound else EXIT_INEXACT
 
 

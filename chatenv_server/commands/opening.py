@@ -30,7 +30,7 @@ def opening_options(arguments: argparse.Namespace) -> ResetOptions:
     return {
         "system_prompt": arguments.system,
         "task": arguments.task,
-        "task_args": _object_in(arguments.task_args),
+        "task_args": object_in(arguments.task_args),
         "row": arguments.row,
         "row_id": arguments.row_id,
         "split": arguments.split,
@@ -38,7 +38,12 @@ def opening_options(arguments: argparse.Namespace) -> ResetOptions:
     }
 
 
-def _object_in(text: str | None) -> dict[str, Any] | None:
+def object_in(text: str | None) -> dict[str, Any] | None:
+    """The keywords for a task's constructor; None: none were given.
+
+    Raises:
+        ValueError: they are no JSON object.
+    """
     if text is None:
         return None
     try:

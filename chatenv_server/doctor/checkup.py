@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +14,10 @@ from chatenv_server.doctor.examine import examine, examine_segments
 from chatenv_server.doctor.facts import TemplateFacts, read_facts
 from chatenv_server.doctor.reference import Reference
 from chatenv_server.doctor.stand_in import stand_in
+from chatenv_server.doctor.task_checkup import TaskCheckup, check_task
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.template_check import NoChatTemplateError
+from chatenv_server.tasks.choice import Tasks
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 _BORROWED_VOCABULARY: Final = "gpt2"
@@ -88,6 +90,21 @@ def check(name: str, tokenizer: Any, chat_template: str | None = None) -> Checku
         examinations=examinations,
         segmented=examine_segments(engine, reference, examinations),
     )
+
+
+def check_task_on(
+    name: str, tokenizer: Any, tasks: Tasks, task_args: Mapping[str, Any], chat_template: str | None = None
+) -> TaskCheckup:
+    """Play a task on a tokenizer, with its own chat template or another.
+
+    Raises:
+        TokenizerError: it is no tokenizer, or the template is none.
+    """
+    try:
+        engine = _load(tokenizer, chat_template)
+    except NoChatTemplateError as error:
+        raise TokenizerError(str(error)) from error
+    return check_task(engine, Reference(tokenizer, chat_template), tasks, name, task_args)
 
 
 def _load(tokenizer: Any, chat_template: str | None) -> TokenEngine:

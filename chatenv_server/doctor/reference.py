@@ -49,6 +49,7 @@ class Reference:
         fast = getattr(tokenizer, "backend_tokenizer", None) is not None
         self._template = template or (PLAIN_TEMPLATE if fast and own is None else own if isinstance(own, str) else None)
         self._arguments: Mapping[str, Any] = {}
+        self._tools: Sequence[Mapping[str, Any]] = TOOLS
         self._texts: dict[str, str] = {}
 
     def under(self, arguments: Mapping[str, Any]) -> Reference:
@@ -57,6 +58,12 @@ class Reference:
             return self
         other = copy.copy(self)
         other._arguments, other._texts = arguments, {}
+        return other
+
+    def offering(self, tools: Sequence[Mapping[str, Any]]) -> Reference:
+        """The same template, which is given these tools where it is given any."""
+        other = copy.copy(self)
+        other._tools, other._texts = tools, {}
         return other
 
     @property
@@ -104,7 +111,7 @@ class Reference:
         try:
             return self._tokenizer.apply_chat_template(
                 messages,
-                tools=list(TOOLS) if tools else None,
+                tools=list(self._tools) if tools else None,
                 add_generation_prompt=prompt,
                 **options,
                 **self._arguments,

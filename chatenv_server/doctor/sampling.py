@@ -248,12 +248,18 @@ def _after_last_word(
 
 
 def _marked(message: Message) -> list[Message]:
-    """The message with a mark at the end of its last call's last text, and of its content."""
+    """The message with a mark at the end of its last call's last text, and of its content.
+
+    None of a call without a text: what follows its content is the call.
+    """
     content: Message = {**message, "content": f"{message.get('content') or ''}{_END_MARK}"}
     if not message.get("tool_calls"):
         return [content]
     *calls, last = message["tool_calls"]
-    arguments = _with_mark(last["function"]["arguments"])
+    arguments = last["function"]["arguments"]
+    if not isinstance(arguments, str) and not any(isinstance(value, str) for value in arguments.values()):
+        return []
+    arguments = _with_mark(arguments)
     called: Message = {
         **message,
         "tool_calls": [*calls, {**last, "function": {**last["function"], "arguments": arguments}}],
