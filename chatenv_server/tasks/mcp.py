@@ -10,7 +10,7 @@ from chatenv_client.models import Failure, FailureKind
 from chatenv_server.tasks.argument_check import BadArgumentsError
 from chatenv_server.tasks.mcp_connection import BadCallError, ConnectionLostError, McpConnection, McpServer
 from chatenv_server.tasks.mcp_results import schema_of, text_of_result
-from chatenv_server.tasks.mcp_sharing import join, leave
+from chatenv_server.tasks.mcp_sharing import ConnectionUse
 from chatenv_server.tasks.task import Answer, End, ModelTurn
 from chatenv_server.tasks.tool import Tool, by_name
 from chatenv_server.tasks.tool_task import ToolTask
@@ -39,7 +39,7 @@ class McpTask(ToolTask):
     order, fails the step, which may be tried again with a new connection.
     """
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_use",)  # beside the attributes, which are the state
 
     server: str | Sequence[str] = ()
     """The URL of a server (streamable HTTP), or the command that starts one (stdio)."""
@@ -72,7 +72,7 @@ class McpTask(ToolTask):
 
     async def close(self, reason: End) -> None:  # noqa: ARG002
         """Close the connection. A subclass that closes more awaits this, too."""
-        await self._leave()
+        await self._end_use()
 
     async def _ready_tools(self) -> Mapping[str, Tool]:
         own = await super()._ready_tools()
@@ -84,21 +84,21 @@ class McpTask(ToolTask):
         return self.offered is None or name in self.offered
 
     async def _connected(self) -> McpConnection:
-        connection: McpConnection | None = getattr(self, "_connection", None)
-        if connection is not None and not connection.is_lost:
-            return connection
+        use: ConnectionUse | None = getattr(self, "_use", None)
+        if use is not None and not use.connection.is_lost:
+            return use.connection
         if self.has_connected and not self.reconnects:
             raise ConnectionLostError("the connection of this episode is lost, and with it what its MCP server kept")
-        await self._leave()
-        self._connection = join(_server_of(self), self.connect_timeout_s, is_shared=self.is_shared)
+        await self._end_use()
+        self._use = ConnectionUse(_server_of(self), self.connect_timeout_s, is_shared=self.is_shared)
         self.has_connected = True
-        return self._connection
+        return self._use.connection
 
-    async def _leave(self) -> None:
-        connection: McpConnection | None = getattr(self, "_connection", None)
-        if connection is not None:
-            del self._connection
-            await leave(connection)
+    async def _end_use(self) -> None:
+        use: ConnectionUse | None = getattr(self, "_use", None)
+        if use is not None:
+            del self._use
+            await use.end()
 
 
 def _server_of(task: McpTask) -> McpServer:

@@ -43,13 +43,25 @@ class Tool:
         """Whether several of its calls may run at once."""
         return is_async(self.function)
 
+    def of(self, task: object) -> Tool:  # noqa: ARG002
+        """The tool as one of a task."""
+        return self
+
     async def call(self, arguments: dict[str, Any]) -> Any:
         """What the function returns. Raises what it raises."""
         return await called(self.function, arguments)
 
 
+@dataclass(frozen=True)
 class FunctionTool(Tool):
     """A tool that is a Python function: it is called with arguments by name, once they are known to fit."""
+
+    is_method: bool = False
+    """Whether the function takes `self`."""
+
+    def of(self, task: object) -> Tool:
+        """The tool as one of a task, which a method is given."""
+        return FunctionTool(self.schema, partial(self.function, task)) if self.is_method else self
 
     async def call(self, arguments: dict[str, Any]) -> Any:
         """What the function returns. Raises what it raises.
@@ -66,30 +78,23 @@ ToolFunction = Callable[..., Any] | Tool
 arguments; or a `Tool`."""
 
 
-def by_name(functions: Sequence[ToolFunction], task: Any = None) -> dict[str, Tool]:
-    """Tools by name.
-
-    Args:
-        functions: the schema of each comes from its signature and its docstring.
-        task: is given to those whose first parameter is `self`.
+def by_name(functions: Sequence[ToolFunction]) -> dict[str, Tool]:
+    """Tools by name. The schema of a function comes from its signature and its docstring.
 
     Raises:
         ValueError: no schema can be made of one of them, or two have the same name.
     """
     named: dict[str, Tool] = {}
     for function in functions:
-        tool = _tool_of(function, task)
+        tool = function if isinstance(function, Tool) else _tool_of(function)
         if tool.name in named:
             raise ValueError(f"two tools are called {tool.name!r}")
         named[tool.name] = tool
     return named
 
 
-def _tool_of(function: ToolFunction, task: Any) -> Tool:
-    if isinstance(function, Tool):
-        return function
-    schema = _schema_of(function)
-    return FunctionTool(schema, partial(function, task) if _takes_self(function) else function)
+def _tool_of(function: Callable[..., Any]) -> Tool:
+    return FunctionTool(_schema_of(function), function, is_method=_takes_self(function))
 
 
 _schemas: WeakKeyDictionary[Callable[..., Any], Mapping[str, Any]] = WeakKeyDictionary()

@@ -49,7 +49,7 @@ class ToolTask(Task):
     that take `self`, listed in `tools`.
     """
 
-    __slots__ = ("_tools",)  # beside the attributes, which are the state
+    __slots__ = ("_own_tools",)  # beside the attributes, which are the state
 
     tools: Sequence[ToolFunction] = ()
     """Functions, plain or `async`, with a docstring that describes each argument under `Args:`. What they return is
@@ -65,11 +65,12 @@ class ToolTask(Task):
 
     rounds: int = 0
     """Turns so far whose calls were run."""
+    _tools_of_class: Mapping[str, Tool] = {}
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Find out now whether the class's tools have schemas, and not in the first episode."""
         super().__init_subclass__(**keywords)
-        by_name(cls.tools)
+        cls._tools_of_class = by_name(cls.tools)
 
     def __init__(self, tools: Sequence[ToolFunction] | None = None, /) -> None:
         """Make the task of an episode.
@@ -81,7 +82,7 @@ class ToolTask(Task):
             ValueError: no schema can be made of one of them, or two have the same name.
         """
         if tools is not None:
-            self._tools = by_name(tools, self)
+            self._own_tools = by_name(tools)
 
     def begin(self, episode: TaskEpisode) -> Opening | Awaitable[Opening | None] | None:
         """How the episode opens, the tools apart; plain or `async`. None: as the caller gave it.
@@ -123,6 +124,6 @@ class ToolTask(Task):
 
     async def _ready_tools(self) -> Mapping[str, Tool]:
         """The tools by name, ready to be called."""
-        if not hasattr(self, "_tools"):
-            self._tools = by_name(self.tools, self)
-        return self._tools
+        tools: Mapping[str, Tool] = getattr(self, "_own_tools", self._tools_of_class)
+        # Nothing keeps a bound one: a task that nobody has any more is to go at once.
+        return {name: tool.of(self) for name, tool in tools.items()}

@@ -384,6 +384,23 @@ def test_to_be_closed_twice_does_no_harm(task: McpTask) -> None:
     play(task, lambda: task.close(CLOSED))
 
 
+def test_a_command_ends_with_an_episode_that_is_dropped_without_a_word() -> None:
+    async def episode() -> int:
+        task = OverStdio()
+        await task.open(TaskEpisode())
+        return await process_of(task)
+
+    async def dropped() -> bool:
+        pid = await episode()
+        for _ in range(100):
+            if not is_alive(pid):
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    assert asyncio.run(dropped())
+
+
 def test_episodes_that_share_a_connection_share_one_command_until_the_last_is_closed() -> None:
     class Shared(OverStdio):
         is_shared = True
