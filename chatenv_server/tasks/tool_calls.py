@@ -43,7 +43,8 @@ async def results_of(calls: Sequence[ToolCall], tools: Mapping[str, Tool], limit
     """
     runs = [_Run(call, tools, limits) for call in calls[: limits.calls]]
     plain = [run for run in runs if not run.is_async]
-    await _all_of([_one_after_the_other(plain), *(run.finish() for run in runs if run.is_async)])
+    at_once = [run.finish() for run in runs if run.is_async]
+    await _all_of([*at_once, _one_after_the_other(plain)] if plain else at_once)
     refused = f"This call was not run: a turn may have {limits.calls} calls."
     texts = [run.text for run in runs] + [refused] * (len(calls) - len(runs))
     return [_message(call, text) for call, text in zip(calls, texts, strict=True)]
@@ -56,6 +57,9 @@ async def _one_after_the_other(runs: Sequence[_Run]) -> None:
 
 async def _all_of(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run all at once. If one fails, the others are cancelled."""
+    if len(coroutines) == 1:
+        await coroutines[0]
+        return
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:
         await asyncio.gather(*tasks)
