@@ -19,7 +19,8 @@ ChatEnvError
 │   ├── EpisodeLimitError, TokenLimitError, ServerBusyError, MessageTooLargeError
 ├── TaskError                  the task failed, INTERNAL
 │   ├── TaskTimeoutError       DEADLINE_EXCEEDED
-│   └── TaskAnswerError        what it answered cannot be, INTERNAL
+│   ├── TaskAnswerError        what it answered cannot be, INTERNAL
+│   └── TaskMissingError       the server has not the task of the episode, FAILED_PRECONDITION
 ├── TransformError             INTERNAL
 │   └── TransformTimeoutError  DEADLINE_EXCEEDED
 ├── DeadlineError              the call's own deadline, DEADLINE_EXCEEDED
@@ -220,6 +221,13 @@ class TaskAnswerError(TaskError):
     """A task answered messages that are malformed, or that the template rejects; the episode is as it was."""
 
     default_reason = Reason.TASK_ANSWER_REJECTED
+
+
+class TaskMissingError(TaskError):
+    """The episode was played by a task, or with a row of data, that the server does not have."""
+
+    code = "FAILED_PRECONDITION"
+    default_reason = Reason.TASK_MISSING
 
 
 class TransformError(ChatEnvError):

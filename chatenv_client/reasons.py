@@ -117,6 +117,9 @@ class Reason(str, enum.Enum):
     TOKENIZER_MISMATCH = "TOKENIZER_MISMATCH"
     """Another tokenizer, chat template or token-id limit wrote the episode. Serve it with those that it was written
     with."""
+    TASK_MISSING = "TASK_MISSING"
+    """The episode was played by a task, or with a row of data, that this server does not have. Serve it with those that
+    it began with: `--task` and `--rows`."""
     EPISODE_DAMAGED = "EPISODE_DAMAGED"
     """The episode's record in the store is cut off or altered, and is left as it is. Look at it, restore the store from
     a copy, or close the episode."""

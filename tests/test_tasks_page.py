@@ -16,7 +16,7 @@ pytest.importorskip("chatenv_server", reason="the server extra is not installed"
 
 from chatenv_server import Answer, End, ModelTurn, Opening, TaskEpisode
 from chatenv_server.settings.settings import read_settings
-from chatenv_server.tasks.loading import load_tasks
+from chatenv_server.tasks.loading import load_rows, load_tasks
 from tests.engine.archetypes import ARCHETYPES
 from tests.engine.own_tokenizers import own_bytes
 
@@ -77,6 +77,6 @@ def test_the_servers_of_the_page_find_their_tasks_and_rows(tmp_path: Path, monke
     found = []
     for line in shell:
         settings = read_settings(line.partition("chatenv-server ")[2].split(), {})
-        tasks = load_tasks(settings.task, settings.rows)
+        tasks = load_tasks(settings.task, load_rows(settings.rows))
         found.append((tasks.names, [(count.split, count.count) for count in tasks.rows.counts]))
     assert found == [(("Sums",), []), (("Sums",), [("test", 1), ("train", 1)]), (("gsm", "calc"), [])]

@@ -71,12 +71,12 @@ def _run_one(arguments: argparse.Namespace) -> int:
 def _run_task(arguments: argparse.Namespace) -> int:
     from chatenv_server.doctor import check_task_on
     from chatenv_server.doctor.task_report import task_as_json, task_as_text
-    from chatenv_server.tasks.loading import load_tasks
+    from chatenv_server.tasks.loading import load_rows, load_tasks
     from chatenv_server.tokenizer_files.loading import load_tokenizer, read_chat_template
 
     if arguments.all is not None:
         raise ValueError("--task goes with one TOKENIZER, not with --all")
-    tasks = load_tasks([arguments.task], [arguments.rows] if arguments.rows else [])
+    tasks = load_tasks([arguments.task], load_rows([arguments.rows] if arguments.rows else []))
     task_args = object_in(arguments.task_args) or {}
     template = None if arguments.template is None else read_chat_template(arguments.template)
     tokenizer = load_tokenizer(arguments.tokenizer)

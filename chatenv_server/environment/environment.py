@@ -151,7 +151,7 @@ class ChatEnvironment(Playing):
 
         Args:
             rewards: one number, or numbers by name.
-            step: the step, from 1.
+            step: the step, from 1. Neither this nor `turn`: the last one.
             turn: in place of that, the turn among those that the model ended, from 0.
             weights: of components; 1 where none is given.
 
@@ -163,7 +163,8 @@ class ChatEnvironment(Playing):
         """
         by_name = isinstance(rewards, Mapping)
         reward = earned(None if by_name else rewards, rewards if by_name else None, weights)
-        _, now = self.set_late_reward(reward, step=step, turn=turn)
+        last = self.step_count if step is None and turn is None else step
+        _, now = self.set_late_reward(reward, step=last, turn=turn)
         return now.total or 0.0
 
     def fail(self, reason: str, kind: FailureKind | str = FailureKind.OTHER) -> Failure:

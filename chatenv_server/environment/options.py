@@ -90,9 +90,14 @@ class EpisodeOptions:
     @property
     def opening(self) -> Sequence[Message]:
         """The first messages: the system prompt, unless `messages` begin with a system message, then `messages`."""
-        if not self.system_prompt or self._opens_with_system_message:
+        if not self.system_prompt_in_use:
             return self.messages
         return [{"role": self.system_role, "content": self.system_prompt}, *self.messages]
+
+    @property
+    def system_prompt_in_use(self) -> str:
+        """The system prompt; empty where the opening has a system message of its own."""
+        return "" if self._opens_with_system_message else self.system_prompt
 
     @property
     def _opens_with_system_message(self) -> bool:

@@ -17,11 +17,13 @@ from chatenv_client.errors import (
     EpisodeDoneError,
     InvalidRequestError,
     TaskError,
+    TaskMissingError,
     TemplateRejectedError,
     TransformError,
     TransformTimeoutError,
 )
 from chatenv_client.models import ChatAction, ChatObservation, Failure, ResetOptions
+from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.guard import TransformGuard
@@ -92,7 +94,7 @@ class Playing(EnvironmentReading):
     async def resetting(self, *, answer: Tell | None = None, **options: Unpack[ResetOptions]) -> ChatObservation:
         """The work of `reset`."""
         asked = self._options.overridden_by(options)
-        opened = await self._opened(asked)
+        opened = await self._opened(asked, prompt_is_given=bool(options.get("system_prompt")))
         try:
             episode, observation = await self._begun(asked if opened is None else opened.options, opened)
             if answer is not None:
@@ -122,8 +124,13 @@ class Playing(EnvironmentReading):
         episode.row = None if opened is None else opened.row
         return episode, episode.observation(change)
 
-    async def _opened(self, asked: EpisodeOptions) -> _Opened | None:
-        """The task of a new episode, once it has opened it; None: no task answers."""
+    async def _opened(self, asked: EpisodeOptions, *, prompt_is_given: bool) -> _Opened | None:
+        """The task of a new episode, once it has opened it; None: no task answers.
+
+        Args:
+            asked: what the episode is to be.
+            prompt_is_given: whether this reset gave the system prompt.
+        """
         name = self._tasks.chosen(asked.task)
         chosen = self._tasks.rows.chosen(name, asked.split, asked.row, asked.row_id) if name else None
         if not name:
@@ -138,7 +145,7 @@ class Playing(EnvironmentReading):
         try:
             opening, state = await task.open(given)
             self._check_kept(task, state)
-            return _Opened(task, _with_opening(asked, opening), state, row)
+            return _Opened(task, _with_opening(asked, opening, prompt_is_given=prompt_is_given), state, row)
         except BaseException:
             await _closed(task, End.REFUSED)
             raise
@@ -280,8 +287,13 @@ class Playing(EnvironmentReading):
         options = episode.options
         if not options.task:
             return None
-        name = self._tasks.chosen(options.task)
-        chosen = self._tasks.rows.chosen(name, options.split, None, options.row_id)
+        try:
+            name = self._tasks.chosen(options.task)
+            chosen = self._tasks.rows.chosen(name, options.split, None, options.row_id)
+        except InvalidRequestError as error:
+            raise TaskMissingError(
+                f"the episode cannot be taken up: {error.message}; serve it with the task and rows that it began with"
+            ) from error
         if episode.task_state is None:
             raise TaskError(
                 f"task {name!r} keeps what is not JSON, so the episode cannot be taken up; "
@@ -320,17 +332,25 @@ async def _closed(task: TaskGuard, reason: End) -> None:
     try:
         await task.close(reason)
     except ChatEnvError as error:
-        _LOG.warning("a task could not be closed", extra={"task": task.name, "end": reason.value}, exc_info=error)
+        _LOG.warning("task not closed", extra={"task": task.name, "end": reason.value, "problem": str(error)})
+        _LOG.debug("a task was not closed because of this exception", exc_info=error)
 
 
-def _with_opening(asked: EpisodeOptions, opening: Opening) -> EpisodeOptions:
+def _with_opening(asked: EpisodeOptions, opening: Opening, *, prompt_is_given: bool) -> EpisodeOptions:
     given: dict[str, Any] = {"messages": opening.messages, "tools": opening.tools}
     if opening.metadata is not None:
         given["metadata"] = {**asked.metadata, **opening.metadata}
     try:
-        return asked.overridden_by(given)  # type: ignore[arg-type]
+        opened = asked.overridden_by(given)  # type: ignore[arg-type]
     except (InvalidRequestError, TypeError, ValueError, AttributeError) as error:
         raise rejected(f"what the task opened with is refused: {error}") from error
+    if prompt_is_given and not opened.system_prompt_in_use:
+        raise InvalidRequestError(
+            "the task opens with a system message of its own; leave system_prompt out",
+            reason=Reason.SYSTEM_PROMPT_TWICE,
+            field="system_prompt",
+        )
+    return opened
 
 
 def _is_the_tasks(error: BaseException, opened: _Opened, asked: EpisodeOptions) -> bool:

@@ -198,6 +198,7 @@ class EpisodeRecord:
             copy.deepcopy(dict(options.metadata)) if options.metadata else {},
             options.seed,
             self.row,
+            self._turns_left() if self._has_limits else None,
         )
 
     def sampled(self, action: ChatAction) -> Sampled:

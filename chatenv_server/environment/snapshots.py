@@ -65,6 +65,7 @@ def write_opening(encoded: pb.EpisodeEntry, record: EpisodeRecord) -> None:
     """Write every option of a Reset into an entry."""
     options = {name: getattr(record.options, name) for name in ResetOptions.__annotations__}
     options["clock"] = record.log.options.clock_unix_seconds
+    options["system_prompt"] = record.options.system_prompt_in_use
     encoded.opened.CopyFrom(wire.reset_to_proto(options))  # type: ignore[arg-type]
     encoded.opened.episode_id = ""  # the snapshot's own
 

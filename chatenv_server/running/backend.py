@@ -22,7 +22,7 @@ from chatenv_server.settings.settings import Settings, wrong_setting
 from chatenv_server.stores.opening import open_store
 from chatenv_server.stores.store import Store
 from chatenv_server.tasks.choice import Tasks
-from chatenv_server.tasks.loading import load_tasks
+from chatenv_server.tasks.loading import load_rows, load_tasks
 from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, read_chat_template
 
 
@@ -165,13 +165,16 @@ def _find_transform(settings: Settings) -> Callable[[], Transform] | None:
 
 
 def _find_tasks(settings: Settings) -> Tasks:
-    name = "rows" if settings.rows and not settings.task else "task"
-    if name == "rows":
+    if settings.rows and not settings.task:
         raise wrong_setting("rows", "are for tasks, and there is none: give task")
     try:
-        return load_tasks(settings.task, settings.rows)
+        rows = load_rows(settings.rows)
     except (ValueError, MissingExtraError) as error:
-        raise wrong_setting(name, f"is wrong: {error}") from error
+        raise wrong_setting("rows", f"is wrong: {error}") from error
+    try:
+        return load_tasks(settings.task, rows)
+    except ValueError as error:
+        raise wrong_setting("task", f"is wrong: {error}") from error
 
 
 def _load_engine(settings: Settings) -> TokenEngine:

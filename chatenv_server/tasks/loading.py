@@ -16,14 +16,13 @@ SOUGHT: Final = Sought("task", "chatenv.tasks")
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def load_tasks(named: Sequence[str], rows: Sequence[str]) -> Tasks:
-    """The tasks and the data of a server.
+def load_tasks(named: Sequence[str], rows: Rows) -> Tasks:
+    """The tasks of a server, with its data.
 
     Args:
         named: of each task `module:attribute` or the name of an entry point, with `NAME=` before it where the last part
             of that is not to be its name.
-        rows: of each split its file, with `SPLIT=` before it where it is not `train`, and `TASK/` before that where it
-            is for one task alone.
+        rows: the data.
 
     Raises:
         ValueError: one cannot be loaded, two have one name, or rows are for no task.
@@ -34,7 +33,7 @@ def load_tasks(named: Sequence[str], rows: Sequence[str]) -> Tasks:
         if name in makers:
             raise ValueError(f"two tasks are called {name!r}; give one of them another name: NAME={one}")
         makers[name] = maker
-    tasks = _checked(makers, load_rows(rows))
+    tasks = _checked(makers, rows)
     if strange := tasks.rows.tasks - makers.keys():
         raise ValueError(f"there are rows for a task {min(strange)!r}, and no such task")
     return tasks
@@ -56,7 +55,11 @@ def _task(given: str) -> tuple[str, Any]:
 
 
 def load_rows(named: Sequence[str]) -> Rows:
-    """The data of a server; see `load_tasks`.
+    """The data of a server.
+
+    Args:
+        named: of each split its file, with `SPLIT=` before it where it is not `train`, and `TASK/` before that where it
+            is for one task alone.
 
     Raises:
         ValueError: a file cannot be read, or two are of one split.

@@ -68,6 +68,8 @@ class ModelTurn:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     row: Mapping[str, Any] | None = None
+    turns_left: int | None = None
+    """Turns that the model may still end; None: any number. 0: this was the last, and the episode is cut off."""
 
     @property
     def messages(self) -> list[Message]:

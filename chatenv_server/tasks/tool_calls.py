@@ -152,8 +152,8 @@ async def _outcome(tool: Tool, arguments: dict[str, Any]) -> str | ToolUnavailab
     except BadArgumentsError as error:
         return _refused(tool.name, error)
     except BadResultError as error:
-        _LOG.warning("the tool %r: %s", tool.name, error)
+        _LOG.warning("tool failed", extra={"tool": tool.name, "problem": str(error)})
         return f"{tool.name} failed: {error}."
     except BaseException as error:  # noqa: BLE001 - whatever a tool raises, the model is told of it
-        _LOG.debug("the tool %r raised", tool.name, exc_info=True)
+        _LOG.debug("a tool raised this", extra={"tool": tool.name}, exc_info=True)
         return f"{tool.name} failed: {error_text(error)}"

@@ -164,3 +164,10 @@ def test_texts_too_short_to_be_found_have_the_same_spans_after_a_reload(
                 else:
                     each.step(what, replace_from=None if how is None else min(how, count))
         assert shown(other) == shown(env)
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "system", "content": "Own."}, {"role": "user", "content": "Hi"}]])
+def test_an_opening_is_taken_up_with_the_system_prompt_that_it_has(messages: list[Any]) -> None:
+    env = ChatEnvironment(load_subject(EMBEDDED).engine, system_prompt="Default.")
+    env.reset(messages=messages, clock=0.0)
+    assert shown(_restored(env)) == shown(env)

@@ -295,6 +295,20 @@ def test_what_a_task_opens_with_takes_the_place_of_the_callers(play: Play) -> No
             assert caught.value.reason == "BAD_ROW"
 
 
+def test_a_task_may_open_with_a_system_message_where_the_caller_gives_none(play: Play) -> None:
+    opening = [{"role": "system", "content": "Own."}, HI]
+
+    class Own(Given):
+        def open(self, episode: TaskEpisode) -> Opening:  # noqa: ARG002
+            return Opening(messages=opening)
+
+    with play(Own, system_prompt="Default.") as player:
+        assert player.reset().messages == opening
+        with pytest.raises(InvalidRequestError) as caught:
+            player.reset(system_prompt="Given.")
+        assert caught.value.reason == "SYSTEM_PROMPT_TWICE"
+
+
 def test_several_tasks_are_chosen_by_name(play: Play) -> None:
     class Says(Task):
         def __init__(self, word: str = "a", times: int = 1) -> None:

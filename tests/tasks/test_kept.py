@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chatenv_client import ChatEnv, Failure, FailureKind, InvalidRequestError, Origin, TaskError
+from chatenv_client import ChatEnv, Failure, FailureKind, Origin, TaskError, TaskMissingError
 from chatenv_server import Answer, ChatEnvironment, End, ModelTurn, Opening, Settings, Task, TaskEpisode, serve
 from chatenv_server.engine import TokenEngine
 from chatenv_server.running.process import RunningServer
@@ -87,7 +87,7 @@ def test_a_snapshot_brings_the_task_where_it_was(engine: TokenEngine, task: type
     assert taken.trajectory().turns == env.trajectory().turns
     assert taken.trajectory().turns[1].reward == 8.0
     assert taken.step(said("x")).messages[-1]["content"] == "3"
-    with pytest.raises(InvalidRequestError, match="task"):
+    with pytest.raises(TaskMissingError, match="has no task 'Counting'"):
         ChatEnvironment(engine).restore(env.snapshot())
 
 
@@ -136,6 +136,20 @@ def test_another_process_takes_an_episode_up_with_its_task(served: Served, task:
         assert [turn.reward for turn in sampled] == [4.0, 2.0, 3.0]
         assert task.ended == []
     assert settled(lambda: task.ended) == [End.CLOSED]
+
+
+def test_a_server_without_the_task_says_so_and_leaves_the_episode(
+    served: Served, engine: TokenEngine, tmp_path: Path
+) -> None:
+    with ChatEnv(served().target) as env:
+        env.reset(seed=2, episode_id="e")
+        env.step(said("x"))
+        settings = Settings(listen=("127.0.0.1:0",), store=f"sqlite://{tmp_path}/episodes.db")
+        with serve(settings, engine=engine) as other, ChatEnv(other.target) as there:
+            with pytest.raises(TaskMissingError) as caught:
+                there.resume("e")
+            assert (caught.value.reason, caught.value.code) == ("TASK_MISSING", "FAILED_PRECONDITION")
+        assert env.step(said("x")).observation.messages[-1]["content"] == "2"
 
 
 def test_rewards_and_failures_outlive_the_process(served: Served) -> None:
