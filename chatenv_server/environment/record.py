@@ -108,7 +108,7 @@ class EpisodeRecord:
     def newest_entry(self) -> Entry:
         """What the last Reset or Step did, whole."""
         entry = self.journal.newest
-        if entry.sampled is None:
+        if entry.sampled is None or entry.sampled.stop_reason is not None:
             return entry
         return entry._replace(sampled=entry.sampled._replace(stop_reason=self.log.stop_reason))
 
@@ -169,9 +169,11 @@ class EpisodeRecord:
         Raises:
             TemplateRejectedError, HistoryRewrittenError: see `EpisodeLog`.
         """
+        sampled, stop_reason = appended.sampled, self.log.stop_reason  # a new segment would not tell any more
         answered = self.log.append_messages(messages, self.progress.step_count)
         self._look_at_limits()
-        return appended._replace(answered=answered)
+        told = None if sampled is None else sampled._replace(stop_reason=stop_reason)
+        return appended._replace(sampled=told, answered=answered)
 
     def turn(self, action: ChatAction, *, goes_on: bool) -> ModelTurn:
         """The turn that a model has just ended, as a task reads it.
