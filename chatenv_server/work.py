@@ -76,14 +76,18 @@ class Course(Generic[ResultT]):
     Args:
         work: what to do. It must not raise.
         goes_on: called, from any thread, when `go_on` is to be called next.
+        waits_for: the pause that the work has come to already; None: it has not begun.
     """
 
-    __slots__ = ("_goes_on", "_pause", "_work", "is_done", "result")
+    __slots__ = ("_goes_on", "_next", "_pause", "_work", "is_done", "result")
 
     result: ResultT
     """What the work came to, once it is done."""
 
-    def __init__(self, work: Work[ResultT], goes_on: Callable[[Course[ResultT]], None]) -> None:
+    def __init__(
+        self, work: Work[ResultT], goes_on: Callable[[Course[ResultT]], None], waits_for: Pause[Any] | None = None
+    ) -> None:
+        self._next = waits_for
         self._work = work
         self._goes_on = goes_on
         self._pause: Pause[Any] | None = None
@@ -93,11 +97,14 @@ class Course(Generic[ResultT]):
         """Work up to the next pause, or to the end."""
         before, self._pause = self._pause, None
         try:
-            waits_for = self._work.send(None) if before is None else _after(self._work, before.result)
+            waits_for = self._first() if before is None else _after(self._work, before.result)
             while (failure := self._failure_to_start(waits_for)) is not None:
                 waits_for = self._work.throw(failure)
         except StopIteration as end:
             self.result, self.is_done = end.value, True
+
+    def _first(self) -> Pause[Any]:
+        return self._work.send(None) if self._next is None else self._next
 
     def _failure_to_start(self, waits_for: Pause[Any]) -> BaseException | None:
         """Start a pause; what keeps it from beginning, if anything does."""

@@ -12,7 +12,7 @@ from chatenv_client.errors import ChatEnvError, InvalidRequestError
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.episodes.episode import Caller, Episode, Write
+from chatenv_server.episodes.episode import Answer, Caller, Episode, Write
 from chatenv_server.episodes.limits import StoreLimits
 from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.episodes.summaries import summary_of
@@ -189,7 +189,8 @@ class EpisodeCalls:
         table = self._shelf.table
         table.reserve(at_least)
         try:
-            observation = await episode.step(environment, action, digest, answer)
+            observation = await environment.stepping(action, answer=answer)
+            episode.answer = Answer(digest, observation)
         finally:
             table.account(episode, reserved=at_least)
         self._count_reports(observation)

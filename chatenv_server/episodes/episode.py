@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from chatenv_client.errors import DeadlineError, StepIndexMismatchError
-from chatenv_client.models import ChatAction, ChatObservation
+from chatenv_client.models import ChatObservation
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.stores.store import NOWHERE, Place
 from chatenv_server.work import pause
@@ -106,14 +106,6 @@ class Episode:
         self.place, self.created = place, created
         self.segment = 0
         self.answer = None
-
-    async def step(
-        self, environment: ChatEnvironment, action: ChatAction, digest: bytes, answer: Write | None
-    ) -> ChatObservation:
-        """Step and keep the answer."""
-        observation = await environment.stepping(action, answer=answer)
-        self.answer = Answer(digest, observation)
-        return observation
 
     def leave(self) -> None:
         """Drop all that it holds, for good."""

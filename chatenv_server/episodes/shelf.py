@@ -98,22 +98,32 @@ class Shelf:
             EpisodeDamagedError, TokenizerMismatchError, StoreUnavailableError: it cannot be brought in.
         """
         while True:
-            episode = self.table.get(episode_id)
-            if episode is None:
-                if not self.store.keeps:
-                    raise self._not_found(self.store.standing(episode_id))
-                episode = self.table.find_or_add(episode_id)
-            elif writing is not None and writing.unwritten_of(episode):
+            episode = self.table.get(episode_id) or self._place_for(episode_id)
+            if writing is not None and writing.unwritten_of(episode):
                 check_waits(caller)
                 return episode
-            await self._lock(episode, caller, writing)
+            if not self._locks_at_once(episode, caller):
+                await self._lock(episode, caller, writing)
             try:
-                if await self._is_here(episode):
+                was_held = episode.environment is not None
+                if not was_held and not episode.is_out:
+                    await self.bring_in(episode)
+                if self._is_live(episode, was_held=was_held):
                     return episode
             except BaseException:
                 episode.release()
                 raise
             episode.release()
+
+    def _place_for(self, episode_id: str) -> Episode:
+        """A place for an episode that this process does not hold, and that the store may have.
+
+        Raises:
+            EpisodeNotFoundError: there is no store.
+        """
+        if not self.store.keeps:
+            raise self._not_found(self.store.standing(episode_id))
+        return self.table.find_or_add(episode_id)
 
     async def open_place(self, episode_id: str, caller: Caller | None, writing: Writing | None = None) -> Episode:
         """Hold the lock of an episode that may be there or not, until `release`. The store is not asked.
@@ -126,17 +136,27 @@ class Shelf:
             if writing is not None and writing.unwritten_of(episode):
                 check_waits(caller)
                 return episode
-            await self._lock(episode, caller, writing)
+            if not self._locks_at_once(episode, caller):
+                await self._lock(episode, caller, writing)
             if not episode.is_out:
                 return episode
             episode.release()  # it ended while this call waited, and its id is free again
 
-    async def _lock(self, episode: Episode, caller: Caller | None, writing: Writing | None) -> None:
-        """Hold the lock of an episode. Who waits for one lock lets go of all others first."""
+    def _locks_at_once(self, episode: Episode, caller: Caller | None) -> bool:
+        """Hold the lock of an episode, if nobody else holds it; whether that is so."""
+        if not episode.try_acquire():
+            return False
         try:
-            if episode.try_acquire():
-                episode.check_waited_for(caller)
-            elif writing is None:
+            episode.check_waited_for(caller)
+        except DeadlineError:
+            self._forget_if_empty(episode)
+            raise
+        return True
+
+    async def _lock(self, episode: Episode, caller: Caller | None, writing: Writing | None) -> None:
+        """Wait for the lock of an episode and hold it. Who waits for one lock lets go of all others first."""
+        try:
+            if writing is None:
                 await episode.acquired(caller)
             else:
                 await self._wait_for(episode, caller, writing)
@@ -162,13 +182,11 @@ class Shelf:
             finally:
                 episode.release()
 
-    async def _is_here(self, episode: Episode) -> bool:
+    def _is_live(self, episode: Episode, *, was_held: bool) -> bool:
         """Whether an episode whose lock is held is live, and was not taken out while its lock was waited for."""
         if episode.is_out:
             return False
-        if episode.environment is None:
-            await self.bring_in(episode)
-        elif self.store.keeps:
+        if was_held and self.store.keeps:
             self.telemetry.episode_held()
         if self.is_idle(episode):
             self.end(episode, End.EXPIRED)

@@ -44,7 +44,12 @@ class Courses(Generic[ItemT, ResultT]):
         if episode_id in self._waiting:
             self._waiting[episode_id].append(item)
             return iter(())
-        return self._run(Course(self._begin(item), self._resumed), _Item(episode_id, item))
+        work = self._begin(item)
+        try:
+            waits_for = work.send(None)
+        except StopIteration as end:  # as most do, which wait for nothing
+            return iter((end.value,))
+        return self._run(Course(work, self._resumed, waits_for), _Item(episode_id, item))
 
     def item_of(self, course: Course[ResultT]) -> ItemT:
         """The item that a course is of."""
