@@ -126,9 +126,9 @@ class AsyncChatEnv:
         """As in `ChatEnv`."""
         return await self._connection.make(self._session.state(), timeout_s)
 
-    async def trajectory(self, *, timeout_s: float | None = None) -> Trajectory:
+    async def trajectory(self, *, assistants: bool = False, timeout_s: float | None = None) -> Trajectory:
         """As in `ChatEnv`."""
-        return await self._connection.make(self._session.trajectory(), timeout_s)
+        return await self._connection.make(self._session.trajectory(assistants=assistants), timeout_s)
 
     async def audit(self, *, timeout_s: float | None = None) -> AuditReport:
         """As in `ChatEnv`."""

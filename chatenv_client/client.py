@@ -223,9 +223,15 @@ class ChatEnv(CopyingClient, JudgingClient):
         """The whole episode, read from the server."""
         return self._connection.make(self._session.state(), timeout_s)
 
-    def trajectory(self, *, timeout_s: float | None = None) -> Trajectory:
-        """The whole episode as training wants it: per segment tokens, loss mask, logprobs, turns."""
-        return self._connection.make(self._session.trajectory(), timeout_s)
+    def trajectory(self, *, assistants: bool = False, timeout_s: float | None = None) -> Trajectory:
+        """The whole episode as training wants it: per segment tokens, loss mask, logprobs, turns.
+
+        Args:
+            assistants: whether to find what assistants say in messages that were given, for `mask("assistant")`. Takes
+                the server two renders of the conversation for each of them.
+            timeout_s: deadline of this call.
+        """
+        return self._connection.make(self._session.trajectory(assistants=assistants), timeout_s)
 
     def audit(self, *, timeout_s: float | None = None) -> AuditReport:
         """Compare the stream with a full rendering of the conversation. Costs time proportional to it."""

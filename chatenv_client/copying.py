@@ -32,7 +32,8 @@ class CopyingClient:
         """Make episodes that share this one's past, and go their own way from there; a client for each.
 
         A fork owns its episode: its `close` ends it. What it shows is its `observation`. All forks are made, or none.
-        They share this client's channel, which the last of them closes; with affinity they share its server, too.
+        They share this client's channel, which the last of them closes; with affinity they share its server, too. They
+        are in the episode's group; where it has none, in one that has its id as its name.
 
         Args:
             n: how many.

@@ -258,15 +258,16 @@ class Session:
         episode_id = self._live().episode_id
         return Call("GetState", pb.GetStateRequest(episode_id=episode_id), partial(_state_of, episode_id))
 
-    def trajectory(self) -> Call[Trajectory]:
-        """Read the episode as training wants it."""
+    def trajectory(self, *, assistants: bool = False) -> Call[Trajectory]:
+        """Read the episode as training wants it, perhaps with what given assistants say."""
         episode_id = self._live().episode_id
 
         def receive(response: pb.GetTrajectoryResponse) -> Trajectory:
             _check_episode(response.episode_id, episode_id)
-            return wire.trajectory_from_proto(response)
+            return wire.trajectory_from_proto(response, assistants=assistants)
 
-        return Call("GetTrajectory", pb.GetTrajectoryRequest(episode_id=episode_id), receive)
+        request = pb.GetTrajectoryRequest(episode_id=episode_id, assistants=assistants)
+        return Call("GetTrajectory", request, receive)
 
     def audit(self) -> Call[AuditReport]:
         """Compare the stream with a full rendering."""

@@ -115,6 +115,8 @@ class VectorChatEnv(VectorJudgingClient):
     ) -> list[StepResult]:
         """Start all episodes; those before them are closed.
 
+        Episodes that are to be compared with each other get a `group` here; where none is given, there is none.
+
         Args:
             episodes: options of each episode, which go before the shared ones.
             timeout_s: deadline of each call.
@@ -148,15 +150,19 @@ class VectorChatEnv(VectorJudgingClient):
         self._make(closing, timeout_s).check()
         return self._session.show(self._make(stepping, timeout_s))
 
-    def trajectories(self, *, timeout_s: float | None = None) -> list[Trajectory]:
+    def trajectories(self, *, assistants: bool = False, timeout_s: float | None = None) -> list[Trajectory]:
         """All episodes as training wants them, in order; see `ChatEnv.trajectory`.
+
+        Args:
+            assistants: as for `ChatEnv.trajectory`.
+            timeout_s: deadline of each call.
 
         Raises:
             RuntimeError: there was no reset.
             BatchError: some episodes could not be read.
             ChatEnvError: no answer came.
         """
-        reading = self._make(self._session.trajectories(), timeout_s)
+        reading = self._make(self._session.trajectories(assistants=assistants), timeout_s)
         reading.check()
         return [trajectory for trajectory in reading.results if trajectory is not None]
 
@@ -165,7 +171,8 @@ class VectorChatEnv(VectorJudgingClient):
 
         For group-relative training: start one episode for each prompt, and fork each into its group. The episodes of
         this client stay as they are; the new client owns the forks. Episode `i` becomes those from `i * n` to
-        `(i + 1) * n - 1`; their `observations` are what to sample from.
+        `(i + 1) * n - 1`; their `observations` are what to sample from. Each fork is in the group of its episode; where
+        that has none, in one that has the episode's id as its name.
 
         Args:
             n: episodes of each group.

@@ -84,11 +84,11 @@ class VectorSession:
             for shown, new in zip(self._all_shown(), played.results, strict=True)
         ]
 
-    def trajectories(self) -> Round[Trajectory]:
-        """Read all episodes as training wants them."""
+    def trajectories(self, *, assistants: bool) -> Round[Trajectory]:
+        """Read all episodes as training wants them, perhaps with what given assistants say."""
         reading: Round[Trajectory] = self._round()
         for index, session in enumerate(self.sessions):
-            reading.ask(index, session.trajectory)
+            reading.ask(index, partial(session.trajectory, assistants=assistants))
         return reading
 
     def set_reward(
@@ -153,7 +153,7 @@ class VectorSession:
         forked = VectorSession(max(1, len(made)), autoreset=self._autoreset)
         if made:
             forked.sessions = [session for _, session in made]
-            forked._options = [_of_own_id(self._options[index]) for index, _ in made]
+            forked._options = [_of_fork(self._options[index], self.sessions[index].episode_id) for index, _ in made]
             forked._shown = [result_of(session.observation) for session in forked.sessions]
         return forked
 
@@ -187,6 +187,6 @@ class VectorSession:
             raise ValueError(f"there are {len(given)} {what} for {len(self.sessions)} episodes")
 
 
-def _of_own_id(options: ResetOptions) -> ResetOptions:
-    """The options for another episode than the one that they name."""
-    return {**options, "episode_id": None}
+def _of_fork(options: ResetOptions, origin: str | None) -> ResetOptions:
+    """The options for an episode that takes the place of a fork of the one that they opened, in the fork's group."""
+    return {**options, "episode_id": None, "group": options.get("group") or origin}

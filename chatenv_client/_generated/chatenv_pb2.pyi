@@ -211,7 +211,7 @@ class Observation(_message.Message):
     def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., tokens_offset: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., generation_prompt_length: _Optional[int] = ..., prompt_fingerprint: _Optional[str] = ..., messages_offset: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., segment: _Optional[int] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., turns_left: _Optional[int] = ..., tokens_left: _Optional[int] = ..., turn_open: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
 
 class ResetRequest(_message.Message):
-    __slots__ = ("episode_id", "messages", "system_prompt", "system_role", "tools_json", "chat_template_kwargs_json", "max_steps", "max_tokens", "seed", "metadata_json", "add_generation_prompt", "history_policy", "control_token_policy", "clock", "continue_final_message", "task", "task_args_json", "row", "row_id", "split", "max_turns", "max_sampled_tokens")
+    __slots__ = ("episode_id", "messages", "system_prompt", "system_role", "tools_json", "chat_template_kwargs_json", "max_steps", "max_tokens", "seed", "metadata_json", "add_generation_prompt", "history_policy", "control_token_policy", "clock", "continue_final_message", "task", "task_args_json", "row", "row_id", "split", "max_turns", "max_sampled_tokens", "group")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +234,7 @@ class ResetRequest(_message.Message):
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     MAX_TURNS_FIELD_NUMBER: _ClassVar[int]
     MAX_SAMPLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     system_prompt: str
@@ -256,7 +257,8 @@ class ResetRequest(_message.Message):
     split: str
     max_turns: int
     max_sampled_tokens: int
-    def __init__(self, episode_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., system_prompt: _Optional[str] = ..., system_role: _Optional[str] = ..., tools_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., add_generation_prompt: bool = ..., history_policy: _Optional[_Union[HistoryPolicy, str]] = ..., control_token_policy: _Optional[_Union[ControlTokenPolicy, str]] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., continue_final_message: bool = ..., task: _Optional[str] = ..., task_args_json: _Optional[str] = ..., row: _Optional[int] = ..., row_id: _Optional[str] = ..., split: _Optional[str] = ..., max_turns: _Optional[int] = ..., max_sampled_tokens: _Optional[int] = ...) -> None: ...
+    group: str
+    def __init__(self, episode_id: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., system_prompt: _Optional[str] = ..., system_role: _Optional[str] = ..., tools_json: _Optional[str] = ..., chat_template_kwargs_json: _Optional[str] = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., add_generation_prompt: bool = ..., history_policy: _Optional[_Union[HistoryPolicy, str]] = ..., control_token_policy: _Optional[_Union[ControlTokenPolicy, str]] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., continue_final_message: bool = ..., task: _Optional[str] = ..., task_args_json: _Optional[str] = ..., row: _Optional[int] = ..., row_id: _Optional[str] = ..., split: _Optional[str] = ..., max_turns: _Optional[int] = ..., max_sampled_tokens: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
 
 class ResetResponse(_message.Message):
     __slots__ = ("observation",)
@@ -389,7 +391,7 @@ class Turn(_message.Message):
     def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ...) -> None: ...
 
 class GetStateResponse(_message.Message):
-    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed", "extras", "forked_from", "max_turns", "max_sampled_tokens", "turn_count", "turn_open", "failure", "task", "turns_left", "tokens_left")
+    __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed", "extras", "forked_from", "max_turns", "max_sampled_tokens", "turn_count", "turn_open", "failure", "task", "turns_left", "tokens_left", "group")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
@@ -417,6 +419,7 @@ class GetStateResponse(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     TURNS_LEFT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     step_count: int
     messages: _containers.RepeatedCompositeFieldContainer[Message]
@@ -444,7 +447,8 @@ class GetStateResponse(_message.Message):
     task: str
     turns_left: int
     tokens_left: int
-    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ..., forked_from: _Optional[_Union[ForkOrigin, _Mapping]] = ..., max_turns: _Optional[int] = ..., max_sampled_tokens: _Optional[int] = ..., turn_count: _Optional[int] = ..., turn_open: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., task: _Optional[str] = ..., turns_left: _Optional[int] = ..., tokens_left: _Optional[int] = ...) -> None: ...
+    group: str
+    def __init__(self, episode_id: _Optional[str] = ..., step_count: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., message_spans: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., generation_prompt_length: _Optional[int] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., prompt_fingerprint: _Optional[str] = ..., terminated: bool = ..., truncated: bool = ..., max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., metadata_json: _Optional[str] = ..., clock: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., sealed: _Optional[_Iterable[_Union[SegmentEnd, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ..., forked_from: _Optional[_Union[ForkOrigin, _Mapping]] = ..., max_turns: _Optional[int] = ..., max_sampled_tokens: _Optional[int] = ..., turn_count: _Optional[int] = ..., turn_open: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., task: _Optional[str] = ..., turns_left: _Optional[int] = ..., tokens_left: _Optional[int] = ..., group: _Optional[str] = ...) -> None: ...
 
 class ForkOrigin(_message.Message):
     __slots__ = ("episode_id", "at_step")
@@ -455,10 +459,12 @@ class ForkOrigin(_message.Message):
     def __init__(self, episode_id: _Optional[str] = ..., at_step: _Optional[int] = ...) -> None: ...
 
 class GetTrajectoryRequest(_message.Message):
-    __slots__ = ("episode_id",)
+    __slots__ = ("episode_id", "assistants")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ASSISTANTS_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
-    def __init__(self, episode_id: _Optional[str] = ...) -> None: ...
+    assistants: bool
+    def __init__(self, episode_id: _Optional[str] = ..., assistants: bool = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ("shared_tokens", "tokens", "loss_mask_runs", "logprobs", "turns", "fidelity", "extras")
@@ -479,18 +485,28 @@ class Segment(_message.Message):
     def __init__(self, shared_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., loss_mask_runs: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., extras: _Optional[_Iterable[_Union[ColumnRows, _Mapping]]] = ...) -> None: ...
 
 class GetTrajectoryResponse(_message.Message):
-    __slots__ = ("episode_id", "segments", "terminated", "truncated", "failure")
+    __slots__ = ("episode_id", "segments", "terminated", "truncated", "failure", "messages", "metadata_json", "seed", "group", "given_assistants")
     EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     TERMINATED_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    METADATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_ASSISTANTS_FIELD_NUMBER: _ClassVar[int]
     episode_id: str
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     terminated: bool
     truncated: bool
     failure: Failure
-    def __init__(self, episode_id: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., terminated: bool = ..., truncated: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    metadata_json: str
+    seed: int
+    group: str
+    given_assistants: _containers.RepeatedCompositeFieldContainer[MessageSpan]
+    def __init__(self, episode_id: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., terminated: bool = ..., truncated: bool = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., metadata_json: _Optional[str] = ..., seed: _Optional[int] = ..., group: _Optional[str] = ..., given_assistants: _Optional[_Iterable[_Union[MessageSpan, _Mapping]]] = ...) -> None: ...
 
 class RenderMessageRequest(_message.Message):
     __slots__ = ("episode_id", "messages")

@@ -15,14 +15,15 @@ from chatenv_client.models.observation import ChatObservation, Rendered, StepRes
 from chatenv_client.models.reset_options import ControlTokenPolicy, EpisodeDefaults, HistoryPolicy, ResetOptions
 from chatenv_client.models.rewards import RewardChange, StepReward
 from chatenv_client.models.rows import Row
+from chatenv_client.models.sample import Float64Array, Sample, Split
 from chatenv_client.models.server_info import Limits, RowCount, ServerInfo, SpecialToken
 from chatenv_client.models.summary import EpisodeSummary
 from chatenv_client.models.trajectory import (
     Origin,
-    Sample,
     Segment,
     Trajectory,
     Turn,
+    Which,
     logprobs_of,
     loss_mask_of,
     segment_of,
@@ -44,6 +45,7 @@ __all__ = [
     "FailureKind",
     "FidelityKind",
     "FidelityReport",
+    "Float64Array",
     "ForkOrigin",
     "HistoryPolicy",
     "Limits",
@@ -61,6 +63,7 @@ __all__ = [
     "SegmentEnd",
     "ServerInfo",
     "SpecialToken",
+    "Split",
     "StepResult",
     "StepReward",
     "StopReason",
@@ -68,6 +71,7 @@ __all__ = [
     "Trajectory",
     "Turn",
     "Verdict",
+    "Which",
     "as_action",
     "is_plain",
     "logprobs_of",

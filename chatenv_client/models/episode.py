@@ -76,6 +76,8 @@ class ChatState:
     """Name of the task that answers; empty: none does."""
     seed: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    group: str = ""
+    """The group that it is compared within; empty: none."""
     clock_unix_seconds: float | None = None
     """The time that the template sees."""
     sealed: tuple[SegmentEnd, ...] = ()

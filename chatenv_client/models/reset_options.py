@@ -59,6 +59,9 @@ class EpisodeDefaults(TypedDict, total=False):
     """Sampled tokens, in all turns together, from which on the episode is truncated, at least 1."""
     metadata: Mapping[str, Any] | None
     """A JSON object kept with the episode and shown to task and transform."""
+    group: str | None
+    """Name of the group that the episode is compared within, such as that of all rollouts of one prompt; any text. Left
+    out: none."""
     add_generation_prompt: bool | None
     """Whether the stream ends with the generation prompt when it is the model's turn. Left out: yes."""
     continue_final_message: bool | None

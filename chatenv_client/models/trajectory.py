@@ -1,6 +1,6 @@
 """An episode as training wants it: its segments, each with its turns and with arrays as long as its token stream.
 
-What a stream's tokens have of their turns is computed here, and the rows to train on.
+What a stream's tokens have of their turns is computed here; the rows to train on are `sample.py`'s.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,7 +17,12 @@ from chatenv_client.models.action import StopReason
 from chatenv_client.models.columns import Column, ColumnRows, columns_of
 from chatenv_client.models.failure import Failure
 from chatenv_client.models.fidelity import FidelityReport
+from chatenv_client.models.messages import Message
+from chatenv_client.models.sample import Float64Array, Sample, Split
 from chatenv_client.tokens import BoolArray, Float32Array, Int32Array, mask_of_runs
+
+Which = Literal["sampled", "assistant"]
+"""Tokens to train on: those that were sampled, or all that assistants say."""
 
 
 class Origin(enum.Enum):
@@ -93,25 +99,6 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """One row to train on: a segment through its last sampled token. All arrays have its length T."""
-
-    episode_id: str
-    segment: int
-    """Number of the segment in its episode, from 0."""
-    tokens: Int32Array
-    """(T,) int32."""
-    loss_mask: BoolArray
-    """(T,) bool, true exactly on the tokens to train on."""
-    logprobs: Float32Array
-    """(T,) float32 as given; NaN where none was given."""
-    reward: float | None
-    """Of the whole episode, the same on each of its rows; None where no reward was given."""
-    extras: Mapping[str, Column] = field(default_factory=dict)
-    """The segment's columns, by name."""
-
-
-@dataclass(frozen=True, eq=False)
 class Trajectory:
     """An episode as training wants it: one segment, or several where its history changed on the way.
 
@@ -126,20 +113,118 @@ class Trajectory:
     failure: Failure | None = None
     """Why it ended that something broke in; None: nothing did. A failed episode is no example, whatever rewards it
     has."""
+    messages: tuple[Message, ...] = ()
+    """The conversation as it is now."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """As given at reset."""
+    seed: int | None = None
+    """As given at reset."""
+    group: str = ""
+    """The group that it is compared within; empty: none."""
+    given_assistants: tuple[tuple[int, int], ...] | None = None
+    """(start, stop) in the current segment of each assistant's message that was given and not sampled: what a model
+    would have sampled of it, through the token that ends the turn. None: the trajectory was read without it."""
 
-    def samples(self) -> list[Sample]:
-        """The rows to train on: one for each segment that has anything to train on."""
+    def samples(self, which: Which = "sampled") -> list[Sample]:
+        """The rows to train on: one for each segment that has anything to train on.
+
+        Args:
+            which: tokens to train on; see `mask`.
+
+        Raises:
+            ValueError: there is no such choice, or given assistants are asked for and there are several segments.
+        """
+        masks = [segment.loss_mask for segment in self.segments] if which == "sampled" else [self.mask(which)]
+        is_example = self.failure is None and self.reward is not None
+        earned = _rewards_of_tokens(self.segments, masks) if is_example else [None] * len(masks)
+        count = sum(bool(mask.any()) for mask in masks)
         return [
-            _sample(self.episode_id, number, segment, self.reward)
-            for number, segment in enumerate(self.segments)
-            if segment.loss_mask.any()
+            self._sample(number, mask, rewards, count)
+            for number, (mask, rewards) in enumerate(zip(masks, earned, strict=True))
+            if mask.any()
         ]
+
+    def _sample(self, number: int, mask: BoolArray, rewards: Float64Array | None, row_count: int) -> Sample:
+        segment = self.segments[number]
+        end = int(np.flatnonzero(mask)[-1]) + 1
+        return Sample(
+            self.episode_id,
+            number,
+            segment.tokens[:end],
+            mask[:end],
+            segment.logprobs[:end],
+            None if rewards is None else self.reward,
+            segment.extras,
+            {} if rewards is None else self.rewards,
+            None if rewards is None else rewards[:end],
+            self.group,
+            row_count,
+            self.failure,
+        )
+
+    def split(self, which: Which = "sampled") -> Split:
+        """Prompt and response, cut at the last token to train on.
+
+        Args:
+            which: tokens to train on; see `mask`.
+
+        Raises:
+            ValueError: there is no token to train on; or there are several segments, and so several prompts.
+        """
+        _ = self._only
+        rows = self.samples(which)
+        if not rows:
+            what = "nothing was sampled" if which == "sampled" else "no assistant has said anything"
+            raise ValueError(f"{what} in episode {self.episode_id!r}, so there is no response to train on")
+        return rows[0].split()
+
+    def mask(self, which: Which = "sampled") -> BoolArray:
+        """(T,) bool, the tokens to train on.
+
+        Args:
+            which: `sampled`: those that a model sampled in this episode. `assistant`: also what assistants say in
+                messages that were given, each from after its generation prompt through the token that ends the turn,
+                for supervised training.
+
+        Raises:
+            ValueError: there is no such choice, there are several segments, or the trajectory was read without
+                `assistants=True`.
+        """
+        segment = self._only
+        if which not in get_args(Which):
+            raise ValueError(f"which is 'sampled' or 'assistant', not {which!r}")
+        mask: BoolArray = segment.loss_mask.copy()
+        if which == "assistant":
+            if self.given_assistants is None:
+                raise ValueError("what given assistants say was not read; read it with trajectory(assistants=True)")
+            for start, stop in self.given_assistants:
+                mask[start:stop] = True
+        return mask
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the first sampled one; all, where none was. Raises ValueError if there are several segments."""
+        mask = self.loss_mask
+        return int(mask.argmax()) if mask.any() else len(mask)
 
     @property
     def reward(self) -> float | None:
         """Sum of all rewards; None where none was given."""
-        rewards = [turn.reward for segment in self.segments for turn in segment.turns if turn.reward is not None]
+        rewards = [turn.reward for turn in self._all_turns if turn.reward is not None]
         return sum(rewards) if rewards else None
+
+    @property
+    def rewards(self) -> dict[str, float]:
+        """Components of the rewards by name, each summed over the episode; without their weights."""
+        sums: dict[str, float] = {}
+        for turn in self._all_turns:
+            for name, value in turn.rewards.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return sums
+
+    @property
+    def _all_turns(self) -> list[Turn]:
+        return [turn for segment in self.segments for turn in segment.turns]
 
     @property
     def fidelity(self) -> tuple[FidelityReport, ...]:
@@ -181,17 +266,25 @@ class Trajectory:
         return self.segments[0]
 
 
-def _sample(episode_id: str, number: int, segment: Segment, reward: float | None) -> Sample:
-    end = int(np.flatnonzero(segment.loss_mask)[-1]) + 1
-    return Sample(
-        episode_id,
-        number,
-        segment.tokens[:end],
-        segment.loss_mask[:end],
-        segment.logprobs[:end],
-        reward,
-        segment.extras,
-    )
+def _rewards_of_tokens(segments: Sequence[Segment], masks: Sequence[BoolArray]) -> list[Float64Array]:
+    """(T,) float64 for each segment: what each turn earned, on its last token to train on.
+
+    What messages and turns without such a token earned counts on the last one before them, in whatever segment; where
+    there is none before them, on the first turn's.
+    """
+    earned = [np.zeros(len(mask)) for mask in masks]
+    place: tuple[int, int] | None = None
+    waiting = 0.0
+    for number, (segment, mask) in enumerate(zip(segments, masks, strict=True)):
+        for turn in segment.turns:
+            trained = np.flatnonzero(mask[turn.start : turn.stop])
+            if len(trained):
+                place = number, turn.start + int(trained[-1])
+            waiting += turn.reward or 0.0
+            if place is not None:
+                earned[place[0]][place[1]] += waiting
+                waiting = 0.0
+    return earned
 
 
 def segment_of(

@@ -52,7 +52,7 @@ def state_to_proto(state: ChatState) -> pb.GetStateResponse:
         episode_id=state.episode_id,
         step_count=state.step_count,
         messages=map(message_to_proto, state.history_messages),
-        message_spans=[pb.MessageSpan(start=start, length=stop - start) for start, stop in state.message_spans],
+        message_spans=map(_span_to_proto, state.message_spans),
         turns=map(turn_to_proto, state.turns),
         generation_prompt_length=state.generation_prompt_length,
         fidelity=map(fidelity_to_proto, state.fidelity),
@@ -71,6 +71,7 @@ def state_to_proto(state: ChatState) -> pb.GetStateResponse:
         task=state.task,
         seed=state.seed,
         metadata_json=dump_json(state.metadata, "metadata", Reason.BAD_METADATA) if state.metadata else "",
+        group=state.group,
         clock=None if state.clock_unix_seconds is None else timestamp(state.clock_unix_seconds),
         sealed=[pb.SegmentEnd(**end._asdict()) for end in state.sealed],
         extras=map(column_rows_to_proto, state.column_rows),
@@ -111,6 +112,7 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
         task=encoded.task,
         seed=encoded.seed if encoded.HasField("seed") else None,
         metadata=load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
+        group=encoded.group,
         clock_unix_seconds=unix_seconds(encoded.clock) if encoded.HasField("clock") else None,
         sealed=tuple(SegmentEnd(end.token_count, end.message_count, end.step) for end in encoded.sealed),
         column_rows=column_rows_from_proto(encoded.extras, length),
@@ -118,14 +120,24 @@ def state_from_proto(encoded: pb.GetStateResponse) -> ChatState:
     )
 
 
+def _span_to_proto(span: tuple[int, int]) -> pb.MessageSpan:
+    return pb.MessageSpan(start=span[0], length=span[1] - span[0])
+
+
 def _origin(encoded: pb.ForkOrigin) -> ForkOrigin:
     return ForkOrigin(encoded.episode_id, encoded.at_step)
 
 
 def _spans_from_proto(encoded: pb.GetStateResponse, length: int) -> tuple[tuple[int, int], ...]:
-    spans = tuple((span.start, span.start + span.length) for span in encoded.message_spans)
-    if len(spans) != len(encoded.messages) or any(stop > length for _, stop in spans):
-        raise ProtocolError("the message spans of the server's answer do not fit its messages and tokens")
+    if len(encoded.message_spans) != len(encoded.messages):
+        raise ProtocolError("the message spans of the server's answer are not as many as its messages")
+    return _spans(encoded.message_spans, length)
+
+
+def _spans(encoded: Sequence[pb.MessageSpan], length: int) -> tuple[tuple[int, int], ...]:
+    spans = tuple((span.start, span.start + span.length) for span in encoded)
+    if any(stop > length for _, stop in spans):
+        raise ProtocolError("the message spans of the server's answer do not fit its tokens")
     return spans
 
 
@@ -195,6 +207,11 @@ def trajectory_to_proto(trajectory: Trajectory) -> pb.GetTrajectoryResponse:
         terminated=trajectory.terminated,
         truncated=trajectory.truncated,
         failure=None if trajectory.failure is None else failure_to_proto(trajectory.failure),
+        messages=map(message_to_proto, trajectory.messages),
+        metadata_json=dump_json(trajectory.metadata, "metadata", Reason.BAD_METADATA) if trajectory.metadata else "",
+        seed=trajectory.seed,
+        group=trajectory.group,
+        given_assistants=map(_span_to_proto, trajectory.given_assistants or ()),
     )
 
 
@@ -214,8 +231,12 @@ def _segment_to_proto(segment: Segment) -> pb.Segment:
     return encoded
 
 
-def trajectory_from_proto(encoded: pb.GetTrajectoryResponse) -> Trajectory:
+def trajectory_from_proto(encoded: pb.GetTrajectoryResponse, *, assistants: bool = False) -> Trajectory:
     """The episode as training wants it, with one mask value, logprob and turn index a token.
+
+    Args:
+        encoded: the answer.
+        assistants: whether what given assistants say was asked for.
 
     Raises:
         ProtocolError: lengths do not agree, there is no segment, or all segments together would take gigabytes.
@@ -230,8 +251,18 @@ def trajectory_from_proto(encoded: pb.GetTrajectoryResponse) -> Trajectory:
         before = segments[-1].tokens
     if not segments:
         raise ProtocolError("the server's answer has no segment; update the older of the two sides")
-    failure = failure_from_proto(encoded.failure) if encoded.HasField("failure") else None
-    return Trajectory(encoded.episode_id, tuple(segments), encoded.terminated, encoded.truncated, failure)
+    return Trajectory(
+        encoded.episode_id,
+        tuple(segments),
+        encoded.terminated,
+        encoded.truncated,
+        failure_from_proto(encoded.failure) if encoded.HasField("failure") else None,
+        tuple(messages_from_proto(encoded.messages)),
+        load_object(encoded.metadata_json, "metadata", Reason.BAD_METADATA),
+        encoded.seed if encoded.HasField("seed") else None,
+        encoded.group,
+        _spans(encoded.given_assistants, len(segments[-1].tokens)) if assistants else None,
+    )
 
 
 def _segment_from_proto(encoded: pb.Segment, before: Int32Array) -> Segment:

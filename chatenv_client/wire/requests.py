@@ -34,7 +34,7 @@ _OPTIONAL: Final = (
     *("system_prompt", "max_steps", "max_tokens", "max_turns", "max_sampled_tokens", "seed", "row"),
     *("add_generation_prompt", "continue_final_message"),
 )
-_EMPTY_MEANS_DEFAULT: Final = ("episode_id", "system_role", "task", "row_id", "split")
+_EMPTY_MEANS_DEFAULT: Final = ("episode_id", "system_role", "group", "task", "row_id", "split")
 _CLOCK_RANGE: Final = (-62_135_596_800, 253_402_300_800)
 """Unix seconds of the years 1 to 9999, what a protobuf Timestamp holds."""
 

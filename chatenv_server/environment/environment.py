@@ -24,7 +24,7 @@ from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.playing import Playing, Tell
 from chatenv_server.environment.rewards import earned
-from chatenv_server.environment.snapshots import EpisodeSnapshot, newest_piece, snapshot_of
+from chatenv_server.environment.snapshots import EpisodeSnapshot, mark_as_fork, newest_piece, snapshot_of
 from chatenv_server.environment.transforms import Transform, check_transform
 from chatenv_server.environment.validation import as_failure_kind
 from chatenv_server.tasks.choice import TaskMaker, Tasks
@@ -224,6 +224,7 @@ class ChatEnvironment(Playing):
     def fork(self, at_step: int | None = None, *, episode_id: str | None = None) -> ChatEnvironment:
         """A new environment whose episode shares this one's past, up to a step or until now, and goes its own way.
 
+        It is of the same group; where there is none, of one that has this episode's id as its name.
         Its task is another instance, with the state of that step. A transform that keeps state with `state_dict` and
         `load_state_dict` is copied, with the state of that step; any other is shared.
 
@@ -233,8 +234,7 @@ class ChatEnvironment(Playing):
             TransformError: a transform that keeps state cannot be copied.
         """
         snapshot = self.snapshot(at_step)
-        snapshot.forked_from.episode_id = snapshot.episode_id
-        snapshot.forked_from.at_step = len(snapshot.entries) - 1
+        mark_as_fork(snapshot, snapshot.episode_id)
         snapshot.episode_id = episode_id or uuid.uuid4().hex
         forked = copy.copy(self)
         forked._task = None

@@ -56,6 +56,8 @@ class EpisodeOptions:
     row_id: str = ""
     split: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+    """Empty: none."""
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     """Whether the opening ends inside its last message, which the model goes on with."""
@@ -145,6 +147,11 @@ def _own_role(role: Any) -> str:
     return cast("str", role)
 
 
+def _own_group(group: Any) -> str:
+    check_text(group, "group", reason=Reason.INVALID_REQUEST)
+    return cast("str", group)
+
+
 def _own_template_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     own = copy.deepcopy(dict(kwargs))
     check_template_kwargs(own)
@@ -173,6 +180,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "max_sampled_tokens": partial(check_limit, field="max_sampled_tokens"),
     "task_args": _own_task_args,
     "metadata": _own_metadata,
+    "group": _own_group,
     "history_policy": partial(check_policy, HistoryPolicy, field="history_policy"),
     "control_token_policy": partial(check_policy, ControlTokenPolicy, field="control_token_policy"),
     "clock": check_clock,

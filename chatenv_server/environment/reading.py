@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from chatenv_client.models import (
 )
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine, audit
+from chatenv_server.engine.given_assistants import given_assistants
 from chatenv_server.engine.log import NO_CHANGE
 from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.record import EpisodeRecord, Progress
@@ -71,9 +73,18 @@ class EnvironmentReading:
         """What the episode shows now, as a step shows it that did nothing."""
         return self._current().observation(NO_CHANGE)
 
-    def trajectory(self) -> Trajectory:
-        """The episode as training wants it: per segment tokens, loss mask, logprobs, turns."""
-        return self._current().trajectory()
+    def trajectory(self, *, assistants: bool = False) -> Trajectory:
+        """The episode as training wants it: per segment tokens, loss mask, logprobs, turns.
+
+        Args:
+            assistants: whether to find what assistants say in messages that were given, for `mask("assistant")`. Takes
+                two renders of the conversation for each of them.
+        """
+        episode = self._current()
+        trajectory = episode.trajectory()
+        if not assistants:
+            return trajectory
+        return dataclasses.replace(trajectory, given_assistants=given_assistants(episode.log, self.engine.stop_ids))
 
     def audit(self) -> AuditReport:
         """Compare the stream with a full rendering of its messages. Costs time proportional to the episode."""

@@ -388,6 +388,7 @@ class EpisodeRecord:
             task=options.task,
             seed=options.seed,
             metadata=copy.deepcopy(dict(options.metadata)),
+            group=options.group,
             clock_unix_seconds=log.options.clock_unix_seconds,
             column_rows=log.column_rows(),
             forked_from=self.forked_from,
@@ -396,8 +397,18 @@ class EpisodeRecord:
 
     def trajectory(self) -> Trajectory:
         """The episode as training wants it."""
-        progress, segments = self.progress, self.rewards.on_segments(self.log.segments())
-        return Trajectory(self.episode_id, segments, progress.terminated, progress.truncated, progress.failure)
+        progress, options = self.progress, self.options
+        return Trajectory(
+            self.episode_id,
+            self.rewards.on_segments(self.log.segments()),
+            progress.terminated,
+            progress.truncated,
+            progress.failure,
+            tuple(self.log.conversation.copy()),
+            copy.deepcopy(dict(options.metadata)),
+            options.seed,
+            options.group,
+        )
 
 
 def show_reward(observation: ChatObservation, reward: Earned) -> None:

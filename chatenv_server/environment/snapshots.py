@@ -234,6 +234,13 @@ def seal(snapshot: pb.EpisodeSnapshot) -> None:
         entry.prompt_fingerprint = GOES_ON + own if own and step < last else own
 
 
+def mark_as_fork(snapshot: pb.EpisodeSnapshot, origin: str) -> None:
+    """Let a snapshot be that of a fork of the episode `origin`, in its group; where it has none, in one of its id."""
+    opened = snapshot.entries[0].opened
+    snapshot.forked_from.CopyFrom(pb.ForkOrigin(episode_id=origin, at_step=len(snapshot.entries) - 1))
+    opened.group = opened.group or origin
+
+
 def prove_last_span(snapshot: pb.EpisodeSnapshot) -> None:
     """Say what the stream was after the last span, where `seal` has dropped that: a segment may begin after it yet."""
     spans = [step for step, entry in enumerate(snapshot.entries) if entry.HasField("sampled")]

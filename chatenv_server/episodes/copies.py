@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.reasons import Reason
-from chatenv_server.environment.snapshots import cut_at, seal
+from chatenv_server.environment.snapshots import cut_at, mark_as_fork, seal
 from chatenv_server.episodes.calls import environment_of
 from chatenv_server.episodes.episode import Caller, Write
 from chatenv_server.episodes.episodes import Episodes, checked_id
@@ -67,6 +67,8 @@ class Copies:
     ) -> list[str]:
         """New episodes that share an episode's past up to a step, or until now: all of them or none; their ids.
 
+        They are of the episode's group; where it has none, of one that has the episode's id as its name.
+
         Args:
             episode_id: the episode.
             fork_ids: ids of the new ones; an empty text: one is chosen.
@@ -81,7 +83,7 @@ class Copies:
         """
         ids = [checked_id(fork_id, f"fork_ids[{index}]") for index, fork_id in enumerate(fork_ids)]
         snapshot = self._snapshot(episode_id, at_step, caller)
-        snapshot.forked_from.CopyFrom(pb.ForkOrigin(episode_id=episode_id, at_step=len(snapshot.entries) - 1))
+        mark_as_fork(snapshot, episode_id)
         self._taking_up.take_up(ids, snapshot, caller, answer)
         return ids
 

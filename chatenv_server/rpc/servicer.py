@@ -115,7 +115,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     ) -> pb.GetTrajectoryResponse:
         """The whole episode as training wants it."""
         with self._reading(request, context) as environment:
-            return wire.trajectory_to_proto(environment.trajectory())
+            return wire.trajectory_to_proto(environment.trajectory(assistants=request.assistants))
 
     def RenderMessage(
         self, request: pb.RenderMessageRequest, context: grpc.ServicerContext

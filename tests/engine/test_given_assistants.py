@@ -1,0 +1,77 @@
+"""What supervised training trains on: what a model would have had to sample of the turns that were given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chatenv_client import ChatAction, ChatEnvError
+from chatenv_server import ChatEnvironment
+from tests.engine.episodes import CLOCK, Plan, Said, canonical_span, dialogues
+from tests.engine.small_tokenizers import user
+from tests.engine.subjects import EMBEDDED, Subject, subject
+from tests.engine.test_laws import law
+
+seen: dict[str, int] = {}
+"""Episodes that were compared, by tokenizer."""
+
+
+def _played(tested: Subject, plan: Plan, *, samples: bool) -> ChatEnvironment | None:
+    """The episode with its assistants' turns sampled, or given as messages; None where it cannot be played."""
+    env = ChatEnvironment(tested.engine)
+    history: list[Mapping[str, Any]] = list(plan.opening)
+    try:
+        env.reset(messages=history, clock=CLOCK, **plan.options)
+        for step, following in zip(plan.steps, [*plan.steps[1:], []], strict=True):
+            if not isinstance(step, Said):
+                history += step
+                env.step(step)
+                continue
+            ids = canonical_span(tested, history, step.message, following, plan.options.get("tools")) if samples else []
+            if ids is None:
+                return None
+            env.step(ChatAction(tokens=ids) if samples else step.message)
+            history.append(step.message)
+    except ChatEnvError:
+        return None
+    return env
+
+
+@law(dialogues(), generated=True)
+def test_a_given_turn_is_trained_on_exactly_where_it_would_have_been_sampled(subject: Subject, plan: Plan) -> None:
+    sampled, given = (_played(subject, plan, samples=samples) for samples in (True, False))
+    if sampled is None or given is None:
+        return
+    expected, got = sampled.trajectory(assistants=True), given.trajectory(assistants=True)
+    if len(expected.segments) > 1 or expected.tokens.tolist() != got.tokens.tolist():
+        return
+    assert not got.mask("sampled").any()
+    assert got.mask("assistant").tolist() == expected.mask("sampled").tolist()
+    assert expected.mask("assistant").tolist() == expected.mask("sampled").tolist()
+    seen[subject.name] = seen.get(subject.name, 0) + 1
+
+
+def test_the_law_compares_what_it_draws() -> None:
+    if EMBEDDED not in seen:
+        pytest.skip("the law was not tried in this process")
+    assert seen[EMBEDDED] > 10
+
+
+def test_what_a_prefill_begins_with_is_no_turn_of_its_own() -> None:
+    env = ChatEnvironment(subject(EMBEDDED).engine)
+    env.reset(messages=[user("Why?"), {"role": "assistant", "content": "Be"}], continue_final_message=True)
+    env.step(ChatAction(tokens=[*b"cause.", 257]))
+    trajectory = env.trajectory(assistants=True)
+    assert np.array_equal(trajectory.mask("assistant"), trajectory.mask("sampled"))
+    assert trajectory.given_assistants == ()
+
+
+def test_an_assistant_that_opens_the_conversation_is_found_too() -> None:
+    env = ChatEnvironment(subject(EMBEDDED).engine)
+    env.reset(messages=[{"role": "assistant", "content": "Hello."}, user("Hi.")])
+    trajectory = env.trajectory(assistants=True)
+    assert bytes(trajectory.tokens[trajectory.mask("assistant")][:-1].tolist()) == b"Hello."
+    assert trajectory.tokens[trajectory.mask("assistant")][-1] == 257
