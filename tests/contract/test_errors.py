@@ -56,6 +56,7 @@ CALL_WITHOUT_NAME = pb.ToolCall(arguments_json="{}")
 CALL_WITH_BAD_ARGUMENTS = pb.ToolCall(name="f", arguments_json="{")
 VERSION_OF_TWO = pb.ModelVersionRun(model_version="a", length=2)
 VERSION_WITHOUT_NAME = pb.ModelVersionRun(length=1)
+BROKE = pb.Failure(kind=pb.FailureKind.FAILURE_KIND_TOOL, reason="gone")
 SNAPSHOT_OF_LATER = pb.EpisodeSnapshot(
     format=2, episode_id="later", entries=[pb.EpisodeEntry(opened=pb.ResetRequest())]
 )
@@ -147,6 +148,8 @@ ROWS = [
             ("AuditEpisode", pb.AuditEpisodeRequest(episode_id="never-was")),
             ("ForkEpisode", pb.ForkEpisodeRequest(episode_id="never-was")),
             ("ExportEpisode", pb.ExportEpisodeRequest(episode_id="never-was")),
+            ("SetReward", pb.SetRewardRequest(episode_id="never-was", step=1, reward=1.0)),
+            ("FailEpisode", pb.FailEpisodeRequest(episode_id="never-was", failure=BROKE)),
         ]
     ),
     Row("ForkEpisode", pb.ForkEpisodeRequest(at_step=2), "BAD_AT_STEP", "at_step"),
@@ -159,6 +162,40 @@ ROWS = [
     Row("ImportEpisode", pb.ImportEpisodeRequest(episode_id="no id"), "BAD_EPISODE_ID", "episode_id"),
     Row("ListEpisodes", pb.ListEpisodesRequest(page_size=1001), "BAD_PAGE", "page_size"),
     Row("ListEpisodes", pb.ListEpisodesRequest(page_token="none"), "BAD_PAGE", "page_token"),
+    Row("SetReward", pb.SetRewardRequest(reward=1.0), "BAD_REWARD", "step"),
+    Row("SetReward", pb.SetRewardRequest(step=1), "BAD_REWARD", "rewards"),
+    Row("SetReward", pb.SetRewardRequest(step=0, reward=1.0), "BAD_REWARD", "step"),
+    Row("SetReward", pb.SetRewardRequest(step=2, reward=1.0), "BAD_REWARD", "step"),
+    Row("SetReward", pb.SetRewardRequest(turn=0, reward=1.0), "BAD_REWARD", "turn"),
+    Row("SetReward", pb.SetRewardRequest(step=1, reward=float("nan")), "BAD_REWARD", "reward"),
+    Row(
+        "SetReward",
+        pb.SetRewardRequest(step=1, rewards=[pb.NamedReward(value=1.0)]),
+        "BAD_REWARD",
+        "rewards[0].name",
+    ),
+    Row(
+        "SetReward",
+        pb.SetRewardRequest(step=1, rewards=[pb.NamedReward(name=n, value=1e308) for n in "ab"]),
+        "BAD_REWARD",
+        "rewards",
+    ),
+    Row("FailEpisode", pb.FailEpisodeRequest(), "BAD_FAILURE", "failure.kind"),
+    Row("FailEpisode", pb.FailEpisodeRequest(failure=pb.Failure(kind=99)), "BAD_ENUM", "failure.kind"),  # type: ignore[arg-type]
+    Row(
+        "FailEpisode",
+        pb.FailEpisodeRequest(failure=pb.Failure(kind=BROKE.kind, reason="x" * 4097)),
+        "BAD_FAILURE",
+        "failure.reason",
+    ),
+    Row("Reset", reset(task="none"), "BAD_TASK", "task"),
+    Row("Reset", reset(task_args_json='{"a":1}'), "BAD_TASK", "task_args_json"),
+    Row("Reset", reset(task_args_json="[]"), "BAD_TASK", "task_args_json"),
+    Row("Reset", reset(row=0), "BAD_TASK", "row"),
+    Row("Reset", reset(max_turns=0), "BAD_LIMIT", "max_turns"),
+    Row("Reset", reset(max_sampled_tokens=0), "BAD_LIMIT", "max_sampled_tokens"),
+    Row("ListRows", pb.ListRowsRequest(), "BAD_ROW", "row"),
+    Row("ListRows", pb.ListRowsRequest(task="none"), "BAD_TASK", "task"),
     Row("BatchStep", pb.BatchStepRequest(), "BATCH_SIZE", "steps"),
     Row("BatchReset", pb.BatchResetRequest(), "BATCH_SIZE", "resets"),
 ]

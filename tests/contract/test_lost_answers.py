@@ -108,3 +108,18 @@ def test_who_asks_again_by_hand_is_answered_from_the_record(env: ChatEnv, proxy:
             unlucky.step(action)
         assert answer_to(unlucky, action).observation.step_count == 1
         assert answer_to(unlucky, HELLO).observation.token_ids.tolist() == env.state().token_ids.tolist()
+
+
+def test_a_reward_and_a_failure_whose_answers_are_lost_are_set_once(
+    env: ChatEnv, proxy: CuttingProxy, sample: Sampler
+) -> None:
+    with ChatEnv(proxy.address) as unlucky:
+        episode_id = unlucky.reset(messages=[HELLO]).observation.episode_id
+        unlucky.step(sample())
+        env.resume(episode_id)
+        proxy.cut_when(lambda: env.trajectory().reward == 0.5)
+        assert unlucky.set_reward({"judge": 0.5}, step=1).reward == 0.5
+        proxy.cut_when(lambda: env.trajectory().failure is not None)
+        assert unlucky.fail("the engine died").reason == "the engine died"
+        assert proxy.cuts == 2
+        assert env.trajectory().turns[1].rewards == {"judge": 0.5}

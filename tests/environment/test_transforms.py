@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from chatenv_client import ChatAction, ChatEnv, ChatObservation
+from chatenv_client.errors import TransformError
 from chatenv_server import ChatEnvironment, Settings, Transform, compose, serve
 from chatenv_server.environment.transforms import load_transform
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
@@ -193,3 +195,27 @@ def test_a_class_that_scores_the_length_of_the_last_message_works_as_it_is(modul
         assert client.step(ChatAction(tokens=[*b"Hello you.", 257])).reward == 10.0
         assert client.step({"role": "user", "content": "Bye"}).reward == 3.0
         assert [turn.reward for turn in client.trajectory().turns] == [None, 10.0, 3.0]
+
+
+def test_a_message_that_a_transform_adds_is_refused_with_a_word_on_tasks() -> None:
+    def speaks(observation: ChatObservation) -> ChatObservation:
+        observation.messages.append({"role": "user", "content": "Go on."})
+        return observation
+
+    env = ChatEnvironment(ByteTokenizer(), transform=speaks)
+    env.reset()
+    with pytest.raises(TransformError, match="only a task may speak"):
+        env.step({"role": "user", "content": "Hi"})
+    assert env.step_count == 0
+
+
+@pytest.mark.parametrize("transform", [asynchronous, Asynchronous(), compose(plain, asynchronous)])
+def test_a_transform_may_be_async(transform: Any) -> None:
+    async def rewards(observation: ChatObservation) -> ChatObservation:
+        await asyncio.sleep(0)
+        observation.reward = 0.5
+        return observation
+
+    env = ChatEnvironment(ByteTokenizer(), transform=compose(transform, rewards))
+    env.reset()
+    assert env.step({"role": "user", "content": "Hi"}).reward == 0.5

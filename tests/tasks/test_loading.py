@@ -1,0 +1,198 @@
+"""Tasks and rows as an operator names them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from chatenv_client import ChatEnv, InvalidRequestError
+from chatenv_server import Answer, ModelTurn, Settings, Task, serve
+from chatenv_server.engine import TokenEngine
+from chatenv_server.settings.errors import SettingError
+from chatenv_server.tasks.loading import load_rows, load_tasks
+from chatenv_server.tasks.rows import NO_ROWS
+from tests.tasks.ways import said
+
+HI = {"role": "user", "content": "Hi"}
+
+
+class Right(Task):
+    """Scores by its row."""
+
+    def answer(self, turn: ModelTurn) -> Answer:
+        """Compare."""
+        assert turn.row is not None
+        return Answer(reward=float(turn.text == turn.row["answer"]), terminated=True)
+
+
+class Silent(Task):
+    """Defines nothing."""
+
+
+class Generating(Task):
+    """Yields."""
+
+    def answer(self, turn: ModelTurn) -> Any:  # noqa: ARG002
+        """Not an answer."""
+        yield Answer()
+
+
+class WithoutTurn(Task):
+    """Takes nothing."""
+
+    def answer(self) -> Any:  # type: ignore[override]
+        """Not called so."""
+
+
+class HalfState(Right):
+    """Tells what it knows, and takes nothing back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Something."""
+        return {}
+
+
+async def made_async() -> Task:
+    """Not how a task is made."""
+    return Right()
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module by the name of `my_tasks`."""
+    made = ModuleType("my_tasks")
+    for name in ("Right", "Silent", "Generating", "WithoutTurn", "HalfState", "made_async"):
+        setattr(made, name, globals()[name])
+    made.number = 3  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_tasks", made)
+    return made
+
+
+@pytest.mark.usefixtures("module")
+def test_a_task_goes_by_the_name_of_its_class_or_by_another() -> None:
+    assert load_tasks(["my_tasks:Right"], NO_ROWS).names == ("Right",)
+    assert load_tasks(["gsm=my_tasks:Right", "my_tasks:Right"], NO_ROWS).names == ("gsm", "Right")
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (["my_tasks:Nothing"], "cannot be loaded"),
+        (["no_such_module:Right"], "cannot be loaded"),
+        (["unknown-entry-point"], "no task is called"),
+        (["my_tasks:number"], "subclass of chatenv_server.Task"),
+        (["my_tasks:Silent"], "does not answer"),
+        (["my_tasks:Generating"], "is a generator"),
+        (["my_tasks:WithoutTurn"], "takes one argument"),
+        (["my_tasks:HalfState"], "needs both, or none"),
+        (["my_tasks:made_async"], "async function"),
+        (["my_tasks:Right", "my_tasks:Right"], "two tasks are called 'Right'"),
+        (["a b=my_tasks:Right"], "name has 1 to 64 characters"),
+    ],
+)
+def test_what_can_be_no_task_is_refused_at_the_start(named: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        load_tasks(named, NO_ROWS)
+
+
+def test_an_entry_point_names_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    installed = tmp_path / "a_task-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: a-task\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[chatenv.tasks]\nright = my_tasks:Right\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_tasks(["right"], NO_ROWS).names == ("right",)
+    assert module
+
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "one", "answer": "1", "public": {"level": 1}},
+    {"id": "two", "answer": "2"},
+    {"answer": "3"},
+]
+
+
+def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
+    path = folder / name
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
+    return str(path)
+
+
+def test_rows_are_for_all_tasks_or_for_one(tmp_path: Path) -> None:
+    train, test = written(tmp_path, "a.jsonl", ROWS), written(tmp_path, "b.jsonl", ROWS[:1])
+    rows = load_rows([train, f"test={test}", f"gsm/train={test}"])
+    assert [(one.task, one.split, one.count) for one in rows.counts] == [
+        ("", "test", 1),
+        ("", "train", 3),
+        ("gsm", "train", 1),
+    ]
+    assert rows.split("gsm", "")[0] == "train"
+    assert len(rows.split("other", "train")[1]) == 3
+    with pytest.raises(ValueError, match="rows for a task 'gsm'"):
+        load_tasks([], rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "row 0 cannot be read"),
+        ("[1]", "row 0 cannot be read"),
+        ('{"a": NaN}', "row 0 cannot be read"),
+        ('{"id": 1}\n{"id": "1"}', "row 1 has the id '1', as row 0 has"),
+        ('{"id": "1"}\n{"x": 2}', "row 1 has the id '1', as row 0 has"),
+    ],
+)
+def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=told):
+        load_rows([str(path)])
+    with pytest.raises(ValueError, match="two files are of split 'train'"):
+        load_rows([written(tmp_path, "good.jsonl", ROWS)] * 2)
+    with pytest.raises(ValueError, match="cannot be read as rows"):
+        load_rows([str(tmp_path / "none.jsonl")])
+
+
+def test_parquet_has_rows_too(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"id": ["a", "b"], "answer": ["1", None], "public": [{"n": 1}, {"n": 2}]}), path)
+    _, rows = load_rows([f"test={path}"]).split("any", "test")
+    assert [rows.row(place) for place in range(2)] == [
+        {"id": "a", "answer": "1", "public": {"n": 1}},
+        {"id": "b", "answer": None, "public": {"n": 2}},
+    ]
+
+
+@pytest.mark.usefixtures("module")
+def test_callers_choose_rows_and_see_what_is_public(tmp_path: Path, engine: TokenEngine) -> None:
+    path = written(tmp_path, "rows.jsonl", ROWS)
+    settings = Settings(listen=("127.0.0.1:0",), task=("my_tasks:Right",), rows=(path,))
+    with serve(settings, engine=engine) as server, ChatEnv(server.target) as env:
+        shown = [(row.index, row.id, row.public) for row in env.list_rows()]
+        assert shown == [(0, "one", {"level": 1}), (1, "two", {}), (2, "2", {})]
+        assert env.server_info().tasks == ("Right",)
+        assert [(one.split, one.count) for one in env.server_info().row_counts] == [("train", 3)]
+        env.reset(messages=[HI], row_id="one")
+        assert env.step(said("1")).reward == 1.0
+        with pytest.raises(InvalidRequestError, match="no row"):
+            env.reset(messages=[HI], row=7)
+
+
+@pytest.mark.usefixtures("module")
+def test_a_wrong_setting_is_told_by_its_name(tmp_path: Path, engine: TokenEngine) -> None:
+    path = written(tmp_path, "rows.jsonl", ROWS)
+    for wrong, told in (
+        ({"rows": (path,)}, "--rows .* there is none: give task"),
+        ({"task": ("my_tasks:Right",), "rows": ("/no/such/file",)}, "--rows .* cannot be read"),
+        ({"task": ("my_tasks:Silent",)}, "--task .* does not answer"),
+    ):
+        with pytest.raises(SettingError, match=told):
+            serve(Settings(listen=("127.0.0.1:0",), **wrong), engine=engine)  # type: ignore[arg-type]
