@@ -84,6 +84,9 @@ from chatenv_client.models import (
     Verdict,
 )
 from chatenv_client.reasons import Reason
+from chatenv_client.training.choosing import LeftOut
+from chatenv_client.training.collating import Batch, collate
+from chatenv_client.training.packing import Pack, Packed, pack
 from chatenv_client.vector import VectorChatEnv
 
 __all__ = [
@@ -92,6 +95,7 @@ __all__ = [
     "Action",
     "AsyncChatEnv",
     "AuditReport",
+    "Batch",
     "BatchError",
     "CapacityError",
     "ChatAction",
@@ -121,10 +125,13 @@ __all__ = [
     "HistoryPolicy",
     "HistoryRewrittenError",
     "InvalidRequestError",
+    "LeftOut",
     "Limits",
     "Message",
     "MessageTooLargeError",
     "Origin",
+    "Pack",
+    "Packed",
     "PromptMismatchError",
     "ProtocolError",
     "Reason",
@@ -164,4 +171,6 @@ __all__ = [
     "Verdict",
     "__version__",
     "channel_options",
+    "collate",
+    "pack",
 ]

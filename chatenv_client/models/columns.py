@@ -49,6 +49,11 @@ class Column:
     rows: Rows
     """(k, ...), their rows, bit for bit as given."""
 
+    def first(self, length: int) -> Column:
+        """The column of the first `length` tokens."""
+        count = int(np.searchsorted(self.positions, length))
+        return self if count == len(self.positions) else Column(self.positions[:count], self.rows[:count])
+
     def spread(self, length: int, fill: Any = 0) -> Rows:
         """(length, ...): a row for each token, of `fill` where none was given."""
         spread = np.full((length, *self.rows.shape[1:]), fill, dtype=self.rows.dtype)

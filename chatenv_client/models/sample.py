@@ -51,7 +51,7 @@ class Sample:
     reward: float | None
     """Of the whole episode, the same on each of its rows; None where no reward was given, and where it failed."""
     extras: Mapping[str, Column] = field(default_factory=dict)
-    """The segment's columns, by name."""
+    """Its columns, by name."""
     rewards: Mapping[str, float] = field(default_factory=dict)
     """Components of the reward, by name: each summed over the episode; none where `reward` is None."""
     token_rewards: Float64Array | None = None

@@ -154,7 +154,7 @@ class Trajectory:
             mask[:end],
             segment.logprobs[:end],
             None if rewards is None else self.reward,
-            segment.extras,
+            {name: column.first(end) for name, column in segment.extras.items()},
             {} if rewards is None else self.rewards,
             None if rewards is None else rewards[:end],
             self.group,

@@ -101,14 +101,14 @@ def test_what_can_be_no_task_is_refused_at_the_start(named: list[str], told: str
         load_tasks(named, NO_ROWS)
 
 
-def test_an_entry_point_names_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+@pytest.mark.usefixtures("module")
+def test_an_entry_point_names_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "a_task-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: a-task\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text("[chatenv.tasks]\nright = my_tasks:Right\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert load_tasks(["right"], NO_ROWS).names == ("right",)
-    assert module
 
 
 ROWS: list[dict[str, Any]] = [
