@@ -170,4 +170,4 @@ def _metadata(value: Any) -> dict[str, Any]:
             dump_json(metadata, "metadata", Reason.BAD_METADATA)
         except InvalidRequestError as error:
             raise _Refused(f"metadata that is not JSON ({error.message})") from error
-    return metadata
+    return copy.deepcopy(metadata)

@@ -6,6 +6,7 @@ If any of them fails, it takes the whole step back. The engine owns the tokens; 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from chatenv_client import wire
 from chatenv_client.errors import (
     ChatEnvError,
+    EpisodeClosedError,
     EpisodeDoneError,
     InvalidRequestError,
     TaskError,
@@ -39,6 +41,7 @@ from chatenv_server.environment.user_code import State
 from chatenv_server.environment.validation import check_action, check_failure, check_replace_from
 from chatenv_server.tasks.choice import Tasks
 from chatenv_server.tasks.task import End, Opening, TaskEpisode
+from chatenv_server.work import Course
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,6 +91,7 @@ class Playing(EnvironmentReading):
         self._task_timeout_s = task_timeout_s
         self._keeps_journal = keeps_journal
         self._task: TaskGuard | None = None
+        self._is_closed = False
 
     # -- reset ------------------------------------------------------------------------------------
 
@@ -106,7 +110,7 @@ class Playing(EnvironmentReading):
                     raise rejected(f"what the task opened with is refused: {error}") from error
             raise
         before, self._task = self._task, None if opened is None else opened.task
-        self._episode = episode
+        self._episode, self._is_closed = episode, False
         if before is not None:
             await _closed(before, End.RESET)
         return observation
@@ -141,7 +145,14 @@ class Playing(EnvironmentReading):
             asked = dataclasses.replace(asked, row_id=chosen.row_id, split=chosen.split)
         row = None if chosen is None else chosen.row
         task = TaskGuard(self._tasks.made(name, asked.task_args), name, self._task_timeout_s)
-        given = TaskEpisode(asked.episode_id, asked.seed, asked.messages, asked.tools, dict(asked.metadata), row)
+        given = TaskEpisode(
+            asked.episode_id,
+            asked.seed,
+            copy.deepcopy(asked.messages),
+            copy.deepcopy(asked.tools),
+            copy.deepcopy(dict(asked.metadata)),
+            row,
+        )
         try:
             opening, state = await task.open(given)
             self._check_kept(task, state)
@@ -190,7 +201,9 @@ class Playing(EnvironmentReading):
             action: of the step.
             went_on: whether it went on with a turn that was aborted.
         """
-        if self._task is None or appended.sampled is None or episode.progress.turn_open:
+        progress = episode.progress
+        is_over = not progress.turn_open or progress.truncated  # nobody goes on with a turn that a limit cut off
+        if self._task is None or appended.sampled is None or not is_over:
             return appended, NOTHING_SAID, episode.task_state
         said, state = await self._task.answer(episode.turn(action, goes_on=went_on))
         self._check_kept(self._task, state)
@@ -239,6 +252,8 @@ class Playing(EnvironmentReading):
 
     def _live(self) -> EpisodeRecord:
         episode = self._episode or self._current()
+        if self._is_closed:
+            raise EpisodeClosedError("the episode was closed; reset to begin another")
         if episode.is_over:
             raise EpisodeDoneError("the episode is over; reset it to go on")
         return episode
@@ -278,6 +293,7 @@ class Playing(EnvironmentReading):
         if self._transform is not None and episode.transform_state is not None:
             await self._load_state(self._transform, episode.transform_state)
         before, self._task, self._episode = self._task, task, episode
+        self._is_closed = False
         if before is not None:
             await _closed(before, End.RESET)
         return observation
@@ -317,8 +333,8 @@ class Playing(EnvironmentReading):
             ) from error.__cause__
 
     async def closing(self, reason: End) -> None:
-        """Close the task of the episode. What it raises is logged."""
-        task, self._task = self._task, None
+        """Close the task of the episode, which takes no step any more. What it raises is logged."""
+        task, self._task, self._is_closed = self._task, None, True
         if task is not None:
             await _closed(task, reason)
 
@@ -329,6 +345,14 @@ class Playing(EnvironmentReading):
 
 
 async def _closed(task: TaskGuard, reason: End) -> None:
+    """Close a task, or have it closed once a call that overran has ended: nobody waits for that."""
+    if task.is_at_rest:
+        await _closed_now(task, reason)
+    else:
+        Course(_closed_now(task, reason), Course.go_on).go_on()
+
+
+async def _closed_now(task: TaskGuard, reason: End) -> None:
     try:
         await task.close(reason)
     except ChatEnvError as error:
@@ -377,7 +401,7 @@ def _show(observation: ChatObservation, said: Said, is_at_limit: bool) -> None:
     observation.truncated = said.truncated or is_at_limit
     observation.failure = said.failure
     if said.metadata is not None:
-        observation.metadata = {**observation.metadata, **said.metadata}
+        observation.metadata = {**observation.metadata, **copy.deepcopy(dict(said.metadata))}
 
 
 def _is_same_json(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:

@@ -186,7 +186,10 @@ class EpisodeRecord:
         last = log.head.last
         if last is None:
             raise LookupError("no turn was sampled")
-        tokens, logprobs = log.last_turn() if goes_on else (action.tokens, action.logprobs)
+        # Copies: whatever a task does to them, the record stays.
+        tokens, logprobs = log.last_turn() if goes_on else (action.tokens.copy(), action.logprobs)
+        if logprobs is not None:
+            logprobs = logprobs.copy()
         return ModelTurn(
             own_message(last.message),
             last.text,

@@ -6,7 +6,7 @@ an entry more. That is what stores keep, and `newest_piece` makes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._version import __version__
-from chatenv_client.errors import InvalidRequestError
+from chatenv_client.errors import InvalidRequestError, TaskError
 from chatenv_client.models import Failure, ResetOptions
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, fingerprint_of, pack_logprobs, pack_tokens, unpack_tokens
@@ -90,7 +90,17 @@ def _write_outcome(encoded: pb.EpisodeEntry, outcome: Outcome) -> None:
     if outcome.transform_state is not None:
         encoded.transform_state_json = dump_json(outcome.transform_state, "state_dict", Reason.BAD_METADATA)
     if outcome.task_state is not None:
-        encoded.task_state_json = dump_json(outcome.task_state, "state_dict", Reason.BAD_METADATA)
+        encoded.task_state_json = _state_text(outcome.task_state)
+
+
+def _state_text(state: Mapping[str, Any]) -> str:
+    """What a task knows, as JSON. Raises TaskError where it is too long, too deep, or text that is none."""
+    try:
+        return dump_json(state, "state", Reason.BAD_METADATA)
+    except InvalidRequestError as error:
+        raise TaskError(
+            f"what the task knows cannot be kept ({error.message}); keep less of it, or give it state_dict"
+        ) from error
 
 
 def _write_reward(encoded: pb.EpisodeEntry | pb.LateReward, reward: Earned) -> None:

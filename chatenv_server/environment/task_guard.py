@@ -120,12 +120,13 @@ class TaskGuard(UserCode):
         return type(self._task).close is not Task.close
 
     async def close(self, reason: End) -> None:
-        """Close the task, the first time that this is called. Waits for a call that overran, and not for ever.
+        """Close the task, the first time that this is called; a call that overran is waited for, however long it lasts.
 
         Raises:
             TaskError: it fails, or takes too long.
         """
         if self.is_to_be_closed and self._closes.acquire(blocking=False):
+            await self.at_rest()
             await self.called("`close` of the task", self._task.close, reason)
 
 
@@ -181,8 +182,10 @@ class _NotJsonError(Exception):
 def _copied(value: Any) -> Any:
     """A copy of a value that JSON gives back as it was. Raises _NotJsonError, also where it contains itself."""
     kind = type(value)
-    if value is None or kind in (str, int, bool) or (kind is float and math.isfinite(value)):
+    if value is None or kind in (str, int, bool):
         return value
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)  # one that JSON spelled in another way is a number like any other
     try:
         if kind is list:
             return [_copied(item) for item in value]

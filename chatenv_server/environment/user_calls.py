@@ -105,8 +105,8 @@ class UserCall:
         """What became of it."""
         return self._outcome
 
-    def wait_for_its_end(self, seconds: float) -> bool:
-        """Wait until the function has really come to its end; whether it has."""
+    def wait_for_its_end(self, seconds: float | None) -> bool:
+        """Wait until the function has really come to its end, or seconds have passed; whether it has."""
         return self.is_over or self._over.wait(seconds)
 
     # -- the call itself --------------------------------------------------------------------------
@@ -186,12 +186,12 @@ class Lasting:
 
     Args:
         call: the call.
-        timeout_s: seconds to wait.
+        timeout_s: seconds to wait; None: any.
     """
 
     __slots__ = ("_call", "_timeout_s")
 
-    def __init__(self, call: UserCall, timeout_s: float) -> None:
+    def __init__(self, call: UserCall, timeout_s: float | None) -> None:
         self._call = call
         self._timeout_s = timeout_s
 

@@ -111,6 +111,16 @@ class UserCode:
             with contextlib.suppress(ChatEnvError):
                 done(self._make_ready())
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no call that overran goes on still."""
+        return self._running is None or self._running.is_over
+
+    async def at_rest(self) -> None:
+        """Wait for a call that overran, however long it lasts."""
+        if self._running is not None:
+            await pause(Lasting(self._running, None))
+
     # -- calls ------------------------------------------------------------------------------------
 
     async def _make_ready(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
@@ -61,8 +60,7 @@ class EpisodeCalls:
         self, episode: Episode, options: ResetOptions, answer: Write | None, writing: Writing | None
     ) -> ChatObservation:
         table = self._shelf.table
-        is_new = await self._check_room_for(episode, writing)
-        before = episode.environment
+        is_new, before = await self._check_room_for(episode, writing)
         table.reserve(1)
         try:
             environment = self._shelf.open_environment()
@@ -70,35 +68,41 @@ class EpisodeCalls:
             episode.begin(environment, Place(new_run(), 0), time.time())
         finally:
             table.account(episode, reserved=1)
+        close = self._shelf.closings.begin
         if writing is not None:
-            piece, summary = await self._told(episode, environment, writing)
+            try:
+                piece, summary = await self._told(episode, environment, writing)
+            except BaseException:
+                close(environment, End.REFUSED)
+                raise
             run = episode.place.run
             begun = Begin(episode.episode_id, run, [piece], summary)
             writing.add(episode, begun, Place(run, 1))
             writing.new_episodes += is_new
-        if before is not None and before.closes:
-            close = partial(self._shelf.closings.begin, before, End.RESET)
-            close() if writing is None else writing.then(close)
+            writing.then(partial(close, before, End.RESET), partial(close, environment, End.REFUSED))
+        else:
+            close(before, End.RESET)
         self._shelf.telemetry.episode_started()
         self._count_reports(observation)
         return observation
 
-    async def _check_room_for(self, episode: Episode, writing: Writing | None) -> bool:
-        """Whether an episode would be one more in the store. Raises EpisodeLimitError or TokenLimitError.
+    async def _check_room_for(self, episode: Episode, writing: Writing | None) -> tuple[bool, ChatEnvironment | None]:
+        """Whether an episode would be one more in the store; and the one that it replaces, as far as that is known.
 
-        One that lives there, and whose task has to be closed, is brought in.
+        Raises:
+            EpisodeLimitError, TokenLimitError: there is no room.
         """
         self._limits.check_tokens()
-        if writing is None or episode.environment is not None:
-            return False
-        standing = self._shelf.store.standing(episode.episode_id)
+        before, shelf = episode.environment, self._shelf
+        if writing is None or (before is not None and not shelf.closes_tasks):
+            return False, before
+        standing = shelf.store.standing(episode.episode_id)
         if standing is not None and standing.end is None:
-            if self._shelf.closes_tasks:
-                with suppress(ChatEnvError):
-                    await self._shelf.bring_in(episode)
-            return False
+            return False, await shelf.to_be_closed(episode, standing, writing) if shelf.closes_tasks else before
+        if before is not None and writing.unwritten_of(episode):
+            return False, before
         self._limits.check_episodes(unwritten=writing.new_episodes)
-        return True
+        return True, None
 
     async def step(
         self,

@@ -6,8 +6,9 @@ import threading
 import time
 
 from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.episodes.episode import Episode
 from chatenv_server.tasks.task import End
-from chatenv_server.work import Course
+from chatenv_server.work import Course, Work
 
 
 class TaskClosings:
@@ -17,13 +18,21 @@ class TaskClosings:
         self._changed = threading.Condition()
         self._under_way: set[Course[None]] = set()
 
-    def begin(self, environment: ChatEnvironment, reason: End) -> None:
-        """Close the task of an episode that ended, if that has one that wants to be closed."""
-        if environment.closes:
-            course = Course(environment.closing(reason), self._go_on)
-            with self._changed:
-                self._under_way.add(course)
-            self._go_on(course)
+    def begin(self, environment: ChatEnvironment | None, reason: End) -> None:
+        """Close the task of an episode that ended, if there is one that wants to be closed."""
+        if environment is not None and environment.closes:
+            self._begin(environment.closing(reason))
+
+    def begin_when_free(self, episode: Episode, reason: End) -> None:
+        """The same, once no call is at work on the episode any more."""
+        if episode.environment is not None and episode.environment.closes:
+            self._begin(_closed_when_free(episode, reason))
+
+    def _begin(self, work: Work[None]) -> None:
+        course = Course(work, self._go_on)
+        with self._changed:
+            self._under_way.add(course)
+        self._go_on(course)
 
     def _go_on(self, course: Course[None]) -> None:
         course.go_on()
@@ -39,3 +48,13 @@ class TaskClosings:
             while self._under_way and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
             return not self._under_way
+
+
+async def _closed_when_free(episode: Episode, reason: End) -> None:
+    if not episode.try_acquire():
+        await episode.acquired(None)
+    try:
+        if episode.environment is not None:
+            await episode.environment.closing(reason)
+    finally:
+        episode.release()

@@ -6,10 +6,10 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from chatenv_client.errors import ChatEnvError, InvalidRequestError
+from chatenv_client.errors import ChatEnvError, DeadlineError, InvalidRequestError
 from chatenv_client.models import ChatAction, ChatObservation, Failure, ResetOptions
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
@@ -17,7 +17,7 @@ from chatenv_server.environment.rewards import Earned, LateReward
 from chatenv_server.environment.snapshots import piece_of_notes
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.calls import EpisodeCalls, environment_of
-from chatenv_server.episodes.episode import Caller, Write
+from chatenv_server.episodes.episode import Caller, Episode, Write
 from chatenv_server.episodes.expiry import Expiry
 from chatenv_server.episodes.limits import StoreLimits
 from chatenv_server.episodes.shelf import Shelf
@@ -232,17 +232,31 @@ class Episodes:
 
     def close(self, episode_id: str, *, caller: Caller | None = None) -> bool:
         """End an episode; whether it was live until now."""
-        if self._store.keeps and self.shelf.closes_tasks:
-            with suppress(ChatEnvError):  # then it is closed in the store alone, and its task not at all
-                self.shelf.release(done(self.shelf.acquire(episode_id, caller)))
-        while (episode := self.shelf.table.get(episode_id)) is not None:
-            episode.acquire(caller)
+        while (episode := self._for_its_end(episode_id, caller)) is not None:
             try:
                 if self.shelf.end(episode, End.CLOSED):
                     return True
             finally:
                 episode.release()
         return self._close_in_store(episode_id)
+
+    def _for_its_end(self, episode_id: str, caller: Caller | None) -> Episode | None:
+        """An episode whose lock is held, to end it; None: this process does not hold it.
+
+        Where its task has to be closed, it is brought in, as the store has it now. One that cannot be read ends in the
+        store alone, and its task is not closed.
+        """
+        if self._store.keeps and self.shelf.closes_tasks:
+            try:
+                return done(self.shelf.acquire_current(episode_id, caller))
+            except DeadlineError:
+                raise
+            except ChatEnvError:
+                return None
+        episode = self.shelf.table.get(episode_id)
+        if episode is not None:
+            episode.acquire(caller)
+        return episode
 
     def _close_in_store(self, episode_id: str) -> bool:
         """End an episode that this process does not hold."""
@@ -262,8 +276,7 @@ class Episodes:
             Whether all are closed, those of episodes that ended before included.
         """
         for episode in [] if self._store.keeps else self.shelf.table.all():
-            if episode.environment is not None:
-                self.shelf.closings.begin(episode.environment, TaskEnd.STOPPED)
+            self.shelf.closings.begin_when_free(episode, TaskEnd.STOPPED)
         return self.shelf.closings.wait(seconds)
 
     def check_room(self, episodes: int, tokens: int) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
 from typing import Final
 
-from chatenv_client.errors import ChatEnvError
+from chatenv_client.errors import ChatEnvError, EpisodeNotFoundError
 from chatenv_server.episodes.episode import Episode
 from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.stores.store import End, Finish
@@ -57,26 +56,27 @@ class Expiry:
     def _expire_in_store(self, moment: float) -> None:
         """End episodes that no process has used for too long, whoever held them."""
         idle = self._shelf.store.idle_since(moment, _EXPIRED_AT_ONCE)
-        if self._shelf.closes_tasks:
-            for episode_id, _ in idle:
-                self._bring_to_its_end(episode_id)
-            return
         finishes = [
             Finish(episode_id, run, End.EXPIRED, time.time(), moment)
             for episode_id, run in idle
-            if not self._is_used(episode_id)
+            if not self._is_used(episode_id) and not self._is_brought_to_its_end(episode_id)
         ]
         ended = self._shelf.store.write(finishes) if finishes else []
         for finish, took_place in zip(finishes, ended, strict=True):
             if took_place:
                 self._shelf.tell_of_end(finish.episode_id, End.EXPIRED)
 
-    def _bring_to_its_end(self, episode_id: str) -> None:
-        """Bring an idle episode in: it expires then, and its task is closed."""
-        if self._is_used(episode_id):
-            return
-        with suppress(ChatEnvError):
+    def _is_brought_to_its_end(self, episode_id: str) -> bool:
+        """Bring an idle episode in, where its task has to be closed: it expires then. False: it ends otherwise."""
+        if not self._shelf.closes_tasks:
+            return False
+        try:
             self._shelf.release(done(self._shelf.acquire(episode_id, None)))
+        except EpisodeNotFoundError:
+            return True
+        except ChatEnvError:  # nobody can close its task; but it must not stay for ever
+            return False
+        return True
 
     def _is_used(self, episode_id: str) -> bool:
         """Whether a call of this process is at work on an episode, or was of late: the store does not know yet."""

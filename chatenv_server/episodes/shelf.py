@@ -16,6 +16,7 @@ from typing import Final
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import (
+    ChatEnvError,
     DeadlineError,
     EpisodeClosedError,
     EpisodeDamagedError,
@@ -165,13 +166,9 @@ class Shelf:
             raise
 
     async def _wait_for(self, episode: Episode, caller: Caller | None, writing: Writing) -> None:
-        """Hold the lock of an episode that others hold, while what is done meanwhile is written at once."""
+        """Hold the lock of an episode that others hold; what was done meanwhile is written before."""
         writing.write()
-        writing.waits += 1
-        try:
-            await episode.acquired(caller)
-        finally:
-            writing.waits -= 1
+        await episode.acquired(caller)
 
     def _forget_if_empty(self, episode: Episode) -> None:
         """Forget an episode that was added for a call which was not begun; who holds it now sees to it otherwise."""
@@ -203,19 +200,28 @@ class Shelf:
         if self.store.keeps and self.table.tokens > self._max_cached_tokens:
             self.table.shrink(self._max_cached_tokens)
 
+    async def acquire_current(self, episode_id: str, caller: Caller | None) -> Episode:
+        """Hold the lock of a live episode as the store has it now, until `release`. Raises as `acquire`."""
+        while True:
+            episode = await self.acquire(episode_id, caller)
+            try:
+                if not await self.is_outdated(episode, None):
+                    return episode
+                self.drop(episode)
+            except BaseException:
+                self.release(episode)
+                raise
+            self.release(episode)
+
     @contextmanager
     def reading(self, episode_id: str, caller: Caller | None) -> Iterator[Episode]:
         """A live episode, as its store has it now, while nobody changes it."""
-        while True:
-            episode = done(self.acquire(episode_id, caller))
-            try:
-                if not done(self.is_outdated(episode, None)):
-                    self.note_use(episode)
-                    yield episode
-                    return
-                self.drop(episode)
-            finally:
-                self.release(episode)
+        episode = done(self.acquire_current(episode_id, caller))
+        try:
+            self.note_use(episode)
+            yield episode
+        finally:
+            self.release(episode)
 
     def note_use(self, episode: Episode) -> None:
         """Have the store learn, now and then, that an episode is used by calls that write nothing."""
@@ -260,6 +266,19 @@ class Shelf:
         episode.answer = answer if answer.digest else None
         self.table.account(episode)
         self.telemetry.episode_loaded(time.perf_counter() - began)
+
+    async def to_be_closed(self, episode: Episode, standing: Standing, writing: Writing) -> ChatEnvironment | None:
+        """What is to be closed of an episode that lives in the store and is about to end there.
+
+        It is what this process holds, if that is what the store has, or will have. None: it cannot be read.
+        """
+        if episode.environment is not None and (writing.unwritten_of(episode) or standing.place == episode.place):
+            return episode.environment
+        try:
+            _, environment, _ = await self._read(episode.episode_id)
+        except ChatEnvError:
+            return None
+        return environment
 
     async def _read(self, episode_id: str) -> tuple[Journal, ChatEnvironment, Answer]:
         """An episode as the store has it, and the answer to its last step."""

@@ -56,10 +56,7 @@ class Writing:
         """Which of those who ask does what is done next."""
         self.new_episodes = 0
         """Episodes of unwritten changes that the store does not know of."""
-        self.waits = 0
-        """How many of those who ask wait for an episode that others hold. Who they are may wait for one that is held
-        here: so what is done meanwhile has to be written at once."""
-        self._once_written: list[Callable[[], object]] = []
+        self._then: list[tuple[Callable[[], object], Callable[[], object]]] = []
 
     def next_key(self) -> int:
         """The key of one more who asks, and who does what is done next."""
@@ -72,23 +69,25 @@ class Writing:
         self._held[episode.episode_id] = episode
         episode.place = place
 
-    def then(self, function: Callable[[], object]) -> None:
-        """Call a function once what was added is written; not where that fails."""
-        self._once_written.append(function)
+    def then(self, written: Callable[[], object], not_written: Callable[[], object]) -> None:
+        """Call one of two functions once what was added is written, or is not."""
+        self._then.append((written, not_written))
 
     def write(self) -> None:
         """Write all changes, and give the locks back."""
-        unwritten, held, once_written = self._unwritten, self._held, self._once_written
-        self._unwritten, self._held, self._once_written, self.new_episodes = [], {}, [], 0
+        unwritten, held, then = self._unwritten, self._held, self._then
+        self._unwritten, self._held, self._then, self.new_episodes = [], {}, [], 0
         if not unwritten:
             return
         try:
             self._write(unwritten)
-            for function in once_written:
-                function()
+            for written, _ in then:
+                written()
         except BaseException as error:
             for episode in held.values():
                 self._drop(episode)
+            for _, not_written in then:
+                not_written()
             self._telemetry.store_failed()
             self._not_written += [NotWritten(one.key, error) for one in unwritten]
             if not isinstance(error, ChatEnvError):

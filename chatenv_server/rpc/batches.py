@@ -109,8 +109,8 @@ class Batches:
         for index, one in enumerate(asked):
             exhaust(courses.add(one.item.episode_id, index))
         while courses:
-            if writing is not None and writing.waits:
-                writing.write()
+            if writing is not None and resumed.empty():
+                writing.write()  # who waits holds nothing that others may wait for
             course = resumed.get()
             if writing is not None:
                 writing.key = courses.item_of(course)

@@ -57,7 +57,8 @@ class ModelTurn:
     logprobs: Float32Array | None = None
     """(n,) float32, natural logarithms; None: not given for the whole turn."""
     stop_reason: StopReason = StopReason.STOP
-    """STOP or LENGTH: of a turn that was aborted no task is told before it has gone on and ended."""
+    """STOP or LENGTH. Of a turn that was aborted no task is told before it has gone on and ended: ABORT only where a
+    limit ends the episode with it."""
     conversation: MessageSnapshot = EMPTY_CONVERSATION
     """The messages, this one included, not yet copied."""
     episode_id: str = ""

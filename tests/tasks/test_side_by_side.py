@@ -163,3 +163,27 @@ def test_batches_that_want_each_others_episodes_never_wait_for_ever(
             thread.join(60)
             assert not thread.is_alive()
         assert [stub.GetState(pb.GetStateRequest(episode_id=name)).step_count for name in names] == [30] * 6
+
+
+def test_a_batch_holds_no_episode_longer_than_its_own_task_takes(served: Callable[..., RunningServer]) -> None:
+    goes_on = threading.Event()
+
+    class OneWaits(Task):
+        async def answer(self, turn: ModelTurn) -> Answer:
+            if turn.text == "slow":
+                await asyncio.to_thread(goes_on.wait, 20)
+            return Answer(reward=1.0)
+
+    server = served(OneWaits, store="sqlite")
+    with grpc.insecure_channel(server.target, channel_options()) as channel:
+        stub = ChatEnvServiceStub(channel)
+        for name in ("slow", "fast"):
+            stub.Reset(pb.ResetRequest(episode_id=name, messages=[pb.Message(role="user", content="Hi")]))
+        steps = [pb.StepRequest(episode_id=name, tokens=[*name.encode(), 257]) for name in ("slow", "fast")]
+        both = stub.BatchStep.future(pb.BatchStepRequest(steps=steps))
+        until = time.monotonic() + 10
+        while stub.GetState(pb.GetStateRequest(episode_id="fast"), timeout=5).step_count == 0:
+            assert time.monotonic() < until
+        assert not both.done()
+        goes_on.set()
+        assert all(result.HasField("response") for result in both.result(timeout=10).results)
