@@ -48,6 +48,7 @@ from chatenv_client.errors import (
     UnavailableError,
     UnexpectedStatusError,
 )
+from chatenv_client.exports.files import read_trajectories, write_trajectories
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -173,4 +174,6 @@ __all__ = [
     "channel_options",
     "collate",
     "pack",
+    "read_trajectories",
+    "write_trajectories",
 ]

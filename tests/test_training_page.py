@@ -34,17 +34,24 @@ def test_every_block_runs_as_it_is_printed_and_prints_what_the_page_says(
                 exec(compile(block, "training.md", "exec"), names)
 
 
-def rows_of(name: str) -> set[str]:
+def rows_of(heading: str) -> set[str]:
     """The first column of the table whose first heading is this."""
-    table = PAGE.split(f"| `{name}` | ", 1)[1].split("\n\n", 1)[0]
+    table = PAGE.split(f"| {heading} | ", 1)[1].split("\n\n", 1)[0]
     return set(re.findall(r"`(\w+)`", " ".join(line.split(" | ")[0] for line in table.splitlines()[2:])))
 
 
 def test_every_part_of_a_trajectory_is_explained() -> None:
     fields = {field.name for field in dataclasses.fields(Trajectory)} - {"episode_id", "given_assistants"}
     properties = {name for name, value in vars(Trajectory).items() if isinstance(value, property) and name[0] != "_"}
-    assert rows_of("Trajectory") == fields | properties
+    assert rows_of("`Trajectory`") == fields | properties
 
 
 def test_every_part_of_a_split_is_explained() -> None:
-    assert rows_of("Split") == set(Split._fields)
+    assert rows_of("`Split`") == set(Split._fields)
+
+
+def test_every_column_of_a_file_is_explained() -> None:
+    schema = pytest.importorskip("chatenv_client.exports.parquet", exc_type=ImportError).SCHEMA
+    assert rows_of("column") == set(schema.names)
+    segment = {field.name for field in schema.field("segments").type.value_type}
+    assert rows_of("of each segment") == segment | {"logprobs_base64"}

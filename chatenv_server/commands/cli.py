@@ -23,6 +23,7 @@ from chatenv_server.commands import (
     info,
     reward,
     state,
+    trajectories,
 )
 from chatenv_server.commands.connection import EXIT_USAGE
 
@@ -37,6 +38,7 @@ _COMMANDS: Final = (
     state,
     reward,
     fail,
+    trajectories,
     export,
     import_episode,
     fork,

@@ -20,7 +20,7 @@ ANSWERED = {
     *("Column", "Sample", "Segment", "SegmentEnd", "Split", "Trajectory"),
 }
 
-TRAINING = {"Batch", "LeftOut", "Pack", "Packed", "collate", "pack"}
+TRAINING = {"Batch", "LeftOut", "Pack", "Packed", "collate", "pack", "read_trajectories", "write_trajectories"}
 
 
 def test_public_is_what_users_need_and_the_package_says_that_all_else_is_private() -> None:

@@ -1,4 +1,4 @@
-"""`chatenv-rl episodes`, `export`, `import` and `fork`, as a person or a script uses them."""
+"""`chatenv-rl episodes`, `trajectories`, `export`, `import` and `fork`, as a person or a script uses them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, EpisodeSnapshot
+from chatenv_client import ChatAction, ChatEnv, EpisodeSnapshot, read_trajectories
+from chatenv_client.wire import trajectory_to_proto
 from chatenv_server.running.process import RunningServer
 from tests.server.conftest import Serve, plain_environment
 from tests.server.test_command import command
@@ -70,6 +71,35 @@ def test_the_episodes_of_a_server_are_listed_one_a_line(chatenv: Run, env: ChatE
     assert (nothing.returncode, nothing.stdout) == (0, b"")
     assert f"no episode whose id begins with none is live on {server.addresses[0]}" in nothing.stderr.decode()
     assert chatenv("episodes").stderr == b""
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_trajectories_of_live_episodes_are_written_and_the_episodes_stay_live(
+    chatenv: Run, env: ChatEnv, connect: Any, server: Any, tmp_path: Path, kind: str
+) -> None:
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    for name in ("run-1", "run-2"):
+        connect(server).reset(episode_id=name, messages=[HELLO], group="g")
+    file = tmp_path / f"a.{kind}"
+
+    def written(*arguments: str) -> list[str]:
+        done = chatenv("trajectories", *arguments, "--out", str(file))
+        assert (done.returncode, done.stderr) == (0, b"")
+        found = [each.episode_id for each in read_trajectories(file)]
+        assert done.stdout.decode() == f"{len(found)} episode{'s' * (len(found) != 1)} written to {file}\n"
+        return found
+
+    assert sorted(written()) == ["run-1", "run-2", "whole"]
+    assert sorted(written("--prefix", "run-")) == ["run-1", "run-2"]
+    assert written("--prefix", "none") == []
+    assert written("whole", "run-1") == ["whole", "run-1"]
+    said = json.loads(chatenv("trajectories", "whole", "--assistants", "--json", "--out", str(file)).stdout)
+    assert said == {"file": str(file), "episodes": 1}
+    (whole,) = read_trajectories(file)
+    assert trajectory_to_proto(whole) == trajectory_to_proto(env.trajectory(assistants=True))
+    assert whole.given_assistants == ()
+    assert {each.episode_id for each in env.episodes()} == {"whole", "run-1", "run-2"}
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["bytes", "json"])
@@ -129,6 +159,10 @@ def test_what_cannot_be_done_is_told_in_one_line_with_an_exit_code(chatenv: Run,
         *((("import", str(file)), 1, f"{file} is no exported") for file in (wrong, text, empty)),
         *((("import", str(file)), 1, "chatenv-rl export ID > FILE") for file in (wrong, text, empty)),
         (("import", str(tmp_path / "none")), 2, "No such file"),
+        (("trajectories", "never-was", "--out", str(tmp_path / "a.jsonl")), 1, "EPISODE_UNKNOWN"),
+        (("trajectories", "whole", "--out", str(tmp_path / "a.csv")), 2, ".jsonl nor .parquet"),
+        (("trajectories", "whole", "--prefix", "w", "--out", str(tmp_path / "a.jsonl")), 2, "not both"),
+        (("trajectories", "--out", str(tmp_path / "none" / "a.jsonl")), 2, "No such file"),
     ]:
         failed = chatenv(*arguments)
         assert (failed.returncode, failed.stdout) == (code, b""), arguments

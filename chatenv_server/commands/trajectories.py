@@ -1,0 +1,77 @@
+"""`chatenv-rl trajectories`: live episodes as training wants them, in a file. Changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from chatenv_client import ChatEnv, EpisodeNotFoundError, Trajectory, write_trajectories
+from chatenv_client.exports.files import kind_of
+from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting, tell
+from chatenv_server.commands.output import print_json, print_line, printable
+
+NAME: Final = "trajectories"
+HELP: Final = "live episodes as rows of a JSON Lines or Parquet file, for training"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = (
+        "Write the trajectories of live episodes into a file, and print how many they are. docs/training.md lists the "
+        f"columns. The episodes stay live. {EXIT_CODES}"
+    )
+    parser.add_argument("episodes", nargs="*", metavar="EPISODE", help="ids of episodes; default: all that are live")
+    parser.add_argument("--prefix", metavar="TEXT", help="only live episodes whose id begins with it")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="FILE.jsonl or FILE.parquet; one that is there is replaced",
+    )
+    parser.add_argument(
+        "--assistants", action="store_true", help="find what given assistants say, too, for supervised training"
+    )
+    add_connection_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read and write; the exit code."""
+
+    def work() -> int:
+        if arguments.episodes and arguments.prefix is not None:
+            raise ValueError("give ids of episodes or --prefix, not both")
+        kind_of(arguments.out)
+        with client_of(arguments) as env:
+            read = _named(env, arguments) if arguments.episodes else _live(env, arguments)
+            count = write_trajectories(arguments.out, read)
+        if arguments.json:
+            print_json({"file": str(arguments.out), "episodes": count})
+        else:
+            print_line(printable(f"{count} episode{'s' * (count != 1)} written to {arguments.out}"))
+        return 0
+
+    return reporting(NAME, work)
+
+
+def _named(env: ChatEnv, arguments: argparse.Namespace) -> Iterable[Trajectory]:
+    return (_trajectory(env, episode, arguments) for episode in arguments.episodes)
+
+
+def _live(env: ChatEnv, arguments: argparse.Namespace) -> Iterator[Trajectory]:
+    """Of all that are live; of one that ends meanwhile, it is told."""
+    known = list(dict.fromkeys(each.episode_id for each in env.episodes(arguments.prefix or "")))
+    for episode in known:
+        try:
+            trajectory = _trajectory(env, episode, arguments)
+        except EpisodeNotFoundError:  # noqa: PERF203 - one may be gone while the others are not
+            tell(NAME, f"episode {episode} ended before it could be read, and is left out")
+        else:
+            yield trajectory
+
+
+def _trajectory(env: ChatEnv, episode: str, arguments: argparse.Namespace) -> Trajectory:
+    env.resume(episode)
+    return env.trajectory(assistants=arguments.assistants)
