@@ -73,7 +73,8 @@ class Reason(str, enum.Enum):
     BAD_POLICY = "BAD_POLICY"
     """There is no such policy. Give one of those that the message lists."""
     BAD_ENUM = "BAD_ENUM"
-    """On the wire: an enum does not have this number. Give one of those that the message lists."""
+    """No engine is known to say this stop reason; or, on the wire, an enum does not have this number. Give one of those
+    that the message lists."""
     BAD_CLOCK = "BAD_CLOCK"
     """The clock is outside the years 1 to 9999. Give Unix seconds."""
     TOO_MANY_MESSAGES = "TOO_MANY_MESSAGES"

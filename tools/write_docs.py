@@ -13,7 +13,15 @@ from typing import Any
 
 from chatenv_client import errors, reasons
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import FailureKind, ResetOptions, failure, reset_options
+from chatenv_client.models import (
+    ENGINE_WORDS,
+    FailureKind,
+    ResetOptions,
+    StopReason,
+    failure,
+    reset_options,
+    stop_reason,
+)
 from chatenv_client.reasons import Reason
 from chatenv_server.settings.settings import settings_table
 
@@ -41,6 +49,7 @@ def tables() -> Iterator[tuple[str, str]]:
     yield "settings", settings_table()
     yield "reset options", reset_options_table()
     yield "failure kinds", failure_kinds_table()
+    yield "stop reasons", stop_reasons_table()
     rows: dict[str, list[str]] = {}
     for reason, meaning in meanings().items():
         status, kind = raised_for(reason)
@@ -60,6 +69,16 @@ def failure_kinds_table() -> str:
     """The kinds of failures, each with the text under it."""
     rows = [f"| `{value}` | {text} |" for _, value, text in _documented(failure) if value in set(FailureKind)]
     return "\n".join(["| kind | what broke |", "|---|---|", *rows, ""])
+
+
+def stop_reasons_table() -> str:
+    """What engines say of a turn's end, by what it means here."""
+    said = {value: text for name, value, text in _documented(stop_reason) if name in StopReason.__members__}
+    rows = [
+        f"| `{reason.value}` | {said[reason.value]} | {', '.join(f'`{word}`' for word in words)} |"
+        for reason, words in ENGINE_WORDS.items()
+    ]
+    return "\n".join(["| stop reason | meaning | words for it |", "|---|---|---|", *rows, ""])
 
 
 def meanings() -> dict[Reason, str]:

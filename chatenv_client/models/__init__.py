@@ -5,7 +5,7 @@ Plain data, the same in-process and over the wire. Shapes: T is the length of an
 
 from __future__ import annotations
 
-from chatenv_client.models.action import Action, ChatAction, StopReason, as_action
+from chatenv_client.models.action import Action, ChatAction, as_action
 from chatenv_client.models.columns import Column, ColumnRows, Rows
 from chatenv_client.models.episode import ChatState, ForkOrigin, SegmentEnd
 from chatenv_client.models.failure import Failure, FailureKind
@@ -17,6 +17,7 @@ from chatenv_client.models.rewards import RewardChange, StepReward
 from chatenv_client.models.rows import Row
 from chatenv_client.models.sample import Float64Array, Sample, Split
 from chatenv_client.models.server_info import Limits, RowCount, ServerInfo, SpecialToken
+from chatenv_client.models.stop_reason import ENGINE_WORDS, StopReason, as_stop_reason
 from chatenv_client.models.summary import EpisodeSummary
 from chatenv_client.models.trajectory import (
     Origin,
@@ -31,6 +32,7 @@ from chatenv_client.models.trajectory import (
 )
 
 __all__ = [
+    "ENGINE_WORDS",
     "Action",
     "AuditReport",
     "ChatAction",
@@ -73,6 +75,7 @@ __all__ = [
     "Verdict",
     "Which",
     "as_action",
+    "as_stop_reason",
     "is_plain",
     "logprobs_of",
     "loss_mask_of",

@@ -5,7 +5,7 @@ An action converts and checks its values when it is made. It says nothing of wha
 
 from __future__ import annotations
 
-import enum
+import contextlib
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +13,8 @@ from typing import Any
 
 from chatenv_client.models.columns import NO_COLUMNS, as_columns, as_single_rows
 from chatenv_client.models.messages import Message
+from chatenv_client.models.stop_reason import StopReason, as_stop_reason
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array, as_logprobs, as_mask, as_token_ids
-
-
-class StopReason(enum.Enum):
-    """Why sampling of a turn stopped."""
-
-    STOP = "stop"
-    """The model ended its turn, by a stop token or a stop string."""
-    LENGTH = "length"
-    """The sampler's length limit cut the turn off."""
-    ABORT = "abort"
-    """The sampler gave up."""
 
 
 @dataclass(eq=False, slots=True)
@@ -40,9 +30,10 @@ class ChatAction:
     logprobs: Any = None
     """(n,) float32 after construction, or None: natural-log probability of each sampled token."""
     stop_reason: StopReason | str | None = None
-    """`stop`, `length` or `abort`; None: `stop` if the span ends in a stop token, else `length`."""
-    model_version: str = ""
-    """Version of the weights that sampled."""
+    """`stop`, `length` or `abort`, or an engine's word for one (docs/training.md); None: `stop` if the span ends
+    in a stop token, else `length`."""
+    model_version: Any = ""
+    """Version of the weights that sampled: a text, or a whole number, which is a text after construction."""
     messages: tuple[Message, ...] = ()
     """Messages to append, recorded as given."""
     prompt_fingerprint: str = ""
@@ -70,7 +61,7 @@ class ChatAction:
         if self.logprobs is not None:
             self.logprobs = as_logprobs(self.logprobs)
         if self.stop_reason is not None:
-            self.stop_reason = StopReason(self.stop_reason)
+            self.stop_reason = as_stop_reason(self.stop_reason)
         self.messages = tuple(self.messages)
         if self.replace_from is not None:
             self.replace_from = operator.index(self.replace_from)
@@ -78,7 +69,7 @@ class ChatAction:
             self.mask = as_mask(self.mask)
         self.extras = as_columns(self.extras) if self.extras else NO_COLUMNS
         self.amended_extras = as_single_rows(self.amended_extras) if self.amended_extras else NO_COLUMNS
-        _check_version(self.model_version)
+        self.model_version = _as_version(self.model_version)
         if self.model_version_runs:
             self.model_version_runs = tuple(map(_as_version_run, self.model_version_runs))
 
@@ -122,13 +113,17 @@ class ChatAction:
 def _as_version_run(run: Any) -> tuple[str, int]:
     if not isinstance(run, (tuple, list)) or len(run) != 2:
         raise TypeError(f"model_version_runs are pairs of a version and a number of tokens, not {run!r}")
-    _check_version(run[0])
-    return run[0], operator.index(run[1])
+    return _as_version(run[0]), operator.index(run[1])
 
 
-def _check_version(version: Any) -> None:
-    if not isinstance(version, str):
-        raise TypeError(f"a model version is a text, such as 'step-17', not {version!r}")
+def _as_version(version: Any) -> str:
+    """A version, or the number of one, as text."""
+    if isinstance(version, str):
+        return version
+    if not isinstance(version, bool):
+        with contextlib.suppress(TypeError):
+            return str(operator.index(version))
+    raise TypeError(f"a model version is a text or a whole number, such as 'step-17' or 17, not {version!r}")
 
 
 Action = ChatAction | Mapping[str, Any] | Sequence[Mapping[str, Any]]

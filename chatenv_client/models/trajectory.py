@@ -13,12 +13,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from chatenv_client.models.action import StopReason
 from chatenv_client.models.columns import Column, ColumnRows, columns_of
 from chatenv_client.models.failure import Failure
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import Message
 from chatenv_client.models.sample import Float64Array, Sample, Split
+from chatenv_client.models.stop_reason import StopReason
 from chatenv_client.tokens import BoolArray, Float32Array, Int32Array, mask_of_runs
 
 Which = Literal["sampled", "assistant"]

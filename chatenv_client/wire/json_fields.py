@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Final
+
+import numpy as np
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.reasons import Reason
+from chatenv_client.tokens import as_numpy
 
 MAX_JSON_DEPTH: Final = 64
 """Deeper values would overflow the stack of whoever renders or writes them."""
@@ -46,6 +50,51 @@ class SpelledFloat(float):
 
     def __reduce__(self) -> tuple[type[float], tuple[float]]:
         return float, (float(self),)
+
+
+def plain(value: Any) -> Any:
+    """A value with Python's numbers and lists in the place of numpy's and torch's. Its mappings and lists are copied.
+
+    What is deeper than JSON may be stays as it is: it is refused where it is written.
+    """
+    return _plain(value, 0, {})
+
+
+def _plain(value: Any, depth: int, known: dict[int, Any]) -> Any:
+    if isinstance(value, np.generic):  # numpy's float64 is a Python float, too
+        return value.item()
+    if value is None or isinstance(value, str | bool | int | float) or depth > MAX_JSON_DEPTH:
+        return value
+    if id(value) not in known:  # one that stands in many places is copied once
+        known[id(value)] = _copied(value, depth + 1, known)
+    return known[id(value)]
+
+
+def _copied(value: Any, depth: int, known: dict[int, Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key.item() if isinstance(key, np.generic) else key: _plain(item, depth, known)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth, known) for item in value]
+    if isinstance(value, np.ndarray) or hasattr(value, "detach"):
+        return as_numpy(value).tolist()
+    return value
+
+
+def plain_json(value: Any, field: str, reason: Reason) -> Any:
+    """A value as JSON can be made of it: itself, or a copy with Python's numbers where it has some of numpy's.
+
+    Raises:
+        InvalidRequestError: see `dump_json`.
+    """
+    try:
+        dump_json(value, field, reason)
+    except InvalidRequestError:
+        value = plain(value)
+        dump_json(value, field, reason)
+    return value
 
 
 def dump_json(value: Any, field: str, reason: Reason, *, what: str = "") -> str:

@@ -24,7 +24,7 @@ from chatenv_client.tokens import (
 )
 from chatenv_client.wire.columns import columns_from_request, write_columns
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
-from chatenv_client.wire.json_fields import dump_json, load_object, load_objects
+from chatenv_client.wire.json_fields import dump_json, load_object, load_objects, plain
 from chatenv_client.wire.messages import message_from_proto, message_to_proto, messages_from_proto, write_message
 
 MAX_MESSAGES: Final = 4096
@@ -66,7 +66,7 @@ def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
         elif key in _POLICIES:
             setattr(request, key, _POLICIES[key].number(value))
         else:
-            setattr(request, f"{key}_json", dump_json(_plain_json(value), key, _JSON_REASONS[key]))
+            setattr(request, f"{key}_json", _json_of(value, key))
     except InvalidRequestError:
         raise
     except TypeError as error:
@@ -77,8 +77,8 @@ def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
         ) from error
 
 
-def _plain_json(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else list(value)
+def _json_of(value: Any, key: str) -> str:
+    return dump_json(plain(dict(value) if isinstance(value, Mapping) else list(value)), key, _JSON_REASONS[key])
 
 
 _POLICIES: Final[Mapping[str, Any]] = {

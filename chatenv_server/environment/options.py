@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ControlTokenPolicy, EpisodeDefaults, HistoryPolicy, Message, ResetOptions, own_message
 from chatenv_client.reasons import Reason
+from chatenv_client.wire.json_fields import plain
 from chatenv_server.engine import RenderOptions
 from chatenv_server.environment.validation import (
     check_clock,
@@ -159,13 +160,15 @@ def _own_template_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_task_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    check_json(arguments, "task_args", reason=Reason.BAD_TASK)
-    return copy.deepcopy(dict(arguments))
+    own: dict[str, Any] = plain(dict(arguments))
+    check_json(own, "task_args", reason=Reason.BAD_TASK)
+    return own
 
 
 def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    check_json(metadata, "metadata", reason=Reason.BAD_METADATA)
-    return copy.deepcopy(dict(metadata))
+    own: dict[str, Any] = plain(dict(metadata))
+    check_json(own, "metadata", reason=Reason.BAD_METADATA)
+    return own
 
 
 _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {

@@ -18,6 +18,7 @@ from chatenv_client.models import (
     SegmentEnd,
     StopReason,
     Trajectory,
+    as_stop_reason,
     own_message,
 )
 from chatenv_client.reasons import Reason
@@ -230,7 +231,7 @@ class EpisodeRecord:
         return Sampled(
             action.tokens,
             action.logprobs if len(action.tokens) else None,
-            None if action.stop_reason is None else StopReason(action.stop_reason),
+            None if action.stop_reason is None else as_stop_reason(action.stop_reason),
             notes,
             None if action.message is None else own_message(action.message),
         )

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from chatenv_client.errors import InvalidRequestError, TaskAnswerError, TaskError, TaskTimeoutError
 from chatenv_client.models import Failure, Message, own_message
 from chatenv_client.reasons import Reason
-from chatenv_client.wire.json_fields import dump_json
+from chatenv_client.wire.json_fields import plain_json
 from chatenv_server.environment.rewards import NO_REWARD, Earned, earned
 from chatenv_server.environment.user_code import Kind, State, StateKeeper, UserCode, is_the_users, own_state
 from chatenv_server.environment.validation import check_failure, check_messages
@@ -99,8 +99,7 @@ class TaskGuard(UserCode):
         if metadata is not None:
             if not isinstance(metadata, Mapping):
                 raise self.failure(f"the task answered metadata that is a {type(metadata).__name__}, not a mapping")
-            metadata = dict(metadata)
-            dump_json(metadata, "metadata", Reason.BAD_METADATA)
+            metadata = plain_json(dict(metadata), "metadata", Reason.BAD_METADATA)
         if answer.failure is not None:
             check_failure(answer.failure)
         return Said(

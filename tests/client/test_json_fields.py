@@ -7,13 +7,14 @@ import json
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatenv_client import InvalidRequestError
 from chatenv_client.reasons import Reason
-from chatenv_client.wire.json_fields import SpelledFloat, dump_json, load_json
+from chatenv_client.wire.json_fields import SpelledFloat, dump_json, load_json, plain, plain_json
 
 
 def read(text: str) -> Any:
@@ -101,3 +102,76 @@ def test_what_holds_itself_in_two_places_is_refused_and_not_followed_for_ever() 
     value["a"] = value["b"] = value
     with pytest.raises(InvalidRequestError, match="longer than"):
         dump_json(value, "metadata", Reason.BAD_METADATA)
+
+
+# Numbers of numpy and torch.
+
+NUMPYS: Any = {
+    "f": np.float32(0.5),
+    "i": np.int64(3),
+    "b": np.bool_(True),
+    "s": np.str_("s"),
+    "d": np.float64(1.5),
+    "a": np.arange(4).reshape(2, 2),
+    "zero": np.array(7),
+    "deep": [{"x": (np.uint8(1), np.array([True, False]))}],
+    np.int32(5): None,
+}
+PYTHONS: Any = {
+    "f": 0.5,
+    "i": 3,
+    "b": True,
+    "s": "s",
+    "d": 1.5,
+    "a": [[0, 1], [2, 3]],
+    "zero": 7,
+    "deep": [{"x": [1, [True, False]]}],
+    5: None,
+}
+
+
+def types_of(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: (type(key), types_of(item)) for key, item in value.items()}
+    return [types_of(item) for item in value] if isinstance(value, list) else type(value)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    assert plain(NUMPYS) == PYTHONS
+    assert types_of(plain(NUMPYS)) == types_of(PYTHONS)
+    assert plain_json(NUMPYS, "metadata", Reason.BAD_METADATA) == PYTHONS
+
+
+def test_numbers_of_torch_become_pythons() -> None:
+    torch = pytest.importorskip("torch")
+    half = torch.tensor(0.5, dtype=torch.bfloat16)
+    given = {"t": torch.tensor([1, 2]), "b": half, "g": torch.ones(1, requires_grad=True)}
+    assert plain(given) == {"t": [1, 2], "b": 0.5, "g": [1.0]}
+
+
+@given(json_texts)
+def test_what_is_json_stays_as_it_is_and_is_copied(text: str) -> None:
+    value = {"a": [read(text)]}
+    copied = plain(value)
+    assert written(copied) == written(value)
+    assert copied is not value
+    assert copied["a"] is not value["a"]
+    assert plain_json(value, "metadata", Reason.BAD_METADATA) is value
+
+
+@pytest.mark.parametrize("wrong", [np.float32("nan"), np.array([np.inf]), object(), np.array([object()])])
+def test_what_is_no_json_is_refused_still(wrong: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        plain_json({"a": wrong}, "metadata", Reason.BAD_METADATA)
+
+
+def test_what_stands_in_many_places_is_copied_once_and_what_has_no_end_is_refused() -> None:
+    many: Any = [np.int64(1)]
+    for _ in range(60):
+        many = [many, many]
+    copied = plain(many)
+    assert copied[0] is copied[1]
+    endless: Any = []
+    endless.append(endless)
+    with pytest.raises(InvalidRequestError):
+        plain_json({"a": endless}, "metadata", Reason.BAD_METADATA)

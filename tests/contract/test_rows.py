@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chatenv_client import AsyncChatEnv, ChatAction, ChatEnv, Trajectory, VectorChatEnv
@@ -112,6 +113,31 @@ def test_groups_of_forks_have_the_groups_of_their_episodes_also_when_they_start_
             groups.step([SAID] * 4)
             assert not set(ids) & set(groups.episode_ids)
             assert [each.group for each in groups.trajectories()] == expected
+
+
+def test_numbers_of_numpy_in_metadata_are_taken_everywhere(env: ChatEnv) -> None:
+    given = {"score": np.float32(0.5), "ids": np.arange(3), "flag": np.bool_(True)}
+    expected = {"score": 0.5, "ids": [0, 1, 2], "flag": True}
+    assert env.reset(metadata=given).observation.metadata == expected
+    server = pytest.importorskip("chatenv_server")
+    tokenizer = pytest.importorskip("chatenv_server.tokenizer_files.byte_tokenizer").ByteTokenizer()
+
+    def shaping(observation: Any) -> Any:
+        observation.metadata["shaped"] = np.arange(2)
+        return observation
+
+    here = server.ChatEnvironment(tokenizer, transform=shaping)
+    assert here.reset(metadata=given).metadata == expected
+    assert here.step(QUESTION).metadata == {**expected, "shaped": [0, 1]}
+    assert here.trajectory().metadata == expected
+
+    class Scores(server.Task):  # type: ignore[misc, name-defined]
+        def answer(self, turn: Any) -> Any:  # noqa: ARG002
+            return server.Answer(metadata={"seen": np.int64(3)}, terminated=True)
+
+    with server.ChatEnvironment(tokenizer, task=Scores) as played:
+        played.reset(messages=[QUESTION])
+        assert played.step(ChatAction(tokens=[72], stop_reason="eos")).metadata == {"seen": 3}
 
 
 def test_a_group_is_a_text(env: ChatEnv) -> None:

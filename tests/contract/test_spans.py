@@ -122,9 +122,9 @@ def test_a_logprob_that_is_none_is_refused_by_its_place() -> None:
         ChatAction(tokens=[97, END], logprobs=[-0.5, None])
 
 
-@pytest.mark.parametrize("wrong", [{"model_version": 17}, {"model_version_runs": [(17, 2)]}])
-def test_a_version_that_is_no_text_is_refused_where_the_action_is_made(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="'step-17', not 17"):
+@pytest.mark.parametrize("wrong", [{"model_version": 1.7}, {"model_version_runs": [(1.7, 2)]}])
+def test_a_version_that_is_neither_a_text_nor_a_number_is_refused_where_the_action_is_made(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"'step-17' or 17, not 1\.7"):
         ChatAction(tokens=[97, END], **wrong)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chatenv_client import ChatAction, ChatEnv, ChatObservation, InvalidRequestError, StopReason, TransformError
-from chatenv_client.models import ResetOptions
+from chatenv_client.models import ENGINE_WORDS, ResetOptions
 from chatenv_client.tokens import fingerprint_of
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
@@ -87,9 +87,47 @@ def test_the_stop_reason_is_the_callers_or_follows_from_the_last_token(
     assert env.state.turns[-1].stop_reason is StopReason(recorded)
 
 
-def test_an_unheard_of_stop_reason_is_refused() -> None:
-    with pytest.raises(ValueError, match="tired"):
+@pytest.mark.parametrize("reason", list(StopReason))
+def test_the_words_of_engines_say_why_sampling_stopped(env: ChatEnvironment, reason: StopReason) -> None:
+    words = ENGINE_WORDS[reason]
+    assert reason.value in words
+    for word in words:
+        assert ChatAction(tokens=[1], stop_reason=word).stop_reason is reason
+        assert ChatAction(tokens=[1], stop_reason=word.upper()).stop_reason is reason
+    action = ChatAction(tokens=[53])
+    action.stop_reason = words[-1]
+    env.step(action)
+    assert env.state.turns[-1].stop_reason is reason
+
+
+def test_no_word_of_an_engine_has_two_meanings() -> None:
+    words = [word for each in ENGINE_WORDS.values() for word in each]
+    assert len(set(words)) == len(words)
+
+
+def test_an_unheard_of_stop_reason_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(InvalidRequestError, match="'tired' is no stop reason") as refused:
         ChatAction(tokens=[1], stop_reason="tired")
+    assert (refused.value.reason, refused.value.field) == ("BAD_ENUM", "stop_reason")
+    assert all(word in refused.value.message for each in ENGINE_WORDS.values() for word in each)
+    with pytest.raises(TypeError, match="a stop reason is a word"):
+        ChatAction(tokens=[1], stop_reason=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", [17, np.int64(17), "17"])
+def test_the_number_of_a_model_version_is_its_text(env: ChatEnvironment, version: Any) -> None:
+    env.step(ChatAction(tokens=[53], model_version=version))
+    env.step(ChatAction(tokens=[53, END], model_version_runs=((version, 1), ("b", 1))))
+    sampled = [turn for turn in env.state.turns if turn.stop_reason]
+    assert sampled[0].model_version == "17"
+    assert sampled[-1].model_version_runs == (("17", 1), ("b", 1))
+
+
+@pytest.mark.parametrize("version", [True, 1.5, None, b"17"])
+def test_what_is_neither_a_text_nor_a_number_is_no_model_version(version: Any) -> None:
+    for wrong in ({"model_version": version}, {"model_version_runs": ((version, 1),)}):
+        with pytest.raises(TypeError, match="model version"):
+            ChatAction(tokens=[53], **wrong)
 
 
 # -- what is refused -----------------------------------------------------------------------------------
