@@ -84,7 +84,7 @@ class ResetOptions(EpisodeDefaults, total=False):
     """JSON keywords for the task's constructor."""
     row: int | None
     """The row of the server's data that the task gets, by its place in the split."""
-    row_id: str | None
-    """The same by its id."""
+    row_id: str | int | None
+    """The same by its id: a text, or a whole number."""
     split: str | None
     """Split that the row is of. Left out: the only one, or `train`."""

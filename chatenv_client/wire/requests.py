@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Message, ResetOptions
+from chatenv_client.models.rows import row_id_text
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import (
     EMPTY_TOKENS,
@@ -57,7 +58,9 @@ def reset_to_proto(options: ResetOptions) -> pb.ResetRequest:
 
 def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
     try:
-        if key in _OPTIONAL + _EMPTY_MEANS_DEFAULT:
+        if key == "row_id":
+            request.row_id = row_id_text(value)
+        elif key in _OPTIONAL + _EMPTY_MEANS_DEFAULT:
             setattr(request, key, value)
         elif key == "messages":
             request.messages.extend(map(message_to_proto, value))

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ControlTokenPolicy, EpisodeDefaults, HistoryPolicy, Message, ResetOptions, own_message
+from chatenv_client.models.rows import row_id_text
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import plain
 from chatenv_server.engine import RenderOptions
@@ -165,6 +166,13 @@ def _own_task_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
+def _own_row_id(given: Any) -> str:
+    try:
+        return row_id_text(given)
+    except TypeError as error:
+        raise InvalidRequestError(str(error), reason=Reason.BAD_ROW, field="row_id") from error
+
+
 def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     own: dict[str, Any] = plain(dict(metadata))
     check_json(own, "metadata", reason=Reason.BAD_METADATA)
@@ -182,6 +190,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "max_turns": partial(check_limit, field="max_turns"),
     "max_sampled_tokens": partial(check_limit, field="max_sampled_tokens"),
     "task_args": _own_task_args,
+    "row_id": _own_row_id,
     "metadata": _own_metadata,
     "group": _own_group,
     "history_policy": partial(check_policy, HistoryPolicy, field="history_policy"),

@@ -74,9 +74,10 @@ def _row(text: str, place: int) -> dict[str, Any]:
 
 
 def id_of(row: Mapping[str, Any], place: int) -> str:
-    """The id of a row: its key `id`, or its place."""
+    """The id of a row: its key `id`, a text or a whole number; or its place. An empty text is no id."""
     given = row.get("id")
-    return str(given) if isinstance(given, str | int) and not isinstance(given, bool) else str(place)
+    is_one = isinstance(given, str | int) and not isinstance(given, bool)
+    return (str(given) if is_one else "") or str(place)
 
 
 class Rows:

@@ -8,15 +8,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chatenv_client import ChatEnv, InvalidRequestError
-from chatenv_server import Answer, ModelTurn, Settings, Task, serve
+from chatenv_client.wire import reset_to_proto
+from chatenv_server import Answer, ChatEnvironment, ModelTurn, Settings, Task, serve
 from chatenv_server.engine import TokenEngine
 from chatenv_server.settings.errors import SettingError
 from chatenv_server.tasks.loading import load_rows, load_tasks
 from chatenv_server.tasks.rows import NO_ROWS
-from tests.tasks.ways import said
+from tests.tasks.ways import WAYS, playing, said
 
 HI = {"role": "user", "content": "Hi"}
 
@@ -196,3 +198,30 @@ def test_a_wrong_setting_is_told_by_its_name(tmp_path: Path, engine: TokenEngine
     ):
         with pytest.raises(SettingError, match=told):
             serve(Settings(listen=("127.0.0.1:0",), **wrong), engine=engine)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("row_id", [7, np.int64(7), "7"])
+def test_a_row_may_be_chosen_by_a_whole_number(engine: TokenEngine, way: str, row_id: Any) -> None:
+    with playing(way, engine, task=Right, rows=[{"answer": "0"}, {"id": 7, "answer": "1"}]) as player:
+        player.reset(messages=[HI], row_id=row_id)
+        assert player.step(said("1")).reward == 1.0
+
+
+@pytest.mark.parametrize("row_id", [True, 7.0, [7]])
+def test_what_is_no_id_of_a_row_is_told_with_its_keyword(engine: TokenEngine, row_id: Any) -> None:
+    env = ChatEnvironment(engine, task=Right, rows=[{"id": 7, "answer": "1"}])
+    with pytest.raises(InvalidRequestError, match="a row_id is a text or a whole number") as caught:
+        env.reset(messages=[HI], row_id=row_id)
+    assert (caught.value.reason, caught.value.field) == ("BAD_ROW", "row_id")
+    with pytest.raises(TypeError, match="row_id: a row_id is a text or a whole number"):
+        reset_to_proto({"row_id": row_id})
+
+
+@pytest.mark.parametrize("rows", [[{"answer": "1"}], [{"id": "", "answer": "1"}], [{"id": None, "answer": "1"}]])
+def test_a_row_without_an_id_goes_by_its_place_also_in_forks(engine: TokenEngine, rows: list[dict[str, Any]]) -> None:
+    env = ChatEnvironment(engine, task=Right, rows=rows)
+    env.reset(messages=[HI], row=0)
+    assert env.fork().step(said("1")).reward == 1.0
+    env.reset(messages=[HI], row_id="0")
+    assert env.step(said("1")).reward == 1.0
