@@ -30,10 +30,16 @@ def found(name: str, sought: Sought) -> Any:
     if not points:
         known = ", ".join(sorted(point.name for point in entry_points(group=sought.group))) or "none"
         raise ValueError(
-            f"no {sought.word} is called {name!r}; write module:attribute, or one of the installed entry points "
+            f"no {sought.word} is called {name!r}; write {_with_module(name)}, or one of the installed entry points "
             f"({known})"
         )
     return _loaded(name, sought, next(iter(points)).load)
+
+
+def _with_module(name: str) -> str:
+    """What somebody may have meant who named no module."""
+    module, dot, attribute = name.rpartition(".")
+    return f"{module}:{attribute}" if dot else f"module:{name}, with the module that it is in"
 
 
 def _loaded(name: str, sought: Sought, load: Callable[[], Any]) -> Any:

@@ -58,10 +58,8 @@ def reset_to_proto(options: ResetOptions) -> pb.ResetRequest:
 
 def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
     try:
-        if key == "row_id":
-            request.row_id = row_id_text(value)
-        elif key in _OPTIONAL + _EMPTY_MEANS_DEFAULT:
-            setattr(request, key, value)
+        if key in _OPTIONAL + _EMPTY_MEANS_DEFAULT:
+            setattr(request, key, row_id_text(value) if key == "row_id" else value)
         elif key == "messages":
             request.messages.extend(map(message_to_proto, value))
         elif key == "clock":

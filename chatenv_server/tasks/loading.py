@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from chatenv_client.distribution import needing
 from chatenv_server.tasks.choice import TaskMaker, Tasks
+from chatenv_server.tasks.row_files import split_of
 from chatenv_server.tasks.rows import DEFAULT_SPLIT, Rows, Split
 from chatenv_server.user_objects import Sought, found
 
@@ -47,7 +47,9 @@ def _checked(makers: Mapping[str, TaskMaker], rows: Rows) -> Tasks:
 
 
 def _task(given: str) -> tuple[str, Any]:
-    name, equals, place = given.rpartition("=")
+    name, equals, place = given.partition("=") if "=" in given else ("", "", given)
+    if not place or "=" in place:
+        raise ValueError(f"a task is module:attribute, or NAME=module:attribute, not {given!r}")
     name = name if equals else place.rpartition(":")[2].rpartition(".")[2]
     if not _NAME.fullmatch(name):
         raise ValueError(f"a task's name has 1 to 64 characters of A-Z a-z 0-9 . _ -, not {name!r}")
@@ -72,23 +74,9 @@ def load_rows(named: Sequence[str]) -> Rows:
         if (task, split) in splits:
             raise ValueError(f"two files are of split {split!r}; write SPLIT=FILE, or TASK/SPLIT=FILE")
         try:
-            splits[task, split] = Split(_texts(Path(path)))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path!r} cannot be read as rows: {error}; give JSONL or Parquet") from error
+            splits[task, split] = split_of(Path(path))
+        except OSError as error:
+            raise ValueError(f"{path!r} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path!r} cannot be read as rows: {error}") from error
     return Rows(splits)
-
-
-def _texts(path: Path) -> list[str]:
-    if path.suffix == ".parquet":
-        return _texts_of_parquet(path)
-    with path.open(encoding="utf-8") as lines:
-        return [line for line in lines if line.strip()]
-
-
-def _texts_of_parquet(path: Path) -> list[str]:
-    import json
-
-    with needing("parquet", "rows of a Parquet file"):
-        from pyarrow import parquet
-
-    return [json.dumps(row) for row in parquet.read_table(path).to_pylist()]

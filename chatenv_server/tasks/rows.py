@@ -5,14 +5,15 @@ A row is a JSON object. Callers see of it no more than its place, its id and its
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import Row, RowCount
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import load_object
+from chatenv_server.tasks.row_values import text_of_row
 
 DEFAULT_SPLIT: Final = "train"
 MAX_PAGE: Final = 1000
@@ -34,19 +35,20 @@ class Split:
 
     Args:
         texts: the rows, as JSON objects.
+        lines: of each the line of the file that it stands in, from 1; None: there are no lines. Errors name it.
 
     Raises:
         ValueError: one is no JSON object, or two have one id.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], lines: Sequence[int] | None = None) -> None:
         self._texts = list(texts)
         self._places: dict[str, int] = {}
         for place, text in enumerate(self._texts):
-            row = _row(text, place)
+            row = _row(text, _named(place, lines))
             row_id = id_of(row, place)
-            if self._places.setdefault(row_id, place) != place:
-                raise ValueError(f"row {place} has the id {row_id!r}, as row {self._places[row_id]} has")
+            if (other := self._places.setdefault(row_id, place)) != place:
+                raise ValueError(f"{_named(place, lines)} has the id {row_id!r}, as {_named(other, lines)} has")
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -63,14 +65,18 @@ class Split:
 
     def row(self, place: int) -> dict[str, Any]:
         """The row of a place, as the caller's own."""
-        return _row(self._texts[place], place)
+        return _row(self._texts[place], _named(place, None))
 
 
-def _row(text: str, place: int) -> dict[str, Any]:
+def _named(place: int, lines: Sequence[int] | None) -> str:
+    return f"row {place}" if lines is None else f"row {place} (line {lines[place]})"
+
+
+def _row(text: str, named: str) -> dict[str, Any]:
     try:
         return load_object(text, "row", Reason.BAD_ROW)
     except InvalidRequestError as error:
-        raise ValueError(f"row {place} cannot be read ({error.message})") from error
+        raise ValueError(f"{named} cannot be read ({error.message})") from error
 
 
 def id_of(row: Mapping[str, Any], place: int) -> str:
@@ -92,8 +98,12 @@ class Rows:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]]) -> Rows:
-        """The rows of one split, `train`."""
-        return cls({(ANY_TASK, DEFAULT_SPLIT): Split([json.dumps(dict(row)) for row in rows])})
+        """The rows of one split, `train`.
+
+        Raises:
+            ValueError: one cannot be JSON, or two have one id.
+        """
+        return cls({(ANY_TASK, DEFAULT_SPLIT): Split(list(map(text_of_row, rows, count())))})
 
     @property
     def counts(self) -> tuple[RowCount, ...]:

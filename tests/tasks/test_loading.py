@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import json
+import re
 import sys
+import uuid
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +21,8 @@ from chatenv_server import Answer, ChatEnvironment, ModelTurn, Settings, Task, s
 from chatenv_server.engine import TokenEngine
 from chatenv_server.settings.errors import SettingError
 from chatenv_server.tasks.loading import load_rows, load_tasks
-from chatenv_server.tasks.rows import NO_ROWS
+from chatenv_server.tasks.rows import NO_ROWS, Rows
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.tasks.ways import WAYS, playing, said
 
 HI = {"role": "user", "content": "Hi"}
@@ -96,6 +101,10 @@ def test_a_task_goes_by_the_name_of_its_class_or_by_another() -> None:
         (["my_tasks:made_async"], "async function"),
         (["my_tasks:Right", "my_tasks:Right"], "two tasks are called 'Right'"),
         (["a b=my_tasks:Right"], "name has 1 to 64 characters"),
+        (["x=my_tasks:Right="], "module:attribute, or NAME=module:attribute, not 'x=my_tasks:Right='"),
+        (["x="], "module:attribute, or NAME=module:attribute, not 'x='"),
+        (["Right"], "no task is called 'Right'; write module:Right, with the module that it is in"),
+        (["my_tasks.Right"], "no task is called 'my_tasks.Right'; write my_tasks:Right"),
     ],
 )
 def test_what_can_be_no_task_is_refused_at_the_start(named: list[str], told: str) -> None:
@@ -143,22 +152,30 @@ def test_rows_are_for_all_tasks_or_for_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "row 0 cannot be read"),
-        ("[1]", "row 0 cannot be read"),
-        ('{"a": NaN}', "row 0 cannot be read"),
-        ('{"id": 1}\n{"id": "1"}', "row 1 has the id '1', as row 0 has"),
-        ('{"id": "1"}\n{"x": 2}', "row 1 has the id '1', as row 0 has"),
+        ("{", "row 0 (line 1) cannot be read"),
+        ("[1]", "row 0 (line 1) cannot be read"),
+        ('\n \n{}\n\n{"a": NaN}', "row 1 (line 5) cannot be read"),
+        ('{"id": 1}\n\n{"id": "1"}', "row 1 (line 3) has the id '1', as row 0 (line 1) has"),
+        ('{"id": "1"}\n{"x": 2}', "row 1 (line 2) has the id '1', as row 0 (line 1) has"),
+        ('{"a": "x"}\n{"a": "\xe9"}', "line 2 is not UTF-8; give JSONL, or Parquet as *.parquet"),
     ],
 )
 def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=told):
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=re.escape(f"'{path}' cannot be read as rows: {told}")):
         load_rows([str(path)])
     with pytest.raises(ValueError, match="two files are of split 'train'"):
         load_rows([written(tmp_path, "good.jsonl", ROWS)] * 2)
-    with pytest.raises(ValueError, match="cannot be read as rows"):
+    with pytest.raises(ValueError, match=r"none.jsonl' cannot be read: No such file or directory$"):
         load_rows([str(tmp_path / "none.jsonl")])
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('\ufeff{"id": "é"}\r\n{"a": 1}\r\n'.encode())
+    _, rows = load_rows([str(path)]).split("any", "")
+    assert [rows.row(place) for place in range(len(rows))] == [{"id": "é"}, {"a": 1}]
 
 
 def test_parquet_has_rows_too(tmp_path: Path) -> None:
@@ -171,6 +188,111 @@ def test_parquet_has_rows_too(tmp_path: Path) -> None:
         {"id": "a", "answer": "1", "public": {"n": 1}},
         {"id": "b", "answer": None, "public": {"n": 2}},
     ]
+
+
+WITHOUT_JSON: dict[str, Any] = {
+    "day": dt.date(2024, 5, 1),
+    "time": dt.time(12, 30),
+    "moment": dt.datetime(2024, 5, 1, 12, tzinfo=dt.timezone.utc),
+    "price": decimal.Decimal("1.50"),
+    "bytes": b"\x00\xff",
+    "nested": {"a": [{"b": b"x", "c": dt.date(2024, 5, 1)}]},
+}
+AS_JSON: dict[str, Any] = {
+    "day": "2024-05-01",
+    "time": "12:30:00",
+    "moment": "2024-05-01T12:00:00+00:00",
+    "price": "1.50",
+    "bytes": "AP8=",
+    "nested": {"a": [{"b": "eA==", "c": "2024-05-01"}]},
+}
+
+
+def test_what_parquet_holds_beside_json_becomes_texts(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([WITHOUT_JSON]), path)
+    _, rows = load_rows([str(path)]).split("any", "")
+    assert rows.row(0) == AS_JSON
+
+
+def test_so_does_what_a_list_of_rows_holds() -> None:
+    more = {
+        "uuid": uuid.UUID(int=1),
+        "tuple": (1, (2,)),
+        "whole": np.int64(3),
+        "half": np.float32(0.5),
+        "flag": np.bool_(True),
+        "array": np.arange(4).reshape(2, 2),
+        "texts": np.array(["a"], dtype=object),
+    }
+    plain = {
+        "uuid": "00000000-0000-0000-0000-000000000001",
+        "tuple": [1, [2]],
+        "whole": 3,
+        "half": 0.5,
+        "flag": True,
+        "array": [[0, 1], [2, 3]],
+        "texts": ["a"],
+    }
+    _, rows = Rows.of([{**WITHOUT_JSON, **more}]).split("any", "")
+    assert rows.row(0) == {**AS_JSON, **plain}
+    assert type(rows.row(0)["flag"]) is bool
+
+
+HELD_IN_ITSELF: list[Any] = []
+HELD_IN_ITSELF.append(HELD_IN_ITSELF)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"a": {1}}, "row 1: 'a' holds a set, which is not JSON"),
+        ({"a": [dt.timedelta(1)]}, "row 1: 'a' holds a timedelta, which is not JSON"),
+        ({"a": {"b": float("nan")}}, "row 1: 'a' holds nan, which is not JSON"),
+        ({"a": np.array([np.inf])}, "row 1: 'a' holds inf, which is not JSON"),
+        ({"a": np.array(["2024-05-01"], dtype="datetime64[ns]")}, "row 1: 'a' holds an array of datetime64[ns]"),
+        ({"a": np.datetime64("2024-05-01")}, "row 1: 'a' holds a datetime64, which is not JSON"),
+        ({"a": {1: 2}}, "row 1: 'a' holds the key 1 is a int, and no text"),
+        ({1: 2}, "row 1: the key 1 is a int, and no text"),
+        ({"a": HELD_IN_ITSELF}, "row 1: 'a' is nested too deeply"),
+        ({"a": "\ud800"}, "row 1 cannot be read"),
+        ([1], "row 1 is a list, and no mapping"),
+        (None, "row 1 is a NoneType, and no mapping"),
+    ],
+)
+def test_what_can_be_no_row_is_refused_by_row_and_key(row: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        ChatEnvironment(ByteTokenizer(), task=Right, rows=[{}, row])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "told"),
+    [
+        ("float64", [0.5, float("nan")], "row 1: 'a' holds nan, which is not JSON"),
+        ("duration", [dt.timedelta(1)], "row 0: 'a' holds a timedelta, which is not JSON"),
+        ("timestamp", [1, 2**40], "row 1: 'a' holds what Python cannot hold: "),
+    ],
+)
+def test_what_parquet_holds_that_can_be_no_row_is_refused_by_file_row_and_column(
+    tmp_path: Path, kind: str, values: list[Any], told: str
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    kinds = {"float64": pyarrow.float64(), "duration": pyarrow.duration("us"), "timestamp": pyarrow.timestamp("s")}
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"id": list("ab")[: len(values)], "a": pyarrow.array(values, kinds[kind])}), path)
+    with pytest.raises(ValueError, match=re.escape(f"'{path}' cannot be read as rows: {told}")):
+        load_rows([str(path)])
+
+
+def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "rows.parquet"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="it is no Parquet that can be read"):
+        load_rows([str(path)])
 
 
 @pytest.mark.usefixtures("module")
