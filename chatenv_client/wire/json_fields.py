@@ -112,6 +112,23 @@ def dump_json(value: Any, field: str, reason: Reason, *, what: str = "") -> str:
         raise InvalidRequestError(message, reason=reason, field=field) from error
 
 
+def check_keys(value: Any, field: str, reason: Reason) -> None:
+    """See that all keys in a value that can be written are texts: Python writes a number as a text, and so changes it.
+
+    Raises:
+        InvalidRequestError: one is none.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                message = f"{field} cannot be written as JSON: keys are texts, and {key!r} is a {type(key).__name__}"
+                raise InvalidRequestError(message, reason=reason, field=field)
+            check_keys(item, field, reason)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_keys(item, field, reason)
+
+
 def _written(value: Any) -> str:
     """As `_dumps`, but with numbers as they were spelled; slower."""
     if isinstance(value, SpelledFloat):

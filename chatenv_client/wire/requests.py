@@ -25,7 +25,7 @@ from chatenv_client.tokens import (
 )
 from chatenv_client.wire.columns import columns_from_request, write_columns
 from chatenv_client.wire.enums import CONTROL_TOKEN_POLICY, HISTORY_POLICY, STOP_REASON
-from chatenv_client.wire.json_fields import dump_json, load_object, load_objects, plain
+from chatenv_client.wire.json_fields import check_keys, dump_json, load_object, load_objects, plain
 from chatenv_client.wire.messages import message_from_proto, message_to_proto, messages_from_proto, write_message
 
 MAX_MESSAGES: Final = 4096
@@ -67,7 +67,7 @@ def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
         elif key in _POLICIES:
             setattr(request, key, _POLICIES[key].number(value))
         else:
-            setattr(request, f"{key}_json", _json_of(value, key))
+            setattr(request, f"{key}_json", _json_text(key, value))
     except InvalidRequestError:
         raise
     except TypeError as error:
@@ -78,8 +78,11 @@ def _write_option(request: pb.ResetRequest, key: str, value: Any) -> None:
         ) from error
 
 
-def _json_of(value: Any, key: str) -> str:
-    return dump_json(plain(dict(value) if isinstance(value, Mapping) else list(value)), key, _JSON_REASONS[key])
+def _json_text(key: str, value: Any) -> str:
+    own = plain(dict(value) if isinstance(value, Mapping) else list(value))
+    text = dump_json(own, key, _JSON_REASONS[key])
+    check_keys(own, key, _JSON_REASONS[key])
+    return text
 
 
 _POLICIES: Final[Mapping[str, Any]] = {

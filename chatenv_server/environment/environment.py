@@ -19,6 +19,7 @@ from chatenv_client.models import (
     ResetOptions,
     as_action,
 )
+from chatenv_client.models.rewards import bad_reward
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.options import EpisodeOptions
@@ -159,8 +160,10 @@ class ChatEnvironment(Playing):
             The step's reward now.
 
         Raises:
-            InvalidRequestError: a number is none, or there is no such step or turn.
+            InvalidRequestError: a number is none, there is no such step or turn, or both are given.
         """
+        if step is not None and turn is not None:
+            raise bad_reward("a reward is of a step or of a turn; give one of the two", "turn")
         by_name = isinstance(rewards, Mapping)
         reward = earned(None if by_name else rewards, rewards if by_name else None, weights)
         last = self.step_count if step is None and turn is None else step

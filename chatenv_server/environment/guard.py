@@ -14,7 +14,7 @@ import numpy as np
 from chatenv_client.errors import InvalidRequestError, TransformError, TransformTimeoutError
 from chatenv_client.models import ChatObservation, Message
 from chatenv_client.reasons import Reason
-from chatenv_client.wire.json_fields import plain_json
+from chatenv_client.wire.json_fields import check_keys, plain_json
 from chatenv_server.environment.rewards import Earned, earned
 from chatenv_server.environment.transforms import Transform, keeps_state
 from chatenv_server.environment.user_code import Kind, State, StateKeeper, UserCode, is_the_users, own_state
@@ -168,6 +168,7 @@ def _metadata(value: Any) -> dict[str, Any]:
     if metadata:
         try:
             metadata = plain_json(metadata, "metadata", Reason.BAD_METADATA)
+            check_keys(metadata, "metadata", Reason.BAD_METADATA)
         except InvalidRequestError as error:
             raise _Refused(f"metadata that is not JSON ({error.message})") from error
     return copy.deepcopy(metadata)

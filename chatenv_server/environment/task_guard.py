@@ -6,18 +6,22 @@ fails, fails its call: the reset or step is taken back whole.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from chatenv_client.errors import InvalidRequestError, TaskAnswerError, TaskError, TaskTimeoutError
 from chatenv_client.models import Failure, Message, own_message
 from chatenv_client.reasons import Reason
-from chatenv_client.wire.json_fields import plain_json
+from chatenv_client.wire.json_fields import check_keys, plain_json
 from chatenv_server.environment.rewards import NO_REWARD, Earned, earned
 from chatenv_server.environment.user_code import Kind, State, StateKeeper, UserCode, is_the_users, own_state
 from chatenv_server.environment.validation import check_failure, check_messages
+from chatenv_server.tasks.scores import NoScoreError
 from chatenv_server.tasks.task import Answer, End, ModelTurn, Opening, Task, TaskEpisode
 
 _KIND: Final = Kind("task", "task-timeout", TaskError, TaskTimeoutError)
@@ -64,7 +68,16 @@ class TaskGuard(UserCode):
             opening = Opening()
         if not isinstance(opening, Opening):
             raise self.failure(f"`open` of the task returned {type(opening).__name__}, not an Opening")
-        return opening, state
+        if opening.metadata is None:
+            return opening, state
+        try:
+            return dataclasses.replace(opening, metadata=_own_metadata(opening.metadata)), state
+        except (TypeError, InvalidRequestError) as error:
+            raise self.failure(f"what the task opened with is refused: {error}") from error
+        except BaseException as error:
+            if is_the_users(error):
+                raise
+            raise self.failure("the task opened with what cannot be read") from error
 
     async def answer(self, turn: ModelTurn) -> tuple[Said, State | None]:
         """What the task answers to a turn, and what it knows then.
@@ -72,7 +85,7 @@ class TaskGuard(UserCode):
         Raises:
             TaskError: it fails, takes too long, or answers what cannot be.
         """
-        answer, state = await self.called("the task", self._task.answer, turn)
+        answer, state = await self._asked(turn)
         if answer is None:
             return NOTHING_SAID, state
         if not isinstance(answer, Answer):
@@ -92,22 +105,26 @@ class TaskGuard(UserCode):
             # To read a value may run code of the task's, or of its libraries.
             raise self.failure("the task answered what cannot be read") from error
 
-    def _checked(self, answer: Answer) -> Said:
+    async def _asked(self, turn: ModelTurn) -> tuple[Any, State | None]:
+        try:
+            return await self.called("the task", self._task.answer, turn)
+        except TaskError as error:
+            if isinstance(error.__cause__, NoScoreError):
+                raise self.failure(str(error.__cause__)) from error.__cause__
+            raise
+
+    @staticmethod
+    def _checked(answer: Answer) -> Said:
         messages = tuple(own_message(message) for message in answer.messages)
         check_messages(messages)
-        metadata = answer.metadata
-        if metadata is not None:
-            if not isinstance(metadata, Mapping):
-                raise self.failure(f"the task answered metadata that is a {type(metadata).__name__}, not a mapping")
-            metadata = plain_json(dict(metadata), "metadata", Reason.BAD_METADATA)
         if answer.failure is not None:
             check_failure(answer.failure)
         return Said(
             messages,
             earned(answer.reward, answer.rewards, answer.weights),
-            bool(answer.terminated),
-            bool(answer.truncated),
-            metadata,
+            _end(answer.terminated, "terminated"),
+            _end(answer.truncated, "truncated"),
+            None if answer.metadata is None else _own_metadata(answer.metadata),
             answer.failure,
         )
 
@@ -127,6 +144,20 @@ class TaskGuard(UserCode):
         if self.is_to_be_closed and self._closes.acquire(blocking=False):
             await self.at_rest()
             await self.called("`close` of the task", self._task.close, reason)
+
+
+def _own_metadata(given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"metadata is a mapping, not a {type(given).__name__}")
+    metadata = plain_json(dict(given), "metadata", Reason.BAD_METADATA)
+    check_keys(metadata, "metadata", Reason.BAD_METADATA)
+    return metadata
+
+
+def _end(given: Any, name: str) -> bool:
+    if not isinstance(given, bool | np.bool_):
+        raise TypeError(f"{name} is a bool, not a {type(given).__name__}")
+    return bool(given)
 
 
 def rejected(what: str) -> TaskAnswerError:

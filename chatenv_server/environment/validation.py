@@ -262,13 +262,19 @@ def check_json(value: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE, d
         check_text(value, field, reason=reason)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            check_json(key, field, reason=reason, depth=depth + 1)
+            _check_key(key, field, reason)
             check_json(item, field, reason=reason, depth=depth + 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
             check_json(item, field, reason=reason, depth=depth + 1)
     else:
         _check_json_leaf(value, field, reason)
+
+
+def _check_key(key: Any, field: str, reason: Reason) -> None:
+    if not isinstance(key, str):
+        raise InvalidRequestError(f"keys are texts, and {key!r} is a {type(key).__name__}", reason=reason, field=field)
+    check_text(key, field, reason=reason)
 
 
 def _check_json_leaf(value: Any, field: str, reason: Reason) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from chatenv_server.tasks.prompts import opening_messages
-from chatenv_server.tasks.scores import Score, ending
+from chatenv_server.tasks.scores import NoScoreError, Score, ending
 from chatenv_server.tasks.task import Answer, ModelTurn, Opening, Task, TaskEpisode
 from chatenv_server.tasks.user_functions import is_async
 
@@ -64,8 +64,8 @@ class _Reward(Task):
         return Opening(messages=opening_messages(episode))
 
     def _given(self, score: Any) -> Answer:
-        if score is None:
-            raise TypeError(f"the reward function {type(self).__name__} returned None, not a number")
+        if score is None or (isinstance(score, Mapping) and not score):
+            raise NoScoreError(f"the reward function {type(self).__name__} returned {score!r}, and no reward")
         return ending(score)
 
 

@@ -83,7 +83,8 @@ class Answer:
     """What a task says to a turn: messages to append, the reward, and whether the episode ends.
 
     Raises:
-        TypeError: a reward is given both as one number and by components, or weights without components.
+        TypeError: a reward is given both as one number and by components, weights without components, or a failure
+            with another end.
     """
 
     messages: Sequence[Mapping[str, Any]] = ()
@@ -108,6 +109,8 @@ class Answer:
             raise TypeError("an answer has one reward, or several by name; give either")
         if self.weights is not None and self.rewards is None:
             raise TypeError("weights are of rewards by name, and there are none")
+        if self.failure is not None and (self.terminated or self.truncated):
+            raise TypeError("an episode that has a failure is neither terminated nor truncated; give failure alone")
 
 
 class End(str, enum.Enum):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from chatenv_client import InvalidRequestError
 from chatenv_client.reasons import Reason
+from chatenv_client.wire import reset_to_proto
 from chatenv_client.wire.json_fields import SpelledFloat, dump_json, load_json, plain, plain_json
 
 
@@ -175,3 +176,11 @@ def test_what_stands_in_many_places_is_copied_once_and_what_has_no_end_is_refuse
     endless.append(endless)
     with pytest.raises(InvalidRequestError):
         plain_json({"a": endless}, "metadata", Reason.BAD_METADATA)
+
+
+@pytest.mark.parametrize("value", [{1: 2}, {"a": [{None: 1}]}, {"a": ({True: 1},)}])
+def test_keys_that_are_no_texts_are_refused_and_not_changed(value: Any) -> None:
+    for option in ("metadata", "task_args", "chat_template_kwargs"):
+        with pytest.raises(InvalidRequestError, match="keys are texts") as caught:
+            reset_to_proto({option: {"b": value}})  # type: ignore[misc]
+        assert caught.value.field == option

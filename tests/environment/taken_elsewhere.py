@@ -201,7 +201,7 @@ def shown(env: ChatEnvironment) -> Mapping[str, Any]:
     """All that an episode shows but which it is, as it travels."""
     state, trajectory = state_to_proto(env.state), trajectory_to_proto(env.trajectory())
     for each in (state, trajectory):
-        each.episode_id = ""
+        each.episode_id = each.group = ""  # a fork has the group of its source, or its source as one
     state.ClearField("forked_from")
     return {"state": state.SerializeToString(), "trajectory": trajectory.SerializeToString(), "audit": env.audit()}
 

@@ -278,3 +278,32 @@ def test_an_episode_that_was_opened_without_a_message_is_restored_as_it_was(
         env.step(ChatAction(replace_from=0) if action == "emptied" else action)
     again.restore(env.snapshot())
     assert wire.state_to_proto(again.state) == wire.state_to_proto(env.state)
+
+
+def test_a_late_reward_is_of_a_step_or_of_a_turn(engine: TokenEngine) -> None:
+    env = ChatEnvironment(engine)
+    env.reset(messages=[{"role": "user", "content": "Hi"}])
+    env.step(ChatAction(tokens=[*b"x", 257]))
+    with pytest.raises(InvalidRequestError, match="of a step or of a turn") as caught:
+        env.set_reward(1.0, step=1, turn=0)
+    assert caught.value.reason == "BAD_REWARD"
+    assert env.trajectory().reward is None
+
+
+@pytest.mark.parametrize("option", ["metadata", "task_args", "chat_template_kwargs"])
+def test_keys_that_are_no_texts_are_refused_and_not_changed(engine: TokenEngine, option: str) -> None:
+    env = ChatEnvironment(engine)
+    with pytest.raises(InvalidRequestError, match="keys are texts") as caught:
+        env.reset(**{option: {"a": {1: 2}}})  # type: ignore[arg-type]
+    assert caught.value.field == option
+
+
+def test_metadata_of_a_transform_has_texts_as_keys(engine: TokenEngine) -> None:
+    def numbering(observation: ChatObservation) -> ChatObservation:
+        observation.metadata = {1: 2}  # type: ignore[dict-item]
+        return observation
+
+    env = ChatEnvironment(engine, transform=numbering)
+    env.reset(messages=[{"role": "user", "content": "Hi"}])
+    with pytest.raises(TransformError, match="keys are texts"):
+        env.step(ChatAction(tokens=[*b"x", 257]))

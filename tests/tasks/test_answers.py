@@ -7,6 +7,7 @@ import math
 import random
 import threading
 import time
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -145,7 +146,15 @@ WRONG_ANSWERS: list[Any] = [
     Answer(rewards={"a": 1.0}, weights={"b": 1.0}),
     Answer(metadata={"a": object()}),
     Answer(metadata=[1]),  # type: ignore[arg-type]
+    Answer(metadata="ab"),  # type: ignore[arg-type]
+    Answer(metadata={1: 2}),  # type: ignore[dict-item]
+    Answer(metadata={"a": [{None: 2}]}),
+    Answer(terminated="no"),  # type: ignore[arg-type]
+    Answer(truncated=3),  # type: ignore[arg-type]
+    Answer(terminated=np.array([True])),  # type: ignore[arg-type]
     Answer(failure="no"),  # type: ignore[arg-type]
+    lambda _turn: Answer(failure=Failure(FailureKind.TOOL, "gone"), terminated=True),
+    lambda _turn: Answer(failure=Failure(FailureKind.TOOL, "gone"), truncated=True),
     Answer(messages=3),  # type: ignore[arg-type]
     lambda _turn: 1 / 0,
     lambda _turn: np.zeros(3).item(),
@@ -163,6 +172,37 @@ def test_what_a_task_answers_wrongly_fails_the_step_and_is_no_reward(play: Play,
         assert player.state().token_ids.tolist() == before.tokens
         task.given = Answer(reward=1.0)
         assert player.step(said("x")).reward == 1.0
+
+
+def test_a_bool_of_numpy_ends_an_episode_as_any_other(play: Play) -> None:
+    with play(answering(Answer(terminated=np.bool_(True)))) as player:  # type: ignore[arg-type]
+        player.reset(messages=[HI])
+        assert player.step(said("x")).terminated is True
+
+
+class Unreadable(UserDict[str, Any]):
+    """Fails when it is read."""
+
+    def __iter__(self) -> Any:
+        raise ConnectionError("the sandbox is gone")
+
+
+@pytest.mark.parametrize(
+    "metadata", [[1], "ab", 3, {"a": {1}}, {"a": math.nan}, {1: 2}, Unreadable()], ids=lambda one: type(one).__name__
+)
+def test_metadata_of_an_opening_that_cannot_be_is_the_tasks_failure(play: Play, metadata: Any) -> None:
+    class Opens(Given):
+        wrong = True
+
+        def open(self, episode: TaskEpisode) -> Opening:  # noqa: ARG002
+            return Opening(messages=[HI], metadata=metadata if Opens.wrong else {"a": 1})
+
+    with play(Opens) as player:
+        with pytest.raises(TaskError) as caught:
+            player.reset()
+        assert (caught.value.reason, caught.value.code) == ("TASK_FAILED", "INTERNAL")
+        Opens.wrong = False
+        assert player.reset().metadata == {"a": 1}
 
 
 @pytest.mark.parametrize(

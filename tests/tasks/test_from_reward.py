@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from chatenv_client import TaskError
+from chatenv_server.engine import TokenEngine
 from chatenv_server.tasks.from_reward import from_reward
 from chatenv_server.tasks.task import Task
 from tests.tasks.conftest import answered, opened, turn
+from tests.tasks.ways import WAYS, playing, said
 
 
 def length(text: str, row: Mapping[str, Any]) -> float:  # noqa: ARG001
@@ -63,9 +67,20 @@ def test_the_class_is_called_as_the_function_is() -> None:
     assert (made.__name__, made.__module__, made.__doc__) == ("length", __name__, "How long it is.")
 
 
-def test_a_function_that_returns_nothing_fails_the_step() -> None:
-    with pytest.raises(TypeError, match="returned None, not a number"):
-        answered(from_reward(lambda *_: None)(), turn("x"))  # type: ignore[arg-type]
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("score", [None, {}])
+def test_a_function_that_returns_no_reward_fails_the_step_and_the_caller_is_told(
+    engine: TokenEngine, way: str, score: Any
+) -> None:
+    def unsure(text: str, row: Mapping[str, Any]) -> Any:  # noqa: ARG001
+        return score
+
+    with playing(way, engine, task=from_reward(unsure)) as player:
+        player.reset(messages=[USER])
+        with pytest.raises(TaskError, match=re.escape(f"the reward function unsure returned {score!r}")) as caught:
+            player.step(said("5"))
+        assert caught.value.reason == "TASK_FAILED"
+        assert player.state().step_count == 0
 
 
 def test_what_a_function_raises_fails_the_step() -> None:

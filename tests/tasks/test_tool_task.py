@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatenv_client import Failure, FailureKind
 from chatenv_server.tasks.task import Answer, ModelTurn, Opening, TaskEpisode
 from chatenv_server.tasks.tool import Tool, ToolUnavailableError
 from chatenv_server.tasks.tool_task import ToolTask
@@ -400,3 +401,16 @@ def test_a_subclass_need_not_call_the_constructor() -> None:
             self.level = level
 
     assert contents(answered(Careless(1), turn("", call("divide", {"a": 1, "b": 1})))) == ["1.0"]
+
+
+def test_a_score_may_be_a_failure_also_after_the_last_round() -> None:
+    class Broken(ToolTask):
+        tools = (nap,)
+        max_rounds = 0
+
+        def score(self, turn: ModelTurn) -> Answer:  # noqa: ARG002
+            return Answer(failure=Failure(FailureKind.TOOL, "gone"))
+
+    answer = answered(Broken(), turn("", call("nap", {"seconds": 0})))
+    assert answer.failure == Failure(FailureKind.TOOL, "gone")
+    assert not answer.truncated
