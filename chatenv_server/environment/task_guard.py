@@ -149,7 +149,7 @@ class TaskGuard(UserCode):
 def _own_metadata(given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise TypeError(f"metadata is a mapping, not a {type(given).__name__}")
-    metadata = plain_json(dict(given), "metadata", Reason.BAD_METADATA)
+    metadata: dict[str, Any] = plain_json(dict(given), "metadata", Reason.BAD_METADATA)
     check_keys(metadata, "metadata", Reason.BAD_METADATA)
     return metadata
 
