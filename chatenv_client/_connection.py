@@ -6,8 +6,8 @@ channel is opened, a call is awaited and a channel is closed. Neither knows anyt
 
 from __future__ import annotations
 
-import copy
 import threading
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractContextManager,
@@ -15,7 +15,6 @@ from contextlib import (
     ExitStack,
     asynccontextmanager,
     contextmanager,
-    nullcontext,
     suppress,
 )
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -25,7 +24,7 @@ import grpc.aio
 
 from chatenv_client.calls import Call, CallDefaults, ResultT, error_from_rpc, taken
 from chatenv_client.channel import Tls, check_ready_channel, open_async_channel, open_channel
-from chatenv_client.errors import ChatEnvError
+from chatenv_client.errors import ChatEnvError, EpisodeLimitError, TokenLimitError
 from chatenv_client.fork import ProcessGuard
 from chatenv_client.stub import stub_of
 
@@ -37,6 +36,11 @@ ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
 FAREWELL_S: Final = 2.0
 """Seconds that telling the server of the end may take where a `with` block raised: with Ctrl-C, say, since the server
 hangs."""
+
+
+_NO_ROOM: Final = (EpisodeLimitError, TokenLimitError)
+"""What a server says that has no room for one episode more."""
+_STAYS: Final = "the episode before could not be closed"
 
 
 class _Users:
@@ -87,10 +91,17 @@ class BaseConnection(Generic[ChannelT]):
         """
         self.check()
         self._users.join()
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
         if near is not None:
             other._defaults = self._defaults.near(near)
         return other
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a client holds a connection, which cannot be pickled; send the address and `episode_id`, and there open a "
+            "client and `resume` the episode"
+        )
 
     def _begin(self, call: Call[Any], timeout_s: float | None) -> Any:
         """Make a call; gRPC's answer, or what is to be awaited for it."""
@@ -144,6 +155,28 @@ class Connection(BaseConnection[grpc.Channel]):
             raise error_from_rpc(error) from error
         return taken(call.receive, response)
 
+    def succeed(self, closing: Call[None] | None, opening: Call[ResultT], timeout_s: float | None) -> ResultT:
+        """Open an episode, and close the one before it; where it is refused, that one is as it was.
+
+        Args:
+            closing: of the one before; None: there is none.
+            opening: of the new one.
+            timeout_s: deadline of each call.
+
+        Raises:
+            ChatEnvError: the new one could not be opened.
+        """
+        if closing is None:
+            return self.make(opening, timeout_s)
+        try:
+            opened = self.make(opening, timeout_s)
+        except _NO_ROOM:
+            self.make(closing, timeout_s)
+            return self.make(opening, timeout_s)
+        with warned_of(_STAYS):
+            self.make(closing, timeout_s)
+        return opened
+
     def future(self, method: str, request: Any, timeout_s: float | None) -> Any:
         """Make a call without waiting; gRPC's future of its answer. The caller has to `check` before."""
         return getattr(self._stub, method).future(request, **self._defaults.keywords(request, timeout_s))
@@ -189,6 +222,19 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             raise error_from_rpc(error) from error
         return taken(call.receive, response)
 
+    async def succeed(self, closing: Call[None] | None, opening: Call[ResultT], timeout_s: float | None) -> ResultT:
+        """As for `Connection`."""
+        if closing is None:
+            return await self.make(opening, timeout_s)
+        try:
+            opened = await self.make(opening, timeout_s)
+        except _NO_ROOM:
+            await self.make(closing, timeout_s)
+            return await self.make(opening, timeout_s)
+        with warned_of(_STAYS):
+            await self.make(closing, timeout_s)
+        return opened
+
     @asynccontextmanager
     async def closing(self) -> AsyncIterator[None]:
         """As for `Connection`."""
@@ -203,7 +249,16 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
 def yielding_to(error: BaseException | None) -> AbstractContextManager[None]:
     """A context for the close at the end of a caller's `with` block, which raised `error`, or None.
 
-    A failed close is raised only where the block raised nothing: what went wrong inside it matters more than that the
-    server could not be told of its end.
+    That the server could not be told of the end is no error: what the block returned or raised matters more. Where it
+    raised nothing, a warning says so.
     """
-    return nullcontext() if error is None else suppress(ChatEnvError)
+    return warned_of("the server could not be told of the end") if error is None else suppress(ChatEnvError)
+
+
+@contextmanager
+def warned_of(what: str) -> Iterator[None]:
+    """A block whose failed call is a RuntimeWarning that says what could not be done."""
+    try:
+        yield
+    except ChatEnvError as failure:
+        warnings.warn(f"{what}, so its episode stays live until it expires: {failure}", RuntimeWarning, stacklevel=4)

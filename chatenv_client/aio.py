@@ -96,9 +96,7 @@ class AsyncChatEnv:
     async def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> StepResult:
         """As in `ChatEnv`."""
         opening = self._session.reset(options)
-        if (closing := self._session.close(unless=options.get("episode_id"))) is not None:
-            await self._connection.make(closing, timeout_s)
-        return await self._connection.make(opening, timeout_s)
+        return await self._connection.succeed(self._session.close(unless=options.get("episode_id")), opening, timeout_s)
 
     async def step(
         self, action: Action, *, replace_from: int | None = None, timeout_s: float | None = None
@@ -180,9 +178,8 @@ class AsyncChatEnv:
     ) -> StepResult:
         """As in `ChatEnv`."""
         taking_up = self._session.take_up(snapshot, episode_id)
-        if (call := self._session.close(unless=taking_up.request.episode_id)) is not None:
-            await self._connection.make(call, timeout_s)
-        return await self._connection.make(taking_up, timeout_s)
+        closing = self._session.close(unless=taking_up.request.episode_id)
+        return await self._connection.succeed(closing, taking_up, timeout_s)
 
     async def episodes(
         self, prefix: str = "", *, page_size: int = 0, timeout_s: float | None = None

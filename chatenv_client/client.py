@@ -159,16 +159,16 @@ class ChatEnv(CopyingClient, JudgingClient):
         return self._session.observation
 
     def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> StepResult:
-        """Start an episode; the one before it is closed. Keywords: see `ResetOptions`.
+        """Start an episode; the one before it is closed then. Keywords: see `ResetOptions`.
+
+        After an error the one before is as it was. It is closed first only where the server has no room for both.
 
         Raises:
             TypeError: there is no such keyword, or a value is of another type; nothing was sent.
             ChatEnvError: see `chatenv_client.errors`.
         """
-        opening = self._session.reset(options)  # what cannot be sent closes nothing
-        if (closing := self._session.close(unless=options.get("episode_id"))) is not None:
-            self._connection.make(closing, timeout_s)
-        return self._connection.make(opening, timeout_s)
+        opening = self._session.reset(options)
+        return self._connection.succeed(self._session.close(unless=options.get("episode_id")), opening, timeout_s)
 
     def step(self, action: Action, *, replace_from: int | None = None, timeout_s: float | None = None) -> StepResult:
         """Append what a model sampled, a message, or a list of messages.

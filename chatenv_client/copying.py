@@ -65,7 +65,7 @@ class CopyingClient:
     def import_episode(
         self, snapshot: EpisodeSnapshot | bytes, episode_id: str | None = None, *, timeout_s: float | None = None
     ) -> StepResult:
-        """Take an exported episode up, on this server or another, and go on with it. The one before it is closed.
+        """Take an exported episode up, on this server or another, and go on with it. The one before it is closed then.
 
         Args:
             snapshot: what `export` gave, or its bytes.
@@ -78,9 +78,8 @@ class CopyingClient:
             EpisodeExistsError: the id is that of another live episode.
         """
         taking_up = self._session.take_up(snapshot, episode_id)
-        if (call := self._session.close(unless=taking_up.request.episode_id)) is not None:
-            self._connection.make(call, timeout_s)
-        return self._connection.make(taking_up, timeout_s)
+        closing = self._session.close(unless=taking_up.request.episode_id)
+        return self._connection.succeed(closing, taking_up, timeout_s)
 
     def episodes(
         self, prefix: str = "", *, page_size: int = 0, timeout_s: float | None = None

@@ -280,7 +280,8 @@ class Session:
             return None
 
         def receive(_response: pb.CloseEpisodeResponse) -> None:
-            self._mirror = None
+            if self._mirror is mirror:
+                self._mirror = None
 
         return Call("CloseEpisode", pb.CloseEpisodeRequest(episode_id=mirror.episode_id), receive)
 

@@ -247,6 +247,10 @@ class TokenSnapshot:
     def __repr__(self) -> str:
         return f"<{len(self)} tokens>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The stream as it is now, without what is shared with others.
+        return _frozen, (self.token_ids,)
+
     @property
     def token_ids(self) -> Int32Array:
         """(T,) int32, the whole stream as a writable array, the same one every time."""
@@ -268,6 +272,13 @@ class TokenSnapshot:
             return self.tail[tail_offset:]
         committed = self.committed[offset:]
         return committed if len(self.tail) == 0 else np.concatenate([committed, self.tail])
+
+
+def _frozen(tokens: Int32Array) -> TokenSnapshot:
+    """The snapshot of a whole stream that was pickled."""
+    committed = tokens.view()
+    committed.flags.writeable = False
+    return TokenSnapshot(committed, EMPTY_TOKENS)
 
 
 EMPTY_SNAPSHOT: Final = TokenSnapshot(EMPTY_TOKENS, EMPTY_TOKENS)

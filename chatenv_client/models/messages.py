@@ -77,6 +77,10 @@ class MessageSnapshot:
         # `messages` may have grown since, and reading those of sampled turns costs work.
         return f"<{self.length} messages>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Read here: what reads them holds a tokenizer.
+        return MessageSnapshot, (self.copy(), self.length)
+
     def at(self, index: int) -> Message:
         """The message of an index, not copied."""
         message = self.messages[index]

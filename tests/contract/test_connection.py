@@ -152,8 +152,9 @@ def test_an_episode_that_could_not_be_ended_is_no_secret_and_the_client_is_close
     with serving() as target:
         env = ChatEnv(target)
         env.reset()
-    with pytest.raises(UnavailableError), env:
+    with pytest.warns(RuntimeWarning, match="could not be told of the end") as warned, env:
         pass
+    assert warned[0].filename == __file__
     env.close()
     with pytest.raises(RuntimeError, match="closed"):
         env.reset()
@@ -172,8 +173,26 @@ def test_both_hold_for_the_asynchronous_client(serving: Serving) -> None:
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(drive(ZeroDivisionError()))
-    with pytest.raises(UnavailableError) as caught:
+    with pytest.warns(RuntimeWarning, match="could not be told of the end"):
         asyncio.run(drive(None))
+
+
+def test_a_value_that_a_block_returns_is_not_lost_with_the_server(serving: Serving) -> None:
+    def rollout() -> int:
+        with serving() as target:
+            env, many = ChatEnv(target), VectorChatEnv(target, 2)
+            env.reset()
+            many.reset()
+        with env, many:
+            return 7
+
+    with pytest.warns(RuntimeWarning, match="stays live until it expires"):
+        assert rollout() == 7
+    with serving() as target:
+        env = ChatEnv(target)
+        env.reset()
+    with pytest.raises(UnavailableError) as caught:
+        env.close()
     assert isinstance(caught.value.__cause__, grpc.RpcError)
 
 
