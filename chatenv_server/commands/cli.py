@@ -23,6 +23,7 @@ from chatenv_server.commands import (
     info,
     reward,
     state,
+    tokenizer,
     trajectories,
 )
 from chatenv_server.commands.connection import EXIT_USAGE
@@ -43,6 +44,7 @@ _COMMANDS: Final = (
     import_episode,
     fork,
     doctor,
+    tokenizer,
 )
 
 
