@@ -210,7 +210,7 @@ def snapshot_bytes(env: ChatEnvironment, at_step: int | None = None) -> bytes:
     """A snapshot without what tells a fork from its source."""
     snapshot = env.snapshot(at_step)
     snapshot.ClearField("forked_from")
-    snapshot.episode_id = ""
+    snapshot.episode_id = snapshot.entries[0].opened.group = ""
     return bytes(snapshot.SerializeToString(deterministic=True))
 
 
