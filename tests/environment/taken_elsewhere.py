@@ -161,7 +161,7 @@ def begun(subject: Subject, plan: Plan, *, transformed: bool = False) -> ChatEnv
     """The environment after the plan's opening; None where that is refused."""
     env = ChatEnvironment(subject.engine, transform=Counting() if transformed else None)
     try:
-        env.reset(messages=plan.opening, episode_id="e", clock=CLOCK, **plan.options)
+        env.reset(messages=plan.opening, episode_id="e", group="g", clock=CLOCK, **plan.options)
     except ChatEnvError:
         return None
     return env
