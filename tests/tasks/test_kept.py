@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chatenv_client import ChatEnv, Failure, FailureKind, Origin, TaskError, TaskMissingError
@@ -201,3 +203,82 @@ def test_a_server_that_stops_closes_the_tasks_that_end_with_it(served: Served, t
     ChatEnv(server.target).reset(seed=2, episode_id="e")
     server.stop(1)
     assert settled(lambda: task.ended) == [End.STOPPED]
+
+
+def keeping(value: Any) -> type[Task]:
+    """A task with such an attribute."""
+
+    class Keeps(Task):
+        def open(self, episode: TaskEpisode) -> None:  # noqa: ARG002
+            self.kept = value
+
+        def answer(self, turn: ModelTurn) -> Answer:  # noqa: ARG002
+            return Answer(reward=1.0)
+
+    return Keeps
+
+
+NOT_JSON = [(1,), {1}, np.int64(1), np.zeros(2), math.inf, math.nan, {1: 2}, object()]
+
+
+@pytest.mark.parametrize("value", NOT_JSON, ids=lambda value: type(value).__name__)
+def test_a_task_with_attributes_that_are_not_json_plays_on_and_cannot_be_forked(
+    engine: TokenEngine, value: Any
+) -> None:
+    env = ChatEnvironment(engine, task=keeping(value))
+    env.reset(messages=[HI])
+    assert env.step(said("x")).reward == 1.0
+    with pytest.raises(TaskError, match="keeps what is not JSON"):
+        env.fork()
+
+
+def nested(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", ["x" * 2**20, nested(64), "\ud800"], ids=["long", "deep", "surrogate"])
+def test_a_state_that_json_cannot_hold_is_the_tasks_failure(tmp_path: Path, engine: TokenEngine, value: Any) -> None:
+    store = f"sqlite://{tmp_path}/episodes.db"
+    with (
+        serve(Settings(listen=("127.0.0.1:0",)), engine=engine, task=keeping(value)) as server,
+        serve(Settings(listen=("127.0.0.1:0",), store=store), engine=engine, task=keeping(value)) as kept,
+        ChatEnv(server.target) as env,
+        ChatEnv(kept.target) as there,
+    ):
+        env.reset(messages=[HI])
+        assert env.step(said("x")).reward == 1.0
+        calls: list[Callable[[], Any]] = [env.fork, env.export, lambda: there.reset(messages=[HI])]
+        for call in calls:
+            with pytest.raises(TaskError, match="what the task knows cannot be kept") as caught:
+                call()
+            assert caught.value.reason == "TASK_FAILED"
+
+
+def test_each_fork_closes_an_instance_of_its_own(engine: TokenEngine, task: type[Counting]) -> None:
+    with ChatEnvironment(engine, task=task) as env:
+        env.reset(seed=1)
+        with env.fork():
+            pass
+        assert task.ended == [End.CLOSED]
+    assert task.ended == [End.CLOSED, End.CLOSED]
+
+
+def test_an_async_task_cannot_play_an_async_task_in_process(engine: TokenEngine) -> None:
+    class Inner(Task):
+        async def answer(self, turn: ModelTurn) -> Answer:  # noqa: ARG002
+            return Answer(reward=1.0)
+
+    class Outer(Task):
+        async def answer(self, turn: ModelTurn) -> Answer:  # noqa: ARG002
+            inner = ChatEnvironment(engine, task=Inner)
+            inner.reset(messages=[HI])
+            with pytest.raises(RuntimeError, match="async"):
+                inner.step(said("x"))
+            return Answer(reward=2.0)
+
+    env = ChatEnvironment(engine, task=Outer)
+    env.reset(messages=[HI])
+    assert env.step(said("x")).reward == 2.0
