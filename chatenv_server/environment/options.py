@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, cast
 
+import numpy as np
+
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ControlTokenPolicy, EpisodeDefaults, HistoryPolicy, Message, ResetOptions, own_message
 from chatenv_client.models.rows import row_id_text
@@ -166,6 +168,13 @@ def _own_task_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return own
 
 
+def _own_row(given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, int | np.integer):
+        what = f"row is a whole number, the place of the row from 0, not a {type(given).__name__}"
+        raise InvalidRequestError(what, reason=Reason.BAD_ROW, field="row")
+    return int(given)
+
+
 def _own_row_id(given: Any) -> str:
     try:
         return row_id_text(given)
@@ -190,6 +199,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "max_turns": partial(check_limit, field="max_turns"),
     "max_sampled_tokens": partial(check_limit, field="max_sampled_tokens"),
     "task_args": _own_task_args,
+    "row": _own_row,
     "row_id": _own_row_id,
     "metadata": _own_metadata,
     "group": _own_group,

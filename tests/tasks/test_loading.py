@@ -340,6 +340,14 @@ def test_what_is_no_id_of_a_row_is_told_with_its_keyword(engine: TokenEngine, ro
         reset_to_proto({"row_id": row_id})
 
 
+@pytest.mark.parametrize("row", ["0", True, 0.0])
+def test_what_is_no_place_of_a_row_is_told_with_its_keyword(engine: TokenEngine, row: Any) -> None:
+    env = ChatEnvironment(engine, task=Right, rows=[{"answer": "1"}])
+    with pytest.raises(InvalidRequestError, match="row is a whole number") as caught:
+        env.reset(messages=[HI], row=row)
+    assert (caught.value.reason, caught.value.field) == ("BAD_ROW", "row")
+
+
 @pytest.mark.parametrize("rows", [[{"answer": "1"}], [{"id": "", "answer": "1"}], [{"id": None, "answer": "1"}]])
 def test_a_row_without_an_id_goes_by_its_place_also_in_forks(engine: TokenEngine, rows: list[dict[str, Any]]) -> None:
     env = ChatEnvironment(engine, task=Right, rows=rows)

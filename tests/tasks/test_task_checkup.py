@@ -164,7 +164,7 @@ def test_state_that_no_fork_could_have_is_pointed_out(capsys: pytest.CaptureFixt
     [
         (["bytes", "--task", "checked_tasks:None_of_these"], "cannot be loaded"),
         (["bytes", "--task", "checked_tasks:Talks", "--task-args", "[1]"], "is a JSON object"),
-        (["bytes", "--task", "checked_tasks:Talks", "--rows", "none.jsonl"], "cannot be read as rows"),
+        (["bytes", "--task", "checked_tasks:Talks", "--rows", "none.jsonl"], "cannot be read: No such file"),
         (["--all", ".", "--task", "checked_tasks:Talks"], "goes with one TOKENIZER"),
     ],
 )
