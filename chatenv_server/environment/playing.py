@@ -7,27 +7,23 @@ If any of them fails, it takes the whole step back. The engine owns the tokens; 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from chatenv_client import wire
 from chatenv_client.errors import (
-    ChatEnvError,
     EpisodeClosedError,
     EpisodeDoneError,
     InvalidRequestError,
-    TaskError,
-    TaskMissingError,
     TemplateRejectedError,
     TransformError,
     TransformTimeoutError,
 )
 from chatenv_client.models import ChatAction, ChatObservation, Failure, ResetOptions
-from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.blame import blaming
+from chatenv_server.environment.casting import Casting, Opened, closed, is_the_tasks
 from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.journal import NO_OUTCOME, Appended, Outcome
 from chatenv_server.environment.options import EpisodeOptions
@@ -37,11 +33,9 @@ from chatenv_server.environment.restoring import restored
 from chatenv_server.environment.rewards import Earned
 from chatenv_server.environment.snapshots import EpisodeSnapshot
 from chatenv_server.environment.task_guard import NOTHING_SAID, Said, TaskGuard, rejected
-from chatenv_server.environment.user_code import State
 from chatenv_server.environment.validation import check_action, check_failure, check_replace_from
 from chatenv_server.tasks.choice import Tasks
-from chatenv_server.tasks.task import End, Opening, TaskEpisode
-from chatenv_server.work import Course
+from chatenv_server.tasks.task import End
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,16 +44,6 @@ _LOG: Final = logging.getLogger(__name__)
 
 Tell = Callable[[ChatObservation], None]
 """Tells a caller of a reset or step before that is final. If it raises, it is not."""
-
-
-class _Opened(NamedTuple):
-    """A task that has opened an episode."""
-
-    task: TaskGuard
-    options: EpisodeOptions
-    """With what the task opened with."""
-    state: State | None
-    row: Mapping[str, Any] | None
 
 
 class Playing(EnvironmentReading):
@@ -87,8 +71,7 @@ class Playing(EnvironmentReading):
         super().__init__(engine)
         self._options = options
         self._transform = transform
-        self._tasks = tasks
-        self._task_timeout_s = task_timeout_s
+        self._casting = Casting(tasks, task_timeout_s, needs_state=not keeps_journal)
         self._keeps_journal = keeps_journal
         self._task: TaskGuard | None = None
         self._is_closed = False
@@ -98,24 +81,24 @@ class Playing(EnvironmentReading):
     async def resetting(self, *, answer: Tell | None = None, **options: Unpack[ResetOptions]) -> ChatObservation:
         """The work of `reset`."""
         asked = self._options.overridden_by(options)
-        opened = await self._opened(asked, prompt_is_given=bool(options.get("system_prompt")))
+        opened = await self._casting.opened(asked, prompt_is_given=bool(options.get("system_prompt")))
         try:
             episode, observation = await self._begun(asked if opened is None else opened.options, opened)
             if answer is not None:
                 answer(observation)
         except BaseException as error:
             if opened is not None:
-                await _closed(opened.task, End.REFUSED)
-                if _is_the_tasks(error, opened, asked):
+                await closed(opened.task, End.REFUSED)
+                if is_the_tasks(error, opened, asked):
                     raise rejected(f"what the task opened with is refused: {error}") from error
             raise
         before, self._task = self._task, None if opened is None else opened.task
         self._episode, self._is_closed = episode, False
         if before is not None:
-            await _closed(before, End.RESET)
+            await closed(before, End.RESET)
         return observation
 
-    async def _begun(self, asked: EpisodeOptions, opened: _Opened | None) -> tuple[EpisodeRecord, ChatObservation]:
+    async def _begun(self, asked: EpisodeOptions, opened: Opened | None) -> tuple[EpisodeRecord, ChatObservation]:
         # A transform may read the messages at every step, so for it their texts are kept.
         log = self.engine.open(asked.render_options(), keeps_texts=self._transform is not None)
         episode = EpisodeRecord(asked, log, keeps_journal=self._keeps_journal)
@@ -127,39 +110,6 @@ class Playing(EnvironmentReading):
             raise blaming(error, log, opening, len(opening) - len(asked.messages)) from error
         episode.row = None if opened is None else opened.row
         return episode, episode.observation(change)
-
-    async def _opened(self, asked: EpisodeOptions, *, prompt_is_given: bool) -> _Opened | None:
-        """The task of a new episode, once it has opened it; None: no task answers.
-
-        Args:
-            asked: what the episode is to be.
-            prompt_is_given: whether this reset gave the system prompt.
-        """
-        name = self._tasks.chosen(asked.task)
-        chosen = self._tasks.rows.chosen(name, asked.split, asked.row, asked.row_id) if name else None
-        if not name:
-            self._tasks.refuse_data(asked.task_args, asked.row, asked.row_id, asked.split)
-            return None
-        asked = dataclasses.replace(asked, task=name, row=None, row_id="", split="")
-        if chosen is not None:
-            asked = dataclasses.replace(asked, row_id=chosen.row_id, split=chosen.split)
-        row = None if chosen is None else chosen.row
-        task = TaskGuard(self._tasks.made(name, asked.task_args), name, self._task_timeout_s)
-        given = TaskEpisode(
-            asked.episode_id,
-            asked.seed,
-            copy.deepcopy(asked.messages),
-            copy.deepcopy(asked.tools),
-            copy.deepcopy(dict(asked.metadata)),
-            row,
-        )
-        try:
-            opening, state = await task.open(given)
-            self._check_kept(task, state)
-            return _Opened(task, _with_opening(asked, opening, prompt_is_given=prompt_is_given), state, row)
-        except BaseException:
-            await _closed(task, End.REFUSED)
-            raise
 
     # -- step -------------------------------------------------------------------------------------
 
@@ -206,7 +156,7 @@ class Playing(EnvironmentReading):
         if self._task is None or appended.sampled is None or not is_over:
             return appended, NOTHING_SAID, episode.task_state
         said, state = await self._task.answer(episode.turn(action, goes_on=went_on))
-        self._check_kept(self._task, state)
+        self._casting.check_kept(self._task, state)
         return _with_messages(episode, appended, said), said, state
 
     async def _outcome(
@@ -234,14 +184,6 @@ class Playing(EnvironmentReading):
             state,
             observation.failure,
         )
-
-    def _check_kept(self, task: TaskGuard, state: State | None) -> None:
-        """See that a store can keep what a task knows, where one is to."""
-        if state is None and not self._keeps_journal:
-            raise task.failure(
-                f"task {task.name!r} keeps what is not JSON, and the server's store has to keep it; "
-                "give it state_dict and load_state_dict"
-            )
 
     def _take_back(self, episode: EpisodeRecord, moment: Moment) -> None:
         episode.take_back(moment)
@@ -289,36 +231,14 @@ class Playing(EnvironmentReading):
         episode, observation = restored(
             self.engine, told, keeps_texts=self._transform is not None, keeps_journal=self._keeps_journal
         )
-        task = await self._taken_up(episode)
+        task = await self._casting.taken_up(episode)
         if self._transform is not None and episode.transform_state is not None:
             await self._load_state(self._transform, episode.transform_state)
         before, self._task, self._episode = self._task, task, episode
         self._is_closed = False
         if before is not None:
-            await _closed(before, End.RESET)
+            await closed(before, End.RESET)
         return observation
-
-    async def _taken_up(self, episode: EpisodeRecord) -> TaskGuard | None:
-        """The task of an episode that was played before, as it was after the last step."""
-        options = episode.options
-        if not options.task:
-            return None
-        try:
-            name = self._tasks.chosen(options.task)
-            chosen = self._tasks.rows.chosen(name, options.split, None, options.row_id)
-        except InvalidRequestError as error:
-            raise TaskMissingError(
-                f"the episode cannot be taken up: {error.message}; serve it with the task and rows that it began with"
-            ) from error
-        if episode.task_state is None:
-            raise TaskError(
-                f"task {name!r} keeps what is not JSON, so the episode cannot be taken up; "
-                "give it state_dict and load_state_dict"
-            )
-        episode.row = None if chosen is None else chosen.row
-        task = TaskGuard(self._tasks.made(name, options.task_args), name, self._task_timeout_s)
-        await task.load_state(episode.task_state)
-        return task
 
     async def _load_state(self, transform: TransformGuard, state: Mapping[str, Any]) -> None:
         try:
@@ -336,52 +256,12 @@ class Playing(EnvironmentReading):
         """Close the task of the episode, which takes no step any more. What it raises is logged."""
         task, self._task, self._is_closed = self._task, None, True
         if task is not None:
-            await _closed(task, reason)
+            await closed(task, reason)
 
     @property
     def closes(self) -> bool:
         """Whether anything has to be closed at the end."""
         return self._task is not None and self._task.is_to_be_closed
-
-
-async def _closed(task: TaskGuard, reason: End) -> None:
-    """Close a task, or have it closed once a call that overran has ended: nobody waits for that."""
-    if task.is_at_rest:
-        await _closed_now(task, reason)
-    else:
-        Course(_closed_now(task, reason), Course.go_on).go_on()
-
-
-async def _closed_now(task: TaskGuard, reason: End) -> None:
-    try:
-        await task.close(reason)
-    except ChatEnvError as error:
-        _LOG.warning("task not closed", extra={"task": task.name, "end": reason.value, "problem": str(error)})
-        _LOG.debug("a task was not closed because of this exception", exc_info=error)
-
-
-def _with_opening(asked: EpisodeOptions, opening: Opening, *, prompt_is_given: bool) -> EpisodeOptions:
-    given: dict[str, Any] = {"messages": opening.messages, "tools": opening.tools}
-    if opening.metadata is not None:
-        given["metadata"] = {**asked.metadata, **opening.metadata}
-    try:
-        opened = asked.overridden_by(given)  # type: ignore[arg-type]
-    except (InvalidRequestError, TypeError, ValueError, AttributeError) as error:
-        raise rejected(f"what the task opened with is refused: {error}") from error
-    if prompt_is_given and not opened.system_prompt_in_use:
-        raise InvalidRequestError(
-            "the task opens with a system message of its own; leave system_prompt out",
-            reason=Reason.SYSTEM_PROMPT_TWICE,
-            field="system_prompt",
-        )
-    return opened
-
-
-def _is_the_tasks(error: BaseException, opened: _Opened, asked: EpisodeOptions) -> bool:
-    """Whether an opening is refused for what the task put there."""
-    if not isinstance(error, InvalidRequestError):
-        return False
-    return opened.options.messages != asked.messages or opened.options.tools != asked.tools
 
 
 def _with_messages(episode: EpisodeRecord, appended: Appended, said: Said) -> Appended:
