@@ -209,7 +209,9 @@ class Trajectory:
 
     @property
     def reward(self) -> float | None:
-        """Sum of all rewards; None where none was given."""
+        """Sum of all rewards; None where none was given, and of an episode that failed, whatever its turns earned."""
+        if self.failure is not None:
+            return None
         rewards = [turn.reward for turn in self._all_turns if turn.reward is not None]
         return sum(rewards) if rewards else None
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from chatenv_client import (
+    ChatEnv,
     Failure,
     FailureKind,
     InvalidRequestError,
@@ -25,7 +27,7 @@ from chatenv_client import (
     TaskTimeoutError,
     Verdict,
 )
-from chatenv_server import Answer, End, ModelTurn, Opening, Task, TaskEpisode
+from chatenv_server import Answer, End, ModelTurn, Opening, Settings, Task, TaskEpisode, serve
 from chatenv_server.engine import TokenEngine
 from tests.tasks.ways import WAYS, Player, playing, said
 
@@ -412,3 +414,20 @@ def settled(task: Any, count: int) -> list[End]:
         time.sleep(0.01)
     time.sleep(0.05)
     return list(task.ended)
+
+
+def test_a_turn_of_the_model_is_one_round_trip(engine: TokenEngine) -> None:
+    called: list[str] = []
+
+    class Counting(grpc.UnaryUnaryClientInterceptor):
+        def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+            called.append(client_call_details.method.rpartition("/")[2])
+            return continuation(client_call_details, request)
+
+    settings = Settings(listen=("127.0.0.1:0",))
+    with serve(settings, engine=engine, task=Guess) as server, grpc.insecure_channel(server.target) as channel:
+        with ChatEnv(grpc.intercept_channel(channel, Counting())) as env:
+            env.reset(seed=3)
+            for guess in (1, 100, 2):
+                env.step(said(str(guess)))
+        assert called == ["Reset", "Step", "Step", "Step", "CloseEpisode"]

@@ -166,9 +166,9 @@ def test_rewards_and_failures_outlive_the_process(served: Served) -> None:
         with ChatEnv(served().target) as there:
             there.resume("e")
             trajectory = there.trajectory()
-            assert (trajectory.failure, trajectory.reward) == (failure, 3.5)
+            assert (trajectory.failure, trajectory.reward, trajectory.turns[1].reward) == (failure, None, 3.5)
             there.set_reward({"late": 1.0}, step=1)
-            assert there.trajectory().reward == 4.5
+            assert there.trajectory().turns[1].reward == 4.5
             assert [one.failed for one in there.episodes()] == [True]
 
 
