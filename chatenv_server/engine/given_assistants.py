@@ -22,8 +22,9 @@ from chatenv_server.engine.forms import texts_of
 from chatenv_server.engine.log_reading import LogReading
 from chatenv_server.engine.renderer import Renderer
 
-MAX_RENDERED: Final = 2**19
-"""Messages that may be rendered for it: a thousand given turns in one conversation."""
+MAX_RENDERED: Final = 2**16
+"""Messages that may be rendered for it, each as often as it stands before a given turn: some 250 given turns in one
+conversation. 255 in 56,000 tokens took seven seconds."""
 
 _ASKED: Final[Message] = {"role": "user", "content": "a"}
 """A conversation that the model is asked to go on with, where the template takes none that ends before the message."""
@@ -32,7 +33,7 @@ _ASKED: Final[Message] = {"role": "user", "content": "a"}
 def given_assistants(log: LogReading, stop_ids: AbstractSet[int]) -> tuple[tuple[int, int], ...]:
     """(start, stop) in the current segment of what each given assistant's message says, its last stop token included.
 
-    Costs nothing where there is no such message; else two renders of the conversation for each.
+    Costs nothing where there is no such message; else three renders of the conversation for each.
 
     Args:
         log: the episode's.

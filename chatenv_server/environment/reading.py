@@ -78,7 +78,7 @@ class EnvironmentReading:
 
         Args:
             assistants: whether to find what assistants say in messages that were given, for `mask("assistant")`. Takes
-                two renders of the conversation for each of them.
+                three renders of the conversation for each of them.
         """
         episode = self._current()
         trajectory = episode.trajectory()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatenv_client import ChatAction, ChatEnvError
+from chatenv_client import ChatAction, ChatEnvError, InvalidRequestError
 from chatenv_server import ChatEnvironment
 from tests.engine.episodes import CLOCK, Plan, Said, canonical_span, dialogues
 from tests.engine.small_tokenizers import user
@@ -75,3 +75,12 @@ def test_an_assistant_that_opens_the_conversation_is_found_too() -> None:
     trajectory = env.trajectory(assistants=True)
     assert bytes(trajectory.tokens[trajectory.mask("assistant")][:-1].tolist()) == b"Hello."
     assert trajectory.tokens[trajectory.mask("assistant")][-1] == 257
+
+
+def test_more_given_turns_than_can_be_looked_for_are_refused_and_the_rest_can_be_read() -> None:
+    env = ChatEnvironment(subject(EMBEDDED).engine)
+    env.reset(messages=[{"role": ("user", "assistant")[i % 2], "content": "x"} for i in range(750)])
+    with pytest.raises(InvalidRequestError, match="375 assistant messages were given") as refused:
+        env.trajectory(assistants=True)
+    assert refused.value.reason == "TOO_MANY_MESSAGES"
+    assert env.trajectory().given_assistants is None
