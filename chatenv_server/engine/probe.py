@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import reduce
+from typing import Any, Final
 
-from chatenv_server.engine.codec import Codec
+from chatenv_server.engine.codec import Codec, shared_prefix_length
 from chatenv_server.engine.forms import Forms
 from chatenv_server.engine.probe_messages import (
     HEAD_TEXT,
@@ -25,6 +26,8 @@ from chatenv_server.engine.probe_messages import (
 from chatenv_server.engine.probe_renders import ProbeRenders
 from chatenv_server.engine.profile import Profile
 from chatenv_server.engine.template import ChatTemplate, variables_of
+
+_OTHER_CALL_ID: Final = "callZq7b2"
 
 
 def probe(template: ChatTemplate, codec: Codec, special_tokens: Mapping[str, str], stop_ids: Iterable[int]) -> Profile:
@@ -62,6 +65,7 @@ class _Probe:
             last_closers=last_closers,
             stop_ids=stop_ids | self._ids([*closers, *last_closers, *self._turn_ends(generation_prompt)]),
             role_closes=self._role_closes(closers),
+            call_close=self._call_close(),
             needs_call_ids=self._needs_call_ids(),
             wants_system=self._renders.wants_system,
             takes=self._takes(),
@@ -191,6 +195,29 @@ class _Probe:
                 closes["assistant"] = before + found
         return closes
 
+    def _call_close(self) -> str:
+        """What messages of calls end in alike: with several kinds of arguments, other ids, whoever speaks next."""
+        bare = calling({}, ids=(_OTHER_CALL_ID,))
+        bare["tool_calls"][0]["function"]["name"] = SENTINEL
+        examples = (
+            (calling({"key": SENTINEL}), [user(), tool_result(HEAD_TEXT)]),
+            (
+                calling({"key": SENTINEL, "more": 1}, ids=(_OTHER_CALL_ID,)),
+                [user(), tool_result(HEAD_TEXT, _OTHER_CALL_ID)],
+            ),
+            (bare, [user()]),
+        )
+        closes = [self._close_before(call, following) for call, following in examples]
+        return reduce(_shared_end, filter(None, closes)) if any(closes) else ""
+
+    def _close_before(self, call: Mapping[str, Any], following: Sequence[Mapping[str, Any]]) -> str:
+        """What follows the sentinel in a message of calls, whether it is the last or one of these follows."""
+        close = self._close([user(), call])
+        for message in following:
+            if (text := self._after([user(), call, message])) is not None:
+                close = self._codec.common_prefix(text, close)
+        return close
+
     # -- features ---------------------------------------------------------------------------------
 
     def _needs_call_ids(self) -> bool:
@@ -210,6 +237,11 @@ class _Probe:
         takes = {name for name, messages in examples.items() if self._after(messages) is not None}
         shown = self._render([user()], tools=[PROBE_TOOL])
         return frozenset(takes | ({"tools"} if shown is not None and "lookup" in shown else set()))
+
+
+def _shared_end(left: str, right: str) -> str:
+    length = shared_prefix_length(left[::-1], right[::-1])
+    return left[len(left) - length :]
 
 
 def _takes_any_user(renders: ProbeRenders) -> bool:

@@ -29,6 +29,8 @@ class Profile:
     """A sampled span that ends in one of these counts as stopped."""
     role_closes: Mapping[str, str]
     """What closes a role's text: what follows it in the last message, or through a closer that comes only later."""
+    call_close: str
+    """What the template writes last of a message of calls, whatever their arguments; empty where that is nothing."""
     needs_call_ids: bool
     """Whether the template insists on an id for every tool call."""
     wants_system: bool = False

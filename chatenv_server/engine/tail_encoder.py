@@ -17,6 +17,7 @@ from chatenv_server.engine.cut import Cut
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.locate import Place
+from chatenv_server.engine.message_parts import MessageParts
 
 _ANCHOR_TOKENS = 64
 """End of the committed stream that a tail may be encoded after."""
@@ -50,7 +51,7 @@ class TailEncoder:
     def __init__(self, template: BoundTemplate, heads: Heads) -> None:
         self._codec = template.chat_format.codec
         self._controls = template.chat_format.controls
-        self._role_closes = template.profile.role_closes
+        self._parts = MessageParts(template.profile, self._codec.common_prefix)
         self._asks = template.options.add_generation_prompt
         self._heads = heads
 
@@ -104,12 +105,7 @@ class TailEncoder:
 
     def message_starts(self, written: WrittenTail) -> list[int]:
         """First character of each message's part: after the close of what stands before it."""
-        starts, passed, close = [], 0, written.close
-        for place, message in zip(written.places, written.prepared, strict=True):
-            starts.append(passed + len(self._codec.common_prefix(written.text[passed : place.start], close)))
-            passed = place.stop
-            close = self._role_closes.get(message.get("role", ""), "")
-        return starts
+        return self._parts.starts(written.text, written.places, written.prepared, written.close)
 
 
 def _boundary_merge(position: int) -> FidelityReport:

@@ -51,6 +51,8 @@ def test_a_given_turn_is_trained_on_exactly_where_it_would_have_been_sampled(sub
     assert not got.mask("sampled").any()
     assert got.mask("assistant").tolist() == expected.mask("sampled").tolist()
     assert expected.mask("assistant").tolist() == expected.mask("sampled").tolist()
+    if subject.chat_format.profile.role_closes["assistant"]:  # else the stop token is the next turn's first, if given
+        assert given.state.message_spans == sampled.state.message_spans
     seen[subject.name] = seen.get(subject.name, 0) + 1
 
 
