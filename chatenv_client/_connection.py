@@ -24,9 +24,10 @@ import grpc.aio
 
 from chatenv_client.calls import Call, CallDefaults, ResultT, error_from_rpc, taken
 from chatenv_client.channel import Tls, check_ready_channel, open_async_channel, open_channel
-from chatenv_client.errors import ChatEnvError, EpisodeLimitError, TokenLimitError
+from chatenv_client.errors import ChatEnvError
 from chatenv_client.fork import ProcessGuard
 from chatenv_client.stub import stub_of
+from chatenv_client.succession import NO_ROOM, STAYS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,11 +37,6 @@ ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
 FAREWELL_S: Final = 2.0
 """Seconds that telling the server of the end may take where a `with` block raised: with Ctrl-C, say, since the server
 hangs."""
-
-
-_NO_ROOM: Final = (EpisodeLimitError, TokenLimitError)
-"""What a server says that has no room for one episode more."""
-_STAYS: Final = "the episode before could not be closed"
 
 
 class _Users:
@@ -170,10 +166,10 @@ class Connection(BaseConnection[grpc.Channel]):
             return self.make(opening, timeout_s)
         try:
             opened = self.make(opening, timeout_s)
-        except _NO_ROOM:
+        except NO_ROOM:
             self.make(closing, timeout_s)
             return self.make(opening, timeout_s)
-        with warned_of(_STAYS):
+        with warned_of(STAYS):
             self.make(closing, timeout_s)
         return opened
 
@@ -228,10 +224,10 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             return await self.make(opening, timeout_s)
         try:
             opened = await self.make(opening, timeout_s)
-        except _NO_ROOM:
+        except NO_ROOM:
             await self.make(closing, timeout_s)
             return await self.make(opening, timeout_s)
-        with warned_of(_STAYS):
+        with warned_of(STAYS):
             await self.make(closing, timeout_s)
         return opened
 

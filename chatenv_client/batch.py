@@ -58,6 +58,13 @@ class Round(Generic[ResultT]):
         self._errors: dict[int, ChatEnvError] = {}
         self._lost_calls: list[ChatEnvError] = []
         self._answered = 0
+        self.succeeded: set[int] = set()
+        """Indices of the episodes whose calls were answered, and not with an error."""
+
+    @property
+    def errors(self) -> Mapping[int, ChatEnvError]:
+        """What went wrong, by index of the episode."""
+        return self._errors
 
     def ask(self, index: int, build: Callable[[], Call[ResultT] | None]) -> None:
         """Add the call that `build` makes for an episode, if it makes one. What it refuses is that item's error."""
@@ -172,6 +179,7 @@ class Round(Generic[ResultT]):
         self._answered += 1
         try:
             self.results[index] = taken(receive, response)
+            self.succeeded.add(index)
         except ChatEnvError as error:
             self._errors[index] = error
 
@@ -179,6 +187,14 @@ class Round(Generic[ResultT]):
         """Take in what the server says against an item."""
         self._answered += 1
         self._errors[index] = error
+
+    def take_in(self, again: Round[ResultT]) -> None:
+        """Take in what became of items that were asked for once more."""
+        for index in again.succeeded:
+            self.results[index] = again.results[index]
+            self._errors.pop(index, None)
+        self._errors.update(again.errors)
+        self.succeeded |= again.succeeded
 
     def lose(self, indices: Sequence[int], error: ChatEnvError) -> None:
         """Take in that a call failed as a whole, with these items in it."""

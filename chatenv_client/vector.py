@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from chatenv_client import inquiries
-from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
+from chatenv_client._connection import FAREWELL_S, Connection, warned_of, yielding_to
 from chatenv_client._lanes import reach_all
 from chatenv_client.batch import Part, Round
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
@@ -23,6 +23,7 @@ from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.judging import VectorJudgingClient
 from chatenv_client.models import Action, ChatObservation, Limits, ResetOptions, ServerInfo, StepResult, Trajectory
+from chatenv_client.succession import STAYS, Succession
 from chatenv_client.vector_session import VectorSession
 
 if TYPE_CHECKING:
@@ -113,9 +114,11 @@ class VectorChatEnv(VectorJudgingClient):
         timeout_s: float | None = None,
         **shared: Unpack[ResetOptions],
     ) -> list[StepResult]:
-        """Start all episodes; those before them are closed.
+        """Start all episodes; those before them are closed then.
 
-        Episodes that are to be compared with each other get a `group` here; where none is given, there is none.
+        An episode that could not be started leaves the one before it as it was, which is closed first only where the
+        server has no room for both. Episodes that are to be compared with each other get a `group` here; where none
+        is given, there is none.
 
         Args:
             episodes: options of each episode, which go before the shared ones.
@@ -127,9 +130,7 @@ class VectorChatEnv(VectorJudgingClient):
             BatchError: some episodes could not be started.
             ChatEnvError: no answer came.
         """
-        closing, resetting = self._session.reset(episodes, shared)
-        self._make(closing, timeout_s).check()
-        return self._session.show(self._make(resetting, timeout_s))
+        return self._session.show(self._succeed(self._session.reset(episodes, shared), timeout_s))
 
     def step(self, actions: Sequence[Action | None], *, timeout_s: float | None = None) -> list[StepResult]:
         """Append one turn to each episode that has an action.
@@ -146,9 +147,7 @@ class VectorChatEnv(VectorJudgingClient):
             BatchError: some steps failed; the others were applied.
             ChatEnvError: no answer came; the same step may be tried again.
         """
-        closing, stepping = self._session.step(actions)
-        self._make(closing, timeout_s).check()
-        return self._session.show(self._make(stepping, timeout_s))
+        return self._session.show(self._succeed(self._session.step(actions), timeout_s))
 
     def trajectories(self, *, assistants: bool = False, timeout_s: float | None = None) -> list[Trajectory]:
         """All episodes as training wants them, in order; see `ChatEnv.trajectory`.
@@ -218,6 +217,15 @@ class VectorChatEnv(VectorJudgingClient):
         with yielding_to(error):
             self._ends_by = None if error is None else time.monotonic() + FAREWELL_S
             self.close()
+
+    def _succeed(self, succession: Succession, timeout_s: float | None) -> Round[StepResult]:
+        """Open episodes, and close those before them; a refused one leaves the one before it as it was."""
+        opening = self._make(succession.opening, timeout_s)
+        room = self._make(succession.making_room(), timeout_s)
+        opening.take_in(self._make(succession.opening_again(room), timeout_s))
+        with warned_of(STAYS):
+            self._make(succession.closing(), timeout_s).check()
+        return opening
 
     def _make(self, round_: Round[ResultT], timeout_s: float | None) -> Round[ResultT]:
         self._connection.check()

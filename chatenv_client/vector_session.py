@@ -18,6 +18,7 @@ from chatenv_client.models import (
     as_action,
 )
 from chatenv_client.session import Session, result_of
+from chatenv_client.succession import Succession
 
 
 class VectorSession:
@@ -32,10 +33,8 @@ class VectorSession:
         self._shown: list[StepResult | None] = [None] * n
         """What each episode showed last; None: it was not started."""
 
-    def reset(
-        self, episodes: Sequence[ResetOptions] | None, shared: ResetOptions
-    ) -> tuple[Round[None], Round[StepResult]]:
-        """Close what is live, and start all episodes: two rounds, in this order.
+    def reset(self, episodes: Sequence[ResetOptions] | None, shared: ResetOptions) -> Succession:
+        """Start all episodes in the place of those that are live.
 
         Raises:
             ValueError: there are more or fewer options than episodes, or two episodes of one id.
@@ -47,13 +46,10 @@ class VectorSession:
         if len(set(named)) < len(named):
             raise ValueError("several episodes are given one id; give each its own, or none")
         self._options = options
-        resetting: Round[StepResult] = self._round()
-        closing = self._restart(range(len(self.sessions)), resetting)
-        self._shown = [None] * len(self.sessions)
-        return closing, resetting
+        return self._restart(range(len(self.sessions)), self._round())
 
-    def step(self, actions: Sequence[Action | None]) -> tuple[Round[None], Round[StepResult]]:
-        """Close what is due for a new start, and append the actions or start anew: two rounds, in this order.
+    def step(self, actions: Sequence[Action | None]) -> Succession:
+        """Append the actions, or start anew what is due for that.
 
         Raises:
             RuntimeError: not every episode was started.
@@ -67,7 +63,7 @@ class VectorSession:
         acting = {index: action for index, action in enumerate(wanted) if action is not None and index not in due}
         if acting:
             stepping.plan(list(acting), lambda index, request: self.sessions[index].step(acting[index], request))
-        return self._restart(sorted(due), stepping), stepping
+        return self._restart(sorted(due), stepping)
 
     def show(self, played: Round[StepResult]) -> list[StepResult]:
         """What each episode shows now.
@@ -164,14 +160,16 @@ class VectorSession:
             closing.ask(index, session.close)
         return closing
 
-    def _restart(self, indices: Iterable[int], resetting: Round[StepResult]) -> Round[None]:
-        """Add Resets to a round; the round to make before it."""
-        closing: Round[None] = self._round()
+    def _restart(self, indices: Iterable[int], opening: Round[StepResult]) -> Succession:
+        """Add Resets to a round, in the place of the episodes that are live."""
+        resets, closes = {}, {}
         for index in indices:
             session, options = self.sessions[index], self._options[index]
-            closing.ask(index, partial(session.close, unless=options.get("episode_id")))
-            resetting.ask(index, partial(session.reset, options))
-        return closing
+            if (close := session.close(unless=options.get("episode_id"))) is not None:
+                closes[index] = close
+            resets[index] = partial(session.reset, options)
+            opening.ask(index, resets[index])
+        return Succession(opening, resets, closes)
 
     def _round(self) -> Round[Any]:
         return Round(len(self.sessions))

@@ -214,6 +214,45 @@ def test_reset_closes_the_episodes_before_and_close_the_last(
     assert ChatEnv(channel).server_info().live_episodes == live
 
 
+def test_a_refused_reset_leaves_the_episode_before_as_it_was(
+    channel: grpc.Channel, vector: Callable[..., VectorChatEnv]
+) -> None:
+    live = ChatEnv(channel).server_info().live_episodes
+    env = vector(3)
+    env.reset(messages=[HELLO])
+    before = env.step([AGAIN, AGAIN, AGAIN])
+    ids = env.episode_ids
+    with pytest.raises(BatchError) as caught:
+        env.reset([{}, {"messages": [{"role": 1}]}, {}], messages=[HELLO])
+    assert list(caught.value.errors) == [1]
+    assert [now == then for now, then in zip(env.episode_ids, ids, strict=True)] == [False, True, False]
+    assert ChatEnv(channel).server_info().live_episodes == live + 3
+    after = env.step([None, HELLO, None])
+    assert [result.observation.step_count for result in after] == [0, 2, 0]
+    assert after[1].observation.messages[:2] == before[1].observation.messages[:2]
+
+
+def test_a_lost_reset_leaves_the_episodes_before_as_they_were(serving: Serving) -> None:
+    with serving({}) as target:
+        env = VectorChatEnv(target, 2, timeout_s=2)
+        shown = env.reset()
+    ids = env.episode_ids
+    with pytest.raises(UnavailableError):
+        env.reset()
+    assert env.episode_ids == ids
+    assert env.observations == [result.observation for result in shown]
+    with pytest.raises(UnavailableError):
+        env.close()
+
+
+def test_where_there_is_no_room_for_both_the_episodes_before_are_closed_first(serving: Serving) -> None:
+    with serving({"max_episodes": 3}) as target, VectorChatEnv(target, 3, autoreset=True) as env:
+        for _ in range(2):
+            env.reset([{"max_steps": 1}, {}, {}])
+            assert [result.done for result in env.step([HELLO] * 3)] == [True, False, False]
+            assert [result.observation.step_count for result in env.step([HELLO] * 3)] == [0, 2, 2]
+
+
 def test_episodes_keep_the_ids_that_they_are_given(vector: Callable[..., VectorChatEnv]) -> None:
     env = vector(2)
     for _ in range(2):
