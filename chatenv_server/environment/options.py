@@ -156,14 +156,21 @@ def _own_group(group: Any) -> str:
     return cast("str", group)
 
 
-def _own_template_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    own = copy.deepcopy(dict(kwargs))
+def _own_mapping(given: Any, field: str, reason: Reason) -> dict[Any, Any]:
+    if not isinstance(given, Mapping):
+        what = f"{field} is a mapping of names to values, not a {type(given).__name__}"
+        raise InvalidRequestError(what, reason=reason, field=field)
+    return dict(given)
+
+
+def _own_template_kwargs(kwargs: Any) -> dict[str, Any]:
+    own = copy.deepcopy(_own_mapping(kwargs, "chat_template_kwargs", Reason.BAD_TEMPLATE_KWARGS))
     check_template_kwargs(own)
     return own
 
 
-def _own_task_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    own: dict[str, Any] = plain(dict(arguments))
+def _own_task_args(arguments: Any) -> dict[str, Any]:
+    own: dict[str, Any] = plain(_own_mapping(arguments, "task_args", Reason.BAD_TASK))
     check_json(own, "task_args", reason=Reason.BAD_TASK)
     return own
 
@@ -182,8 +189,8 @@ def _own_row_id(given: Any) -> str:
         raise InvalidRequestError(str(error), reason=Reason.BAD_ROW, field="row_id") from error
 
 
-def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    own: dict[str, Any] = plain(dict(metadata))
+def _own_metadata(metadata: Any) -> dict[str, Any]:
+    own: dict[str, Any] = plain(_own_mapping(metadata, "metadata", Reason.BAD_METADATA))
     check_json(own, "metadata", reason=Reason.BAD_METADATA)
     return own
 
