@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 from chatenv_client.models import ChatObservation
-from chatenv_server.environment.user_calls import is_async
+from chatenv_server.tasks.user_functions import is_async
 from chatenv_server.user_objects import Sought, found, told
 
 Transform = Callable[[ChatObservation], ChatObservation | Awaitable[ChatObservation]]

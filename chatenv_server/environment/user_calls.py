@@ -211,8 +211,3 @@ class Lasting:
     def result(self) -> bool:
         """Whether it has ended."""
         return self._call.is_over
-
-
-def is_async(function: Any) -> bool:
-    """Whether to call a function gives a coroutine, as far as one can tell before."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 from chatenv_client.errors import ChatEnvError, InvalidRequestError
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import dump_json, load_object
-from chatenv_server.environment.user_calls import Lasting, UserCall, is_async
+from chatenv_server.environment.user_calls import Lasting, UserCall
+from chatenv_server.tasks.user_functions import is_async
 from chatenv_server.work import done, pause
 
 State = dict[str, Any]
