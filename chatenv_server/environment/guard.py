@@ -16,8 +16,8 @@ from chatenv_client.models import ChatObservation, Message
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import check_keys, plain_json
 from chatenv_server.environment.rewards import Earned, earned
-from chatenv_server.environment.transforms import Transform, keeps_state
-from chatenv_server.environment.user_code import Kind, State, StateKeeper, UserCode, is_the_users, own_state
+from chatenv_server.environment.transforms import Transform
+from chatenv_server.environment.user_code import Kind, OwnState, State, UserCode, is_the_users, keeps_state
 
 _KIND: Final = Kind("transform", "transform-timeout", TransformError, TransformTimeoutError)
 
@@ -42,7 +42,7 @@ class TransformGuard(UserCode):
     """
 
     def __init__(self, transform: Transform, timeout_s: float = 0.0) -> None:
-        super().__init__(_KIND, timeout_s, _Keeper(transform) if keeps_state(transform) else None)
+        super().__init__(_KIND, timeout_s, OwnState(transform, _KIND) if keeps_state(transform) else None)
         self._transform = transform
 
     async def shaped(self, observation: ChatObservation, reward: Earned) -> Shaped:
@@ -118,21 +118,6 @@ class Shown(ChatObservation):
 
 
 _FIELDS: Final = tuple(ChatObservation.__dataclass_fields__)
-
-
-class _Keeper(StateKeeper):
-    """The state of a transform that has both methods."""
-
-    def __init__(self, transform: Any) -> None:
-        self._transform = transform
-
-    def told(self) -> State:
-        """What `state_dict` returns."""
-        return own_state(self._transform.state_dict(), _KIND.name)
-
-    def give_back(self, state: State) -> None:
-        """Calls `load_state_dict`."""
-        self._transform.load_state_dict(state)
 
 
 class _Refused(Exception):  # noqa: N818 - told as a failure of the transform

@@ -19,7 +19,7 @@ from chatenv_client.models import Failure, Message, own_message
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import check_keys, plain_json
 from chatenv_server.environment.rewards import NO_REWARD, Earned, earned
-from chatenv_server.environment.user_code import Kind, State, StateKeeper, UserCode, is_the_users, own_state
+from chatenv_server.environment.user_code import Kind, OwnState, State, StateKeeper, UserCode, is_the_users, keeps_state
 from chatenv_server.environment.validation import check_failure, check_messages
 from chatenv_server.tasks.scores import NoScoreError
 from chatenv_server.tasks.task import Answer, End, ModelTurn, Opening, Task, TaskEpisode
@@ -166,23 +166,7 @@ def rejected(what: str) -> TaskAnswerError:
 
 
 def _keeper_of(task: Task) -> StateKeeper:
-    has_own = [callable(getattr(task, name, None)) for name in ("state_dict", "load_state_dict")]
-    return _OwnState(task) if all(has_own) else _Attributes(task)
-
-
-class _OwnState(StateKeeper):
-    """The state of a task that says itself what it is."""
-
-    def __init__(self, task: Any) -> None:
-        self._task = task
-
-    def told(self) -> State:
-        """What `state_dict` returns."""
-        return own_state(self._task.state_dict(), _KIND.name)
-
-    def give_back(self, state: State) -> None:
-        """Calls `load_state_dict`."""
-        self._task.load_state_dict(state)
+    return OwnState(task, _KIND) if keeps_state(task) else _Attributes(task)
 
 
 class _Attributes(StateKeeper):

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 from chatenv_client.models import ChatObservation
+from chatenv_server.environment.user_code import keeps_state, state_methods
 from chatenv_server.tasks.user_functions import is_async
 from chatenv_server.user_objects import Sought, found, told
 
@@ -71,15 +72,6 @@ class _ComposedWithState(_Composed):
             parts[int(place)].load_state_dict(part_state)
 
 
-def keeps_state(transform: Any) -> bool:
-    """Whether a transform that was checked keeps state from step to step."""
-    return all(_state_methods(transform).values())
-
-
-def _state_methods(transform: Any) -> dict[str, bool]:
-    return {name: callable(getattr(transform, name, None)) for name in ("state_dict", "load_state_dict")}
-
-
 def check_transform(transform: Any) -> None:
     """Find out what can be known of a transform before it is called.
 
@@ -91,7 +83,7 @@ def check_transform(transform: Any) -> None:
         raise TypeError("a transform is a function, an object with __call__, or a class of such objects")
     if any(map(_returns_something_else, (transform, getattr(transform, "__call__", None)))):  # noqa: B004
         raise TypeError("a transform is a function, plain or async, and no generator")
-    lacking = [name for name, is_there in _state_methods(transform).items() if not is_there]
+    lacking = [name for name, is_there in state_methods(transform).items() if not is_there]
     if len(lacking) == 1:
         raise TypeError(
             "a transform that keeps state has state_dict() and load_state_dict(state), and this one has no "

@@ -186,12 +186,39 @@ class UserCode:
             raise BadState(f"state_dict of the {self.kind.name} raised") from error
 
 
-def own_state(state: Any, what: str) -> State:
-    """What `state_dict` of somebody's returned, as JSON has it.
+def keeps_state(owner: Any) -> bool:
+    """Whether an object says itself what its state is."""
+    return all(state_methods(owner).values())
 
-    Raises:
-        BadState: it is no JSON object.
+
+def state_methods(owner: Any) -> dict[str, bool]:
+    """Which of the two methods it has that this takes."""
+    return {name: callable(getattr(owner, name, None)) for name in ("state_dict", "load_state_dict")}
+
+
+class OwnState(StateKeeper):
+    """The state of an object that says itself what it is: by `state_dict` and `load_state_dict`.
+
+    Args:
+        owner: the object.
+        kind: what messages call it.
     """
+
+    def __init__(self, owner: Any, kind: Kind) -> None:
+        self._owner = owner
+        self._kind = kind
+
+    def told(self) -> State:
+        """What `state_dict` returns."""
+        return _own_state(self._owner.state_dict(), self._kind.name)
+
+    def give_back(self, state: State) -> None:
+        """Calls `load_state_dict`."""
+        self._owner.load_state_dict(state)
+
+
+def _own_state(state: Any, what: str) -> State:
+    """What `state_dict` of somebody's returned, as JSON has it. Raises BadState."""
     if not isinstance(state, Mapping):
         raise BadState(f"state_dict of the {what} returned {type(state).__name__}, not a mapping")
     try:
