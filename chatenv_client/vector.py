@@ -40,8 +40,8 @@ class VectorChatEnv(VectorJudgingClient):
 
     A round of steps travels as a few BatchStep calls. While the server works on one, the next waits there, the answer
     to the one before is read, and another is built; where tasks answer, which may wait, all are sent at once. The
-    server's limits are asked for and kept. Of a server with
-    several processes each gets its part of the episodes, over a connection of its own, unless the target is a channel.
+    server's limits are asked for and kept. Of a server with several processes each gets its part of the episodes, over
+    a connection of its own, unless the target is a channel.
 
     One bad item spoils no other: the rest is applied, and then BatchError holds what each was answered. Items that
     failed may be tried again, with None for those that did not.

@@ -17,7 +17,8 @@ from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import check_keys, plain_json
 from chatenv_server.environment.rewards import Earned, earned
 from chatenv_server.environment.transforms import Transform
-from chatenv_server.environment.user_code import Kind, OwnState, State, UserCode, is_the_users, keeps_state
+from chatenv_server.environment.user_code import Kind, OwnState, State, UserCode, keeps_state
+from chatenv_server.tasks.user_functions import is_the_users
 
 _KIND: Final = Kind("transform", "transform-timeout", TransformError, TransformTimeoutError)
 

@@ -19,10 +19,11 @@ from chatenv_client.models import Failure, Message, own_message
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import check_keys, plain_json
 from chatenv_server.environment.rewards import NO_REWARD, Earned, earned
-from chatenv_server.environment.user_code import Kind, OwnState, State, StateKeeper, UserCode, is_the_users, keeps_state
+from chatenv_server.environment.user_code import Kind, OwnState, State, StateKeeper, UserCode, keeps_state
 from chatenv_server.environment.validation import check_failure, check_messages
 from chatenv_server.tasks.scores import NoScoreError
 from chatenv_server.tasks.task import Answer, End, ModelTurn, Opening, Task, TaskEpisode
+from chatenv_server.tasks.user_functions import is_the_users
 
 _KIND: Final = Kind("task", "task-timeout", TaskError, TaskTimeoutError)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +16,7 @@ from chatenv_client.errors import ChatEnvError, InvalidRequestError
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import dump_json, load_object
 from chatenv_server.environment.user_calls import Lasting, UserCall
-from chatenv_server.tasks.user_functions import is_async
+from chatenv_server.tasks.user_functions import is_async, is_the_users
 from chatenv_server.work import done, pause
 
 State = dict[str, Any]
@@ -229,8 +228,3 @@ def _own_state(state: Any, what: str) -> State:
 
 def _nothing(_: None) -> None:
     pass
-
-
-def is_the_users(error: BaseException) -> bool:
-    """Whether somebody pressed Ctrl-C, which only the main thread is told of. All else is the object's doing."""
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()

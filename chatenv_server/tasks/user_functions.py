@@ -21,6 +21,11 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
+def is_the_users(error: BaseException) -> bool:
+    """Whether somebody pressed Ctrl-C, which only the main thread is told of. All else is the function's doing."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
 async def called(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns. Raises what it raises, but nothing that would end the event loop."""
     call = partial(function, *arguments)
@@ -32,8 +37,8 @@ async def _awaited(result: Awaitable[Any]) -> Any:
     try:
         return await result
     except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            raise  # somebody pressed Ctrl-C
+        if is_the_users(error):
+            raise
         raise _harmless(error) from error
 
 
