@@ -14,6 +14,7 @@ from chatenv_client.training.facts import (
     Framework,
     RowFacts,
     check_framework,
+    columns_of,
     facts_of,
     group_numbers,
     of_framework,
@@ -119,13 +120,5 @@ class _Padded:
         return arrays
 
     def columns(self) -> dict[str, Any]:
-        extras: dict[str, Any] = {}
-        has_extras: dict[str, Any] = {}
-        for name, like in column_names(self._rows).items():
-            extras[name] = np.zeros((*self._shape, *like.rows.shape[1:]), dtype=like.rows.dtype)
-            has_extras[name] = np.zeros(self._shape, dtype=np.bool_)
-            for number, (one, place) in enumerate(zip(self._rows, self._places, strict=True)):
-                if (column := one.sample.extras.get(name)) is not None:
-                    extras[name][number, place.start + column.positions] = column.rows
-                    has_extras[name][number, place.start + column.positions] = True
-        return {"extras": extras, "has_extras": has_extras}
+        starts = [number * self._shape[1] + place.start for number, place in enumerate(self._places)]
+        return columns_of(self._rows, column_names(self._rows), starts, self._shape)

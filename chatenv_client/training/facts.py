@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from chatenv_client.models import Failure, Sample
+from chatenv_client.models import Column, Failure, Sample
 from chatenv_client.training.choosing import Chosen
 
 Framework = Literal["numpy", "torch"]
@@ -85,6 +86,31 @@ def of_tokens(sample: Sample) -> dict[str, Any]:
         "logprobs": np.where(sample.loss_mask, sample.logprobs, np.float32(0)),
         "token_rewards": np.full(len(sample.tokens), np.nan) if sample.token_rewards is None else sample.token_rewards,
     }
+
+
+def columns_of(
+    rows: Sequence[Chosen], known: Mapping[str, Column], starts: Sequence[int], shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """The columns of rows, and which tokens have a row of them: the fields `extras` and `has_extras` of a batch.
+
+    Args:
+        rows: the rows.
+        known: one column of each name.
+        starts: where each row begins, counted through all of `shape`.
+        shape: of the tokens' arrays.
+    """
+    size = math.prod(shape)
+    extras: dict[str, Any] = {}
+    has_extras: dict[str, Any] = {}
+    for name, like in known.items():
+        values = np.zeros((size, *like.rows.shape[1:]), dtype=like.rows.dtype)
+        has = np.zeros(size, dtype=np.bool_)
+        for start, one in zip(starts, rows, strict=True):
+            if (column := one.sample.extras.get(name)) is not None:
+                values[start + column.positions] = column.rows
+                has[start + column.positions] = True
+        extras[name], has_extras[name] = values.reshape(*shape, *like.rows.shape[1:]), has.reshape(shape)
+    return {"extras": extras, "has_extras": has_extras}
 
 
 def check_framework(framework: str) -> None:

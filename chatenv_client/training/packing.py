@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from chatenv_client.models import Sample
+from chatenv_client.models import Column, Sample
 from chatenv_client.training.choosing import Chosen, LeftOut, TooLong, Unrewarded, choose, column_names
 from chatenv_client.training.facts import (
     Framework,
     RowFacts,
     check_framework,
+    columns_of,
     facts_of,
     group_numbers,
     of_framework,
@@ -119,15 +121,6 @@ def _of_tokens(rows: Sequence[Chosen]) -> dict[str, Any]:
     }
 
 
-def _columns(rows: Sequence[Chosen], known: Any) -> dict[str, Any]:
-    starts = np.cumsum([0, *(len(one.sample.tokens) for one in rows)])
-    extras: dict[str, Any] = {}
-    has_extras: dict[str, Any] = {}
-    for name, like in known.items():
-        extras[name] = np.zeros((starts[-1], *like.rows.shape[1:]), dtype=like.rows.dtype)
-        has_extras[name] = np.zeros(starts[-1], dtype=np.bool_)
-        for start, one in zip(starts[:-1], rows, strict=True):
-            if (column := one.sample.extras.get(name)) is not None:
-                extras[name][start + column.positions] = column.rows
-                has_extras[name][start + column.positions] = True
-    return {"extras": extras, "has_extras": has_extras}
+def _columns(rows: Sequence[Chosen], known: Mapping[str, Column]) -> dict[str, Any]:
+    *starts, size = accumulate((len(one.sample.tokens) for one in rows), initial=0)
+    return columns_of(rows, known, starts, (size,))
