@@ -48,7 +48,7 @@ class Failure(NamedTuple):
                 a surrogate pair.
         """
         check_reason(reason, "reason")
-        return cls(_kind_of(kind), reason)
+        return cls(as_kind(kind, "kind"), reason)
 
 
 def check_reason(reason: str, field: str) -> None:
@@ -62,12 +62,13 @@ def check_reason(reason: str, field: str) -> None:
         raise bad_failure("the reason holds half of a surrogate pair, which is no Unicode text", field)
 
 
-def _kind_of(kind: FailureKind | str) -> FailureKind:
+def as_kind(kind: FailureKind | str, field: str) -> FailureKind:
+    """A kind, or the one of a word; see `Failure.of`."""
     try:
         return FailureKind(kind)
     except ValueError:
         known = ", ".join(repr(each.value) for each in FailureKind)
-        raise bad_failure(f"{kind!r:.99} is no kind of failure; there are {known}", "kind") from None
+        raise bad_failure(f"{kind!r:.99} is no kind of failure; there are {known}", field) from None
 
 
 def bad_failure(what: str, field: str) -> InvalidRequestError:

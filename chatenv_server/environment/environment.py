@@ -19,6 +19,7 @@ from chatenv_client.models import (
     ResetOptions,
     as_action,
 )
+from chatenv_client.models.failure import as_kind
 from chatenv_client.models.rewards import bad_reward
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.guard import TransformGuard
@@ -27,7 +28,6 @@ from chatenv_server.environment.playing import Playing, Tell
 from chatenv_server.environment.rewards import earned
 from chatenv_server.environment.snapshots import EpisodeSnapshot, mark_as_fork, newest_piece, snapshot_of
 from chatenv_server.environment.transforms import Transform, check_transform
-from chatenv_server.environment.validation import as_failure_kind
 from chatenv_server.tasks.choice import TaskMaker, Tasks
 from chatenv_server.tasks.rows import Rows
 from chatenv_server.tasks.task import End
@@ -179,7 +179,7 @@ class ChatEnvironment(Playing):
         Raises:
             InvalidRequestError: there is no such kind, or the reason is too long.
         """
-        return self.record_failure(Failure(as_failure_kind(kind), reason))
+        return self.record_failure(Failure(as_kind(kind, "failure.kind"), reason))
 
     def close(self) -> None:
         """Close the task of the episode, if there is one; the episode can still be read."""

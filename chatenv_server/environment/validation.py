@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ChatAction, Failure, FailureKind, Message, is_plain
+from chatenv_client.models import ChatAction, Failure, Message, is_plain
+from chatenv_client.models.failure import as_kind, bad_failure, check_reason
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
 from chatenv_client.wire.json_fields import MAX_JSON_DEPTH, load_object
@@ -22,7 +23,6 @@ PolicyT = TypeVar("PolicyT", bound=enum.Enum)
 
 _LONGEST_ROLE = 64
 _LONGEST_MODEL_VERSION = 256
-_LONGEST_REASON = 4096
 _LARGEST_LIMIT = 2**32 - 1
 
 
@@ -296,30 +296,13 @@ def check_text(text: Any, field: str, *, reason: Reason = Reason.BAD_MESSAGE) ->
         ) from None
 
 
-def as_failure_kind(kind: Any) -> FailureKind:
-    """The kind of failure of this name.
-
-    Raises:
-        InvalidRequestError: there is none.
-    """
-    try:
-        return FailureKind(kind)
-    except ValueError:
-        raise _bad_failure(f"kind is one of {', '.join(FailureKind)}, not {kind!r}", "failure.kind") from None
-
-
 def check_failure(failure: Any) -> None:
     """Raise InvalidRequestError unless it says what broke, and its reason is not too long."""
     if not isinstance(failure, Failure):
-        raise _bad_failure(f"a failure is a Failure, not a {type(failure).__name__}", "failure")
-    as_failure_kind(failure.kind)
+        raise bad_failure(f"a failure is a Failure, not a {type(failure).__name__}", "failure")
+    as_kind(failure.kind, "failure.kind")
     check_text(failure.reason, "failure.reason")
-    if len(failure.reason) > _LONGEST_REASON:
-        raise _bad_failure(f"the reason of a failure has at most {_LONGEST_REASON} characters", "failure.reason")
-
-
-def _bad_failure(what: str, field: str) -> InvalidRequestError:
-    return InvalidRequestError(what, reason=Reason.BAD_FAILURE, field=field)
+    check_reason(failure.reason, "failure.reason")
 
 
 def check_limit(value: int | None, field: str) -> int | None:
