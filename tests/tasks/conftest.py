@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import pytest
@@ -12,12 +15,35 @@ from chatenv_client.models import Message
 from chatenv_server.engine import TokenEngine
 from chatenv_server.tasks.task import Answer, ModelTurn, Opening, Task, TaskEpisode
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from tests.tasks.ways import WAYS, Player, playing
+
+Play = Callable[..., AbstractContextManager[Player]]
 
 
 @pytest.fixture(scope="session")
 def engine() -> TokenEngine:
     """The embedded tokenizer's engine, probed once."""
     return TokenEngine.load(ByteTokenizer())
+
+
+@pytest.fixture(params=WAYS)
+def play(request: pytest.FixtureRequest, engine: TokenEngine) -> Play:
+    """Opens a player with a task."""
+
+    @contextmanager
+    def play(task: Any, **settings: Any) -> Iterator[Player]:
+        with playing(request.param, engine, task=task, **settings) as player:
+            yield player
+
+    return play
+
+
+def settled(condition: Callable[[], Any]) -> Any:
+    """What a condition comes to, once it is something; else what it is after a while."""
+    until = time.monotonic() + 20
+    while not (value := condition()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return value
 
 
 def turn(text: str = "", *calls: Any, **fields: Any) -> ModelTurn:

@@ -8,8 +8,7 @@ import random
 import threading
 import time
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -29,22 +28,10 @@ from chatenv_client import (
 )
 from chatenv_server import Answer, End, ModelTurn, Opening, Settings, Task, TaskEpisode, serve
 from chatenv_server.engine import TokenEngine
-from tests.tasks.ways import WAYS, Player, playing, said
+from tests.tasks.conftest import Play
+from tests.tasks.ways import said
 
-Play = Callable[..., AbstractContextManager[Player]]
 HI = {"role": "user", "content": "Hi"}
-
-
-@pytest.fixture(params=WAYS)
-def play(request: pytest.FixtureRequest, engine: TokenEngine) -> Play:
-    """Opens a player with a task."""
-
-    @contextmanager
-    def play(task: Any, **settings: Any) -> Iterator[Player]:
-        with playing(request.param, engine, task=task, **settings) as player:
-            yield player
-
-    return play
 
 
 class Guess(Task):

@@ -16,6 +16,7 @@ from chatenv_client import ChatEnv, ChatEnvError, TaskError, TaskTimeoutError
 from chatenv_server import Answer, End, ModelTurn, Settings, Task, TaskEpisode, serve
 from chatenv_server.engine import TokenEngine
 from chatenv_server.running.process import RunningServer
+from tests.tasks.conftest import settled
 from tests.tasks.ways import WAYS, playing, said
 
 Served = Callable[..., RunningServer]
@@ -62,13 +63,6 @@ def served(tmp_path: Path, engine: TokenEngine) -> Iterator[Served]:
             return stack.enter_context(serve(Settings(**made), engine=engine, task=task))
 
         yield served
-
-
-def settled(condition: Callable[[], Any]) -> Any:
-    until = time.monotonic() + 10
-    while not (value := condition()) and time.monotonic() < until:
-        time.sleep(0.01)
-    return value
 
 
 def test_several_processes_close_each_box_once(served: Served, boxes: Any) -> None:

@@ -17,6 +17,7 @@ from chatenv_client import ChatEnv, Failure, FailureKind, Origin, TaskError, Tas
 from chatenv_server import Answer, ChatEnvironment, End, ModelTurn, Opening, Settings, Task, TaskEpisode, serve
 from chatenv_server.engine import TokenEngine
 from chatenv_server.running.process import RunningServer
+from tests.tasks.conftest import settled
 from tests.tasks.ways import said
 
 Served = Callable[..., RunningServer]
@@ -56,13 +57,6 @@ def served(tmp_path: Path, engine: TokenEngine, task: type[Counting]) -> Iterato
             return stack.enter_context(serve(Settings(**made), engine=engine, task=task))
 
         yield served
-
-
-def settled(condition: Callable[[], Any]) -> Any:
-    until = time.monotonic() + 10
-    while not (value := condition()) and time.monotonic() < until:
-        time.sleep(0.01)
-    return value
 
 
 def test_a_fork_has_a_task_of_its_own_with_the_state_of_its_step(engine: TokenEngine, task: type[Counting]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,10 @@ import pytest
 from chatenv_client import FailureKind, TaskError, Verdict
 from chatenv_server import Answer, ChatEnvironment, ModelTurn, Task, ToolTask, ToolUnavailableError, from_reward
 from chatenv_server.engine import TokenEngine
-from tests.tasks.ways import WAYS, Player, playing, said
+from tests.tasks.conftest import Play
+from tests.tasks.ways import said
 
-Play = Callable[..., AbstractContextManager[Player]]
 QUESTION = {"role": "user", "content": "What is 2 + 3?"}
-
-
-@pytest.fixture(params=WAYS)
-def play(request: pytest.FixtureRequest, engine: TokenEngine) -> Play:
-    """Opens a player with a task."""
-
-    @contextmanager
-    def play(task: Any, **settings: Any) -> Iterator[Player]:
-        with playing(request.param, engine, task=task, **settings) as player:
-            yield player
-
-    return play
 
 
 def calling(name: str, arguments: str = "{}") -> Any:

@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -18,6 +16,7 @@ from chatenv_client import ChatEnv, VectorChatEnv
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from tests.server.conftest import ServerProcess, plain_environment
+from tests.tasks.conftest import settled
 from tests.tasks.ways import said
 
 SERVED = Path(__file__).parent / "served"
@@ -54,13 +53,6 @@ def launch(tmp_path: Path, ended: Path) -> Iterator[Launch]:
     for server in launched:
         server.process.kill()
         server.process.communicate()
-
-
-def settled(condition: Callable[[], Any]) -> Any:
-    until = time.monotonic() + 20
-    while not (value := condition()) and time.monotonic() < until:
-        time.sleep(0.05)
-    return value
 
 
 def test_a_server_that_is_killed_loses_no_task(launch: Launch, ended: Path) -> None:
