@@ -7,47 +7,40 @@ works on many in one thread starts the pause and goes on with others: `Course`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 ResultT = TypeVar("ResultT")
-ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
-class Pause(Protocol[ResultT_co]):
-    """Something that work waits for. It is waited for once, in one of two ways."""
+class Pause(ABC, Generic[ResultT]):
+    """Something that work waits for, by awaiting it. It is waited for once, in one of two ways."""
 
-    def wait(self) -> ResultT_co:
+    __slots__ = ()
+
+    @abstractmethod
+    def wait(self) -> ResultT:
         """Wait in this thread. Raises what it fails with."""
 
+    @abstractmethod
     def start(self, ended: Callable[[], None]) -> None:
         """Begin, and come back at once; `ended` is called from any thread, also from within, once `result` is there.
 
         Raises what keeps it from beginning; then `ended` is not called.
         """
 
-    def result(self) -> ResultT_co:
+    @abstractmethod
+    def result(self) -> ResultT:
         """What it came to, after it was started and has ended. Raises what it failed with."""
 
-
-Work = Coroutine[Pause[Any], Any, ResultT]
-"""A coroutine that awaits nothing but `pause`."""
-
-
-class _Paused(Generic[ResultT]):
-    __slots__ = ("_pause",)
-
-    def __init__(self, pause: Pause[ResultT]) -> None:
-        self._pause = pause
-
     def __await__(self) -> Generator[Pause[Any], Any, ResultT]:
-        result: ResultT = yield self._pause
+        result: ResultT = yield self
         return result
 
 
-async def pause(what: Pause[ResultT]) -> ResultT:
-    """Wait for something, within work."""
-    return await _Paused(what)
+Work = Coroutine[Pause[Any], Any, ResultT]
+"""A coroutine that awaits nothing but pauses."""
 
 
 def done(work: Work[ResultT]) -> ResultT:

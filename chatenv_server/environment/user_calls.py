@@ -15,6 +15,7 @@ from typing import Any
 
 from chatenv_server.deadlines import DEADLINES
 from chatenv_server.event_loop import event_loop
+from chatenv_server.work import Pause
 from chatenv_server.workers import shared_workers
 
 
@@ -32,8 +33,8 @@ class Outcome:
     """It lasts longer than it may. A plain one goes on, since nothing can stop it; an `async` one is cancelled."""
 
 
-class UserCall:
-    """One call of a function. Implements `Pause`.
+class UserCall(Pause[Outcome]):
+    """One call of a function.
 
     Args:
         function: what to call; if it returns a coroutine, that runs in the event loop.
@@ -181,8 +182,8 @@ async def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Outcome:
         return Outcome(raised=error)
 
 
-class Lasting:
-    """A call that is overdue, waited for until it has really ended. Implements `Pause`.
+class Lasting(Pause[bool]):
+    """A call that is overdue, waited for until it has really ended.
 
     Args:
         call: the call.

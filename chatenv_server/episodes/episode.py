@@ -11,7 +11,7 @@ from chatenv_client.errors import DeadlineError, StepIndexMismatchError
 from chatenv_client.models import ChatObservation
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.stores.store import NOWHERE, Place
-from chatenv_server.work import pause
+from chatenv_server.work import Pause
 from chatenv_server.workers import shared_workers
 
 
@@ -98,7 +98,7 @@ class Episode:
 
     async def acquired(self, caller: Caller | None) -> None:
         """Wait as `acquire` does, within work."""
-        await pause(_Held(self, caller))
+        await _Held(self, caller)
 
     def begin(self, environment: ChatEnvironment, place: Place, created: float) -> None:
         """Go on with a new environment, which was just reset."""
@@ -130,8 +130,8 @@ class Episode:
         )
 
 
-class _Held:
-    """The lock of an episode, as something that work waits for. Implements `Pause`."""
+class _Held(Pause[None]):
+    """The lock of an episode, as something that work waits for."""
 
     __slots__ = ("_caller", "_episode", "_failure")
 
