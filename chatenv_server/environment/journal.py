@@ -114,7 +114,8 @@ class _Tail(NamedTuple):
         return Entry(Continuation(tail, self.first, [self.message], 0, frozenset()), self.shared)
 
 
-_PLAIN_SPAN: Final = Entry(sampled=Sampled())
+_PLAIN: Final = Sampled()
+_PLAIN_SPAN: Final = Entry(sampled=_PLAIN)
 """Any span of which there is no more to tell than its turn tells."""
 
 
@@ -180,8 +181,8 @@ def _without_copies(appended: Appended, outcome: Outcome, *, is_committed: bool)
     then, shared = _went_on(appended)
     if sampled is not None:
         message, columns = sampled.message, sampled.notes.columns
-        if then is None and outcome == NO_OUTCOME and not (message or columns or change.reports or change.read):
-            return _PLAIN_SPAN
+        if then is None and not (message or columns or change.reports or change.read):
+            return _PLAIN_SPAN if outcome == NO_OUTCOME else Entry(sampled=_PLAIN, outcome=outcome)
         sampled = Sampled(notes=SpanNotes(columns=columns), message=message)
     elif then is not None and is_committed and outcome == NO_OUTCOME and _tells_no_more(then):
         tail = then.tail

@@ -309,7 +309,9 @@ class EpisodeRecord:
 
     def end_as(self, terminated: bool, truncated: bool, failure: Failure | None = None) -> None:
         """Note whether the episode has ended, and how."""
-        self.progress = self.progress._replace(terminated=terminated, truncated=truncated, failure=failure)
+        progress = self.progress
+        if (terminated, truncated, failure) != (progress.terminated, progress.truncated, progress.failure):
+            self.progress = progress._replace(terminated=terminated, truncated=truncated, failure=failure)
 
     def _look_at_limits(self) -> None:
         """Note that the episode is truncated, if it is at a limit."""
