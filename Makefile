@@ -12,6 +12,12 @@ GENERATE   := .venv-generate
 GENERATORS := grpcio-tools==1.71.2 mypy-protobuf==3.7.0
 STUBS      := chatenv_client/_generated
 
+# Trainers, in an environment for each file of requirements, on top of $(VENV): not all get along with each other.
+# TRAINERS=newest takes the newest versions in place of those that the adapters were written for.
+TRAINERS     ?= stated
+TRAINER      := .venv-trainers$(if $(filter newest,$(TRAINERS)),-newest)
+TRAINER_ENVS := $(patsubst tests/trainers/environments/%.txt,$(TRAINER)-%,$(wildcard tests/trainers/environments/*.txt))
+
 SERVE := $(VENV)/.serve
 ASK   := $(VENV)/.ask
 DEV   := $(VENV)/.dev
@@ -23,8 +29,8 @@ SPREAD := -n auto --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo guessing-game calculator word-game serve test test-deep test-container soak bench bench-quick \
-        verify verify-lint verify-types verify-proto verify-stubs fix fix-lint fix-proto stubs docs wheel clean
+.PHONY: help demo guessing-game calculator word-game serve test test-deep test-container test-trainers soak bench \
+        bench-quick verify verify-lint verify-types verify-proto verify-stubs fix fix-lint fix-proto stubs docs wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +62,10 @@ test-deep: $(DEV) ## run all tests with 10,000 examples for every property
 
 test-container: $(DEV) ## build the image and run it, where a Docker engine answers
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m container tests/deploy $(ARGS)
+
+test-trainers: $(addsuffix /.ready,$(TRAINER_ENVS)) ## run the adapters in the trainers that they are for (TRAINERS=newest, ARGS='-k words')
+	@for each in $(TRAINER_ENVS); do echo "$$each:" && \
+	$$each/bin/python -m pytest $(SPREAD) -W default --disable-warnings tests/trainers $(ARGS) || exit 1; done
 
 soak: $(DEV) ## kill 64 clients and their servers at random, 4 times five minutes (ARGS='--clients 8 --seconds 30 --kinds redis')
 	$(BIN)/python -m tests.server.soak $(ARGS)
@@ -103,7 +113,7 @@ wheel: $(SERVE) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove all that was made, environments included
-	rm -rf $(VENV) $(GENERATE) dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trainers-* $(GENERATE) dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -125,6 +135,13 @@ $(DEV): pyproject.toml chatenv_client/_version.py | $(BIN)/python
 
 $(BENCH): $(DEV)
 	$(PIP) --group bench
+	@touch $@
+
+$(TRAINER)-%/.ready: tests/trainers/environments/%.txt $(DEV)
+	$(PYTHON) -m venv --clear --without-pip $(@D)
+	@$(BIN)/python tools/share_packages.py $(@D)
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check --no-compile \
+	  $(if $(filter newest,$(TRAINERS)),$$(sed 's/#.*//; s/==/>=/' $<),--requirement $<)
 	@touch $@
 
 $(GENERATE)/.ready: Makefile

@@ -27,7 +27,7 @@ from tools.write_docs import meanings, reset_options_table, up_to_date
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 README = CHECKOUT / "README.md"
-DOCUMENTS = sorted([README, *CHECKOUT.glob("docs/*.md")])
+DOCUMENTS = sorted([README, *CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("docs/trainers/*.md")])
 
 
 def text_of(name: str) -> str:
@@ -59,6 +59,11 @@ def anchors_of(page: Path) -> set[str]:
 def test_every_document_can_be_reached_from_the_readme() -> None:
     linked = set(re.findall(r"\]\((docs/[^)#]+\.md)", text_of("README.md")))
     assert linked == {f"docs/{path.name}" for path in CHECKOUT.glob("docs/*.md")}
+
+
+def test_every_page_of_a_trainer_can_be_reached_from_the_page_of_trainers() -> None:
+    linked = set(re.findall(r"\]\(trainers/([^)#]+\.md)", text_of("docs/trainers.md")))
+    assert linked == {path.name for path in CHECKOUT.glob("docs/trainers/*.md")}
 
 
 # Tables.
