@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -41,13 +42,19 @@ def write_trajectories(path: str | os.PathLike[str], trajectories: Iterable[Traj
 
 
 def read_trajectories(path: str | os.PathLike[str]) -> Iterator[Trajectory]:
-    """The trajectories of a file that `write_trajectories` wrote, bit for bit, one by one.
+    """The trajectories of a file that `write_trajectories` or a server's archive wrote, bit for bit, one by one.
+
+    Args:
+        path: the file; or a folder, whose files are read in the order of their names.
 
     Raises:
-        ValueError: the name ends otherwise, or the file holds something else.
+        ValueError: the name ends otherwise, or a file holds something else.
         ImportError: it is Parquet and pyarrow is not installed: the extra `parquet`.
     """
     source = Path(path)
+    if source.is_dir():
+        files = sorted(file for file in source.iterdir() if file.suffix in (JSON_LINES, PARQUET))
+        return chain.from_iterable(map(read_trajectories, files))
     if kind_of(source) == JSON_LINES:
         return _lines(source)
     with needing("parquet", "a Parquet file"):

@@ -187,6 +187,29 @@ def test_what_is_no_trajectory_is_refused_with_its_line(tmp_path: Path, engine: 
             list(read_trajectories(path))
 
 
+def test_a_last_line_that_is_cut_off_anywhere_is_left_out_and_told(tmp_path: Path, engine: TokenEngine) -> None:
+    path = tmp_path / "a.jsonl"
+    write_trajectories(path, [played(engine)])
+    line = path.read_bytes()
+    for cut in {1, 2, len(line) // 2, len(line) - 2}:
+        path.write_bytes(line + line[:cut])
+        with pytest.warns(UserWarning, match="line 2 is cut off"):
+            assert len(list(read_trajectories(path))) == 1
+    path.write_bytes(line + line[:-1])
+    assert len(list(read_trajectories(path))) == 2
+    path.write_bytes(line[:-9] + b"\n" + line)
+    with pytest.raises(ValueError, match="line 1 cannot be read"):
+        list(read_trajectories(path))
+
+
+def test_a_folder_is_read_file_after_file(tmp_path: Path, engine: TokenEngine) -> None:
+    pytest.importorskip("pyarrow")
+    for name in ("b.jsonl", "a.parquet", "c.jsonl"):
+        write_trajectories(tmp_path / name, [dataclasses.replace(played(engine), episode_id=name)])
+    tmp_path.joinpath("notes.txt").write_text("none", encoding="utf-8")
+    assert [one.episode_id for one in read_trajectories(tmp_path)] == ["a.parquet", "b.jsonl", "c.jsonl"]
+
+
 def test_parquet_of_something_else_is_refused(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet").write_table(pa.table({"format": [1]}), tmp_path / "a.parquet")
