@@ -208,5 +208,5 @@ def python_blocks(document: str) -> list[str]:
 
 
 def test_the_server_of_the_page_for_operators_starts() -> None:
-    (block,) = python_blocks("docs/operations.md")
+    (block, _) = python_blocks("docs/operations.md")
     exec(compile(block, "operations.md", "exec"), {})

@@ -94,11 +94,11 @@ class EpisodeCalls:
         """
         self._limits.check_tokens()
         before, shelf = episode.environment, self._shelf
-        if writing is None or (before is not None and not shelf.closes_tasks):
+        if writing is None or (before is not None and not shelf.needs_ended):
             return False, before
         standing = shelf.store.standing(episode.episode_id)
         if standing is not None and standing.end is None:
-            return False, await shelf.to_be_closed(episode, standing, writing) if shelf.closes_tasks else before
+            return False, await shelf.to_be_closed(episode, standing, writing) if shelf.needs_ended else before
         if before is not None and writing.unwritten_of(episode):
             return False, before
         self._limits.check_episodes(unwritten=writing.new_episodes)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from chatenv_client.errors import ChatEnvError, DeadlineError, InvalidRequestError
 from chatenv_client.models import ChatAction, ChatObservation, Failure, ResetOptions
 from chatenv_client.reasons import Reason
+from chatenv_server.archive.archive import Archive
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.rewards import Earned, LateReward
 from chatenv_server.environment.snapshots import piece_of_notes
@@ -49,6 +50,7 @@ class Episodes:
         clock: seconds; where a store keeps them, since 1970. None: the machine's.
         telemetry: told of what happens.
         closes_tasks: whether episodes may have tasks that want to be closed.
+        archive: takes the records of episodes that ended; None: nobody does.
     """
 
     def __init__(
@@ -60,13 +62,21 @@ class Episodes:
         clock: Callable[[], float] | None = None,
         telemetry: Telemetry | None = None,
         closes_tasks: bool = False,
+        archive: Archive | None = None,
     ) -> None:
         self._telemetry = telemetry or Telemetry()
         self._store: Store = store or MemoryStore()
         self._limits = StoreLimits(self._store, budget)
         clock = clock or (time.time if self._store.keeps else time.monotonic)
         self.shelf = Shelf(
-            open_environment, budget, self._store, clock, self._telemetry, self.expire_idle, closes_tasks=closes_tasks
+            open_environment,
+            budget,
+            self._store,
+            clock,
+            self._telemetry,
+            self.expire_idle,
+            closes_tasks=closes_tasks,
+            archive=archive,
         )
         self._calls = EpisodeCalls(self.shelf, self._limits)
         self._expiry = Expiry(self.shelf, budget.idle_timeout_s)
@@ -243,10 +253,10 @@ class Episodes:
     def _for_its_end(self, episode_id: str, caller: Caller | None) -> Episode | None:
         """An episode whose lock is held, to end it; None: this process does not hold it.
 
-        Where its task has to be closed, it is brought in, as the store has it now. One that cannot be read ends in the
-        store alone, and its task is not closed.
+        Where its task has to be closed or its record archived, it is brought in, as the store has it now. One that
+        cannot be read ends in the store alone, and neither is done.
         """
-        if self._store.keeps and self.shelf.closes_tasks:
+        if self._store.keeps and self.shelf.needs_ended:
             try:
                 return done(self.shelf.acquire_current(episode_id, caller))
             except DeadlineError:
@@ -262,6 +272,7 @@ class Episodes:
         """End an episode that this process does not hold."""
         while (standing := self._store.standing(episode_id)) is not None and standing.end is None:
             if self._store.write([Finish(episode_id, standing.place.run, End.CLOSED, time.time())])[0]:
+                self.shelf.closings.unread(episode_id)
                 self.shelf.tell_of_end(episode_id, End.CLOSED)
                 return True
         return False

@@ -64,17 +64,18 @@ class Expiry:
         ended = self._shelf.store.write(finishes) if finishes else []
         for finish, took_place in zip(finishes, ended, strict=True):
             if took_place:
+                self._shelf.closings.unread(finish.episode_id)
                 self._shelf.tell_of_end(finish.episode_id, End.EXPIRED)
 
     def _is_brought_to_its_end(self, episode_id: str) -> bool:
-        """Bring an idle episode in, where its task has to be closed: it expires then. False: it ends otherwise."""
-        if not self._shelf.closes_tasks:
+        """Bring an idle episode in, where more is to be done at its end: it expires then. False: it ends otherwise."""
+        if not self._shelf.needs_ended:
             return False
         try:
             self._shelf.release(done(self._shelf.acquire(episode_id, None)))
         except EpisodeNotFoundError:
             return True
-        except ChatEnvError:  # nobody can close its task; but it must not stay for ever
+        except ChatEnvError:  # nobody can close its task or archive it; but it must not stay for ever
             return False
         return True
 

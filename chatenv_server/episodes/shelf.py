@@ -25,9 +25,10 @@ from chatenv_client.errors import (
     EpisodeUnknownError,
     InvalidRequestError,
 )
+from chatenv_server.archive.archive import Archive
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.budget import Budget
-from chatenv_server.episodes.closings import TaskClosings
+from chatenv_server.episodes.closings import Closings
 from chatenv_server.episodes.episode import Answer, Caller, Episode, check_waits
 from chatenv_server.episodes.table import EpisodeTable
 from chatenv_server.episodes.writing import Writing
@@ -59,7 +60,8 @@ class Shelf:
         clock: seconds; where the store keeps anything, since 1970.
         telemetry: told of what happens.
         relieve: called where there are too many, to take some out.
-        closes_tasks: whether an episode that ends may have a task that wants to be closed, so that it has to be here.
+        closes_tasks: whether an episode that ends may have a task that wants to be closed.
+        archive: takes the records of episodes that ended; None: nobody does.
     """
 
     def __init__(
@@ -72,13 +74,15 @@ class Shelf:
         relieve: Callable[[], None],
         *,
         closes_tasks: bool,
+        archive: Archive | None,
     ) -> None:
-        self.closes_tasks = closes_tasks
+        self.needs_ended = closes_tasks or archive is not None
+        """Whether an episode that ends has to be here."""
         self.open_environment = open_environment
         self.store = store
         self.clock = clock
         self.telemetry = telemetry
-        self.closings = TaskClosings()
+        self.closings = Closings(archive)
         self._idle_timeout_s = budget.idle_timeout_s
         self._max_cached_tokens = budget.max_cached_tokens
         # What a store keeps is bounded by what it says of all its episodes; see `limits`.
@@ -341,6 +345,8 @@ class Shelf:
         self.drop(episode)
         if ended:
             self.closings.begin(environment, _REASONS[end])
+            if end is End.CLOSED:
+                self.closings.settle()
             self.tell_of_end(episode.episode_id, end)
         return ended
 

@@ -60,6 +60,15 @@ class Metrics(Telemetry):
         for cause in ("closed", "expired"):
             self._ended.labels(cause)
         self._measure_store(registry)
+        self._archived = Histogram(
+            "chatenv_archive_write_seconds",
+            "Time to write the record of an ended episode into the archive",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._archive_errors = Counter(
+            "chatenv_archive_errors", "Ended episodes that are not in the archive", registry=registry
+        )
         ProcessCollector(registry=registry)
 
     def _measure_store(self, registry: CollectorRegistry) -> None:
@@ -134,6 +143,14 @@ class Metrics(Telemetry):
     def store_failed(self) -> None:
         """See `Telemetry`."""
         self._store_errors.inc()
+
+    def archived(self, seconds: float) -> None:
+        """See `Telemetry`."""
+        self._archived.observe(seconds)
+
+    def archive_failed(self) -> None:
+        """See `Telemetry`."""
+        self._archive_errors.inc()
 
     def watch(self, read: Callable[[], Levels]) -> None:
         """See `Telemetry`."""

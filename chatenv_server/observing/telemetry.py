@@ -54,6 +54,12 @@ class Telemetry:
     def store_failed(self) -> None:
         """The store did not answer, or could not write."""
 
+    def archived(self, seconds: float) -> None:
+        """The record of an ended episode was written into the archive, which took so long."""
+
+    def archive_failed(self) -> None:
+        """There is no record of an ended episode."""
+
     def watch(self, read: Callable[[], Levels]) -> None:
         """Is given, once, when the server begins to serve, a function that reads what the server holds now."""
 

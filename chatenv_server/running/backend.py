@@ -10,6 +10,8 @@ from chatenv_client._version import __version__
 from chatenv_client.distribution import MissingExtraError
 from chatenv_client.errors import InvalidRequestError, StoreUnavailableError, TransformError
 from chatenv_client.models import EpisodeDefaults, Limits, ServerInfo, SpecialToken
+from chatenv_server.archive.archive import Archive
+from chatenv_server.archive.files import ArchiveFiles
 from chatenv_server.engine import TokenEngine
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.guard import TransformGuard
@@ -68,6 +70,7 @@ class Backend:
         """`TokenEngine.encoding_ahead`, of the one engine."""
         self.store = _open_store(settings)
         """Where the episodes live; None: in this process alone."""
+        self._archive = _open_archive(settings, telemetry or Telemetry())
         self.episodes = Episodes(
             self._open_environment,
             Budget(settings.max_episodes, settings.max_live_tokens, settings.idle_timeout, settings.max_cached_tokens),
@@ -75,6 +78,7 @@ class Backend:
             clock=clock,
             telemetry=telemetry,
             closes_tasks=self.tasks.closes,
+            archive=self._archive,
         )
 
     def describe(self) -> ServerInfo:
@@ -125,7 +129,9 @@ class Backend:
         )
 
     def close(self) -> None:
-        """Give up the store."""
+        """Finish the archive, and give up the store."""
+        if self._archive is not None:
+            self._archive.close()
         if self.store is not None:
             self.store.close()
 
@@ -144,6 +150,16 @@ def _open_store(settings: Settings) -> Store | None:
         raise wrong_setting("store", f"is wrong: {error}") from error
     except (StoreUnavailableError, MissingExtraError) as error:
         raise wrong_setting("store", f"does not work: {error}") from error
+
+
+def _open_archive(settings: Settings, telemetry: Telemetry) -> Archive | None:
+    if not settings.archive:
+        return None
+    try:
+        files = ArchiveFiles(Path(settings.archive), settings.archive_file_bytes)
+    except OSError as error:
+        raise wrong_setting("archive", f"does not work: {error}") from error
+    return Archive(files, settings.max_live_tokens, telemetry)
 
 
 def _check_options(settings: Settings) -> EpisodeDefaults:

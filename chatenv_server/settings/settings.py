@@ -135,6 +135,12 @@ class Settings:
         values.whole(1, 2**63 - 1),
         "tokens of a store's episodes that this process holds in memory; those used least recently leave it",
     )
+    archive: str = _setting(
+        "", values.text, "folder where the record of every ended episode is appended to a JSONL file"
+    )
+    archive_file_bytes: int = _setting(
+        2**28, values.whole(1), "size at which a file of the archive is full, and another one begun"
+    )
     processes: int = _setting(
         1,
         values.whole(1, 256),

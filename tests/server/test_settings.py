@@ -25,7 +25,9 @@ from chatenv_server.settings.settings import (
 )
 
 NAMES = [field.name for field in dataclasses.fields(Settings)]
-TEXT_SETTINGS = {"task", "rows", "tokenizer", "system_prompt", "system_role", "transform", "bearer_token", "store"}
+TEXT_SETTINGS = {
+    *("task", "rows", "tokenizer", "system_prompt", "system_role", "transform", "bearer_token", "store", "archive")
+}
 
 GOOD: dict[str, tuple[str, Any]] = {
     "listen": ("unix:///run/x.sock,[::1]:0", ("unix:///run/x.sock", "[::1]:0")),
@@ -49,6 +51,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "max_live_tokens": ("5000000000", 5_000_000_000),
     "store": ("sqlite:///run/episodes.db", "sqlite:///run/episodes.db"),
     "max_cached_tokens": ("1000", 1000),
+    "archive": ("run/archive", "run/archive"),
+    "archive_file_bytes": ("65536", 65_536),
     "processes": ("2", 2),
     "idle_timeout": ("0.5", 0.5),
     "task_timeout": ("0", 0.0),
@@ -88,6 +92,7 @@ BAD: dict[str, list[str]] = {
     "max_episodes": ["0"],
     "max_live_tokens": ["0"],
     "max_cached_tokens": ["0"],
+    "archive_file_bytes": ["0", "-1"],
     "processes": ["0", "257", "all"],
     "idle_timeout": ["-1", "inf", "nan", "soon"],
     "task_timeout": ["-0.1"],

@@ -1,0 +1,1 @@
+"""The record of every ended episode, in files of a folder."""
