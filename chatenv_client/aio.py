@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -29,6 +29,7 @@ from chatenv_client.models import (
     ServerInfo,
     StepResult,
     StepReward,
+    TokenText,
     Trajectory,
 )
 from chatenv_client.preview import action_from_message
@@ -204,6 +205,16 @@ class AsyncChatEnv:
                 yield row
             if not (token := page.next_token):
                 return
+
+    async def describe_tokens(self, ids: Iterable[int], *, timeout_s: float | None = None) -> Sequence[TokenText]:
+        """As in `ChatEnv`."""
+        asked = [*ids]
+        described: list[TokenText] = []
+        for start in range(0, len(asked), inquiries.MOST_TOKENS):
+            some = asked[start : start + inquiries.MOST_TOKENS]
+            answer = await self._connection.make(inquiries.tokens(some), timeout_s)
+            described.extend(answer)
+        return described
 
     async def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """As in `ChatEnv`."""

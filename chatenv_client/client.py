@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from chatenv_client.models import (
     Row,
     ServerInfo,
     StepResult,
+    TokenText,
     Trajectory,
 )
 from chatenv_client.preview import action_from_message
@@ -240,6 +241,21 @@ class ChatEnv(CopyingClient, JudgingClient):
     def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """What the server is. Needs no episode."""
         return self._connection.make(inquiries.server_info(), timeout_s)
+
+    def describe_tokens(self, ids: Iterable[int], *, timeout_s: float | None = None) -> Sequence[TokenText]:
+        """What tokens of the server's tokenizer stand for, one for each id. Needs no episode.
+
+        Args:
+            ids: any; each is best asked for once.
+            timeout_s: deadline of each call.
+        """
+        asked = [*ids]
+        described: list[TokenText] = []
+        for start in range(0, len(asked), inquiries.MOST_TOKENS):
+            some = asked[start : start + inquiries.MOST_TOKENS]
+            answer = self._connection.make(inquiries.tokens(some), timeout_s)
+            described.extend(answer)
+        return described
 
     def list_rows(
         self, task: str | None = None, split: str | None = None, *, page_size: int = 0, timeout_s: float | None = None

@@ -568,6 +568,25 @@ class CloseEpisodeResponse(_message.Message):
     was_live: bool
     def __init__(self, was_live: bool = ...) -> None: ...
 
+class DescribeTokensRequest(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DescribeTokensResponse(_message.Message):
+    __slots__ = ("tokens",)
+    class TokenText(_message.Message):
+        __slots__ = ("text", "is_control")
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        IS_CONTROL_FIELD_NUMBER: _ClassVar[int]
+        text: bytes
+        is_control: bool
+        def __init__(self, text: _Optional[bytes] = ..., is_control: bool = ...) -> None: ...
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[DescribeTokensResponse.TokenText]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[DescribeTokensResponse.TokenText, _Mapping]]] = ...) -> None: ...
+
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

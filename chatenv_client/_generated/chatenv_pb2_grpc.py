@@ -126,6 +126,11 @@ class ChatEnvServiceStub(object):
                 request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsRequest.SerializeToString,
                 response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsResponse.FromString,
                 _registered_method=True)
+        self.DescribeTokens = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/DescribeTokens',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.DescribeTokensRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.DescribeTokensResponse.FromString,
+                _registered_method=True)
 
 
 class ChatEnvServiceServicer(object):
@@ -265,6 +270,13 @@ class ChatEnvServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeTokens(self, request, context):
+        """What tokens stand for, for people who look at a stream. Needs no episode.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatEnvServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -357,6 +369,11 @@ def add_ChatEnvServiceServicer_to_server(servicer, server):
                     servicer.ListRows,
                     request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsRequest.FromString,
                     response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsResponse.SerializeToString,
+            ),
+            'DescribeTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeTokens,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.DescribeTokensRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.DescribeTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -847,6 +864,33 @@ class ChatEnvService(object):
             '/chatenv.v1.ChatEnvService/ListRows',
             chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsRequest.SerializeToString,
             chatenv__client_dot___generated_dot_chatenv__pb2.ListRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/DescribeTokens',
+            chatenv__client_dot___generated_dot_chatenv__pb2.DescribeTokensRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.DescribeTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

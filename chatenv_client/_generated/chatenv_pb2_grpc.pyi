@@ -332,7 +332,23 @@ _ChatEnvServiceListRowsType = typing_extensions.TypeVar(
     ],
 )
 
-class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceStreamStepsType, _ChatEnvServiceForkEpisodeType, _ChatEnvServiceExportEpisodeType, _ChatEnvServiceImportEpisodeType, _ChatEnvServiceListEpisodesType, _ChatEnvServiceSetRewardType, _ChatEnvServiceFailEpisodeType, _ChatEnvServiceListRowsType]):
+_ChatEnvServiceDescribeTokensType = typing_extensions.TypeVar(
+    '_ChatEnvServiceDescribeTokensType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.DescribeTokensRequest,
+        chatenv_client._generated.chatenv_pb2.DescribeTokensResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.DescribeTokensRequest,
+        chatenv_client._generated.chatenv_pb2.DescribeTokensResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.DescribeTokensRequest,
+        chatenv_client._generated.chatenv_pb2.DescribeTokensResponse,
+    ],
+)
+
+class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceStreamStepsType, _ChatEnvServiceForkEpisodeType, _ChatEnvServiceExportEpisodeType, _ChatEnvServiceImportEpisodeType, _ChatEnvServiceListEpisodesType, _ChatEnvServiceSetRewardType, _ChatEnvServiceFailEpisodeType, _ChatEnvServiceListRowsType, _ChatEnvServiceDescribeTokensType]):
     """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
     transform.
     """
@@ -411,6 +427,10 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
             chatenv_client._generated.chatenv_pb2.ListRowsRequest,
             chatenv_client._generated.chatenv_pb2.ListRowsResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.DescribeTokensRequest,
+            chatenv_client._generated.chatenv_pb2.DescribeTokensResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -487,6 +507,10 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
             chatenv_client._generated.chatenv_pb2.ListRowsRequest,
             chatenv_client._generated.chatenv_pb2.ListRowsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.DescribeTokensRequest,
+            chatenv_client._generated.chatenv_pb2.DescribeTokensResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Reset: _ChatEnvServiceResetType
@@ -554,6 +578,9 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
 
     ListRows: _ChatEnvServiceListRowsType
     """The rows of data that the server's tasks have, a page at a time. Changes nothing."""
+
+    DescribeTokens: _ChatEnvServiceDescribeTokensType
+    """What tokens stand for, for people who look at a stream. Needs no episode."""
 
 ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -627,6 +654,10 @@ ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         chatenv_client._generated.chatenv_pb2.ListRowsRequest,
         chatenv_client._generated.chatenv_pb2.ListRowsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.DescribeTokensRequest,
+        chatenv_client._generated.chatenv_pb2.DescribeTokensResponse,
     ],
 ]
 
@@ -790,5 +821,13 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[chatenv_client._generated.chatenv_pb2.ListRowsResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.ListRowsResponse]]:
         """The rows of data that the server's tasks have, a page at a time. Changes nothing."""
+
+    @abc.abstractmethod
+    def DescribeTokens(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.DescribeTokensRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.DescribeTokensResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.DescribeTokensResponse]]:
+        """What tokens stand for, for people who look at a stream. Needs no episode."""
 
 def add_ChatEnvServiceServicer_to_server(servicer: ChatEnvServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -19,6 +19,7 @@ from chatenv_client.models.sample import Float64Array, Sample, Split
 from chatenv_client.models.server_info import Limits, RowCount, ServerInfo, SpecialToken
 from chatenv_client.models.stop_reason import ENGINE_WORDS, StopReason, as_stop_reason
 from chatenv_client.models.summary import EpisodeSummary
+from chatenv_client.models.token_text import TokenText
 from chatenv_client.models.trajectory import (
     Origin,
     Segment,
@@ -69,6 +70,7 @@ __all__ = [
     "StepResult",
     "StepReward",
     "StopReason",
+    "TokenText",
     "ToolCall",
     "Trajectory",
     "Turn",

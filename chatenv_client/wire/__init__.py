@@ -28,6 +28,8 @@ from chatenv_client.wire.lists import (
     row_page_from_proto,
     row_page_to_proto,
     rows_to_proto,
+    token_texts_from_proto,
+    token_texts_to_proto,
 )
 from chatenv_client.wire.messages import message_from_proto, message_to_proto, messages_from_proto
 from chatenv_client.wire.observations import (
@@ -107,6 +109,8 @@ __all__ = [
     "state_to_proto",
     "step_reward_from_proto",
     "step_reward_to_proto",
+    "token_texts_from_proto",
+    "token_texts_to_proto",
     "trajectory_from_proto",
     "trajectory_to_proto",
     "turn_to_proto",

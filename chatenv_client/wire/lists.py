@@ -1,13 +1,13 @@
-"""Lists, a page at a time: of live episodes, and of the rows of a server's data."""
+"""Lists: of live episodes and of the rows of a server's data, a page at a time; and of what tokens stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import EpisodeSummary, Row
+from chatenv_client.models import EpisodeSummary, Row, TokenText
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.json_fields import dump_json, load_object
 from chatenv_client.wire.requests import unix_seconds
@@ -111,3 +111,14 @@ def row_page_from_proto(encoded: pb.ListRowsResponse) -> RowPage:
 
 def _rows(encoded: Iterable[pb.Row]) -> list[Row]:
     return [Row(one.index, one.id, load_object(one.public_json, "public", Reason.BAD_ROW)) for one in encoded]
+
+
+def token_texts_to_proto(texts: Iterable[TokenText]) -> pb.DescribeTokensResponse:
+    """What tokens stand for."""
+    kind = pb.DescribeTokensResponse.TokenText
+    return pb.DescribeTokensResponse(tokens=[kind(text=one.text, is_control=one.is_control) for one in texts])
+
+
+def token_texts_from_proto(encoded: pb.DescribeTokensResponse) -> Sequence[TokenText]:
+    """What tokens stand for."""
+    return [TokenText(one.text, one.is_control) for one in encoded.tokens]

@@ -18,13 +18,14 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from chatenv_client.models import TokenText
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.boundaries import CONTEXT_TOKENS, Boundaries
 from chatenv_server.engine.encodings import LONG, UNREADABLE, decoded, encoding_of, in_turn, reaches_over, token_at
 from chatenv_server.engine.isolated_texts import IsolatedTexts
 from chatenv_server.engine.spellings import add_in_order, normalized
-from chatenv_server.engine.token_bytes import token_bytes
+from chatenv_server.engine.token_bytes import TokenBytes, token_bytes
 
 _OFFSETS = re.compile(r'"trim_offsets":(true|false),?')
 
@@ -188,6 +189,23 @@ class Codec:
         if self.added.neutral_id is None:
             return []
         return self._tokenizer.encode(self._neutral_text + text, add_special_tokens=False).ids[1:]
+
+    # -- single tokens ----------------------------------------------------------------------------
+
+    @cached_property
+    def _bytes_inside(self) -> TokenBytes | None:
+        """As `_token_bytes`, of tokens that are not the first of a text."""
+        return token_bytes(self._tokenizer, after_text=True)
+
+    def token_text(self, token_id: int) -> TokenText:
+        """What a token stands for in the middle of a stream; an empty text where there is none of this id."""
+        if token_id in self.added:
+            return TokenText(self.added.texts[token_id].encode(), is_control=True)
+        if token_id < 0 or self._tokenizer.id_to_token(token_id) is None:
+            return TokenText(b"")
+        if self._bytes_inside is not None:
+            return TokenText(self._bytes_inside[token_id])
+        return TokenText(self._decode_run([token_id]).encode())
 
     # -- decoding ---------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
 
+from chatenv_client.models import TokenText
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.conversation import RenderOptions
@@ -155,6 +156,10 @@ class TokenEngine:
     def control_tokens(self) -> tuple[tuple[int, str, bool], ...]:
         """(id, text, whether it ends a sampled turn) of every control token, by id."""
         return self._path.control_tokens
+
+    def describe_tokens(self, ids: Iterable[int]) -> Sequence[TokenText]:
+        """What each token stands for; an empty text where there is none of its id, or nothing is known of it."""
+        return [self._path.token_text(token_id) for token_id in ids]
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from chatenv_client.errors import TemplateRejectedError
+from chatenv_client.models import TokenText
 from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import RenderOptions
@@ -98,6 +99,10 @@ class ExactPath:
         added = self.chat_format.codec.added
         control = added.special_ids | (self.stop_ids & added.texts.keys())
         return tuple((token_id, added.texts[token_id], token_id in self.stop_ids) for token_id in sorted(control))
+
+    def token_text(self, token_id: int) -> TokenText:
+        """What a token stands for; an empty text where there is none of this id."""
+        return self.chat_format.codec.token_text(token_id)
 
     @property
     def tokenizer_fingerprint(self) -> str:

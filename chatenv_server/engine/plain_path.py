@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from chatenv_client.errors import TemplateRejectedError
-from chatenv_client.models import FidelityKind, FidelityReport, Message, StopReason
+from chatenv_client.models import FidelityKind, FidelityReport, Message, StopReason, TokenText
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, as_token_ids
 from chatenv_server.engine.conversation import (
     EMPTY_TAIL,
@@ -57,6 +57,14 @@ class PlainPath:
     def control_tokens(self) -> tuple[tuple[int, str, bool], ...]:
         """(id, text, whether it ends a sampled turn); only the stop tokens are known, without their texts."""
         return tuple((token_id, "", True) for token_id in sorted(self.stop_ids))
+
+    def token_text(self, token_id: int) -> TokenText:
+        """What a token decodes to by itself; an empty text where the tokenizer does not tell."""
+        try:
+            text = str(self.tokenizer.decode([token_id]))
+        except Exception:  # noqa: BLE001 - anybody's code, asked about ids that it may never have heard of
+            return TokenText(b"")
+        return TokenText(text.encode(errors="replace"), token_id in self.stop_ids)
 
     def renderer(self, options: RenderOptions) -> PlainRenderer:
         """The path under one episode's options."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from chatenv_client.models import Message
+from chatenv_client.models import Message, TokenText
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.conversation import KnownText, ReadTurn, RenderOptions, Reopening, Tail, TailPlace
 
@@ -83,6 +83,9 @@ class RenderPath(Protocol):
     @property
     def control_tokens(self) -> tuple[tuple[int, str, bool], ...]:
         """(id, text, whether it ends a sampled turn) of every control token, by id."""
+
+    def token_text(self, token_id: int) -> TokenText:
+        """What a token stands for; an empty text where nothing is known of it."""
 
     @property
     def tokenizer_fingerprint(self) -> str:

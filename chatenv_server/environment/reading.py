@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chatenv_client.errors import InvalidRequestError, TemplateRejectedError
@@ -15,6 +15,7 @@ from chatenv_client.models import (
     ForkOrigin,
     Message,
     Rendered,
+    TokenText,
     Trajectory,
 )
 from chatenv_client.reasons import Reason
@@ -85,6 +86,10 @@ class EnvironmentReading:
         if not assistants:
             return trajectory
         return dataclasses.replace(trajectory, given_assistants=given_assistants(episode.log, self.engine.stop_ids))
+
+    def describe_tokens(self, ids: Iterable[int]) -> Sequence[TokenText]:
+        """What tokens stand for, one for each id; an empty text where nothing is known of it."""
+        return self.engine.describe_tokens(ids)
 
     def audit(self) -> AuditReport:
         """Compare the stream with a full rendering of its messages. Costs time proportional to the episode."""

@@ -14,7 +14,8 @@ from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import ChatObservation, ServerInfo, StepReward
+from chatenv_client.inquiries import MOST_TOKENS
+from chatenv_client.models import ChatObservation, ServerInfo, StepReward, TokenText
 from chatenv_client.reasons import Reason
 from chatenv_client.wire.requests import timestamp
 from chatenv_server.environment.environment import ChatEnvironment
@@ -46,6 +47,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     _batches: Batches
     _together: Together
     _describe: Callable[[], ServerInfo]
+    _describe_tokens: Callable[[Iterable[int]], Sequence[TokenText]]
     _encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]]
 
     def __init__(
@@ -74,6 +76,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         episodes: Episodes,
         tasks: Tasks,
         describe: Callable[[], ServerInfo],
+        describe_tokens: Callable[[Iterable[int]], Sequence[TokenText]],
         encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]],
     ) -> None:
         """Give it what to serve; before the gate opens.
@@ -82,6 +85,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
             episodes: the episodes.
             tasks: what episodes choose from.
             describe: says what the server is.
+            describe_tokens: says what tokens stand for.
             encoding_ahead: see `TokenEngine`.
         """
         self._episodes = episodes
@@ -91,6 +95,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._batches = Batches(episodes.writing)
         self._together = Together(episodes.writing, self._work_on_next_step)
         self._describe = describe
+        self._describe_tokens = describe_tokens
         self._encoding_ahead = encoding_ahead
 
     def Reset(self, request: pb.ResetRequest, context: grpc.ServicerContext) -> pb.ResetResponse:
@@ -214,6 +219,22 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         task = self._tasks.chosen(request.task)
         rows, after, count = self._tasks.rows.listed(task, request.split, request.page_token, request.page_size or PAGE)
         response = wire.row_page_to_proto(wire.RowPage(rows, after, count))
+        self._room().take(response)
+        return response
+
+    def DescribeTokens(
+        self,
+        request: pb.DescribeTokensRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> pb.DescribeTokensResponse:
+        """What tokens stand for."""
+        if len(request.tokens) > MOST_TOKENS:
+            raise InvalidRequestError(
+                f"a call describes at most {MOST_TOKENS} tokens; make several",
+                reason=Reason.BATCH_SIZE,
+                field="tokens",
+            )
+        response = wire.token_texts_to_proto(self._describe_tokens(request.tokens))
         self._room().take(response)
         return response
 

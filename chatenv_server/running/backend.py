@@ -68,6 +68,7 @@ class Backend:
         """Of a folder its own name, without the path, which is no concern of callers."""
         self.encoding_ahead = self._engine.encoding_ahead
         """`TokenEngine.encoding_ahead`, of the one engine."""
+        self.describe_tokens = self._engine.describe_tokens
         self.store = _open_store(settings)
         """Where the episodes live; None: in this process alone."""
         self._archive = _open_archive(settings, telemetry or Telemetry())

@@ -174,7 +174,9 @@ class RunningServer:
     def serve(self, backend: Backend) -> None:
         """Let calls in."""
         episodes = backend.episodes
-        self._servicer.attach(episodes, backend.tasks, backend.describe, backend.encoding_ahead)
+        self._servicer.attach(
+            episodes, backend.tasks, backend.describe, backend.describe_tokens, backend.encoding_ahead
+        )
         self.observers.telemetry.watch(
             lambda: Levels(
                 calls=self._gate.in_flight,

@@ -17,7 +17,7 @@ ANSWERED = {
     *("AuditReport", "ChatObservation", "ChatState", "FidelityKind", "FidelityReport", "Limits", "Origin", "Rendered"),
     *("ServerInfo", "SpecialToken", "StepResult", "Turn", "Verdict"),
     *("EpisodeSnapshot", "EpisodeSummary", "Failure", "FailureKind", "ForkOrigin", "Row", "RowCount", "StepReward"),
-    *("Column", "Sample", "Segment", "SegmentEnd", "Split", "Trajectory"),
+    *("Column", "Sample", "Segment", "SegmentEnd", "Split", "TokenText", "Trajectory"),
 }
 
 TRAINING = {"Batch", "LeftOut", "Pack", "Packed", "collate", "pack", "read_trajectories", "write_trajectories"}

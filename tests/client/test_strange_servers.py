@@ -57,11 +57,13 @@ CALLS: dict[str, Callable[[ChatEnv], Any]] = {
     "SetReward": lambda env: env.set_reward({"a": 1.0}, step=1),
     "FailEpisode": lambda env: env.fail("it broke"),
     "ListRows": lambda env: list(env.list_rows()),
+    "DescribeTokens": lambda env: env.describe_tokens([1, 2]),
     "CloseEpisode": lambda env: env.close(),
 }
 """A call of each unary method."""
 
 REWARDS = [pb.NamedReward(name="a", value=1.0, weight=0.5)]
+TOKEN = pb.DescribeTokensResponse.TokenText(text=b"a")
 FAILURE = pb.Failure(kind=pb.FAILURE_KIND_JUDGE, reason="it was down")
 TURNS = [
     pb.Turn(origin=pb.ORIGIN_TEMPLATE, length=1),
@@ -125,6 +127,7 @@ ANSWERS: dict[str, ProtoMessage] = {
     "SetReward": pb.SetRewardResponse(step=1, reward=0.5, rewards=REWARDS),
     "FailEpisode": pb.FailEpisodeResponse(failure=FAILURE),
     "ListRows": pb.ListRowsResponse(rows=[pb.Row(index=1, id="r", public_json='{"a": [1]}')], count=2),
+    "DescribeTokens": pb.DescribeTokensResponse(tokens=[TOKEN, TOKEN]),
     "CloseEpisode": pb.CloseEpisodeResponse(was_live=True),
 }
 """A right answer to each of them."""
@@ -179,6 +182,7 @@ def test_an_answer_that_is_no_message_is_a_protocol_error(server: StrangeServer,
         ("SetReward", pb.SetRewardResponse(step=1, rewards=REWARDS * 2)),
         ("FailEpisode", pb.FailEpisodeResponse()),
         ("FailEpisode", pb.FailEpisodeResponse(failure=pb.Failure(kind=99))),  # type: ignore[arg-type]
+        ("DescribeTokens", pb.DescribeTokensResponse(tokens=[TOKEN])),
         ("ListRows", pb.ListRowsResponse(next_page_token="again")),
         ("ListRows", pb.ListRowsResponse(rows=[pb.Row(public_json="[]")])),
     ],

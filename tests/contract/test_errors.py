@@ -194,6 +194,7 @@ ROWS = [
     Row("Reset", reset(row=0), "BAD_TASK", "row"),
     Row("Reset", reset(max_turns=0), "BAD_LIMIT", "max_turns"),
     Row("Reset", reset(max_sampled_tokens=0), "BAD_LIMIT", "max_sampled_tokens"),
+    Row("DescribeTokens", pb.DescribeTokensRequest(tokens=[0] * 16_385), "BATCH_SIZE", "tokens"),
     Row("ListRows", pb.ListRowsRequest(), "BAD_ROW", "row"),
     Row("ListRows", pb.ListRowsRequest(task="none"), "BAD_TASK", "task"),
     Row("BatchStep", pb.BatchStepRequest(), "BATCH_SIZE", "steps"),
