@@ -85,6 +85,7 @@ from chatenv_client.models import (
     Turn,
     Verdict,
 )
+from chatenv_client.pool.pool import EpisodePool
 from chatenv_client.reasons import Reason
 from chatenv_client.training.choosing import LeftOut
 from chatenv_client.training.collating import Batch, collate
@@ -116,6 +117,7 @@ __all__ = [
     "EpisodeExpiredError",
     "EpisodeLimitError",
     "EpisodeNotFoundError",
+    "EpisodePool",
     "EpisodeSnapshot",
     "EpisodeSummary",
     "EpisodeUnknownError",

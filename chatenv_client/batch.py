@@ -40,7 +40,7 @@ class _Batch:
     """Of the request, where the items are."""
 
 
-_BATCHES: Final = {
+BATCHED: Final = {
     "Step": _Batch("BatchStep", pb.BatchStepRequest, "steps"),
     "Reset": _Batch("BatchReset", pb.BatchResetRequest, "resets"),
 }
@@ -96,7 +96,7 @@ class Round(Generic[ResultT]):
         An item that is too large by itself travels alone, to get an error of its own.
         """
         for method, calls in self._asked.items():
-            if method in _BATCHES:
+            if method in BATCHED:
                 yield from self._spread(method, list(calls), partial(_copied, calls), limits, lanes)
             else:
                 for index, call in calls.items():
@@ -138,7 +138,7 @@ class Round(Generic[ResultT]):
     ) -> Iterator[Part[ResultT]]:
         start = 0
         for size in _sizes(len(indices), limits.max_batch_items):
-            part = self._batch(_BATCHES[method], indices[start : start + size], build, lane)
+            part = self._batch(BATCHED[method], indices[start : start + size], build, lane)
             start += size
             yield from part.fitting(limits.max_message_bytes)
 

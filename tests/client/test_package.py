@@ -10,7 +10,7 @@ from pathlib import Path
 import chatenv_client
 from chatenv_client import errors
 
-CLIENTS = {"AsyncChatEnv", "ChatEnv", "VectorChatEnv"}
+CLIENTS = {"AsyncChatEnv", "ChatEnv", "EpisodePool", "VectorChatEnv"}
 CONNECTING = {"DEFAULT_MAX_MESSAGE_BYTES", "ContainerOptions", "ServerContainer", "Tls", "channel_options"}
 GIVEN = {"Action", "ChatAction", "ControlTokenPolicy", "HistoryPolicy", "Message", "ResetOptions", "StopReason"}
 ANSWERED = {

@@ -1,4 +1,4 @@
-"""The ways in which a task's episode is played: in-process, one call at a time, in batches, by a stream, in asyncio."""
+"""The ways in which a task's episode is played: in-process, by single calls, batches or a stream, asyncio, a pool."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from chatenv_client import (
     ChatEnv,
     ChatObservation,
     ChatState,
+    EpisodePool,
     Trajectory,
     channel_options,
     wire,
@@ -30,7 +31,7 @@ from chatenv_server.engine import TokenEngine
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-WAYS = ("in-process", "unary", "batch", "stream", "asyncio")
+WAYS = ("in-process", "unary", "batch", "stream", "asyncio", "pool")
 STOP = 257
 """Ends a turn of the embedded tokenizer."""
 
@@ -114,8 +115,8 @@ def playing(way: str, engine: TokenEngine, *, task: Any, **settings: Any) -> Ite
     made = Settings(listen=("127.0.0.1:0",), **settings)
     with ExitStack() as stack:
         server = stack.enter_context(serve(made, engine=engine, task=task, rows=rows))
-        if way == "asyncio":
-            yield stack.enter_context(_Asyncio(server.target))
+        if way in ("asyncio", "pool"):
+            yield stack.enter_context(_Asyncio(server.target, pooled=way == "pool"))
         else:
             channel = stack.enter_context(grpc.insecure_channel(server.target, channel_options()))
             env = stack.enter_context(ChatEnv(channel))
@@ -197,8 +198,10 @@ class _Wire:
 
 
 class _Asyncio:
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, pooled: bool) -> None:
         self._target = target
+        self._pooled = pooled
+        self._pool: EpisodePool | None = None
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -206,16 +209,26 @@ class _Asyncio:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._run(self._env.__aexit__(None, None, None))
+        self._run((self._pool or self._env).__aexit__(None, None, None))
         self._loop.close()
 
     def _run(self, coroutine: Any) -> Any:
         return self._loop.run_until_complete(coroutine)
 
     async def _open(self) -> AsyncChatEnv:
-        return await AsyncChatEnv(self._target).__aenter__()
+        if self._pooled:
+            self._pool = EpisodePool(self._target)
+        return AsyncChatEnv(self._target)
+
+    async def _opened_in_pool(self, pool: EpisodePool, options: dict[str, Any]) -> None:
+        env = await pool.reset(**options)
+        await self._env.close()
+        self._env, self._pooled = env, False
 
     def reset(self, **options: Any) -> Shown:
+        if self._pooled and self._pool is not None:
+            self._run(self._opened_in_pool(self._pool, options))
+            return shown(self._env.observation)
         return shown(self._run(self._env.reset(**options)).observation)
 
     def step(self, action: Any) -> Shown:

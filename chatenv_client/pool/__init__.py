@@ -1,0 +1,1 @@
+"""Many episodes at different turns, in asyncio, behind one object."""

@@ -1,0 +1,138 @@
+"""A run: an episode for each row, played by a policy. It begins a new one as soon as one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Final, Literal
+
+from chatenv_client.aio import AsyncChatEnv
+from chatenv_client.errors import ChatEnvError, TaskError
+from chatenv_client.models import Action, ChatObservation, FailureKind, ResetOptions, Trajectory
+from chatenv_client.models.failure import MAX_REASON_CHARACTERS
+
+Policy = Callable[[ChatObservation], Awaitable[Action | None]]
+"""Is given what the episode shows, and says what to append. None: nothing more, the episode is over."""
+Errors = Literal["raise", "fail"]
+
+
+class Run:
+    """Plays the episodes of some rows; arguments as for `EpisodePool.run`. It begins when it is read."""
+
+    def __init__(
+        self,
+        opens: Callable[..., Awaitable[AsyncChatEnv]],
+        rows: Iterable[ResetOptions] | AsyncIterable[ResetOptions],
+        policy: Policy,
+        *,
+        group: int,
+        in_flight: int,
+        errors: Errors,
+    ) -> None:
+        for what, number in (("group", group), ("in_flight", in_flight)):
+            if number < 1:
+                raise ValueError(f"{what} is a number of episodes, at least 1, not {number}")
+        if errors not in ("raise", "fail"):
+            raise ValueError(f"errors is 'raise' or 'fail', not {errors!r}")
+        self._opens = opens
+        self._policy = policy
+        self._fails = errors == "fail"
+        self._plays = _plays(rows, group)
+        self._next = asyncio.Lock()
+        self._ended: asyncio.Queue[Trajectory | None] = asyncio.Queue()
+        """None: the last worker has ended, or one has failed."""
+        self._room = asyncio.Semaphore(in_flight)
+        """For trajectories that nobody has taken yet."""
+        self._in_flight = in_flight
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def trajectories(self) -> AsyncIterator[Trajectory]:
+        """The episodes as they end.
+
+        Raises:
+            RuntimeError: the run was ended.
+            Exception: what an episode failed with.
+        """
+        self._workers = [asyncio.ensure_future(self._work()) for _ in range(self._in_flight)]
+        working = asyncio.gather(*self._workers)
+        working.add_done_callback(self._stopped)
+        while (trajectory := await self._ended.get()) is not None:
+            self._room.release()
+            yield trajectory
+        try:
+            working.result()
+        except asyncio.CancelledError:
+            raise RuntimeError("the pool was closed; open another one") from None
+
+    async def end(self) -> None:
+        """End the episodes in flight."""
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    def _stopped(self, working: asyncio.Future[list[None]]) -> None:
+        self._ended.put_nowait(None)
+        if not working.cancelled():
+            working.exception()  # which nobody else asks for, where the run is not read to its end
+
+    async def _work(self) -> None:
+        """Play one episode after the other."""
+        while True:
+            async with self._next:
+                options = await anext(self._plays, None)
+            if options is None:
+                return
+            trajectory = await self._played(options)
+            await self._room.acquire()
+            self._ended.put_nowait(trajectory)
+
+    async def _played(self, options: ResetOptions) -> Trajectory:
+        async with await self._opens(**options) as env:
+            try:
+                await self._play(env)
+            except Exception as error:
+                if not self._fails:
+                    raise
+                await env.fail(f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS], _kind_of(error))
+            return await env.trajectory()
+
+    async def _play(self, env: AsyncChatEnv) -> None:
+        observation = env.observation
+        while not observation.done:
+            action = await self._policy(observation)
+            if action is None:
+                return
+            observation = (await env.step(action)).observation
+
+
+def _kind_of(error: Exception) -> FailureKind:
+    if isinstance(error, TaskError):
+        return FailureKind.TASK
+    return FailureKind.OTHER if isinstance(error, ChatEnvError) else FailureKind.SAMPLER
+
+
+_SEED_BITS: Final = 31
+
+
+async def _plays(rows: Iterable[ResetOptions] | AsyncIterable[ResetOptions], group: int) -> AsyncIterator[ResetOptions]:
+    """The options of each episode to play."""
+    async for row in rows if isinstance(rows, AsyncIterable) else _each(rows):
+        if group == 1:
+            yield row
+            continue
+        if row.get("episode_id"):
+            raise ValueError("a row that is played several times cannot name its episode; leave out episode_id")
+        # Each of them is a task of its own, which draws with the seed: with one they have one opening.
+        shared: ResetOptions = {
+            **row,
+            "group": row.get("group") or uuid.uuid4().hex,
+            "seed": uuid.uuid4().int >> (128 - _SEED_BITS) if row.get("seed") is None else row["seed"],
+        }
+        for _ in range(group):
+            yield shared
+
+
+async def _each(rows: Iterable[ResetOptions]) -> AsyncIterator[ResetOptions]:
+    for row in rows:
+        yield row
