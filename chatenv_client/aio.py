@@ -129,6 +129,18 @@ class AsyncChatEnv:
         """As in `ChatEnv`."""
         return await self._connection.make(self._session.trajectory(assistants=assistants), timeout_s)
 
+    async def finish(self, *, assistants: bool = False, timeout_s: float | None = None) -> Trajectory:
+        """As in `ChatEnv`."""
+        return await self._connection.make(self._session.finish(assistants=assistants), timeout_s)
+
+    def detach(self) -> str:
+        """As in `ChatEnv`. It makes no call, so it is not awaited."""
+        return self._session.detach()
+
+    async def peek(self, episode_id: str, *, timeout_s: float | None = None) -> ChatState:
+        """As in `ChatEnv`."""
+        return await self._connection.make(self._session.peek(episode_id), timeout_s)
+
     async def audit(self, *, timeout_s: float | None = None) -> AuditReport:
         """As in `ChatEnv`."""
         return await self._connection.make(self._session.audit(), timeout_s)

@@ -1,7 +1,7 @@
 """Many calls made as few: a round of one call for each of several episodes, and what becomes of each item.
 
-Steps and resets travel together, as BatchStep and BatchReset; what has no batch of its own goes one by one. Without any
-input or output.
+Steps, resets and ends travel together, as BatchStep, BatchReset and BatchFinishEpisode; what has no batch of its own
+goes one by one. Without any input or output.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class _Batch:
 BATCHED: Final = {
     "Step": _Batch("BatchStep", pb.BatchStepRequest, "steps"),
     "Reset": _Batch("BatchReset", pb.BatchResetRequest, "resets"),
+    "FinishEpisode": _Batch("BatchFinishEpisode", pb.BatchFinishEpisodeRequest, "finishes"),
 }
 
 

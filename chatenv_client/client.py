@@ -234,6 +234,42 @@ class ChatEnv(CopyingClient, JudgingClient):
         """
         return self._connection.make(self._session.trajectory(assistants=assistants), timeout_s)
 
+    def finish(self, *, assistants: bool = False, timeout_s: float | None = None) -> Trajectory:
+        """The episode as training wants it, and its end, in one call: the way to leave an episode that was played.
+
+        Afterwards this client has no episode. After an error it has it still, and `finish` may be tried again: where
+        only the answer was lost, the server gives the same one for ten minutes. A server without a store does so until
+        newer answers take 128 MiB, or it ends. An episode that was resumed is ended, too.
+
+        Args:
+            assistants: as for `trajectory`.
+            timeout_s: deadline of this call.
+
+        Raises:
+            RuntimeError: there is no episode.
+            EpisodeNotFoundError: it has ended otherwise.
+            MessageTooLargeError: the trajectory is larger than a message may be; the episode lives on.
+        """
+        return self._connection.make(self._session.finish(assistants=assistants), timeout_s)
+
+    def detach(self) -> str:
+        """Let go of the episode, which stays live until somebody ends it or it expires; its id. Makes no call.
+
+        Afterwards this client has no episode: neither `close` nor the end of a `with` block ends the one that it had.
+
+        Raises:
+            RuntimeError: there is no episode.
+        """
+        return self._session.detach()
+
+    def peek(self, episode_id: str, *, timeout_s: float | None = None) -> ChatState:
+        """The whole of somebody's episode, read from the server. This client's own stays what it is.
+
+        Raises:
+            EpisodeNotFoundError: there is none of that id.
+        """
+        return self._connection.make(self._session.peek(episode_id), timeout_s)
+
     def audit(self, *, timeout_s: float | None = None) -> AuditReport:
         """Compare the stream with a full rendering of the conversation. Costs time proportional to it."""
         return self._connection.make(self._session.audit(), timeout_s)

@@ -110,7 +110,7 @@ class Reason(str, enum.Enum):
     """The server never knew the episode, has no store and was restarted since, or has ended too many others since.
     Reset, and throw the rollout away."""
     EPISODE_CLOSED = "EPISODE_CLOSED"
-    """The episode was closed. Reset."""
+    """The episode was closed, or was finished and its trajectory is not kept any more. Reset."""
     EPISODE_EXPIRED = "EPISODE_EXPIRED"
     """Nobody used the episode for as long as `--idle-timeout`. Reset; raise `--idle-timeout` if sampling takes that
     long."""

@@ -255,19 +255,39 @@ class Session:
 
     def state(self) -> Call[ChatState]:
         """Read the whole episode."""
-        episode_id = self._live().episode_id
-        return Call("GetState", pb.GetStateRequest(episode_id=episode_id), partial(_state_of, episode_id))
+        return self.peek(self._live().episode_id)
 
     def trajectory(self, *, assistants: bool = False) -> Call[Trajectory]:
         """Read the episode as training wants it, perhaps with what given assistants say."""
         episode_id = self._live().episode_id
 
         def receive(response: pb.GetTrajectoryResponse) -> Trajectory:
-            _check_episode(response.episode_id, episode_id)
-            return wire.trajectory_from_proto(response, assistants=assistants)
+            return _trajectory_of(episode_id, response, assistants=assistants)
 
         request = pb.GetTrajectoryRequest(episode_id=episode_id, assistants=assistants)
         return Call("GetTrajectory", request, receive)
+
+    def finish(self, *, assistants: bool = False) -> Call[Trajectory]:
+        """Read the episode as training wants it, and end it, whoever opened it."""
+        mirror = self._live()
+
+        def receive(response: pb.FinishEpisodeResponse) -> Trajectory:
+            trajectory = _trajectory_of(mirror.episode_id, response.trajectory, assistants=response.assistants)
+            self._forget(mirror)
+            return trajectory
+
+        request = pb.FinishEpisodeRequest(episode_id=mirror.episode_id, assistants=assistants)
+        return Call("FinishEpisode", request, receive)
+
+    def detach(self) -> str:
+        """Let go of the episode, which stays live; its id."""
+        mirror = self._live()
+        self._forget(mirror)
+        return mirror.episode_id
+
+    def peek(self, episode_id: str) -> Call[ChatState]:
+        """Read somebody's episode."""
+        return Call("GetState", pb.GetStateRequest(episode_id=episode_id), partial(_state_of, episode_id))
 
     def audit(self) -> Call[AuditReport]:
         """Compare the stream with a full rendering."""
@@ -280,10 +300,14 @@ class Session:
             return None
 
         def receive(_response: pb.CloseEpisodeResponse) -> None:
-            if self._mirror is mirror:
-                self._mirror = None
+            self._forget(mirror)
 
         return Call("CloseEpisode", pb.CloseEpisodeRequest(episode_id=mirror.episode_id), receive)
+
+    def _forget(self, mirror: Mirror) -> None:
+        """Have no episode any more, unless it is another one by now."""
+        if self._mirror is mirror:
+            self._mirror = None
 
     def _live(self) -> Mirror:
         if self._mirror is None:
@@ -294,6 +318,11 @@ class Session:
 def _state_of(episode_id: str, response: pb.GetStateResponse) -> ChatState:
     _check_episode(response.episode_id, episode_id)
     return wire.state_from_proto(response)
+
+
+def _trajectory_of(episode_id: str, response: pb.GetTrajectoryResponse, *, assistants: bool) -> Trajectory:
+    _check_episode(response.episode_id, episode_id)
+    return wire.trajectory_from_proto(response, assistants=assistants)
 
 
 def _check_episode(answered: str, asked: str) -> None:

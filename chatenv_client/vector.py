@@ -165,6 +165,24 @@ class VectorChatEnv(VectorJudgingClient):
         reading.check()
         return [trajectory for trajectory in reading.results if trajectory is not None]
 
+    def finish(self, *, assistants: bool = False, timeout_s: float | None = None) -> list[Trajectory]:
+        """All episodes as training wants them, in order, and their end, in a few calls; see `ChatEnv.finish`.
+
+        Afterwards there are no episodes until the next `reset`. After a BatchError it may be tried again: it then ends
+        those that are left, and gives the trajectories of all.
+
+        Args:
+            assistants: as for `ChatEnv.trajectory`.
+            timeout_s: deadline of each call.
+
+        Raises:
+            RuntimeError: not every episode was started.
+            BatchError: some episodes could not be finished; `results` has the trajectories of the others.
+            ChatEnvError: no answer came.
+        """
+        finishing = self._make(self._session.finish(assistants=assistants), timeout_s)
+        return self._session.take_finished(finishing)
+
     def fork_groups(self, n: int, *, timeout_s: float | None = None) -> VectorChatEnv:
         """Let each episode become a group of `n` that share its past and go their own way from there.
 

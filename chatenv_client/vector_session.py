@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from chatenv_client.batch import Round
+from chatenv_client.calls import Call
 from chatenv_client.models import (
     Action,
     Failure,
@@ -32,6 +33,8 @@ class VectorSession:
         self._options: list[ResetOptions] = [{}] * n
         self._shown: list[StepResult | None] = [None] * n
         """What each episode showed last; None: it was not started."""
+        self._finished: list[Trajectory | None] = [None] * n
+        """Of the episodes that are finished, where others are not yet."""
 
     def reset(self, episodes: Sequence[ResetOptions] | None, shared: ResetOptions) -> Succession:
         """Start all episodes in the place of those that are live.
@@ -86,6 +89,40 @@ class VectorSession:
         for index, session in enumerate(self.sessions):
             reading.ask(index, partial(session.trajectory, assistants=assistants))
         return reading
+
+    def finish(self, *, assistants: bool) -> Round[Trajectory]:
+        """Read all episodes as training wants them, and end them; those that are finished already are not asked for.
+
+        Raises:
+            RuntimeError: not every episode was started.
+        """
+        finishing: Round[Trajectory] = self._round()
+        for index, session in enumerate(self.sessions):
+            if session.episode_id is not None or self._finished[index] is None:
+                self._finished[index] = None
+                finishing.ask(index, partial(self._finish_at, index, assistants=assistants))
+        return finishing
+
+    def _finish_at(self, index: int, *, assistants: bool) -> Call[Trajectory]:
+        call = self.sessions[index].finish(assistants=assistants)
+
+        def receive(response: Any) -> Trajectory:
+            trajectory = self._finished[index] = call.receive(response)
+            return trajectory
+
+        return Call(call.method, call.request, receive)
+
+    def take_finished(self, finishing: Round[Trajectory]) -> list[Trajectory]:
+        """All trajectories, once all episodes are finished.
+
+        Raises:
+            BatchError: some could not be finished; it has the trajectories of all others.
+            ChatEnvError: no item was answered.
+        """
+        finishing.results = list(self._finished)
+        finishing.check()
+        self._finished = [None] * len(self.sessions)
+        return [trajectory for trajectory in finishing.results if trajectory is not None]
 
     def set_reward(
         self,

@@ -587,6 +587,22 @@ class DescribeTokensResponse(_message.Message):
     tokens: _containers.RepeatedCompositeFieldContainer[DescribeTokensResponse.TokenText]
     def __init__(self, tokens: _Optional[_Iterable[_Union[DescribeTokensResponse.TokenText, _Mapping]]] = ...) -> None: ...
 
+class FinishEpisodeRequest(_message.Message):
+    __slots__ = ("episode_id", "assistants")
+    EPISODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ASSISTANTS_FIELD_NUMBER: _ClassVar[int]
+    episode_id: str
+    assistants: bool
+    def __init__(self, episode_id: _Optional[str] = ..., assistants: bool = ...) -> None: ...
+
+class FinishEpisodeResponse(_message.Message):
+    __slots__ = ("trajectory", "assistants")
+    TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
+    ASSISTANTS_FIELD_NUMBER: _ClassVar[int]
+    trajectory: GetTrajectoryResponse
+    assistants: bool
+    def __init__(self, trajectory: _Optional[_Union[GetTrajectoryResponse, _Mapping]] = ..., assistants: bool = ...) -> None: ...
+
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -711,6 +727,26 @@ class BatchStepResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[BatchStepResult]
     def __init__(self, results: _Optional[_Iterable[_Union[BatchStepResult, _Mapping]]] = ...) -> None: ...
+
+class BatchFinishEpisodeRequest(_message.Message):
+    __slots__ = ("finishes",)
+    FINISHES_FIELD_NUMBER: _ClassVar[int]
+    finishes: _containers.RepeatedCompositeFieldContainer[FinishEpisodeRequest]
+    def __init__(self, finishes: _Optional[_Iterable[_Union[FinishEpisodeRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchFinishEpisodeResult(_message.Message):
+    __slots__ = ("response", "error")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    response: FinishEpisodeResponse
+    error: _status_pb2.RpcStatus
+    def __init__(self, response: _Optional[_Union[FinishEpisodeResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.RpcStatus, _Mapping]] = ...) -> None: ...
+
+class BatchFinishEpisodeResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[BatchFinishEpisodeResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[BatchFinishEpisodeResult, _Mapping]]] = ...) -> None: ...
 
 class StreamStepsRequest(_message.Message):
     __slots__ = ("request_id", "step")

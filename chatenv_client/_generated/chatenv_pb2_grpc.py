@@ -71,6 +71,11 @@ class ChatEnvServiceStub(object):
                 request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.CloseEpisodeRequest.SerializeToString,
                 response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.CloseEpisodeResponse.FromString,
                 _registered_method=True)
+        self.FinishEpisode = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/FinishEpisode',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.FinishEpisodeRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.FinishEpisodeResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/chatenv.v1.ChatEnvService/GetServerInfo',
                 request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.GetServerInfoRequest.SerializeToString,
@@ -85,6 +90,11 @@ class ChatEnvServiceStub(object):
                 '/chatenv.v1.ChatEnvService/BatchStep',
                 request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.BatchStepRequest.SerializeToString,
                 response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.BatchStepResponse.FromString,
+                _registered_method=True)
+        self.BatchFinishEpisode = channel.unary_unary(
+                '/chatenv.v1.ChatEnvService/BatchFinishEpisode',
+                request_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.BatchFinishEpisodeRequest.SerializeToString,
+                response_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.BatchFinishEpisodeResponse.FromString,
                 _registered_method=True)
         self.StreamSteps = channel.stream_stream(
                 '/chatenv.v1.ChatEnvService/StreamSteps',
@@ -189,6 +199,15 @@ class ChatEnvServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinishEpisode(self, request, context):
+        """Reads an episode as training wants it, ends it and frees it, all or nothing. Idempotent: who asks again, because the
+        answer was lost, gets the same one for ten minutes, also of another server on the same store and after a restart. A
+        server without a store forgets the oldest answers sooner where they take more than 128 MiB, and all with its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """What this server is: tokenizer, limits, features.
         """
@@ -205,6 +224,13 @@ class ChatEnvServiceServicer(object):
 
     def BatchStep(self, request, context):
         """Many Steps in one call, each with its own status. Items of one episode apply in the order given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchFinishEpisode(self, request, context):
+        """Many FinishEpisodes in one call, each with its own status.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -315,6 +341,11 @@ def add_ChatEnvServiceServicer_to_server(servicer, server):
                     request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.CloseEpisodeRequest.FromString,
                     response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.CloseEpisodeResponse.SerializeToString,
             ),
+            'FinishEpisode': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishEpisode,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.FinishEpisodeRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.FinishEpisodeResponse.SerializeToString,
+            ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
                     request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.GetServerInfoRequest.FromString,
@@ -329,6 +360,11 @@ def add_ChatEnvServiceServicer_to_server(servicer, server):
                     servicer.BatchStep,
                     request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.BatchStepRequest.FromString,
                     response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.BatchStepResponse.SerializeToString,
+            ),
+            'BatchFinishEpisode': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchFinishEpisode,
+                    request_deserializer=chatenv__client_dot___generated_dot_chatenv__pb2.BatchFinishEpisodeRequest.FromString,
+                    response_serializer=chatenv__client_dot___generated_dot_chatenv__pb2.BatchFinishEpisodeResponse.SerializeToString,
             ),
             'StreamSteps': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamSteps,
@@ -578,6 +614,33 @@ class ChatEnvService(object):
             _registered_method=True)
 
     @staticmethod
+    def FinishEpisode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/FinishEpisode',
+            chatenv__client_dot___generated_dot_chatenv__pb2.FinishEpisodeRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.FinishEpisodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetServerInfo(request,
             target,
             options=(),
@@ -648,6 +711,33 @@ class ChatEnvService(object):
             '/chatenv.v1.ChatEnvService/BatchStep',
             chatenv__client_dot___generated_dot_chatenv__pb2.BatchStepRequest.SerializeToString,
             chatenv__client_dot___generated_dot_chatenv__pb2.BatchStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchFinishEpisode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatenv.v1.ChatEnvService/BatchFinishEpisode',
+            chatenv__client_dot___generated_dot_chatenv__pb2.BatchFinishEpisodeRequest.SerializeToString,
+            chatenv__client_dot___generated_dot_chatenv__pb2.BatchFinishEpisodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -156,6 +156,22 @@ _ChatEnvServiceCloseEpisodeType = typing_extensions.TypeVar(
     ],
 )
 
+_ChatEnvServiceFinishEpisodeType = typing_extensions.TypeVar(
+    '_ChatEnvServiceFinishEpisodeType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.FinishEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.FinishEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.FinishEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.FinishEpisodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.FinishEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.FinishEpisodeResponse,
+    ],
+)
+
 _ChatEnvServiceGetServerInfoType = typing_extensions.TypeVar(
     '_ChatEnvServiceGetServerInfoType',
     grpc.UnaryUnaryMultiCallable[
@@ -201,6 +217,22 @@ _ChatEnvServiceBatchStepType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         chatenv_client._generated.chatenv_pb2.BatchStepRequest,
         chatenv_client._generated.chatenv_pb2.BatchStepResponse,
+    ],
+)
+
+_ChatEnvServiceBatchFinishEpisodeType = typing_extensions.TypeVar(
+    '_ChatEnvServiceBatchFinishEpisodeType',
+    grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeResponse,
     ],
 )
 
@@ -348,7 +380,7 @@ _ChatEnvServiceDescribeTokensType = typing_extensions.TypeVar(
     ],
 )
 
-class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceStreamStepsType, _ChatEnvServiceForkEpisodeType, _ChatEnvServiceExportEpisodeType, _ChatEnvServiceImportEpisodeType, _ChatEnvServiceListEpisodesType, _ChatEnvServiceSetRewardType, _ChatEnvServiceFailEpisodeType, _ChatEnvServiceListRowsType, _ChatEnvServiceDescribeTokensType]):
+class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServiceStepType, _ChatEnvServiceGetStateType, _ChatEnvServiceGetTrajectoryType, _ChatEnvServiceRenderMessageType, _ChatEnvServiceAuditEpisodeType, _ChatEnvServiceCloseEpisodeType, _ChatEnvServiceFinishEpisodeType, _ChatEnvServiceGetServerInfoType, _ChatEnvServiceBatchResetType, _ChatEnvServiceBatchStepType, _ChatEnvServiceBatchFinishEpisodeType, _ChatEnvServiceStreamStepsType, _ChatEnvServiceForkEpisodeType, _ChatEnvServiceExportEpisodeType, _ChatEnvServiceImportEpisodeType, _ChatEnvServiceListEpisodesType, _ChatEnvServiceSetRewardType, _ChatEnvServiceFailEpisodeType, _ChatEnvServiceListRowsType, _ChatEnvServiceDescribeTokensType]):
     """Episodes by id. Calls on one episode are serialised; calls on different episodes never wait for each other's
     transform.
     """
@@ -384,6 +416,10 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
             chatenv_client._generated.chatenv_pb2.CloseEpisodeResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.FinishEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.FinishEpisodeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             chatenv_client._generated.chatenv_pb2.GetServerInfoRequest,
             chatenv_client._generated.chatenv_pb2.GetServerInfoResponse,
         ],
@@ -394,6 +430,10 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
         grpc.UnaryUnaryMultiCallable[
             chatenv_client._generated.chatenv_pb2.BatchStepRequest,
             chatenv_client._generated.chatenv_pb2.BatchStepResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeResponse,
         ],
         grpc.StreamStreamMultiCallable[
             chatenv_client._generated.chatenv_pb2.StreamStepsRequest,
@@ -464,6 +504,10 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
             chatenv_client._generated.chatenv_pb2.CloseEpisodeResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.FinishEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.FinishEpisodeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             chatenv_client._generated.chatenv_pb2.GetServerInfoRequest,
             chatenv_client._generated.chatenv_pb2.GetServerInfoResponse,
         ],
@@ -474,6 +518,10 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
         grpc.aio.UnaryUnaryMultiCallable[
             chatenv_client._generated.chatenv_pb2.BatchStepRequest,
             chatenv_client._generated.chatenv_pb2.BatchStepResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeRequest,
+            chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeResponse,
         ],
         grpc.aio.StreamStreamMultiCallable[
             chatenv_client._generated.chatenv_pb2.StreamStepsRequest,
@@ -538,6 +586,12 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
     CloseEpisode: _ChatEnvServiceCloseEpisodeType
     """Ends an episode and frees it. Closing an episode twice, or one that never was, is fine."""
 
+    FinishEpisode: _ChatEnvServiceFinishEpisodeType
+    """Reads an episode as training wants it, ends it and frees it, all or nothing. Idempotent: who asks again, because the
+    answer was lost, gets the same one for ten minutes, also of another server on the same store and after a restart. A
+    server without a store forgets the oldest answers sooner where they take more than 128 MiB, and all with its end.
+    """
+
     GetServerInfo: _ChatEnvServiceGetServerInfoType
     """What this server is: tokenizer, limits, features."""
 
@@ -546,6 +600,9 @@ class ChatEnvServiceStub(typing.Generic[_ChatEnvServiceResetType, _ChatEnvServic
 
     BatchStep: _ChatEnvServiceBatchStepType
     """Many Steps in one call, each with its own status. Items of one episode apply in the order given."""
+
+    BatchFinishEpisode: _ChatEnvServiceBatchFinishEpisodeType
+    """Many FinishEpisodes in one call, each with its own status."""
 
     StreamSteps: _ChatEnvServiceStreamStepsType
     """Steps pipelined over one stream. Answers come as they are ready, those of one episode in order; an item's error
@@ -612,6 +669,10 @@ ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
         chatenv_client._generated.chatenv_pb2.CloseEpisodeResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.FinishEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.FinishEpisodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         chatenv_client._generated.chatenv_pb2.GetServerInfoRequest,
         chatenv_client._generated.chatenv_pb2.GetServerInfoResponse,
     ],
@@ -622,6 +683,10 @@ ChatEnvServiceAsyncStub: typing_extensions.TypeAlias = ChatEnvServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         chatenv_client._generated.chatenv_pb2.BatchStepRequest,
         chatenv_client._generated.chatenv_pb2.BatchStepResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeRequest,
+        chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeResponse,
     ],
     grpc.aio.StreamStreamMultiCallable[
         chatenv_client._generated.chatenv_pb2.StreamStepsRequest,
@@ -727,6 +792,17 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         """Ends an episode and frees it. Closing an episode twice, or one that never was, is fine."""
 
     @abc.abstractmethod
+    def FinishEpisode(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.FinishEpisodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.FinishEpisodeResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.FinishEpisodeResponse]]:
+        """Reads an episode as training wants it, ends it and frees it, all or nothing. Idempotent: who asks again, because the
+        answer was lost, gets the same one for ten minutes, also of another server on the same store and after a restart. A
+        server without a store forgets the oldest answers sooner where they take more than 128 MiB, and all with its end.
+        """
+
+    @abc.abstractmethod
     def GetServerInfo(
         self,
         request: chatenv_client._generated.chatenv_pb2.GetServerInfoRequest,
@@ -749,6 +825,14 @@ class ChatEnvServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[chatenv_client._generated.chatenv_pb2.BatchStepResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.BatchStepResponse]]:
         """Many Steps in one call, each with its own status. Items of one episode apply in the order given."""
+
+    @abc.abstractmethod
+    def BatchFinishEpisode(
+        self,
+        request: chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeResponse, collections.abc.Awaitable[chatenv_client._generated.chatenv_pb2.BatchFinishEpisodeResponse]]:
+        """Many FinishEpisodes in one call, each with its own status."""
 
     @abc.abstractmethod
     def StreamSteps(

@@ -17,6 +17,7 @@ from chatenv_client.models import (
     Failure,
     FailureKind,
     ResetOptions,
+    Trajectory,
     as_action,
 )
 from chatenv_client.models.failure import as_kind
@@ -180,6 +181,12 @@ class ChatEnvironment(Playing):
             InvalidRequestError: there is no such kind, or the reason is too long.
         """
         return self.record_failure(Failure(as_kind(kind, "failure.kind"), reason))
+
+    def finish(self, *, assistants: bool = False) -> Trajectory:
+        """The episode as training wants it, and its end; see `trajectory` and `close`. It can still be read."""
+        trajectory = self.trajectory(assistants=assistants)
+        self.close()
+        return trajectory
 
     def close(self) -> None:
         """Close the task of the episode, if there is one; the episode can still be read."""

@@ -1,4 +1,4 @@
-"""What a Reset and a Step do: to the episode that this process holds, and to what is written of it."""
+"""What a Reset, a Step and an end do: to the episode that this process holds, and to what is written of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
-from chatenv_client.errors import ChatEnvError, InvalidRequestError
+from chatenv_client.errors import ChatEnvError, EpisodeClosedError, InvalidRequestError
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
@@ -16,7 +16,8 @@ from chatenv_server.episodes.limits import StoreLimits
 from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.writing import Outdated, Writing
-from chatenv_server.stores.store import Append, Begin, Place, Summary, new_run
+from chatenv_server.stores.store import Append, Begin, Finish, Place, Summary, new_run
+from chatenv_server.stores.store import End as StoreEnd
 from chatenv_server.tasks.task import End
 
 ResultT = TypeVar("ResultT")
@@ -77,9 +78,9 @@ class EpisodeCalls:
                 raise
             run = episode.place.run
             begun = Begin(episode.episode_id, run, [piece], summary)
-            writing.add(episode, begun, Place(run, 1))
+            replaced, refused = partial(close, before, End.RESET), partial(close, environment, End.REFUSED)
+            writing.add(episode, begun, Place(run, 1), replaced, refused)
             writing.new_episodes += is_new
-            writing.then(partial(close, before, End.RESET), partial(close, environment, End.REFUSED))
         else:
             close(before, End.RESET)
         self._shelf.telemetry.episode_started()
@@ -153,6 +154,34 @@ class EpisodeCalls:
             if writing is not None and piece:
                 await self._append_piece(episode, writing, (piece, summary_of(environment, episode.created)))
             return result
+        finally:
+            self._shelf.release(episode, writing)
+
+    async def finish(
+        self,
+        episode_id: str,
+        caller: Caller | None,
+        answer: Callable[[ChatEnvironment], bytes],
+        writing: Writing | None,
+    ) -> bytes:
+        """End an episode with an answer, which is kept; as `Episodes.finishing`."""
+        try:
+            episode = await self._shelf.acquire(episode_id, caller, writing)
+        except EpisodeClosedError:
+            if kept := self._shelf.store.answer(episode_id):
+                return kept
+            raise
+        try:
+            environment = environment_of(episode)
+            await self._check_current(episode, writing)
+            told = answer(environment)
+            if writing is None:
+                self._shelf.end(episode, StoreEnd.CLOSED, told)
+            else:
+                run, version = episode.place
+                end = Finish(episode_id, run, StoreEnd.CLOSED, time.time(), version=version, answer=told)
+                writing.add(episode, end, episode.place, partial(self._shelf.leave, episode, StoreEnd.CLOSED))
+            return b""
         finally:
             self._shelf.release(episode, writing)
 

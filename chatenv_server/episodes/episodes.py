@@ -212,6 +212,39 @@ class Episodes:
 
         return done(self._noted(episode_id, caller, fail))
 
+    def finish(
+        self, episode_id: str, answer: Callable[[ChatEnvironment], bytes], *, caller: Caller | None = None
+    ) -> bytes:
+        """As `finishing`, in this thread."""
+        return done(self.finishing(episode_id, answer, caller=caller))
+
+    async def finishing(
+        self,
+        episode_id: str,
+        answer: Callable[[ChatEnvironment], bytes],
+        *,
+        caller: Caller | None = None,
+        writing: Writing | None = None,
+    ) -> bytes:
+        """End an episode with a last answer, which its store keeps for who asks again.
+
+        Args:
+            episode_id: the episode.
+            answer: reads the environment, and gives what to keep. If it fails, the episode is as it was. It may be
+                called again, and only the last time counts.
+            caller: who waits for the answer.
+            writing: as for `stepping`.
+
+        Returns:
+            What was kept, where the episode was finished before; else nothing: what `answer` gave last is the answer.
+
+        Raises:
+            EpisodeNotFoundError: unknown, expired, or closed with another call or too long ago.
+        """
+        if writing is None and self._store.keeps:
+            return await self._written(lambda alone: self._calls.finish(episode_id, caller, answer, alone))
+        return await self._calls.finish(episode_id, caller, answer, writing)
+
     async def _noted(
         self, episode_id: str, caller: Caller | None, work: Callable[[ChatEnvironment], tuple[ResultT, bytes]]
     ) -> ResultT:

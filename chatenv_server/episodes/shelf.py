@@ -333,22 +333,28 @@ class Shelf:
         """Forget what this process holds of an episode; the caller holds its lock."""
         self.table.take_out(episode)
 
-    def end(self, episode: Episode, end: End) -> bool:
-        """End an episode for good; the caller holds its lock. False: it was not live."""
+    def end(self, episode: Episode, end: End, answer: bytes = b"") -> bool:
+        """End an episode for good, with an answer to keep; the caller holds its lock. False: it was not live."""
         if episode.environment is None:
             self.drop(episode)
             return False
         unused_since = episode.last_used if end is End.EXPIRED and self.store.keeps else float("inf")
-        finish = Finish(episode.episode_id, episode.place.run, end, time.time(), unused_since)
+        finish = Finish(episode.episode_id, episode.place.run, end, time.time(), unused_since, answer=answer)
         ended = self.store.write([finish])[0]
+        if ended:
+            self.leave(episode, end)
+        else:
+            self.drop(episode)
+        return ended
+
+    def leave(self, episode: Episode, end: End) -> None:
+        """Forget an episode that has ended in the store, and close its task; the caller holds its lock."""
         environment = episode.environment
         self.drop(episode)
-        if ended:
-            self.closings.begin(environment, _REASONS[end])
-            if end is End.CLOSED:
-                self.closings.settle()
-            self.tell_of_end(episode.episode_id, end)
-        return ended
+        self.closings.begin(environment, _REASONS[end])
+        if end is End.CLOSED:
+            self.closings.settle()
+        self.tell_of_end(episode.episode_id, end)
 
     def tell_of_end(self, episode_id: str, end: End) -> None:
         """Tell those who watch that an episode has ended."""

@@ -21,10 +21,18 @@ class Outdated(Exception):  # noqa: N818 - no error: it is done again
     """Another process has changed the episode meanwhile."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Unwritten(NamedTuple):
     key: int
     episode: Episode
     change: Change
+    written: Callable[[], object]
+    """Called once it is written."""
+    not_written: Callable[[], object]
+    """Called where it is not."""
 
 
 class NotWritten(NamedTuple):
@@ -56,38 +64,46 @@ class Writing:
         """Which of those who ask does what is done next."""
         self.new_episodes = 0
         """Episodes of unwritten changes that the store does not know of."""
-        self._then: list[tuple[Callable[[], object], Callable[[], object]]] = []
 
     def next_key(self) -> int:
         """The key of one more who asks, and who does what is done next."""
         self.key += 1
         return self.key
 
-    def add(self, episode: Episode, change: Change, place: Place) -> None:
-        """Have a change written, after which the episode's journal is at `place`. The caller holds its lock."""
-        self._unwritten.append(_Unwritten(self.key, episode, change))
+    def add(
+        self,
+        episode: Episode,
+        change: Change,
+        place: Place,
+        written: Callable[[], object] = _nothing,
+        not_written: Callable[[], object] = _nothing,
+    ) -> None:
+        """Have a change written, after which the episode's journal is at `place`. The caller holds its lock.
+
+        Args:
+            episode: the episode.
+            change: what was done to it.
+            place: as above.
+            written: called once it is written, while the lock is held.
+            not_written: called where it is not.
+        """
+        self._unwritten.append(_Unwritten(self.key, episode, change, written, not_written))
         self._held[episode.episode_id] = episode
         episode.place = place
 
-    def then(self, written: Callable[[], object], not_written: Callable[[], object]) -> None:
-        """Call one of two functions once what was added is written, or is not."""
-        self._then.append((written, not_written))
-
     def write(self) -> None:
         """Write all changes, and give the locks back."""
-        unwritten, held, then = self._unwritten, self._held, self._then
-        self._unwritten, self._held, self._then, self.new_episodes = [], {}, [], 0
+        unwritten, held = self._unwritten, self._held
+        self._unwritten, self._held, self.new_episodes = [], {}, 0
         if not unwritten:
             return
         try:
             self._write(unwritten)
-            for written, _ in then:
-                written()
         except BaseException as error:
             for episode in held.values():
                 self._drop(episode)
-            for _, not_written in then:
-                not_written()
+            for one in unwritten:
+                one.not_written()
             self._telemetry.store_failed()
             self._not_written += [NotWritten(one.key, error) for one in unwritten]
             if not isinstance(error, ChatEnvError):
@@ -99,8 +115,11 @@ class Writing:
     def _write(self, unwritten: Sequence[_Unwritten]) -> None:
         took = write_timed(self._store, [one.change for one in unwritten], self._telemetry)
         for one, took_place in zip(unwritten, took, strict=True):
-            if not took_place:
+            if took_place:
+                one.written()
+            else:
                 self._drop(one.episode)
+                one.not_written()
                 self._telemetry.store_conflicted()
                 self._not_written.append(NotWritten(one.key, None))
 

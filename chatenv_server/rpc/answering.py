@@ -1,4 +1,4 @@
-"""Answers single Resets and Steps: reads the request, asks the episodes, writes the answer into its place."""
+"""Answers single Resets, Steps and ends: reads the request, asks the episodes, writes the answer into its place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatObservation
 from chatenv_client.reasons import Reason
+from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.episodes.episode import Caller
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.episodes.writing import Writing
@@ -23,7 +24,7 @@ AnswerOne = Callable[[Any, Any, Caller, AnswerRoom, "Writing | None"], Work[None
 
 
 class Answering:
-    """Answers Resets and Steps.
+    """Answers Resets, Steps and FinishEpisodes.
 
     Args:
         episodes: the episodes.
@@ -91,6 +92,29 @@ class Answering:
             writing=writing,
         )
         self._telemetry.answered(len(action.tokens), len(observation.stream) - response.observation.tokens_offset)
+
+    async def finish(
+        self,
+        request: pb.FinishEpisodeRequest,
+        response: pb.FinishEpisodeResponse,
+        caller: Caller,
+        room: AnswerRoom,
+        writing: Writing | None = None,
+    ) -> None:
+        """Read an episode and end it, or give the answer of the first time again."""
+
+        def answer(environment: ChatEnvironment) -> bytes:
+            response.Clear()  # it may be called again
+            trajectory = environment.trajectory(assistants=request.assistants)
+            response.trajectory.CopyFrom(wire.trajectory_to_proto(trajectory))
+            response.assistants = request.assistants
+            room.take(response)
+            return response.SerializeToString()
+
+        kept = await self._episodes.finishing(request.episode_id, answer, caller=caller, writing=writing)
+        if kept:
+            response.ParseFromString(kept)
+            room.take(response)
 
     def check_text(self, size: int, field: str) -> None:
         """Raise InvalidRequestError if the texts of a request are longer than the server takes."""

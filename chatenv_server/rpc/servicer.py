@@ -32,6 +32,7 @@ from chatenv_server.rpc.together import Together
 from chatenv_server.rpc.traffic import Traffic
 from chatenv_server.stores.store import Summary
 from chatenv_server.tasks.choice import Tasks
+from chatenv_server.work import done
 
 PAGE: Final = 100
 """Episodes of a page of a list, where the caller does not say."""
@@ -139,6 +140,14 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     def CloseEpisode(self, request: pb.CloseEpisodeRequest, context: grpc.ServicerContext) -> pb.CloseEpisodeResponse:
         """End an episode."""
         return pb.CloseEpisodeResponse(was_live=self._episodes.close(request.episode_id, caller=context))
+
+    def FinishEpisode(
+        self, request: pb.FinishEpisodeRequest, context: grpc.ServicerContext
+    ) -> pb.FinishEpisodeResponse:
+        """Read an episode as training wants it, and end it."""
+        response = pb.FinishEpisodeResponse()
+        done(self._answering.finish(request, response, context, self._room()))
+        return response
 
     def GetServerInfo(
         self,
@@ -255,6 +264,17 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         with self._encoding_ahead(wire.lone_texts(request.steps, most_bytes=self._max_text_bytes)):
             call = self._items_of("BatchStep", context)
             self._batches.answer_each(self._answering.step, request.steps, response.results, call)
+        return response
+
+    def BatchFinishEpisode(
+        self, request: pb.BatchFinishEpisodeRequest, context: grpc.ServicerContext
+    ) -> pb.BatchFinishEpisodeResponse:
+        """Many FinishEpisodes, each with its own status."""
+        self._check_size(request.finishes, "finishes")
+
+        response = pb.BatchFinishEpisodeResponse()
+        call = self._items_of("BatchFinishEpisode", context)
+        self._batches.answer_each(self._answering.finish, request.finishes, response.results, call)
         return response
 
     def StreamSteps(

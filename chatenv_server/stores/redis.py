@@ -17,6 +17,7 @@ from chatenv_server.stores.paging import MOST_LOOKED_AT, Use, chosen, use_after
 from chatenv_server.stores.redis_client import address, check_installed, open_client, told_as_unavailable
 from chatenv_server.stores.redis_scripts import LOAD, LOOK, LOSE, WRITE
 from chatenv_server.stores.store import (
+    ANSWERS_KEPT_S,
     Append,
     Begin,
     Change,
@@ -103,6 +104,13 @@ class RedisStore:
             if _with_checksum(head.place.run, before, entry) != kept[before]:
                 raise damaged(episode_id, f"entry {before + 1} of {len(kept)} is not as it was written")
         return Journal(head.place, entries, head.summary)
+
+    def answer(self, episode_id: str) -> bytes:
+        """As the protocol says."""
+        bucket = self._bucket(episode_id)
+        with self._client() as client:
+            found, kept = _run(client, LOAD, [bucket.episode(episode_id), bucket.journal(episode_id)])
+        return bytes(kept[0]) if found[-1] is not None and kept else b""
 
     def totals(self) -> Totals:
         """As the protocol says."""
@@ -220,7 +228,9 @@ def _arguments(change: Change) -> list[_Argument]:
         head = ["begin", change.episode_id, change.run, int(change.replaces), *_fields(change.summary)]
         return [*head, len(entries), *entries]
     if isinstance(change, Finish):
-        return ["finish", change.episode_id, change.run, repr(change.unused_since), change.end.value, REMEMBERED_S]
+        as_read = "" if change.version is None else str(change.version)
+        head = ["finish", change.episode_id, change.run, repr(change.unused_since), as_read, change.end.value]
+        return [*head, REMEMBERED_S, change.answer, int(ANSWERS_KEPT_S)]
     return ["touch", change.episode_id, change.run, repr(change.last_used)]
 
 

@@ -2,6 +2,7 @@
 
 Keys of a bucket: `use`, a sorted set of live ids by their last use; `totals`, a hash; for each episode a hash with
 where it stands (`end` says that it ended, and then it expires), and for each live one a list of entries, its journal.
+In the place of the journal of one that has ended stands, for a while, what was told with the end.
 """
 
 from __future__ import annotations
@@ -63,12 +64,17 @@ function make.begin(id, episode, journal)
 end
 
 function make.finish(id, episode, journal)
-    local run, unused_since, how, remembered = taken(), taken(), taken(), taken()
-    local is = redis.call('HMGET', episode, 'run', 'end', 'held_tokens', 'last_used')
-    if is[1] ~= run or is[2] or tonumber(is[4]) > tonumber(unused_since) then
+    local run, unused_since, version, how, remembered = taken(), taken(), taken(), taken(), taken()
+    local answer, kept = taken(), taken()
+    local is = redis.call('HMGET', episode, 'run', 'end', 'held_tokens', 'last_used', 'version')
+    if is[1] ~= run or is[2] or tonumber(is[4]) > tonumber(unused_since) or (version ~= '' and is[5] ~= version) then
         return 0
     end
     redis.call('UNLINK', journal)
+    if answer ~= '' then
+        redis.call('RPUSH', journal, answer)
+        redis.call('EXPIRE', journal, kept)
+    end
     redis.call('ZREM', KEYS[1], id)
     redis.call('HDEL', episode, 'held_tokens', 'figures', 'metadata')
     redis.call('HSET', episode, 'end', how)

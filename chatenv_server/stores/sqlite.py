@@ -18,7 +18,17 @@ from chatenv_server.stores.group_commit import Apply, GroupCommit
 from chatenv_server.stores.paging import MOST_LOOKED_AT, Use, chosen, use_after
 from chatenv_server.stores.sqlite_file import open_connection, patiently, told_as_unavailable
 from chatenv_server.stores.sqlite_transaction import SqliteTransaction
-from chatenv_server.stores.store import Change, End, Journal, Listed, Place, Standing, Summary, Totals
+from chatenv_server.stores.store import (
+    ANSWERS_KEPT_S,
+    Change,
+    End,
+    Journal,
+    Listed,
+    Place,
+    Standing,
+    Summary,
+    Totals,
+)
 
 PATIENCE_S: Final = 5.0
 """Seconds that a call waits for a file that another process holds locked."""
@@ -50,6 +60,8 @@ SELECT checksum, entry FROM journal JOIN entries USING (number) ORDER BY place D
 _USES: Final = """
 SELECT last_used, id FROM episodes WHERE (last_used, id) < (?, ?) ORDER BY last_used DESC, id DESC LIMIT ?
 """
+
+_ANSWER: Final = "SELECT answer FROM answers WHERE id = ? AND at >= ?"
 
 _IDLE: Final = "SELECT id, run FROM episodes WHERE last_used < ? ORDER BY last_used, id LIMIT ?"
 
@@ -111,6 +123,12 @@ class SqliteStore:
             if not isinstance(entry, bytes) or checksum(run, before, entry) != kept:
                 raise damaged(episode_id, f"entry {before + 1} of {version} is not as it was written")
         return Journal(Place(run, version), [entry for _, entry in rows], summary)
+
+    def answer(self, episode_id: str) -> bytes:
+        """As the protocol says."""
+        with self._reader() as connection:
+            row = connection.execute(_ANSWER, (episode_id, time.time() - ANSWERS_KEPT_S)).fetchone()
+        return b"" if row is None else bytes(row[0])
 
     def totals(self) -> Totals:
         """As the protocol says."""

@@ -51,6 +51,13 @@ CREATE TABLE ended (
     last_used REAL NOT NULL,
     how TEXT NOT NULL
 );
+CREATE TABLE answers (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    at REAL NOT NULL,
+    answer BLOB NOT NULL
+);
+CREATE INDEX answers_by_age ON answers (at);
 CREATE TABLE totals (episodes INTEGER NOT NULL, held_tokens INTEGER NOT NULL);
 INSERT INTO totals VALUES (0, 0);
 """

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from chatenv_server.stores.checksum import checksum
-from chatenv_server.stores.store import Append, Begin, Change, Finish, Summary, Touch
+from chatenv_server.stores.store import ANSWERS_KEPT_S, Append, Begin, Change, Finish, Summary, Touch
 
 REMEMBERED_ENDS: Final = 8192
 """Ended episodes whose end is remembered: the latest; somewhat fewer where an id ends more than once."""
@@ -57,6 +57,10 @@ SELECT id, run, version, last_used, ? FROM episodes WHERE number = ?
 
 _FORGET_ENDS: Final = "DELETE FROM ended WHERE number <= (SELECT max(number) FROM ended) - ?"
 
+_KEEP_ANSWER: Final = "REPLACE INTO answers (id, at, answer) VALUES (?, ?, ?)"
+
+_FORGET_ANSWERS: Final = "DELETE FROM answers WHERE at < ?"
+
 _COUNT: Final = "UPDATE totals SET episodes = episodes + ?, held_tokens = held_tokens + ?"
 
 
@@ -72,7 +76,8 @@ class SqliteTransaction:
         self._next_episode = 0
         self._episodes_more = 0
         self._held_more = 0
-        self._has_ends = False
+        self._last_end = 0.0
+        """Of the ends among the changes, in seconds since 1970; 0: there are none."""
         self._refused: set[str] = set()
         """Runs that an entry was refused of."""
 
@@ -85,8 +90,9 @@ class SqliteTransaction:
         """Write what the changes come to."""
         self._flush()
         self._connection.execute(_COUNT, (self._episodes_more, self._held_more))
-        if self._has_ends:
+        if self._last_end:
             self._connection.execute(_FORGET_ENDS, (REMEMBERED_ENDS,))
+            self._connection.execute(_FORGET_ANSWERS, (self._last_end - ANSWERS_KEPT_S,))
 
     def _make(self, change: Change) -> bool:
         head = self._heads.get(change.episode_id)
@@ -95,8 +101,7 @@ class SqliteTransaction:
         if isinstance(change, Begin):
             return (head is None or change.replaces) and self._begin(head, change)
         if isinstance(change, Finish):
-            is_it = head is not None and head.run == change.run and head.last_used <= change.unused_since
-            return head is not None and is_it and self._end(head, change)
+            return head is not None and head.is_meant_by(change) and self._end(head, change)
         if head is not None and head.run == change.run:
             self._touch(head, change)
         return True
@@ -115,6 +120,7 @@ class SqliteTransaction:
         if old is not None:
             self._drop(old)
         self._connection.execute("DELETE FROM ended WHERE id = ?", (change.episode_id,))
+        self._connection.execute("DELETE FROM answers WHERE id = ?", (change.episode_id,))
         head = _Head(self._new_number(), change.run, 0, None, 0, 0.0)
         head.written = False
         for entry in change.entries:
@@ -129,7 +135,9 @@ class SqliteTransaction:
         self._connection.execute(_END, (change.end.value, head.number))
         self._drop(head)
         del self._heads[change.episode_id]
-        self._has_ends = True
+        if change.answer:
+            self._connection.execute(_KEEP_ANSWER, (change.episode_id, change.at, change.answer))
+        self._last_end = max(self._last_end, change.at)
         return True
 
     def _touch(self, head: _Head, change: Touch) -> None:
@@ -204,6 +212,11 @@ class _Head:
         """What to write; of no meaning where nothing was changed."""
         self.written = True
         """Whether the file has a row of it."""
+
+    def is_meant_by(self, change: Finish) -> bool:
+        """Whether it is as the end of it says."""
+        is_as_read = change.version in (None, self.version)
+        return self.run == change.run and is_as_read and self.last_used <= change.unused_since
 
     def columns(self) -> tuple[object, ...]:
         """All that a change rewrites."""

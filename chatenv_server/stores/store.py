@@ -16,6 +16,10 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
+ANSWERS_KEPT_S: Final = 600.0
+"""Seconds for which a store gives the last answer of an episode again, unless the id is begun anew: time enough for a
+server to be restarted and for a caller to try again."""
+
 
 class End(Enum):
     """How an episode ended. Ends are remembered for a while, so that callers can be told closed from unknown."""
@@ -96,6 +100,10 @@ class Finish(NamedTuple):
     """Seconds since 1970."""
     unused_since: float = math.inf
     """Refused, too, where it was used after this moment, in seconds since 1970."""
+    version: int | None = None
+    """Refused, too, where the journal has another number of entries; None: whatever it has."""
+    answer: bytes = b""
+    """What the caller is told with the end, kept for `ANSWERS_KEPT_S`; empty: nothing that has to be told again."""
 
 
 class Touch(NamedTuple):
@@ -161,6 +169,9 @@ class Store(Protocol):
 
     def standing(self, episode_id: str) -> Standing | None:
         """Where an episode stands; None: unknown, or it ended too long ago."""
+
+    def answer(self, episode_id: str) -> bytes:
+        """What was told with the end of an episode; empty: nothing, or too long ago."""
 
     def load(self, episode_id: str) -> Journal | None:
         """A live episode; None: there is no such one. Raises EpisodeDamagedError where the record is broken."""

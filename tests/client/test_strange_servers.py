@@ -58,6 +58,7 @@ CALLS: dict[str, Callable[[ChatEnv], Any]] = {
     "FailEpisode": lambda env: env.fail("it broke"),
     "ListRows": lambda env: list(env.list_rows()),
     "DescribeTokens": lambda env: env.describe_tokens([1, 2]),
+    "FinishEpisode": lambda env: env.finish(),
     "CloseEpisode": lambda env: env.close(),
 }
 """A call of each unary method."""
@@ -81,6 +82,15 @@ def whole(**fields: Any) -> pb.Observation:
     encoded.prompt_fingerprint = encoded.prompt_fingerprint or fingerprint_of(np.array(encoded.tokens, np.int32))
     return encoded
 
+
+TRAJECTORY = pb.GetTrajectoryResponse(
+    episode_id="e",
+    segments=[
+        pb.Segment(tokens=[1, 2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS, fidelity=REPORTS),
+        pb.Segment(shared_tokens=1, tokens=[2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS),
+    ],
+    failure=FAILURE,
+)
 
 ANSWERS: dict[str, ProtoMessage] = {
     "Reset": opened(pb.ResetRequest(episode_id="e")),
@@ -109,14 +119,7 @@ ANSWERS: dict[str, ProtoMessage] = {
         fidelity=REPORTS,
         failure=FAILURE,
     ),
-    "GetTrajectory": pb.GetTrajectoryResponse(
-        episode_id="e",
-        segments=[
-            pb.Segment(tokens=[1, 2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS, fidelity=REPORTS),
-            pb.Segment(shared_tokens=1, tokens=[2, 3], loss_mask_runs=[1, 2], logprobs=[0.5, 0.5], turns=TURNS),
-        ],
-        failure=FAILURE,
-    ),
+    "GetTrajectory": TRAJECTORY,
     "AuditEpisode": pb.AuditEpisodeResponse(verdict=1, index=3, detail="x"),  # type: ignore[arg-type]
     "RenderMessage": pb.RenderMessageResponse(tokens_offset=1, tokens=[1, 2], fidelity=REPORTS),
     "GetServerInfo": pb.GetServerInfoResponse(version="1", features=["a"], limits=pb.Limits(max_steps=1)),
@@ -128,6 +131,7 @@ ANSWERS: dict[str, ProtoMessage] = {
     "FailEpisode": pb.FailEpisodeResponse(failure=FAILURE),
     "ListRows": pb.ListRowsResponse(rows=[pb.Row(index=1, id="r", public_json='{"a": [1]}')], count=2),
     "DescribeTokens": pb.DescribeTokensResponse(tokens=[TOKEN, TOKEN]),
+    "FinishEpisode": pb.FinishEpisodeResponse(trajectory=TRAJECTORY, assistants=True),
     "CloseEpisode": pb.CloseEpisodeResponse(was_live=True),
 }
 """A right answer to each of them."""

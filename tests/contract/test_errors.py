@@ -150,6 +150,7 @@ ROWS = [
             ("ExportEpisode", pb.ExportEpisodeRequest(episode_id="never-was")),
             ("SetReward", pb.SetRewardRequest(episode_id="never-was", step=1, reward=1.0)),
             ("FailEpisode", pb.FailEpisodeRequest(episode_id="never-was", failure=BROKE)),
+            ("FinishEpisode", pb.FinishEpisodeRequest(episode_id="never-was")),
         ]
     ),
     Row("ForkEpisode", pb.ForkEpisodeRequest(at_step=2), "BAD_AT_STEP", "at_step"),
@@ -199,6 +200,7 @@ ROWS = [
     Row("ListRows", pb.ListRowsRequest(task="none"), "BAD_TASK", "task"),
     Row("BatchStep", pb.BatchStepRequest(), "BATCH_SIZE", "steps"),
     Row("BatchReset", pb.BatchResetRequest(), "BATCH_SIZE", "resets"),
+    Row("BatchFinishEpisode", pb.BatchFinishEpisodeRequest(), "BATCH_SIZE", "finishes"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,10 @@ class Kept:
     def place(self) -> Place:
         return Place(self.run, len(self.entries))
 
+    def is_meant_by(self, change: Finish) -> bool:
+        is_as_read = change.version in (None, len(self.entries))
+        return self.run == change.run and is_as_read and self.summary.last_used <= change.unused_since
+
 
 @dataclass
 class ModelStore:
@@ -39,6 +44,7 @@ class ModelStore:
 
     live: dict[str, Kept] = field(default_factory=dict)
     ended: dict[str, Standing] = field(default_factory=dict)
+    answers: dict[str, bytes] = field(default_factory=dict)
 
     def write(self, changes: Sequence[Change]) -> list[bool]:
         done: list[bool] = []
@@ -58,8 +64,7 @@ class ModelStore:
         if isinstance(change, Append):
             return kept is not None and kept.place == change.follows and self._append(kept, change)
         if isinstance(change, Finish):
-            used_since = kept is not None and kept.summary.last_used > change.unused_since
-            return kept is not None and kept.run == change.run and not used_since and self._finish(kept, change)
+            return kept is not None and kept.is_meant_by(change) and self._finish(kept, change)
         if kept is not None and kept.run == change.run:
             later = max(kept.summary.last_used, change.last_used)
             kept.summary = kept.summary._replace(last_used=later)
@@ -68,6 +73,7 @@ class ModelStore:
     def _begin(self, change: Begin) -> bool:
         self.live[change.episode_id] = Kept(change.run, list(change.entries), change.summary)
         self.ended.pop(change.episode_id, None)
+        self.answers.pop(change.episode_id, None)
         return True
 
     def _append(self, kept: Kept, change: Append) -> bool:
@@ -77,6 +83,7 @@ class ModelStore:
 
     def _finish(self, kept: Kept, change: Finish) -> bool:
         self.ended[change.episode_id] = Standing(kept.place, kept.summary.last_used, change.end)
+        self.answers[change.episode_id] = change.answer
         del self.live[change.episode_id]
         return True
 
@@ -88,6 +95,9 @@ class ModelStore:
     def load(self, episode_id: str) -> Journal | None:
         kept = self.live.get(episode_id)
         return Journal(kept.place, list(kept.entries), kept.summary) if kept else None
+
+    def answer(self, episode_id: str) -> bytes:
+        return self.answers.get(episode_id, b"")
 
     def totals(self) -> Totals:
         return Totals(len(self.live), sum(kept.summary.held_tokens for kept in self.live.values()))
@@ -123,6 +133,14 @@ def append(
     return Append(episode_id, Place(run, version), entry, summary, continues)
 
 
-def finish(episode_id: str, *, run: str = "run", end: End = End.CLOSED, at: float = 2.0) -> Finish:
-    """A change that ends an episode."""
-    return Finish(episode_id, run, end, at)
+def finish(
+    episode_id: str,
+    *,
+    run: str = "run",
+    end: End = End.CLOSED,
+    at: float | None = None,
+    version: int | None = None,
+    answer: bytes = b"",
+) -> Finish:
+    """A change that ends an episode, now if at no other moment."""
+    return Finish(episode_id, run, end, time.time() if at is None else at, version=version, answer=answer)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from chatenv_server.stores import memory, redis, sqlite, sqlite_transaction
 from chatenv_server.stores.store import Begin, Change, End, Journal, Place, Standing, Store, Summary, Totals, Touch
 from tests.stores.conftest import OpenStore
 from tests.stores.model import append, begin, finish
@@ -105,6 +108,40 @@ def test_an_end_is_remembered_and_its_journal_gone(store: Store, end: End) -> No
     assert store.idle_since(99.0, 10) == []
     assert store.write([Touch("a", "run", 50.0)]) == [True]
     assert store.standing("a") == Standing(Place("run", 2), 3.0, end)
+
+
+def test_what_was_told_with_an_end_is_kept_until_the_id_begins_anew(open_store: OpenStore) -> None:
+    store = open_store()
+    store.write([begin("a", b"x"), begin("b", b"x")])
+    assert store.answer("a") == b""
+    assert store.write([finish("a", answer=ALL_BYTES), finish("a", answer=b"no"), finish("b")]) == [True, False, True]
+    assert open_store().answer("a") == ALL_BYTES
+    assert store.answer("b") == b""
+    assert store.load("a") is None
+    store.write([begin("a", b"x", run="anew")])
+    assert store.answer("a") == b""
+    store.write([finish("a", run="anew")])
+    assert store.answer("a") == b""
+
+
+def test_what_was_told_long_ago_is_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (memory, redis, sqlite, sqlite_transaction):
+        monkeypatch.setattr(module, "ANSWERS_KEPT_S", 1.0)
+    store.write([begin("a", b"x"), finish("a", answer=b"told")])
+    until = time.monotonic() + 20
+    while store.answer("a"):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    standing = store.standing("a")
+    assert standing is not None
+    assert standing.end is End.CLOSED
+
+
+def test_an_end_of_what_was_read_is_refused_where_more_was_written_since(store: Store) -> None:
+    store.write([begin("a", b"0"), append("a", 1, b"1")])
+    assert store.write([finish("a", version=1, answer=b"old")]) == [False]
+    assert store.write([append("a", 2, b"2"), finish("a", version=3, answer=b"new")]) == [True, True]
+    assert store.answer("a") == b"new"
 
 
 def test_a_touch_moves_the_last_use_forward_and_nothing_else(store: Store) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from chatenv_client.tokens import fingerprint_of
+from chatenv_client.wire import trajectory_from_proto
 from chatenv_server import Settings, serve
 from chatenv_server.engine import TokenEngine
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
@@ -54,7 +56,8 @@ class Caller:
         """Make all calls."""
         for _ in range(CALLS):
             episode_id = self.random.choice(IDS)
-            call = self.random.choices((self.reset, self.step, self.batch, self.fork, self.close), (1, 20, 8, 3, 1))[0]
+            calls = (self.reset, self.step, self.batch, self.fork, self.finish, self.close)
+            call = self.random.choices(calls, (1, 20, 8, 3, 2, 1))[0]
             try:
                 call(self.random.choice(self.stubs), episode_id)
             except grpc.RpcError as error:
@@ -112,6 +115,16 @@ class Caller:
 
     def close(self, stub: ChatEnvServiceStub, episode_id: str) -> None:
         stub.CloseEpisode(pb.CloseEpisodeRequest(episode_id=episode_id))
+
+    def finish(self, stub: ChatEnvServiceStub, episode_id: str) -> None:
+        """A trajectory has every step that was answered before; who asks the other server gets the same."""
+        for one in (stub, self.random.choice(self.stubs)):
+            called = time.monotonic()
+            told = one.FinishEpisode(pb.FinishEpisodeRequest(episode_id=episode_id)).trajectory
+            (segment,) = trajectory_from_proto(told).segments
+            fingerprint = fingerprint_of(segment.tokens)
+            seen = Seen(told.metadata_json, segment.turns[-1].step, fingerprint, None, called, time.monotonic())
+            self.seen[episode_id].append(seen)
 
     def note(
         self,

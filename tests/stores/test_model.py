@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import ClassVar
 
 import hypothesis.strategies as st
@@ -32,7 +33,10 @@ SUMMARIES = st.builds(
 )
 BEGINS = st.builds(Begin, IDS, RUNS, st.lists(ENTRIES, max_size=4), SUMMARIES, st.booleans())
 APPENDS = st.builds(Append, IDS, st.builds(Place, RUNS, st.integers(0, 5)), ENTRIES, SUMMARIES, st.booleans())
-FINISHES = st.builds(Finish, IDS, RUNS, st.sampled_from(End), MOMENTS, st.just(math.inf) | MOMENTS)
+VERSIONS = st.none() | st.integers(0, 5)
+FINISHES = st.builds(
+    Finish, IDS, RUNS, st.sampled_from(End), st.builds(time.time), st.just(math.inf) | MOMENTS, VERSIONS, ENTRIES
+)
 TOUCHES = st.builds(Touch, IDS, RUNS, MOMENTS)
 
 
@@ -83,6 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert store.totals() == self.model.totals()
             assert [store.standing(i) for i in ALL_IDS] == [self.model.standing(i) for i in ALL_IDS]
             assert [store.load(i) for i in ALL_IDS] == [self.model.load(i) for i in ALL_IDS]
+            assert [store.answer(i) for i in ALL_IDS] == [self.model.answer(i) for i in ALL_IDS]
 
 
 def test_a_store_does_what_plain_dictionaries_do(open_store: OpenStore) -> None:

@@ -99,3 +99,26 @@ def test_a_batch_whose_write_fails_fails_as_a_whole_and_leaves_every_episode_as_
         assert {state.step_count for state in states} == {0}
         again = stub.BatchStep(pb.BatchStepRequest(steps=steps))
         assert {result.response.observation.step_count for result in again.results} == {1}
+
+
+def test_a_finish_that_the_store_did_not_take_ends_nothing_and_is_answered_once_it_is_well(
+    redis_server: RedisServer,
+) -> None:
+    ids = [f"e{number}" for number in range(8)]
+    finishes = [pb.FinishEpisodeRequest(episode_id=one) for one in ids]
+    with served(redis_server) as channel:
+        stub = ChatEnvServiceStub(channel)
+        stub.BatchReset(pb.BatchResetRequest(resets=[pb.ResetRequest(episode_id=one) for one in ids]))
+        stub.Step(pb.StepRequest(episode_id="e0", tokens=[97, END]))
+        mend = kill(redis_server)
+        failed = stub.BatchFinishEpisode(pb.BatchFinishEpisodeRequest(finishes=finishes))
+        assert {result.error.code for result in failed.results} == {grpc.StatusCode.UNAVAILABLE.value[0]}
+        with pytest.raises(grpc.RpcError, match="store"):
+            stub.FinishEpisode(finishes[0])
+        mend()
+        assert becomes(channel, SERVING)
+        assert stub.Step(pb.StepRequest(episode_id="e1", tokens=[98, END])).observation.step_count == 1
+        told = stub.BatchFinishEpisode(pb.BatchFinishEpisodeRequest(finishes=finishes)).results
+        assert [len(one.response.trajectory.messages) for one in told] == [1, 1, *[0] * 6]
+        assert stub.BatchFinishEpisode(pb.BatchFinishEpisodeRequest(finishes=finishes)).results == told
+        assert not stub.ListEpisodes(pb.ListEpisodesRequest()).episodes

@@ -69,6 +69,7 @@ def test_several_processes_close_each_box_once(served: Served, boxes: Any) -> No
     one, other = served(boxes), served(boxes)
     with ChatEnv(one.target) as a, ChatEnv(other.target) as b:
         plans = ["reset a, step b, close a", "reset a, reset b, close a", "reset a, reset b, reset a, close a"]
+        plans += ["reset a, step b, finish a, finish b", "reset b, step a, finish a, reset a, finish a, close a"]
         for number, calls in enumerate(plans):
             name, clients = f"e{number}", {"a": a, "b": b}
             for call in calls.split(", "):
@@ -79,6 +80,8 @@ def test_several_processes_close_each_box_once(served: Served, boxes: Any) -> No
                     clients[who].resume(name)
                     clients[who].step(said("x"))
                     a.resume(name)
+                elif what == "finish":
+                    clients[who].finish()
                 else:
                     one._backend.episodes.close(name)  # type: ignore[union-attr]
         assert settled(lambda: len(boxes.freed) == boxes.taken)

@@ -75,6 +75,39 @@ def test_a_server_that_is_killed_loses_no_task(launch: Launch, ended: Path) -> N
     assert settled(ended.read_text) == "e closed\n"
 
 
+def test_a_finish_is_answered_again_by_the_server_that_follows_one_that_was_killed(launch: Launch, ended: Path) -> None:
+    first = launch()
+    with VectorChatEnv(first.addresses[0], 3) as env:
+        env.reset([{"episode_id": name} for name in "abc"])
+        env.step([said("x")] * 3)
+        rewards = [one.reward for one in env.finish()]
+    assert rewards == [1.0] * 3
+    assert settled(lambda: len(ended.read_text().splitlines()) == 3)
+    first.tell(signal.SIGKILL)
+    first.process.wait(10)
+    with grpc.insecure_channel(launch().addresses[0]) as channel:
+        stub = ChatEnvServiceStub(channel)
+        for name in "abc":
+            trajectory = stub.FinishEpisode(pb.FinishEpisodeRequest(episode_id=name)).trajectory
+            assert [turn.reward for turn in trajectory.segments[0].turns if turn.HasField("reward")] == [1.0]
+    assert sorted(ended.read_text().splitlines()) == ["a closed", "b closed", "c closed"]
+
+
+def test_any_process_finishes_any_episode_and_closes_its_task_once(launch: Launch, ended: Path) -> None:
+    server = launch("--processes", "2")
+    with VectorChatEnv(server.addresses[0], 20) as env:
+        env.reset()
+        env.step([said("x")] * 20)
+        ids = [str(one) for one in env.episode_ids]
+        with ChatEnv(server.addresses[0]) as other:
+            for episode_id in ids[::3]:
+                other.resume(episode_id)
+                other.finish()
+        assert [one.episode_id for one in env.finish()] == ids
+    assert settled(lambda: len(ended.read_text().splitlines()) == 20)
+    assert sorted(ended.read_text().splitlines()) == sorted(f"{one} closed" for one in ids)
+
+
 def test_any_process_answers_for_any_episode(launch: Launch, ended: Path) -> None:
     server = launch("--processes", "2")
     with VectorChatEnv(server.addresses[0], 20) as env:
