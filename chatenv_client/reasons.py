@@ -192,7 +192,7 @@ class Reason(str, enum.Enum):
     update the older of the two sides."""
     BATCH_ITEMS_FAILED = "BATCH_ITEMS_FAILED"
     """In `VectorChatEnv`: some items of a round failed, the others were applied; `errors` holds each. Try the items
-    that failed again."""
+    that failed again, with None for the others: the results then are those of the whole round."""
     UNEXPECTED = "UNEXPECTED"
     """A status came that chatenv does not send on purpose, perhaps from a proxy. Read its message."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -44,7 +44,7 @@ class VectorChatEnv(VectorJudgingClient):
     a connection of its own, unless the target is a channel.
 
     One bad item spoils no other: the rest is applied, and then BatchError holds what each was answered. Items that
-    failed may be tried again, with None for those that did not.
+    failed may be tried again, with None for those that did not: the results of that step are those of the whole round.
 
     Threads: use it from one thread at a time; any number of them may share a channel. Processes: as for `ChatEnv`.
     """
@@ -67,7 +67,7 @@ class VectorChatEnv(VectorJudgingClient):
             target: as for `ChatEnv`.
             n: number of episodes, at least 1.
             autoreset: whether a step starts an episode anew that was done before, in place of its action; the result
-                is then the opening. Known as next-step autoreset in Gymnasium.
+                is then the opening. Known as next-step autoreset in Gymnasium. Where there is no action, it stays.
             timeout_s: deadline of each call that gives none of its own.
             max_message_bytes: as for `ChatEnv`.
             tls: as for `ChatEnv`.
@@ -105,7 +105,7 @@ class VectorChatEnv(VectorJudgingClient):
         Raises:
             RuntimeError: not every episode was started.
         """
-        return [session.observation for session in self._session.sessions]
+        return self._session.observations
 
     def reset(
         self,
@@ -132,19 +132,50 @@ class VectorChatEnv(VectorJudgingClient):
         """
         return self._session.show(self._succeed(self._session.reset(episodes, shared), timeout_s))
 
+    def reset_at(
+        self,
+        indices: Iterable[int],
+        episodes: Sequence[ResetOptions] | None = None,
+        *,
+        timeout_s: float | None = None,
+        **shared: Unpack[ResetOptions],
+    ) -> list[StepResult]:
+        """Start the episodes at some places anew, and leave the others untouched; those before them are closed then.
+
+        Options are as for `reset`: nothing of earlier ones stays. The results are of all episodes: those at other
+        places show what they showed last, as in `step`. After a `reset` in which some episodes could not be started,
+        this starts them.
+
+        Args:
+            indices: places of the episodes, from 0, each once.
+            episodes: options of each of them, in the order of `indices`, which go before the shared ones.
+            timeout_s: deadline of each call.
+            **shared: options of all of them; see `ResetOptions`.
+
+        Raises:
+            RuntimeError: an episode at another place was not started.
+            TypeError: an index is no whole number.
+            ValueError: there is no such place, or it comes twice; there are more or fewer options than places, or
+                several episodes of one id.
+            BatchError: some episodes could not be started; those that were before them stay.
+            ChatEnvError: no answer came.
+        """
+        return self._session.show(self._succeed(self._session.reset_at(indices, episodes, shared), timeout_s))
+
     def step(self, actions: Sequence[Action | None], *, timeout_s: float | None = None) -> list[StepResult]:
         """Append one turn to each episode that has an action.
 
         Args:
-            actions: one an episode, each as `ChatEnv.step` takes it. None leaves the episode as it is: the result is
-                what it showed last, without a reward.
+            actions: one an episode, each as `ChatEnv.step` takes it. None leaves the episode as it is, also one that
+                is over: the result is what it showed last, with its reward only where no call has returned that yet.
             timeout_s: deadline of each call.
 
         Raises:
             RuntimeError: not every episode was started.
             TypeError: something is no action; nothing was sent.
             ValueError: there are more or fewer actions than episodes.
-            BatchError: some steps failed; the others were applied.
+            BatchError: some steps failed; the others were applied. Its `results` have what these show; so has the next
+                step, where they have no action in it.
             ChatEnvError: no answer came; the same step may be tried again.
         """
         return self._session.show(self._succeed(self._session.step(actions), timeout_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from chatenv_client.batch import Round
 from chatenv_client.calls import Call
 from chatenv_client.models import (
     Action,
+    ChatObservation,
     Failure,
     FailureKind,
     ResetOptions,
@@ -31,8 +33,8 @@ class VectorSession:
         self.sessions = [Session() for _ in range(n)]
         self._autoreset = autoreset
         self._options: list[ResetOptions] = [{}] * n
-        self._shown: list[StepResult | None] = [None] * n
-        """What each episode showed last; None: it was not started."""
+        self._told: list[ChatObservation | None] = [None] * n
+        """What the caller was told last of each episode. What an episode shows beyond that, the next round tells."""
         self._finished: list[Trajectory | None] = [None] * n
         """Of the episodes that are finished, where others are not yet."""
 
@@ -42,26 +44,51 @@ class VectorSession:
         Raises:
             ValueError: there are more or fewer options than episodes, or two episodes of one id.
         """
-        own_options = [{}] * len(self.sessions) if episodes is None else episodes
-        self._check_length(own_options, "mappings of options")
+        return self._reset(range(len(self.sessions)), episodes, shared)
+
+    def reset_at(
+        self, indices: Iterable[int], episodes: Sequence[ResetOptions] | None, shared: ResetOptions
+    ) -> Succession:
+        """Start the episodes at some places anew; the others have to be started already.
+
+        Raises:
+            RuntimeError: another was not started.
+            TypeError: an index is no whole number.
+            ValueError: there is no such place, or it comes twice; or as for `reset`.
+        """
+        places = [_place(index, len(self.sessions)) for index in indices]
+        if len(set(places)) < len(places):
+            raise ValueError("indices name one episode twice")
+        if any(session.episode_id is None for index, session in enumerate(self.sessions) if index not in places):
+            raise RuntimeError("not every other episode was started; reset those, too, or call reset()")
+        return self._reset(places, episodes, shared)
+
+    def _reset(
+        self, places: Sequence[int], episodes: Sequence[ResetOptions] | None, shared: ResetOptions
+    ) -> Succession:
+        own_options = [{}] * len(places) if episodes is None else episodes
+        _check_length(own_options, "mappings of options", len(places))
         options: list[ResetOptions] = [{**shared, **own} for own in own_options]
+        others = {session.episode_id for index, session in enumerate(self.sessions) if index not in places}
         named = [own["episode_id"] for own in options if own.get("episode_id")]
-        if len(set(named)) < len(named):
+        if len(set(named)) < len(named) or others.intersection(named):
             raise ValueError("several episodes are given one id; give each its own, or none")
-        self._options = options
-        return self._restart(range(len(self.sessions)), self._round())
+        for index, own in zip(places, options, strict=True):
+            self._options[index] = own
+        return self._restart(places, self._round())
 
     def step(self, actions: Sequence[Action | None]) -> Succession:
-        """Append the actions, or start anew what is due for that.
+        """Append the actions, or start anew what is over and has an action, where that is due.
 
         Raises:
             RuntimeError: not every episode was started.
             TypeError: something is no action.
             ValueError: there are more or fewer actions than episodes.
         """
-        self._check_length(actions, "actions")
+        _check_length(actions, "actions", len(self.sessions))
         wanted = [None if action is None else as_action(action) for action in actions]
-        due = {index for index, result in enumerate(self._all_shown()) if self._autoreset and result.done}
+        is_over = [self._autoreset and observation.done for observation in self.observations]
+        due = {index for index, action in enumerate(wanted) if action is not None and is_over[index]}
         stepping: Round[StepResult] = self._round()
         acting = {index: action for index, action in enumerate(wanted) if action is not None and index not in due}
         if acting:
@@ -69,19 +96,30 @@ class VectorSession:
         return self._restart(sorted(due), stepping)
 
     def show(self, played: Round[StepResult]) -> list[StepResult]:
-        """What each episode shows now.
+        """What each episode shows now; with a reward, where the caller was not told of it yet.
 
         Raises:
-            BatchError: some items failed.
+            BatchError: some items failed. What became of the others is told in the next round.
             ChatEnvError: no item was answered.
         """
-        before = self._shown
-        self._shown = [new or old for new, old in zip(played.results, before, strict=True)]
         played.check()
-        return [
-            shown if new is not None else shown._replace(reward=None)
-            for shown, new in zip(self._all_shown(), played.results, strict=True)
+        results = [
+            result_of(shown) if shown is not told else result_of(shown)._replace(reward=None)
+            for shown, told in zip(self.observations, self._told, strict=True)
         ]
+        self._told = [result.observation for result in results]
+        return results
+
+    @property
+    def observations(self) -> list[ChatObservation]:
+        """What each episode showed last.
+
+        Raises:
+            RuntimeError: not every episode was started.
+        """
+        if any(session.episode_id is None for session in self.sessions):
+            raise RuntimeError("not every episode was started; call reset()")
+        return [session.observation for session in self.sessions]
 
     def trajectories(self, *, assistants: bool) -> Round[Trajectory]:
         """Read all episodes as training wants them, perhaps with what given assistants say."""
@@ -140,7 +178,7 @@ class VectorSession:
         nothing: Sequence[None] = [None] * len(self.sessions)
         steps, turns = nothing if steps is None else steps, nothing if turns is None else turns
         for given, what in ((rewards, "rewards"), (steps, "steps"), (turns, "turns")):
-            self._check_length(given, what)
+            _check_length(given, what, len(self.sessions))
         setting: Round[StepReward] = self._round()
         for index, given in enumerate(zip(self.sessions, rewards, steps, turns, strict=True)):
             session, reward, step, turn = given
@@ -155,7 +193,7 @@ class VectorSession:
             TypeError: a reason is no text.
             ValueError: there are more or fewer reasons than episodes.
         """
-        self._check_length(reasons, "reasons")
+        _check_length(reasons, "reasons", len(self.sessions))
         failing: Round[Failure] = self._round()
         for index, (session, reason) in enumerate(zip(self.sessions, reasons, strict=True)):
             if reason is not None:
@@ -166,7 +204,7 @@ class VectorSession:
         """Take in which episodes have failed: they are over."""
         for index, failure in enumerate(failing.results):
             if failure is not None:
-                self._shown[index] = result_of(self.sessions[index].observation)
+                self._told[index] = self.sessions[index].observation
 
     def fork_groups(self, n: int) -> Round[list[Session]]:
         """Fork each episode into a group of its own.
@@ -174,7 +212,7 @@ class VectorSession:
         Raises:
             RuntimeError: not every episode was started.
         """
-        self._all_shown()
+        _ = self.observations
         forking: Round[list[Session]] = self._round()
         for index, session in enumerate(self.sessions):
             forking.ask(index, partial(session.fork, n, None, None))
@@ -187,7 +225,7 @@ class VectorSession:
         if made:
             forked.sessions = [session for _, session in made]
             forked._options = [_of_fork(self._options[index], self.sessions[index].episode_id) for index, _ in made]
-            forked._shown = [result_of(session.observation) for session in forked.sessions]
+            forked._told = list(forked.observations)
         return forked
 
     def close(self) -> Round[None]:
@@ -211,15 +249,20 @@ class VectorSession:
     def _round(self) -> Round[Any]:
         return Round(len(self.sessions))
 
-    def _all_shown(self) -> list[StepResult]:
-        shown = [result for result in self._shown if result is not None]
-        if len(shown) < len(self.sessions):
-            raise RuntimeError("not every episode was started; call reset()")
-        return shown
 
-    def _check_length(self, given: Sized, what: str) -> None:
-        if len(given) != len(self.sessions):
-            raise ValueError(f"there are {len(given)} {what} for {len(self.sessions)} episodes")
+def _place(index: int, count: int) -> int:
+    """An index as a plain number, where it is the place of one of so many episodes."""
+    if isinstance(index, bool):
+        raise TypeError("indices are numbers of episodes, not a mask")
+    place = operator.index(index)
+    if not 0 <= place < count:
+        raise ValueError(f"there is no episode at {place}; there are {count}, from 0 on")
+    return place
+
+
+def _check_length(given: Sized, what: str, count: int) -> None:
+    if len(given) != count:
+        raise ValueError(f"there are {len(given)} {what} for {count} episodes")
 
 
 def _of_fork(options: ResetOptions, origin: str | None) -> ResetOptions:

@@ -230,7 +230,7 @@ def test_an_episode_of_many_that_failed_starts_anew(
         return open_all(request, context)
 
     server.answers["BatchReset"] = note
-    results = many.step([None, None, None])
+    results = many.step([None, {"role": "user", "content": "Go on."}, None])
     assert started == ["b"]
     assert [result.done for result in results] == [False] * 3
 

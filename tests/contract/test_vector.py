@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from chatenv_client import (
@@ -198,6 +199,149 @@ def test_autoreset_starts_an_episode_anew_in_place_of_the_action_behind_its_end(
     with pytest.raises(Exception, match="closed"):
         ChatEnv(channel).resume(str(first_id))
     assert [result.observation.step_count for result in env.step([AGAIN, AGAIN])] == [1, 3]
+
+
+def test_without_an_action_an_episode_that_is_over_stays_over(vector: Callable[..., VectorChatEnv]) -> None:
+    env = vector(2, autoreset=True)
+    env.reset([{"max_steps": 1}, {}], messages=[HELLO])
+    over = env.step([AGAIN, AGAIN])[0]
+    for count in (2, 3):
+        results = env.step([None, AGAIN])
+        assert results[0].done
+        assert results[0].observation is over.observation
+        assert results[1].observation.step_count == count
+    assert env.step([AGAIN, None])[0].observation.step_count == 0
+
+
+def test_what_was_applied_beside_a_bad_item_is_what_the_next_step_shows(serving: Serving, sample: Sampler) -> None:
+    def rewarding(observation: Any) -> Any:
+        observation.reward = float(observation.step_count)
+        return observation
+
+    with serving(open_transform=lambda: rewarding) as target, VectorChatEnv(target, 3) as env:
+        env.reset(messages=[HELLO])
+        with pytest.raises(BatchError) as caught:
+            env.step([sample(), BAD, None])
+        first = caught.value.results[0]
+        again = env.step([None, sample(), None])
+        assert [result.reward for result in again] == [1.0, 1.0, None]
+        assert again[0] == first
+        assert [result.reward for result in env.step([None, None, None])] == [None] * 3
+
+
+def test_a_reward_that_was_told_is_told_by_no_failure_and_no_fork_again(serving: Serving, sample: Sampler) -> None:
+    def rewarding(observation: Any) -> Any:
+        observation.reward = 1.0
+        return observation
+
+    with serving(open_transform=lambda: rewarding) as target, VectorChatEnv(target, 2) as env:
+        env.reset(messages=[HELLO])
+        assert [result.reward for result in env.step([sample(), sample()])] == [1.0, 1.0]
+        with env.fork_groups(2) as groups:
+            assert [result.reward for result in groups.step([None] * 4)] == [None] * 4
+        env.fail([None, "it broke"])
+        results = env.step([None, None])
+        assert [(result.reward, result.done) for result in results] == [(None, False), (None, True)]
+
+
+def test_what_was_applied_before_somebody_pressed_ctrl_c_is_what_the_next_step_shows(
+    vector: Callable[..., VectorChatEnv], sample: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = vector(EDGE_ITEMS + 1)
+    env.reset(messages=[HELLO])
+    take, taken = VectorChatEnv._take, []
+
+    def take_one(self: VectorChatEnv, *arguments: Any) -> None:
+        take(self, *arguments)
+        taken.append(arguments[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VectorChatEnv, "_take", take_one)
+    with pytest.raises(KeyboardInterrupt):
+        env.step([sample() for _ in range(len(env))])
+    monkeypatch.undo()
+    shown = env.step([None] * len(env))
+    applied = [index for index, result in enumerate(shown) if result.observation.step_count]
+    assert applied == list(taken[0].items)
+
+
+# Some places anew.
+
+
+def test_episodes_at_some_places_start_anew_and_the_others_go_on(
+    channel: grpc.Channel, vector: Callable[..., VectorChatEnv]
+) -> None:
+    env = vector(4)
+    env.reset(messages=[HELLO], max_steps=5)
+    ids = env.episode_ids
+    live = ChatEnv(channel).server_info().live_episodes
+    before = env.step([AGAIN] * 4)
+    results = env.reset_at([3, 1], [{"seed": 30}, {"seed": 10}], messages=[AGAIN])
+    assert [result.observation.step_count for result in results] == [1, 0, 1, 0]
+    assert [result.observation.seed for result in results] == [None, 10, None, 30]
+    assert results[0].observation is before[0].observation
+    assert [now == then for now, then in zip(env.episode_ids, ids, strict=True)] == [True, False, True, False]
+    assert ChatEnv(channel).server_info().live_episodes == live
+    assert [result.observation.step_count for result in env.step([AGAIN] * 4)] == [2, 1, 2, 1]
+
+
+def test_what_is_started_at_a_place_is_what_autoreset_starts_there(vector: Callable[..., VectorChatEnv]) -> None:
+    env = vector(2, autoreset=True)
+    env.reset(messages=[HELLO])
+    env.reset_at([1], messages=[AGAIN], max_steps=1)
+    env.step([AGAIN, AGAIN])
+    results = env.step([AGAIN, AGAIN])
+    assert [result.observation.step_count for result in results] == [2, 0]
+    assert results[1].observation.messages == [AGAIN]
+
+
+def test_what_could_not_be_started_is_started_at_its_place(vector: Callable[..., VectorChatEnv]) -> None:
+    env = vector(3)
+    bad: Any = {"messages": [{"role": 1}]}
+    with pytest.raises(BatchError):
+        env.reset([{}, bad, bad])
+    with pytest.raises(RuntimeError, match="other episode was started"):
+        env.reset_at([1])
+    with pytest.raises(BatchError) as caught:
+        env.reset_at([1, 2], [{}, bad])
+    assert list(caught.value.errors) == [2]
+    assert [result.observation.step_count for result in env.reset_at([2])] == [0, 0, 0]
+
+
+def test_no_place_at_all_shows_what_there_is(vector: Callable[..., VectorChatEnv]) -> None:
+    env = vector(2)
+    shown = env.reset(messages=[HELLO])
+    assert [one.observation for one in env.reset_at([])] == [one.observation for one in shown]
+
+
+@pytest.mark.parametrize(
+    ("indices", "options", "what"),
+    [
+        ([2], {}, "no episode at 2"),
+        ([-1], {}, "no episode at -1"),
+        ([1, 1], {}, "twice"),
+        ([0], {"episodes": [{}, {}]}, "2 mappings of options for 1 episodes"),
+        ([0, 1], {"episode_id": "same"}, "one id"),
+        ([0], {"episode_id": "taken"}, "one id"),
+    ],
+)
+def test_places_and_their_options_are_checked_before_anything_is_sent(
+    vector: Callable[..., VectorChatEnv], indices: list[int], options: Any, what: str
+) -> None:
+    env = vector(2)
+    env.reset([{}, {"episode_id": "taken"}])
+    with pytest.raises(ValueError, match=what):
+        env.reset_at(indices, **options)
+    assert [result.observation.step_count for result in env.step([HELLO, HELLO])] == [1, 1]
+
+
+def test_places_are_numbers_and_no_mask(vector: Callable[..., VectorChatEnv]) -> None:
+    env = vector(2)
+    env.reset()
+    assert env.reset_at(np.array([1]))[1].observation.step_count == 0
+    for wrong in ([True, False], ["1"], [0.5]):
+        with pytest.raises(TypeError):
+            env.reset_at(wrong)  # type: ignore[arg-type]
 
 
 def test_reset_closes_the_episodes_before_and_close_the_last(
