@@ -12,6 +12,7 @@ from chatenv_client._version import __version__
 from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls, channel_options
 from chatenv_client.client import ChatEnv
+from chatenv_client.connecting import connect
 from chatenv_client.docker import ContainerOptions, ServerContainer
 from chatenv_client.errors import (
     AccessError,
@@ -177,6 +178,7 @@ __all__ = [
     "__version__",
     "channel_options",
     "collate",
+    "connect",
     "pack",
     "read_trajectories",
     "write_trajectories",

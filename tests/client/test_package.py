@@ -11,7 +11,7 @@ import chatenv_client
 from chatenv_client import errors
 
 CLIENTS = {"AsyncChatEnv", "ChatEnv", "EpisodePool", "VectorChatEnv"}
-CONNECTING = {"DEFAULT_MAX_MESSAGE_BYTES", "ContainerOptions", "ServerContainer", "Tls", "channel_options"}
+CONNECTING = {"DEFAULT_MAX_MESSAGE_BYTES", "ContainerOptions", "ServerContainer", "Tls", "channel_options", "connect"}
 GIVEN = {"Action", "ChatAction", "ControlTokenPolicy", "HistoryPolicy", "Message", "ResetOptions", "StopReason"}
 ANSWERED = {
     *("AuditReport", "ChatObservation", "ChatState", "FidelityKind", "FidelityReport", "Limits", "Origin", "Rendered"),

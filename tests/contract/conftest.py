@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -48,10 +49,24 @@ def start_server(settings: dict[str, Any] | None = None, **parts: Any) -> Iterat
         server.stop(1.0)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Play what needs no more than a channel in this process, too."""
+    if "channel" not in metafunc.fixturenames:
+        return
+    named = set(inspect.signature(metafunc.function).parameters)
+    needs_server = metafunc.definition.get_closest_marker("served") or named & {"target", "serving", "proxy"}
+    metafunc.parametrize("channel", ["served"] if needs_server else ["served", "local"], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def channel(target: str) -> Iterator[grpc.Channel]:
-    """One channel for all tests, as a trainer would have it."""
-    with grpc.insecure_channel(target, channel_options()) as channel:
+def channel(request: pytest.FixtureRequest) -> Iterator[grpc.Channel]:
+    """One channel for all tests, as a trainer would have it; to a server, or to none."""
+    if request.param == "local":
+        in_process = pytest.importorskip("chatenv_server.running.in_process", reason="no server is installed")
+        channel = in_process.open_in_process("")
+    else:
+        channel = grpc.insecure_channel(request.getfixturevalue("target"), channel_options())
+    with channel:
         yield channel
 
 

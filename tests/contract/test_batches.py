@@ -166,6 +166,7 @@ def streaming(stub: ChatEnvServiceStub) -> Iterator[Steps]:
         steps.answers.cancel()
 
 
+@pytest.mark.served
 def test_an_items_error_does_not_end_the_stream(stub: ChatEnvServiceStub) -> None:
     (episode_id,) = opened(stub, 1)
     with streaming(stub) as steps:
@@ -176,6 +177,7 @@ def test_an_items_error_does_not_end_the_stream(stub: ChatEnvServiceStub) -> Non
     assert contents(stub, episode_id) == ["Hello!", "good"]
 
 
+@pytest.mark.served
 def test_answers_say_whose_they_are(stub: ChatEnvServiceStub) -> None:
     first, second = opened(stub, 2)
     with streaming(stub) as steps:
@@ -193,6 +195,7 @@ def test_answers_say_whose_they_are(stub: ChatEnvServiceStub) -> None:
     assert sum(answer.HasField("response") for answer in answers) == 1
 
 
+@pytest.mark.served
 def test_a_stream_that_the_caller_ends_answers_everything_and_ends(stub: ChatEnvServiceStub) -> None:
     (episode_id,) = opened(stub, 1)
     with streaming(stub) as steps:

@@ -280,6 +280,7 @@ class AnswerSizes(grpc.UnaryUnaryClientInterceptor):
         return call
 
 
+@pytest.mark.served
 def test_the_client_is_sent_only_what_is_new(channel: grpc.Channel, sample: Sampler) -> None:
     sizes, action = AnswerSizes(), sample(64)
     with ChatEnv(grpc.intercept_channel(channel, sizes)) as env:

@@ -20,6 +20,7 @@ from chatenv_client import (
     EpisodePool,
     Trajectory,
     channel_options,
+    connect,
     wire,
 )
 from chatenv_client._generated import chatenv_pb2 as pb
@@ -31,7 +32,7 @@ from chatenv_server.engine import TokenEngine
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-WAYS = ("in-process", "unary", "batch", "stream", "asyncio", "pool")
+WAYS = ("in-process", "unary", "batch", "stream", "asyncio", "pool", "local")
 STOP = 257
 """Ends a turn of the embedded tokenizer."""
 
@@ -112,10 +113,14 @@ def playing(way: str, engine: TokenEngine, *, task: Any, **settings: Any) -> Ite
         with ChatEnvironment(engine, task=task, rows=rows, task_timeout_s=timeout_s, **settings) as environment:
             yield _InProcess(environment)
         return
+    if way == "local":
+        with connect("local:", engine=engine, task=task, rows=rows, **settings) as env:
+            yield _Unary(env)
+        return
     made = Settings(listen=("127.0.0.1:0",), **settings)
     with ExitStack() as stack:
         server = stack.enter_context(serve(made, engine=engine, task=task, rows=rows))
-        if way in ("asyncio", "pool"):
+        if way in ("asyncio", "pool", "local"):
             yield stack.enter_context(_Asyncio(server.target, pooled=way == "pool"))
         else:
             channel = stack.enter_context(grpc.insecure_channel(server.target, channel_options()))
