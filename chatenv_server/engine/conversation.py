@@ -18,6 +18,7 @@ from chatenv_client.models import (
 )
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.forms import PreparedMessage
+from chatenv_server.engine.locate import Place
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ class OpeningText(NamedTuple):
     """Of each message, the texts that may have a part in a forged control token; see `Forgeries.suspicious`."""
     reports: tuple[FidelityReport, ...] = ()
     """What was found in its messages."""
+    places: Sequence[Place] = ()
+    """Where the texts of its messages stand; empty where its beginning was taken over from another."""
 
 
 class KnownOpening(NamedTuple):

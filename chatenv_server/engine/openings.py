@@ -220,7 +220,7 @@ class OpeningWriter:
         parted = (*known.parted, *map(all, zip(parted, has_text, [True, *has_text], strict=False)))
         starts = tuple(known.characters + start for start in self._encoder.message_starts(written))
         if not count:
-            return tail._replace(opening=OpeningText(text, starts, parted, prepared, suspicious))
+            return tail._replace(opening=OpeningText(text, starts, parted, prepared, suspicious, places=places))
         return tail._replace(
             tokens=np.concatenate([known.tokens, tail.tokens]),
             message_starts=(*known.token_starts, *(len(known.tokens) + start for start in tail.message_starts)),

@@ -86,6 +86,12 @@ class TailEncoder:
         parted = tuple(token < next_token for token, next_token in zip(tokens, later, strict=True))
         return tail._replace(message_starts=tokens), parted
 
+    def text_spans(self, text: str, places: Sequence[Place], before: Int32Array) -> list[tuple[int, int]]:
+        """(start, stop) in a render's tokens of each place, as tokens that begin there; encodes the text once more."""
+        edges = [edge for place in places for edge in (place.start, place.stop)]
+        marks = self.encode(text, before, seen_before(text, edges) if has_marks(text) else edges).marks
+        return list(zip(marks[::2], marks[1::2], strict=True))
+
     def _tail(self, written: WrittenTail, before: Int32Array, characters: list[int]) -> Tail:
         """The tail, with the tokens at some characters as the beginnings of messages."""
         text, prompt = written.text, self.prompt_at_end(written.text)

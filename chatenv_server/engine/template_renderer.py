@@ -88,6 +88,22 @@ class TemplateRenderer:
         """
         return self._tails.tail(place, messages)
 
+    def text_spans(self, opening: Tail) -> list[tuple[int, int]]:
+        """(start, stop) in an opening's tokens of each message's text; empty where it has none of its own."""
+        if opening.opening is None:
+            return [(0, 0)] * len(opening.message_starts)
+        return self._writer.encoder.text_spans(opening.opening.text, opening.opening.places, EMPTY_TOKENS)
+
+    def tail_with_texts(self, place: TailPlace, messages: Sequence[Message]) -> tuple[Tail, list[tuple[int, int]]]:
+        """A tail, and (start, stop) in its tokens of each message's text; empty where it has none of its own.
+
+        Raises:
+            TemplateRejectedError: the template rejects the messages.
+        """
+        written = self._writer.write(place, messages)
+        encoder = self._writer.encoder
+        return encoder.tail(written, place.before), encoder.text_spans(written.text, written.places, place.before)
+
     def read_turn(
         self, ids: Int32Array, before: Int32Array, index: int, *, prompted: bool, known: KnownText | None = None
     ) -> ReadTurn:
