@@ -21,6 +21,7 @@ from chatenv_server.commands import (
     health,
     import_episode,
     info,
+    openenv,
     reward,
     state,
     tokenizer,
@@ -45,6 +46,7 @@ _COMMANDS: Final = (
     fork,
     doctor,
     tokenizer,
+    openenv,
 )
 
 

@@ -29,7 +29,7 @@ DEFAULT_ADDRESS: Final = "localhost:50051"
 DEFAULT_TIMEOUT_S: Final = 10.0
 
 
-def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+def add_connection_arguments(parser: argparse.ArgumentParser, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
     """Declare what names the server, and `--json`."""
     parser.add_argument(
         "--address",
@@ -49,9 +49,9 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=float,
-        default=DEFAULT_TIMEOUT_S,
+        default=timeout_s,
         metavar="SECONDS",
-        help=f"for each call; default: {DEFAULT_TIMEOUT_S:g}",
+        help=f"for each call; default: {timeout_s:g}",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
