@@ -30,12 +30,13 @@ from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Sample = Callable[[Int32Array], ChatAction]
-"""Samples a turn of the model: takes the prompt, (T,) int32, gives ids, and logprobs and stop reason where known."""
+Sample = Callable[[Int32Array], ChatAction | None]
+"""Samples a turn of the model: takes the prompt, (T,) int32, gives ids, and logprobs and stop reason where known. None
+leaves the episode as it is: the row has no room left, say."""
 
-SampleAsync = Callable[[Int32Array], Awaitable[ChatAction]]
+SampleAsync = Callable[[Int32Array], Awaitable[ChatAction | None]]
 
-SampleAll = Callable[[Sequence[Int32Array]], Sequence[ChatAction]]
+SampleAll = Callable[[Sequence[Int32Array]], Sequence[ChatAction | None]]
 """Samples a turn for each of several prompts."""
 
 BROKEN: Final = (
@@ -81,7 +82,7 @@ def play_side_by_side(envs: Sequence[ChatEnv], sample: SampleAll, options: Seque
     return [shown[index] for index in range(len(episodes))]
 
 
-def _episode(env: ChatEnv, options: ResetOptions) -> Generator[Int32Array | Trajectory, ChatAction, None]:
+def _episode(env: ChatEnv, options: ResetOptions) -> Generator[Int32Array | Trajectory, ChatAction | None, None]:
     """Give one prompt after the other, each for an action; and the trajectory in the end."""
     try:
         result = env.reset(**options)
@@ -89,8 +90,8 @@ def _episode(env: ChatEnv, options: ResetOptions) -> Generator[Int32Array | Traj
         yield _never_seen(error)
         return
     try:
-        while is_models_turn(result):
-            result = env.step((yield result.observation.token_ids))
+        while is_models_turn(result) and (action := (yield result.observation.token_ids)) is not None:
+            result = env.step(action)
         trajectory = env.trajectory()
     except BROKEN as error:
         try:
@@ -107,9 +108,14 @@ async def play_async(env: AsyncChatEnv, sample: SampleAsync, **options: Unpack[R
         result = await env.reset(**options)
     except BROKEN as error:
         return _never_seen(error)
+    return await play_on_async(env, result, sample)
+
+
+async def play_on_async(env: AsyncChatEnv, result: StepResult, sample: SampleAsync) -> Trajectory:
+    """As `play`, from where an episode is: `result` is what `reset`, `resume` or the last `step` gave."""
     try:
-        while is_models_turn(result):
-            result = await env.step(await sample(result.observation.token_ids))
+        while is_models_turn(result) and (action := await sample(result.observation.token_ids)) is not None:
+            result = await env.step(action)
         return await env.trajectory()
     except BROKEN as error:
         try:

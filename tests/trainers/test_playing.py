@@ -20,15 +20,15 @@ PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "trainers.md"
 WAYS = ("alone", "asyncio", "side by side")
 
 
-def played(way: str, address: str, turns: Iterable[ChatAction], **options: Any) -> Trajectory:
+def played(way: str, address: str, turns: Iterable[ChatAction | None], **options: Any) -> Trajectory:
     """An episode in which the model says these turns one after the other."""
     left = iter(turns)
     made: ResetOptions = {**options}  # type: ignore[typeddict-item]
 
-    def sample(_: Int32Array) -> ChatAction:
+    def sample(_: Int32Array) -> ChatAction | None:
         return next(left)
 
-    async def sample_async(prompt: Int32Array) -> ChatAction:
+    async def sample_async(prompt: Int32Array) -> ChatAction | None:
         return sample(prompt)
 
     async def play_it() -> Trajectory:
@@ -57,6 +57,14 @@ def test_an_episode_is_played_to_its_end(address: str, way: str) -> None:
 def test_an_aborted_turn_goes_on(address: str, way: str) -> None:
     turns = [ChatAction(tokens=[*b"ab"], stop_reason="abort"), said("cd")]
     assert played(way, address, turns, task_args={"turns": 1}).reward == 4.0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sampler_may_leave_an_episode_before_its_end(address: str, way: str) -> None:
+    trajectory = played(way, address, [said("ab"), None], task_args={"turns": 3})
+    assert not trajectory.terminated
+    assert trajectory.failure is None
+    assert trajectory.reward == 2.0
 
 
 @pytest.mark.parametrize("way", WAYS)
