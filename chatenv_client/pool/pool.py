@@ -70,6 +70,10 @@ class EpisodePool:
         self._runs: set[Run] = set()
         self._farewells = _Farewells()
 
+    def client(self) -> AsyncChatEnv:
+        """A client that has no episode yet: its `reset` opens one, its `resume` takes one up. Else as from `reset`."""
+        return _PooledChatEnv(self._connection.shared(), self._open, self._farewells)
+
     async def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> AsyncChatEnv:
         """Open an episode: a client of it, whose `observation` is the opening.
 
@@ -84,7 +88,7 @@ class EpisodePool:
             TypeError: there is no such keyword, or a value is of another type; nothing was sent.
             ChatEnvError: see `chatenv_client.errors`.
         """
-        env = _PooledChatEnv(self._connection.shared(), self._open, self._farewells)
+        env = self.client()
         opening = asyncio.ensure_future(env.reset(timeout_s=timeout_s, **options))
         try:
             await asyncio.shield(opening)
