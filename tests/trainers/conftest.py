@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("chatenv_server", reason="the server extra is not installed", exc_type=ImportError)
 
 from chatenv_server import Settings, serve
-from tests.trainers.tasks import Echo
+from chatenv_server.tokenizer_files.exporting import export_embedded
+from tests.trainers.tasks import Echo, EveryOtherBreaks
+
+FORGETFUL = """\
+{%- for message in messages %}
+{%- set content = message.content if loop.last else message.content.split("</think>")[-1] %}
+{{- "<|im_start|>" + message.role + "\\n" + content + "<|im_end|>\\n" }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ "<|im_start|>assistant\\n" }}{% endif %}"""
+"""A chat template that strips thoughts off earlier turns."""
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +27,35 @@ def address() -> Iterator[str]:
     """Of a server with the embedded tokenizer and `Echo`."""
     with serve(Settings(listen=("127.0.0.1:0",)), task=Echo) as server:
         yield server.target
+
+
+@pytest.fixture(scope="session")
+def bare_address() -> Iterator[str]:
+    """Of a server with the embedded tokenizer, and without a task."""
+    with serve(Settings(listen=("127.0.0.1:0",))) as server:
+        yield server.target
+
+
+@pytest.fixture(scope="session")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a server with `Echo` and a chat template that rewrites history."""
+    template = tmp_path_factory.mktemp("template") / "forgetful.jinja"
+    template.write_text(FORGETFUL, encoding="utf-8")
+    with serve(Settings(listen=("127.0.0.1:0",), chat_template=str(template)), task=Echo) as server:
+        yield server.target
+
+
+@pytest.fixture
+def flaky() -> Iterator[str]:
+    """Of a server whose task breaks in every other episode, the first included."""
+    EveryOtherBreaks.opened = 0
+    with serve(Settings(listen=("127.0.0.1:0",)), task=EveryOtherBreaks) as server:
+        yield server.target
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded tokenizer as a Hugging Face folder, for trainers that load one."""
+    folder = tmp_path_factory.mktemp("embedded") / "bytes"
+    export_embedded(folder)
+    return folder

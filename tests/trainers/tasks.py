@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatenv_client import ChatAction
+from chatenv_client import ChatAction, Failure, FailureKind
 from chatenv_server import Answer, ModelTurn, Opening, Task, TaskEpisode
 
 STOP = 257
@@ -35,6 +35,24 @@ class Echo(Task):
         if self.turn == self.turns:
             return Answer(rewards=rewards, terminated=True)
         return Answer(messages=[{"role": "user", "content": turn.text}], rewards=rewards)
+
+
+class EveryOtherBreaks(Echo):
+    """`Echo`, but in every other episode of the server it cannot go on after the first turn."""
+
+    opened = 0
+
+    def open(self, episode: TaskEpisode) -> Opening:
+        """Count."""
+        EveryOtherBreaks.opened += 1
+        self.is_broken = EveryOtherBreaks.opened % 2 == 1
+        return super().open(episode)
+
+    def answer(self, turn: ModelTurn) -> Answer:
+        """Say it back, or that something broke."""
+        if self.is_broken:
+            return Answer(failure=Failure(FailureKind.TOOL, "the sandbox is gone"))
+        return super().answer(turn)
 
 
 def said(text: str) -> ChatAction:
