@@ -108,7 +108,9 @@ class InProcessChannel(grpc.Channel):
             max_text_bytes=settings.max_text_bytes,
             waits=True,
         )
-        servicer.attach(backend.episodes, backend.tasks, backend.describe, backend.encoding_ahead)
+        servicer.attach(
+            backend.episodes, backend.tasks, backend.describe, backend.describe_tokens, backend.encoding_ahead
+        )
         pb_grpc.add_ChatEnvServiceServicer_to_server(servicer, cast("grpc.Server", self))
 
     # What a servicer is added to.
