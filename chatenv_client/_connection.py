@@ -25,7 +25,7 @@ import grpc.aio
 from chatenv_client.calls import Call, CallDefaults, ResultT, error_from_rpc, taken
 from chatenv_client.channel import Tls, check_ready_channel, open_async_channel, open_channel
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.fork import ProcessGuard
+from chatenv_client.fork import FORKS_WAIT, ProcessGuard
 from chatenv_client.stub import stub_of
 from chatenv_client.succession import NO_ROOM, STAYS
 
@@ -67,7 +67,12 @@ class BaseConnection(Generic[ChannelT]):
         self._users = _Users()
         self._stub = stub_of(channel)
         self._defaults = defaults
-        self._guard = ProcessGuard()
+        self._guard = ProcessGuard(uses_grpc=not getattr(channel, "is_in_process", False))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to close: it is closed, or the process that this one was forked from has it."""
+        return self.is_closed or self._guard.is_of_parent
 
     def check(self) -> None:
         """Let calls through where they can work.
@@ -146,7 +151,8 @@ class Connection(BaseConnection[grpc.Channel]):
             ChatEnvError: the call failed.
         """
         try:
-            response = self._begin(call, timeout_s)
+            with FORKS_WAIT:
+                response = self._begin(call, timeout_s)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from error
         return taken(call.receive, response)

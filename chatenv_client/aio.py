@@ -234,7 +234,7 @@ class AsyncChatEnv:
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         """As in `ChatEnv`."""
-        if self._connection.is_closed:
+        if self._connection.is_over:
             return
         async with self._connection.closing():
             if (call := self._session.close()) is not None:

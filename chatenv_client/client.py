@@ -46,9 +46,8 @@ class ChatEnv(CopyingClient, JudgingClient):
             result = env.step(ChatAction(tokens=sample(result.observation.tokens)))
 
     Threads: use one ChatEnv from one thread at a time; any number of them may share a channel across threads.
-    Processes: spawned ones open clients of their own. A process forked from one that has used a client gets a
-    RuntimeError, since gRPC would hang there; with GRPC_ENABLE_FORK_SUPPORT=1 set before grpc is imported it
-    may open clients of its own, too.
+    Processes: those made by `spawn` and `forkserver` open clients of their own. A process forked from one that has used
+    a client gets a RuntimeError, since gRPC would hang there.
     """
 
     def __init__(
@@ -322,7 +321,7 @@ class ChatEnv(CopyingClient, JudgingClient):
         Raises:
             ChatEnvError: the server could not be told; this client is closed all the same.
         """
-        if self._connection.is_closed:
+        if self._connection.is_over:
             return
         with self._connection.closing():
             if (call := self._session.close()) is not None:

@@ -21,6 +21,7 @@ from chatenv_client.batch import Part, Round
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.errors import ChatEnvError
+from chatenv_client.fork import FORKS_WAIT
 from chatenv_client.judging import VectorJudgingClient
 from chatenv_client.models import Action, ChatObservation, Limits, ResetOptions, ServerInfo, StepResult, Trajectory
 from chatenv_client.succession import STAYS, Succession
@@ -252,7 +253,7 @@ class VectorChatEnv(VectorJudgingClient):
         Raises:
             ChatEnvError: the server could not be told of all; this client is closed all the same.
         """
-        if self._connection.is_closed:
+        if self._connection.is_over:
             return
         with self._connection.closing():
             self._make(self._session.close(), timeout_s).check()
@@ -281,6 +282,11 @@ class VectorChatEnv(VectorJudgingClient):
         if round_.is_empty:
             return round_
         limits = self._server_limits(timeout_s)
+        with FORKS_WAIT:
+            self._make_parts(round_, limits, timeout_s)
+        return round_
+
+    def _make_parts(self, round_: Round[ResultT], limits: Limits, timeout_s: float | None) -> None:
         in_flight: list[deque[tuple[Part[ResultT], Any]]] = [deque() for _ in self._lanes]
         try:
             for part in round_.parts(limits, len(self._lanes)):
@@ -302,7 +308,6 @@ class VectorChatEnv(VectorJudgingClient):
             # Also where a later part could not be built: what was sent may be applied, and its episodes have to know.
             for begun in chain.from_iterable(in_flight):
                 self._take(*_answer(*begun), timeout_s)
-        return round_
 
     def _begin(self, part: Part[ResultT], timeout_s: float | None) -> Any:
         """Make the call of a part; gRPC's future of its answer."""

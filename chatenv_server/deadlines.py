@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -70,3 +71,5 @@ class Deadlines:
 
 DEADLINES = Deadlines()
 """Those of the process."""
+# A forked process has none of its parent's threads.
+os.register_at_fork(after_in_child=DEADLINES.__init__)  # type: ignore[misc]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 from chatenv_server.threads import start_thread
 
@@ -50,7 +50,7 @@ class EventLoop:
             function()
 
 
-_BEGINS: Final = threading.Lock()
+_begins = threading.Lock()
 _the_loop: EventLoop | None = None
 
 
@@ -62,7 +62,16 @@ def event_loop() -> EventLoop:
     """
     global _the_loop  # noqa: PLW0603 - one loop a process is the point
     if _the_loop is None:
-        with _BEGINS:
+        with _begins:
             if _the_loop is None:
                 _the_loop = EventLoop()
     return _the_loop
+
+
+def _forget() -> None:
+    """Begin anew in a forked process, which has none of its parent's threads."""
+    global _begins, _the_loop
+    _begins, _the_loop = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget)

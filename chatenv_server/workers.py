@@ -7,6 +7,7 @@ up. Where calls wait for something, each finds a thread of its own.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -160,7 +161,7 @@ class Workers(ThreadPoolExecutor):
 MAX_SHARED: Final = 1024
 """Things that one process does at once in threads of their own, beside its calls. One more waits."""
 _SHARED_AT_REST: Final = 16
-_BEGINS: Final = threading.Lock()
+_begins = threading.Lock()
 _shared: Workers | None = None
 
 
@@ -171,13 +172,22 @@ def shared_workers() -> Workers:
         ServerBusyError: the machine gives no thread at all.
     """
     global _shared  # noqa: PLW0603 - one pool a process
-    with _BEGINS:
+    with _begins:
         if _shared is None:
             try:
                 _shared = Workers(MAX_SHARED, _SHARED_AT_REST, at_once=True)
             except RuntimeError as error:
                 raise ServerBusyError("this machine gives the server no more threads; try again later") from error
         return _shared
+
+
+def _forget() -> None:
+    """Begin anew in a forked process, which has none of its parent's threads."""
+    global _begins, _shared
+    _begins, _shared = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _do(call: Callable[[], object]) -> None:

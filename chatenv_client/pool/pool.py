@@ -150,7 +150,7 @@ class EpisodePool:
         Raises:
             ChatEnvError: the server could not be told of all; this pool is closed all the same.
         """
-        if self._connection.is_closed:
+        if self._connection.is_over:
             return
         async with self._connection.closing():
             await asyncio.gather(*[run.end() for run in self._runs])

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import pickle
 import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -263,72 +260,3 @@ def test_the_bearer_token_lets_in_and_its_lack_keeps_out(serving: Serving, token
         with ChatEnv(target, token=token) as env, pytest.raises(AccessError, match="token=") as caught:
             env.reset()
         assert caught.value.code == "UNAUTHENTICATED"
-
-
-# Processes.
-
-PROGRAM = """
-import multiprocessing, sys
-from chatenv_client import ChatEnv
-
-HELLO = {"role": "user", "content": "Hello!"}
-
-
-def play(target):
-    with ChatEnv(target) as env:
-        env.reset()
-        print("child", env.step(HELLO).observation.step_count, flush=True)
-
-
-def play_on(env):
-    env.step(HELLO)
-
-
-if __name__ == "__main__":
-    target, method, what = sys.argv[1:]
-    with ChatEnv(target) as env:
-        env.reset()
-        work = (play, (target,)) if what == "own" else (play_on, (env,))
-        child = multiprocessing.get_context(method).Process(target=work[0], args=work[1])
-        child.start()
-        child.join()
-        print("parent", env.step(HELLO).observation.step_count, flush=True)
-    sys.exit(child.exitcode)
-"""
-
-
-def run_program(
-    folder: Path, target: str, method: str, what: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    if target.startswith("unix:"):
-        pytest.skip("gRPC makes no difference between kinds of targets here")
-    program = folder / "program.py"
-    program.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    arguments = [sys.executable, str(program), target, method, what]
-    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=50)
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_spawned_process_opens_a_client_of_its_own(target: str, tmp_path: Path, method: str) -> None:
-    finished = run_program(tmp_path, target, method, "own")
-    assert (finished.returncode, finished.stdout.split()) == (0, ["child", "1", "parent", "1"]), finished.stderr
-
-
-def test_a_forked_process_is_refused_rather_than_left_hanging(target: str, tmp_path: Path) -> None:
-    finished = run_program(tmp_path, target, "fork", "own", GRPC_ENABLE_FORK_SUPPORT="0")
-    assert finished.returncode == 1
-    assert "start processes with 'spawn'" in finished.stderr
-    assert finished.stdout.split() == ["parent", "1"]
-
-
-def test_a_forked_process_may_open_a_client_of_its_own_where_grpc_supports_it(target: str, tmp_path: Path) -> None:
-    finished = run_program(tmp_path, target, "fork", "own", GRPC_ENABLE_FORK_SUPPORT="1")
-    assert (finished.returncode, finished.stdout.split()) == (0, ["child", "1", "parent", "1"]), finished.stderr
-
-
-def test_a_client_from_before_a_fork_is_refused(target: str, tmp_path: Path) -> None:
-    finished = run_program(tmp_path, target, "fork", "inherited", GRPC_ENABLE_FORK_SUPPORT="1")
-    assert finished.returncode == 1
-    assert "one of its own in each process" in finished.stderr
-    assert finished.stdout.split() == ["parent", "1"]
