@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from chatenv_server.renderers import ChatEnvRenderer, ChatEnvRendererConfig
 from tests.conformance import CONFORMANCE, do_without, why_missing
 from tests.engine.subjects import recorded_tokenizer, subject
 
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "trainers" / "renderers.md"
 PLAIN = ("bytes", "tiny_bytes", "qwen2_5", "mistral_7b_v0_3")
 """Tokenizers whose templates write a turn in one way, wherever it stands."""
 NAMES = (*PLAIN, "phi3_5", "standin_qwen3_6", "standin_glm4_5", "standin_kimi_k2")
@@ -337,3 +340,14 @@ def test_control_tokens_in_texts_are_texts_unless_they_are_allowed() -> None:
 def test_messages_that_the_template_rejects_are_refused_with_its_words() -> None:
     with pytest.raises(TemplateRejectedError):
         renderer_of("mistral_7b_v0_3").render([*QUESTION, *QUESTION])
+
+
+def test_the_page_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = CONFORMANCE / "tokenizers" / "qwen2_5"
+    if reason := why_missing(folder):
+        do_without(reason)
+    text = PAGE.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (printed,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    exec(compile(code.replace("Qwen/Qwen2.5-0.5B-Instruct", str(folder)), PAGE.name, "exec"), {})
+    assert capsys.readouterr().out == printed

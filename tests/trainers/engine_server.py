@@ -1,0 +1,126 @@
+"""An inference engine on a port of this machine: OpenAI's chat completions, and vLLM's ids in, ids out.
+
+It has the embedded tokenizer: a token is a byte, and 257 ends a turn.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+
+STOP = 257
+
+
+class Said(NamedTuple):
+    """A turn of the model."""
+
+    text: str
+    calls: tuple[dict[str, Any], ...] = ()
+    """Of functions, `name` and `arguments`; in chat completions alone."""
+    is_cut: bool = False
+    """Whether a limit cut it off."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The turn's, through the token that ends it, where nothing cut it off."""
+        return [*self.text.encode(), *([] if self.is_cut else [STOP])]
+
+    @property
+    def logprobs(self) -> dict[str, Any]:
+        """One of each id, as vLLM writes them."""
+        return {
+            "content": [
+                {"token": f"token_id:{token}", "logprob": -0.25, "bytes": None, "top_logprobs": []}
+                for token in self.ids
+            ]
+        }
+
+
+class Refused(NamedTuple):
+    """The engine's error."""
+
+    status: int = 400
+    message: str = "no such model"
+
+
+Model = Callable[[str], Said | Refused]
+"""Says a turn after a prompt, which is the last message's text, or the whole prompt's."""
+
+
+class EngineServer:
+    """The engine, which notes what it is `asked`."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.asked: list[dict[str, Any]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.send({"object": "list", "data": [{"id": "m", "object": "model", "max_model_len": 4096}]})
+
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.asked.append(asked)
+                by_ids = self.path.endswith("/inference/v1/generate")
+                self.send(*(server.generated(asked) if by_ids else server.completed(asked)))
+
+            def send(self, answer: dict[str, Any], status: int = 200) -> None:
+                body = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def completed(self, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """The answer to a chat."""
+        said = self.model(str(asked["messages"][-1]["content"]))
+        if isinstance(said, Refused):
+            return {"error": {"message": said.message, "type": "error"}}, said.status
+        calls = [{"id": f"call_{index}", "type": "function", "function": call} for index, call in enumerate(said.calls)]
+        message = {"role": "assistant", "content": said.text, **({"tool_calls": calls} if calls else {})}
+        reason = "length" if said.is_cut else "tool_calls" if calls else "stop"
+        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "message": message}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        if asked.get("return_token_ids"):
+            prompt = ByteTokenizer().apply_chat_template(asked["messages"], add_generation_prompt=True)
+            answer["prompt_token_ids"] = prompt
+            choice["token_ids"], choice["logprobs"] = said.ids, said.logprobs
+        return {**answer, "usage": usage}, 200
+
+    def generated(self, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """The ids after a prompt of ids."""
+        said = self.model(bytes(token for token in asked["token_ids"] if token < 256).decode())
+        if isinstance(said, Refused):
+            return {"error": {"message": said.message, "type": "error"}}, said.status
+        reason = "length" if said.is_cut else "stop"
+        choice = {"index": 0, "token_ids": said.ids, "finish_reason": reason, "logprobs": said.logprobs}
+        return {"request_id": "1", "choices": [choice]}, 200
+
+    @contextmanager
+    def running(self) -> Iterator[EngineServer]:
+        """Serve."""
+        thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._http.shutdown()
+            self._http.server_close()
+            thread.join()
