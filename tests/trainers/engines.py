@@ -45,13 +45,16 @@ class TinyEngine:
         self._weights[:, :, STOP] += _STOP_BONUS / 2
         self.generated: list[Generated] = []
 
-    def generate(self, prompt: list[int] | Int32Array, most: int | None, stop_ids: list[int]) -> Generated:
+    def generate(
+        self, prompt: list[int] | Int32Array, most: int | None, stop_ids: list[int], *, half: bool = False
+    ) -> Generated:
         """Sample up to a stop token, which is part of the answer, or to so many tokens.
 
         Args:
             prompt: ids.
             most: tokens, at least 1; None: 64.
             stop_ids: each ends the turn.
+            half: whether the first half of it is all that is answered.
         """
         assert most is None or most >= 1
         read = [0, *(int(each) for each in prompt)]
@@ -69,7 +72,9 @@ class TinyEngine:
             read.append(token)
             if token in stop_ids:
                 break
-        made = Generated(np.asarray(prompt, dtype=np.int32), tokens, logprobs, tokens[-1] in stop_ids)
+        if half:
+            tokens, logprobs = tokens[: len(tokens) // 2], logprobs[: len(tokens) // 2]
+        made = Generated(np.asarray(prompt, dtype=np.int32), tokens, logprobs, bool(tokens) and tokens[-1] in stop_ids)
         self.generated.append(made)
         return made
 
