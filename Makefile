@@ -30,7 +30,8 @@ SPREAD := -n auto --dist worksteal
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo guessing-game calculator word-game serve test test-deep test-container test-trainers soak bench \
-        bench-quick verify verify-lint verify-types verify-proto verify-stubs fix fix-lint fix-proto stubs docs wheel clean
+        bench-quick verify verify-lint verify-types verify-proto verify-stubs fix fix-lint fix-proto stubs docs pictures \
+        wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +109,9 @@ stubs: $(GENERATE)/.ready ## write the stubs from the schema
 
 docs: $(DEV) ## write the tables of settings and errors into the documents
 	$(BIN)/python tools/write_docs.py
+
+pictures: $(DEV) ## photograph pages of episodes for the documents (needs chromium and chromium-driver)
+	$(BIN)/python -m tools.make_pictures
 
 wheel: $(SERVE) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

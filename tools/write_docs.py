@@ -1,4 +1,4 @@
-"""Writes into the documents what the code states: the tables of settings, reset's options, errors and failures.
+"""Writes into the documents what the code states: the tables of settings, reset's options, errors, failures, reports.
 
 Usage: ``python tools/write_docs.py``.
 """
@@ -23,6 +23,7 @@ from chatenv_client.models import (
     stop_reason,
 )
 from chatenv_client.reasons import Reason
+from chatenv_client.viewing.meanings import MEANINGS
 from chatenv_server.settings.settings import settings_table
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -50,6 +51,7 @@ def tables() -> Iterator[tuple[str, str]]:
     yield "reset options", reset_options_table()
     yield "failure kinds", failure_kinds_table()
     yield "stop reasons", stop_reasons_table()
+    yield "fidelity reports", reports_table()
     rows: dict[str, list[str]] = {}
     for reason, meaning in meanings().items():
         status, kind = raised_for(reason)
@@ -69,6 +71,14 @@ def failure_kinds_table() -> str:
     """The kinds of failures, each with the text under it."""
     rows = [f"| `{value}` | {text} |" for _, value, text in _documented(failure) if value in set(FailureKind)]
     return "\n".join(["| kind | what broke |", "|---|---|", *rows, ""])
+
+
+def reports_table() -> str:
+    """What fidelity reports mean."""
+    rows = [f"| `{kind.name}` | {' | '.join(meaning)} |" for kind, meaning in MEANINGS.items()]
+    return "\n".join(
+        ["| report | what happened | what it means for training | what to do |", "|---|---|---|---|", *rows, ""]
+    )
 
 
 def stop_reasons_table() -> str:

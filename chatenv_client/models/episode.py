@@ -12,6 +12,7 @@ from chatenv_client.models.columns import ColumnRows
 from chatenv_client.models.failure import Failure
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import Message
+from chatenv_client.models.showing import viewing
 from chatenv_client.models.tensors import as_tensor
 from chatenv_client.models.trajectory import Turn, loss_mask_of
 from chatenv_client.tokens import BoolArray, Int32Array
@@ -86,6 +87,11 @@ class ChatState:
     """What was given of the segment's columns, in the order in which it came."""
     forked_from: ForkOrigin | None = None
     """None: the episode was opened by a reset."""
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        shown: str = viewing("notebook").told_state(self)
+        return shown
 
     @property
     def segment(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chatenv_client.models.failure import Failure
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import EMPTY_CONVERSATION, Message, MessageSnapshot
+from chatenv_client.models.showing import viewing
 from chatenv_client.models.tensors import as_tensor
 from chatenv_client.tokens import EMPTY_SNAPSHOT, Int32Array, TokenSnapshot
 
@@ -88,6 +89,11 @@ class ChatObservation:
     def tokens(self) -> torch.Tensor:
         """(T,) int32 torch tensor on `token_ids`, without a copy. Imports torch on first use."""
         return as_tensor(self.token_ids)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        shown: str = viewing("notebook").told_observation(self)
+        return shown
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits: BLAKE2b-128 of `token_ids` as little-endian int32 bytes."""

@@ -18,7 +18,9 @@ from chatenv_client.models.failure import Failure
 from chatenv_client.models.fidelity import FidelityReport
 from chatenv_client.models.messages import Message
 from chatenv_client.models.sample import Float64Array, Sample, Split
+from chatenv_client.models.showing import viewing
 from chatenv_client.models.stop_reason import StopReason
+from chatenv_client.models.token_text import TokenSource
 from chatenv_client.tokens import BoolArray, Float32Array, Int32Array, mask_of_runs
 
 Which = Literal["sampled", "assistant"]
@@ -161,6 +163,26 @@ class Trajectory:
             row_count,
             self.failure,
         )
+
+    def to_html(self, tokens: TokenSource = None) -> str:
+        """The episode as an HTML page: one file that loads nothing. Needs jinja2, the extra `view`.
+
+        Args:
+            tokens: whoever knows what tokens stand for: a `ChatEnv`, a `ChatEnvironment` or a tokenizer. None: the page
+                shows ids.
+
+        Raises:
+            ImportError: jinja2 is not installed.
+            TypeError: whoever was given knows nothing of tokens.
+        """
+        pages = viewing()
+        page: str = pages.episode_page(self, pages.texts_of(tokens, self))
+        return page
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        shown: str = viewing("notebook").told_trajectory(self)
+        return shown
 
     def split(self, which: Which = "sampled") -> Split:
         """Prompt and response, cut at the last token to train on.

@@ -26,6 +26,7 @@ from chatenv_server.commands import (
     state,
     tokenizer,
     trajectories,
+    view,
 )
 from chatenv_server.commands.connection import EXIT_USAGE
 
@@ -38,6 +39,7 @@ _COMMANDS: Final = (
     episodes,
     chat,
     state,
+    view,
     reward,
     fail,
     trajectories,

@@ -1,0 +1,199 @@
+"""`chatenv-rl view`: episodes in the browser, from a server or from files. Changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from chatenv_client.distribution import DISTRIBUTION, needing
+from chatenv_client.exports.files import kind_of
+from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting, tell
+from chatenv_server.commands.output import print_json, print_line, printable, progress_line
+
+if TYPE_CHECKING:
+    from chatenv_client import ChatEnv, Trajectory
+    from chatenv_client.viewing.collection import Collection
+
+NAME: Final = "view"
+HELP: Final = "look at episodes in the browser: of a server, or of files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = (
+        "Look at an episode token by token, or at many at a glance. One episode is one page; of many, a small server "
+        f"on this machine alone shows the pages until Ctrl-C. {EXIT_CODES}"
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        metavar="EPISODE|FILE|FOLDER",
+        help="id of a live episode; or a .jsonl or .parquet file, or a folder of some; default: all live episodes",
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="OUT", help="write pages, and show none: a file, or of many a folder"
+    )
+    parser.add_argument("--live", action="store_true", help="follow the server: what changes there changes on the page")
+    parser.add_argument("--prefix", default="", metavar="TEXT", help="only live episodes whose id begins with it")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="TOKENIZER",
+        help="of files: a folder, a Hugging Face name, or 'bytes'; else ids are shown",
+    )
+    parser.add_argument("--port", type=int, default=0, help="of the pages, on this machine; default: any that is free")
+    parser.add_argument("--no-open", action="store_true", help="print where the page is, and open no browser")
+    add_connection_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, and write or show; the exit code."""
+    with needing("view", f"{DISTRIBUTION} {NAME}"):
+        import jinja2  # noqa: F401 - found out before anything is read
+
+    def work() -> int:
+        _check(arguments)
+        if arguments.what is not None and _is_path(arguments.what):
+            return _view_files(Path(arguments.what), arguments)
+        with client_of(arguments) as env:
+            return _view_live(env, arguments)
+
+    return reporting(NAME, work)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.live and arguments.html is not None:
+        raise ValueError("--live shows pages that change; --html writes them once: give one of them")
+    if arguments.what is None or not _is_path(arguments.what):
+        if arguments.tokenizer is not None:
+            raise ValueError("--tokenizer is for files: a server knows its own")
+    elif arguments.live:
+        raise ValueError("--live follows a server, and files do not change: leave it out")
+
+
+def _is_path(what: str) -> bool:
+    path = Path(what)
+    return path.exists() or path.suffix in (".jsonl", ".parquet") or "/" in what
+
+
+# -- files --------------------------------------------------------------------------------------------
+
+
+def _view_files(path: Path, arguments: argparse.Namespace) -> int:
+    from chatenv_client.viewing.collection import FiledEpisodes, trajectories_in
+
+    if not path.is_dir():
+        kind_of(path)
+    tokens = _engine(arguments.tokenizer)
+    if tokens is None:
+        tell(NAME, "without --tokenizer the pages show token ids alone")
+    if arguments.html is None:
+        with progress_line() as show:
+            show(f"reading {path}")
+            episodes = FiledEpisodes(path, tokens)
+        return _show(episodes, "0" if len(episodes) == 1 else None, arguments)
+    with progress_line() as show:
+        show(f"reading {path}")
+        trajectories = list(trajectories_in(path))
+    return _write(trajectories, path.name, tokens, arguments)
+
+
+def _engine(name: str | None) -> Any:
+    """Whoever knows the tokens of a tokenizer; None where none was named."""
+    if name is None:
+        return None
+    with needing("server", f"{DISTRIBUTION} {NAME} --tokenizer"):
+        from chatenv_server.engine import TokenEngine
+        from chatenv_server.tokenizer_files.loading import TokenizerError, load_tokenizer, torch_hidden
+    try:
+        with torch_hidden():
+            return TokenEngine.load(load_tokenizer(name, lean=True))
+    except TokenizerError as error:
+        raise ValueError(str(error)) from error
+
+
+# -- a server -----------------------------------------------------------------------------------------
+
+
+def _view_live(env: ChatEnv, arguments: argparse.Namespace) -> int:
+    from chatenv_client.viewing.collection import LiveEpisodes
+
+    episodes = LiveEpisodes(env, arguments.prefix)
+    if arguments.live or (arguments.what is None and arguments.html is None):
+        return _show(episodes, arguments.what, arguments)
+    if arguments.what is None:
+        known = [each.episode_id for each in env.episodes(arguments.prefix)]
+        return _write([_trajectory(env, one) for one in known], episodes.title, env, arguments)
+    trajectory, texts, view = episodes.episode(arguments.what)
+    from chatenv_client.viewing.pages import episode_page
+
+    view = type(view)(forked_from=view.forked_from, task=view.task, tokenizer_name=view.tokenizer_name)
+    return _place(episode_page(trajectory, texts, view), arguments)
+
+
+def _trajectory(env: ChatEnv, episode_id: str) -> Trajectory:
+    env.resume(episode_id)
+    return env.trajectory()
+
+
+# -- pages --------------------------------------------------------------------------------------------
+
+
+def _write(trajectories: list[Trajectory], title: str, tokens: Any, arguments: argparse.Namespace) -> int:
+    from chatenv_client.viewing.folder import write_run
+
+    if len(trajectories) == 1 and arguments.html.suffix == ".html":
+        return _place(trajectories[0].to_html(tokens), arguments)
+    if arguments.html.suffix == ".html" or arguments.html.is_file():
+        raise ValueError(f"{arguments.html} is a file, and there are {len(trajectories)} episodes: name a folder")
+    with progress_line() as show:
+        page = write_run(
+            arguments.html, trajectories, title, tokens, lambda done, count: show(f"{done}/{count} pages written")
+        )
+    _tell_written(page, len(trajectories), arguments)
+    return 0
+
+
+def _place(page: str, arguments: argparse.Namespace) -> int:
+    """Write the page of one episode where it was asked for, or into a new folder from which a browser shows it."""
+    path: Path = arguments.html or Path(tempfile.mkdtemp(prefix="chatenv-")) / "episode.html"
+    path.write_text(page, encoding="utf-8")
+    _tell_written(path, 1, arguments)
+    if arguments.html is None:
+        _open(path.as_uri(), arguments)
+    return 0
+
+
+def _tell_written(path: Path, count: int, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print_json({"page": str(path), "episodes": count})
+    else:
+        print_line(printable(str(path)))
+
+
+def _show(episodes: Collection, key: str | None, arguments: argparse.Namespace) -> int:
+    """Serve the pages until somebody interrupts."""
+    from chatenv_client.viewing.local_server import LocalServer
+
+    if key is not None:
+        episodes.episode(key)  # told at once where there is none
+    with LocalServer(episodes, arguments.port) as server:
+        url = server.url if key is None else server.url_of(key)
+        if arguments.json:
+            print_json({"url": url}, indent=None)
+        else:
+            print_line(f"{url}  (Ctrl-C ends)")
+        _open(url, arguments)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def _open(url: str, arguments: argparse.Namespace) -> None:
+    if not arguments.no_open and sys.stdout.isatty():
+        webbrowser.open(url)
