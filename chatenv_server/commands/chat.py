@@ -30,6 +30,7 @@ from chatenv_server.commands.output import (
 )
 from chatenv_server.commands.sampled import sampled_action
 from chatenv_server.commands.state import state_lines
+from chatenv_server.commands.terminal import Terminal
 
 NAME: Final = "chat"
 HELP: Final = "talk to a server by hand"
@@ -236,7 +237,9 @@ class _Conversation:
         if self._json:
             print_json(state, indent=None)
             return
-        for line in state_lines(state, with_tokens=False):
+        terminal = Terminal.of(sys.stdout)
+        narrower = terminal._replace(width=terminal.width and terminal.width - 2)
+        for line in state_lines(state, narrower):
             print_line(f"  {line}")
 
     def _show_error(self, error: ChatEnvError) -> None:

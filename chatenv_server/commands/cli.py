@@ -13,6 +13,7 @@ from chatenv_client._version import __version__
 from chatenv_client.distribution import DISTRIBUTION, MissingExtraError
 from chatenv_server.commands import (
     chat,
+    completion,
     doctor,
     episodes,
     export,
@@ -49,6 +50,7 @@ _COMMANDS: Final = (
     doctor,
     tokenizer,
     openenv,
+    completion,
 )
 
 
@@ -63,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subparser = commands.add_parser(command.NAME, help=command.HELP)
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
+    parser.set_defaults(parser=parser)
     parsed = parser.parse_args(arguments)
     try:
         code: int = parsed.run(parsed)

@@ -12,7 +12,15 @@ from typing import Final
 
 import grpc
 
-from chatenv_client import ChatEnv, ChatEnvError, Tls
+from chatenv_client import (
+    AccessError,
+    ChatEnv,
+    ChatEnvError,
+    DeadlineError,
+    EpisodeNotFoundError,
+    Tls,
+    UnavailableError,
+)
 from chatenv_client.channel import open_channel
 from chatenv_client.distribution import DISTRIBUTION
 from chatenv_server.commands.output import printable
@@ -24,6 +32,14 @@ EXIT_USAGE: Final = 2
 """Something on the command line is wrong, or what it names is not there; argparse has the same."""
 
 EXIT_CODES: Final = "Exit code 0: fine. 1: the server is not healthy, not there, or refused. 2: usage."
+
+_NEXT_STEPS: Final = (
+    (UnavailableError, f"--address or {variables.ADDRESS} says where it is, and `chatenv-server` starts one"),
+    (EpisodeNotFoundError, f"`{DISTRIBUTION} episodes` lists those that are live"),
+    (AccessError, f"--bearer-token-file or {variables.BEARER_TOKEN} gives the token"),
+    (DeadlineError, "--timeout gives it more time"),
+)
+"""What a person at a command line can do about an error, beside what it says to programs."""
 
 DEFAULT_ADDRESS: Final = "localhost:50051"
 DEFAULT_TIMEOUT_S: Final = 10.0
@@ -65,10 +81,13 @@ def reporting(name: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except ChatEnvError as error:
-        return _told(name, f"{error.reason}: {error.message}", EXIT_FAILED)
+        next_steps = "".join(f"; {step}" for kind, step in _NEXT_STEPS if isinstance(error, kind))
+        return _told(name, f"{error.reason}: {error.message}{next_steps}", EXIT_FAILED)
     except BrokenPipeError:
         raise  # of standard output: not wrong use
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return _told(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), EXIT_USAGE)
+    except ValueError as error:
         return _told(name, str(error), EXIT_USAGE)
     except KeyboardInterrupt:
         return _told(name, "interrupted", EXIT_FAILED)

@@ -62,8 +62,11 @@ def _run_one(arguments: argparse.Namespace) -> int:
     from chatenv_server.tokenizer_files.loading import load_tokenizer, read_chat_template
 
     template = None if arguments.template is None else read_chat_template(arguments.template)
-    tokenizer = load_tokenizer(arguments.tokenizer)
-    checkup = check(arguments.tokenizer, tokenizer, template)
+    with progress_line() as show:
+        show(f"loading {arguments.tokenizer}")
+        tokenizer = load_tokenizer(arguments.tokenizer)
+        show("playing conversations")
+        checkup = check(arguments.tokenizer, tokenizer, template)
     _print(as_json(checkup) if arguments.json else as_text(checkup))
     return 0 if checkup.sound else EXIT_INEXACT
 
@@ -79,8 +82,11 @@ def _run_task(arguments: argparse.Namespace) -> int:
     tasks = load_tasks([arguments.task], load_rows([arguments.rows] if arguments.rows else []))
     task_args = object_in(arguments.task_args) or {}
     template = None if arguments.template is None else read_chat_template(arguments.template)
-    tokenizer = load_tokenizer(arguments.tokenizer)
-    checkup = check_task_on(arguments.tokenizer, tokenizer, tasks, task_args, template)
+    with progress_line() as show:
+        show(f"loading {arguments.tokenizer}")
+        tokenizer = load_tokenizer(arguments.tokenizer)
+        show(f"playing {arguments.task}")
+        checkup = check_task_on(arguments.tokenizer, tokenizer, tasks, task_args, template)
     _print(task_as_json(checkup) if arguments.json else task_as_text(checkup))
     return 0 if checkup.sound else EXIT_INEXACT
 

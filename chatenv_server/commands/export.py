@@ -9,7 +9,7 @@ from typing import Final
 from google.protobuf import json_format
 
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
-from chatenv_server.commands.output import print_line
+from chatenv_server.commands.output import print_line, progress_line
 
 NAME: Final = "export"
 HELP: Final = "an episode as bytes or JSON, which `import` takes up again"
@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     def work() -> int:
         if sys.stdout.isatty() and not arguments.json:
             raise ValueError("a snapshot is no text: send it into a file (> episode.bin), or give --json")
-        with client_of(arguments) as env:
+        with client_of(arguments) as env, progress_line() as show:
+            show(f"reading {arguments.episode}")
             env.resume(arguments.episode)
             snapshot = env.export()
         if arguments.json:

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from chatenv_client import EpisodeSnapshot, InvalidRequestError, Reason
 from chatenv_client.distribution import DISTRIBUTION
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting
-from chatenv_server.commands.output import print_json, print_line, printable
+from chatenv_server.commands.output import print_json, print_line, printable, progress_line
 
 NAME: Final = "import"
 HELP: Final = "take up an episode that `export` wrote, on this server or another"
@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     def work() -> int:
         given = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
         snapshot = _snapshot(given, "standard input" if arguments.file == "-" else arguments.file)
-        with client_of(arguments) as env:
+        with client_of(arguments) as env, progress_line() as show:
+            show(f"sending {len(given):,} bytes")
             observation = env.import_episode(snapshot, arguments.id).observation
         if arguments.json:
             counts = {"step_count": observation.step_count, "token_count": len(observation.stream)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,13 +49,16 @@ def print_line(text: str = "") -> None:
 
 @contextmanager
 def progress_line() -> Iterator[Callable[[str], None]]:
-    """Shows progress on one line of standard error and wipes it at the end; does nothing if that is no terminal."""
-    if not sys.stderr.isatty():
+    """Shows progress on one line of standard error and wipes it at the end.
+
+    Does nothing where that is no terminal, or one that cannot wipe.
+    """
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield lambda _: None
         return
 
     def show(text: str) -> None:
-        sys.stderr.write(f"{_WIPE}{printable(text)}")
+        sys.stderr.write(f"{_WIPE}{printable(text)[: shutil.get_terminal_size().columns - 1]}")
         sys.stderr.flush()
 
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from chatenv_client import ChatState, Origin
@@ -17,16 +18,23 @@ from chatenv_server.commands.output import (
     told_report,
     told_reward,
 )
+from chatenv_server.commands.terminal import Cell, Terminal
+from chatenv_server.commands.told_tokens import Stream, read_stream, token_lines
 
 NAME: Final = "state"
 HELP: Final = "an episode: messages, tokens, who wrote what, what is not exact"
 
+TellTokens = Callable[[int, int], Iterator[str]]
+"""Lines for the tokens from one place of the stream to another."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.description = f"Show an episode as the server has it on record. {EXIT_CODES}"
+    parser.description = f"Show an episode as the server has it on record; `view` shows it in the browser. {EXIT_CODES}"
     parser.add_argument("episode", metavar="EPISODE", help="id of the episode")
-    parser.add_argument("--tokens", action="store_true", help="show each message's token ids")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--tokens", action="store_true", help="show each message's token ids")
+    shown.add_argument("--logprobs", action="store_true", help="show each message's tokens with their logprobs")
     add_connection_arguments(parser)
 
 
@@ -34,45 +42,70 @@ def run(arguments: argparse.Namespace) -> int:
     """Read and print; the exit code."""
 
     def work() -> int:
+        terminal = Terminal.of(sys.stdout)
+        stream: Stream | None = None
         with client_of(arguments) as env:
             env.resume(arguments.episode)
             state = env.state()
+            if arguments.logprobs and not arguments.json:
+                stream = read_stream(env, state)
         if arguments.json:
             print_json(state)
+            return 0
+        if stream is not None:
+            tell: TellTokens | None = _telling(token_lines, stream, terminal)
         else:
-            for line in state_lines(state, with_tokens=arguments.tokens):
-                print_line(line)
+            tell = _telling(_id_lines, state, terminal) if arguments.tokens else None
+        for line in state_lines(state, terminal, tell):
+            print_line(line)
         return 0
 
     return reporting(NAME, work)
 
 
-def state_lines(state: ChatState, *, with_tokens: bool) -> Iterator[str]:
-    """An episode for people: a line on the whole, a line per message and per report."""
+def _telling(lines: Callable[..., Iterator[str]], *known: object) -> TellTokens:
+    return lambda start, stop: lines(*known, start, stop)
+
+
+def state_lines(state: ChatState, terminal: Terminal, tell_tokens: TellTokens | None = None) -> Iterator[str]:
+    """An episode for people: a line on the whole, lines for each message and report."""
     end = " terminated" * state.terminated + " truncated" * state.truncated + " failed" * (state.failure is not None)
-    yield f"{state.episode_id}  {state.step_count} steps, {len(state.token_ids)} tokens,{end or ' live'}"
-    yield from _task_lines(state)
+    name = terminal.paint(printable(state.episode_id), "bold")
+    yield f"{name}  {state.step_count} steps, {len(state.token_ids)} tokens,{end or ' live'}"
+    yield from _task_lines(state, terminal)
     for number, sealed in enumerate(state.sealed):
         counts = f"{sealed.token_count} tokens, {sealed.message_count} messages"
         yield f"segment {number}: sealed at step {sealed.step}, {counts}"
     if state.sealed:
         yield f"segment {state.segment}, the current one:"
+    yield from _message_lines(state, terminal, tell_tokens)
+    if state.generation_prompt_length:
+        yield f"then a generation prompt of {state.generation_prompt_length} tokens"
+    for report in state.fidelity:
+        yield from _painted(terminal, terminal.wrapped(told_report(report)), "yellow")
+
+
+def _message_lines(state: ChatState, terminal: Terminal, tell_tokens: TellTokens | None) -> Iterator[str]:
     sampled = set(_sampled_messages(state))
     is_sampled = state.loss_mask
     rewards = _rewards_by_message(state)
     for index, (message, (start, stop)) in enumerate(zip(state.history_messages, state.message_spans, strict=True)):
         count = f"sampled, {int(is_sampled[start:stop].sum())} of" if index in sampled else "given,"
-        yield f"[{index}] {count} {stop - start} tokens  {told_message(message)}"
-        if with_tokens:
-            yield from _token_lines(state, start, stop)
-        yield from (f"    {told}" for told in rewards.get(index, ()))
-    if state.generation_prompt_length:
-        yield f"then a generation prompt of {state.generation_prompt_length} tokens"
-    for report in state.fidelity:
-        yield told_report(report)
+        lead = f"[{index}] {count} {stop - start} tokens  "
+        first, *more = terminal.wrapped(told_message(message), lead=lead)
+        yield terminal.paint(lead, "blue" if index in sampled else "soft") + first
+        yield from more
+        if tell_tokens is not None:
+            yield from tell_tokens(start, stop)
+        for worth, told in rewards.get(index, ()):
+            yield "    " + terminal.paint(told, "green" if worth > 0 else "red" if worth < 0 else "")
 
 
-def _task_lines(state: ChatState) -> Iterator[str]:
+def _painted(terminal: Terminal, lines: Iterator[str], style: str) -> Iterator[str]:
+    return (terminal.paint(line, style) for line in lines)
+
+
+def _task_lines(state: ChatState, terminal: Terminal) -> Iterator[str]:
     """What there is to say of the task, of turns that are limited or open, and of a failure."""
     if state.task:
         yield printable(f"task {state.task}")
@@ -80,16 +113,16 @@ def _task_lines(state: ChatState) -> Iterator[str]:
         limit = f" of {state.max_turns}" if state.max_turns else ""
         yield f"{state.turn_count}{limit} turns ended" + ", another is open" * state.turn_open
     if state.failure is not None:
-        yield told_failure(state.failure)
+        yield from _painted(terminal, terminal.wrapped(told_failure(state.failure)), "red bold")
 
 
-def _rewards_by_message(state: ChatState) -> dict[int, list[str]]:
-    """What turns were rewarded with, by the index of their last message."""
-    found: dict[int, list[str]] = {}
+def _rewards_by_message(state: ChatState) -> dict[int, list[tuple[float, str]]]:
+    """What turns were rewarded with, and how that is told, by the index of their last message."""
+    found: dict[int, list[tuple[float, str]]] = {}
     for turn in state.turns:
         if turn.reward is not None:
             last = max(0, turn.first_message + turn.message_count - 1)
-            found.setdefault(last, []).append(told_reward(turn.reward, turn.rewards))
+            found.setdefault(last, []).append((turn.reward, told_reward(turn.reward, turn.rewards)))
     return found
 
 
@@ -99,9 +132,11 @@ def _sampled_messages(state: ChatState) -> Iterator[int]:
             yield from range(turn.first_message, turn.first_message + turn.message_count)
 
 
-def _token_lines(state: ChatState, start: int, stop: int) -> Iterator[str]:
-    """The token ids of a part of the stream, a line for each stretch that one wrote."""
+def _id_lines(state: ChatState, terminal: Terminal, start: int, stop: int) -> Iterator[str]:
+    """The token ids of a part of the stream, lines for each stretch that one wrote."""
     for turn in state.turns:
         ids = state.token_ids[max(start, turn.start) : min(stop, turn.stop)]
-        if len(ids):
-            yield f"    {turn.origin.value:>8}  {' '.join(map(str, ids))}"
+        style = "blue" if turn.origin is Origin.SAMPLED else "soft"
+        lines = terminal.flow((Cell(str(token_id), style) for token_id in ids), indent=" " * 14)
+        for number, line in enumerate(lines):
+            yield f"    {turn.origin.value:>8}  {line.lstrip()}" if number == 0 else line

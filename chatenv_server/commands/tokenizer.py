@@ -8,7 +8,7 @@ from typing import Final
 
 from chatenv_client.distribution import DISTRIBUTION, needing
 from chatenv_server.commands.connection import reporting
-from chatenv_server.commands.output import print_line, printable
+from chatenv_server.commands.output import print_json, print_line, printable
 
 NAME: Final = "tokenizer"
 HELP: Final = "write the built-in tokenizer as a Hugging Face folder, for a trainer"
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     export = actions.add_parser("export", help="write it as a folder that AutoTokenizer.from_pretrained loads")
     export.add_argument("folder", type=Path, metavar="FOLDER", help="where to write it; made where it is not there")
+    export.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,7 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work() -> int:
         export_embedded(arguments.folder)
-        print_line(printable(f"written to {arguments.folder}: AutoTokenizer.from_pretrained loads it"))
+        if arguments.json:
+            print_json({"folder": str(arguments.folder)})
+        else:
+            print_line(printable(f"written to {arguments.folder}: AutoTokenizer.from_pretrained loads it"))
         return 0
 
     return reporting(NAME, work)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from chatenv_client import ChatEnv, EpisodeNotFoundError, Trajectory, write_trajectories
 from chatenv_client.exports.files import kind_of
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting, tell
-from chatenv_server.commands.output import print_json, print_line, printable
+from chatenv_server.commands.output import print_json, print_line, printable, progress_line
 
 NAME: Final = "trajectories"
 HELP: Final = "live episodes as rows of a JSON Lines or Parquet file, for training"
@@ -44,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.episodes and arguments.prefix is not None:
             raise ValueError("give ids of episodes or --prefix, not both")
         kind_of(arguments.out)
-        with client_of(arguments) as env:
+        with client_of(arguments) as env, progress_line() as show:
             read = _named(env, arguments) if arguments.episodes else _live(env, arguments)
-            count = write_trajectories(arguments.out, read)
+            count = write_trajectories(arguments.out, _shown(read, show))
         if arguments.json:
             print_json({"file": str(arguments.out), "episodes": count})
         else:
@@ -54,6 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
 
     return reporting(NAME, work)
+
+
+def _shown(trajectories: Iterable[Trajectory], show: Callable[[str], None]) -> Iterator[Trajectory]:
+    """The same, while it is shown how many there are already."""
+    for number, trajectory in enumerate(trajectories, 1):
+        show(f"{number:,} read, the last is {trajectory.episode_id}")
+        yield trajectory
 
 
 def _named(env: ChatEnv, arguments: argparse.Namespace) -> Iterable[Trajectory]:
