@@ -275,7 +275,14 @@ class Client:
         self._end(episode)
 
     def _end(self, episode: Episode) -> None:
-        self._stub.CloseEpisode(pb.CloseEpisodeRequest(episode_id=episode.episode_id))
+        """Finish the episode; where it is finished already, the answer of then has to come again."""
+        request = pb.FinishEpisodeRequest(episode_id=episode.episode_id)
+        if self._random.random() < 0.3:
+            with suppress(grpc.RpcError):
+                self._stub.FinishEpisode(request, timeout=self._random.uniform(0.0001, 0.02))
+                self._journal.write("cut off")
+        (segment,) = self._stub.FinishEpisode(request).trajectory.segments
+        assert list(segment.tokens) == expected_stream(episode.done), f"{episode.episode_id} ended as another"
         self._note(episode, "closed")
         self._episode = None
 
