@@ -59,13 +59,13 @@ def test_a_person_holds_a_whole_conversation_with_text_alone(target: str, path: 
         ["bash", "-c", script], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
     )
     assert (finished.returncode, finished.stderr) == (0, "")
-    opened, *_, last, state, trajectory, closed = answers(finished.stdout)
+    opened, *_, last, state, ended = answers(finished.stdout)
     assert opened["observation"]["messages"] == [{"role": "system", "content": "You are brief."}]
     assert last["observation"]["stepCount"] == state["stepCount"] == 4
     roles = [message["role"] for message in state["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
-    (segment,) = trajectory["segments"]
+    (segment,) = ended["trajectory"]["segments"]
     assert state["tokens"][-3:] == segment["tokens"][-3:] == [51, 53, 257]
     assert segment["lossMaskRuns"] == [len(state["tokens"]) - 3, 3]
     assert len(segment["logprobs"]) == 3
-    assert closed == {"wasLive": True}
+    assert ended["trajectory"]["messages"] == state["messages"]
