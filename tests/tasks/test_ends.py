@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from chatenv_client import ChatEnv, ChatEnvError, TaskError, TaskTimeoutError
-from chatenv_server import Answer, End, ModelTurn, Settings, Task, TaskEpisode, serve
+from chatenv_client import ChatEnv, ChatEnvError, EpisodeClosedError, TaskError, TaskTimeoutError
+from chatenv_server import Answer, ChatEnvironment, End, ModelTurn, Settings, Task, TaskEpisode, serve
 from chatenv_server.engine import TokenEngine
 from chatenv_server.running.process import RunningServer
 from tests.tasks.conftest import settled
@@ -63,6 +63,20 @@ def served(tmp_path: Path, engine: TokenEngine) -> Iterator[Served]:
             return stack.enter_context(serve(Settings(**made), engine=engine, task=task))
 
         yield served
+
+
+def test_in_process_a_finish_gives_the_trajectory_and_closes_the_task_once(engine: TokenEngine, boxes: Any) -> None:
+    with ChatEnvironment(engine, task=boxes) as env:
+        env.reset(messages=[HI])
+        env.step(said("x"))
+        expected = env.trajectory()
+        for _ in range(2):
+            trajectory = env.finish()
+            assert (trajectory.tokens.tolist(), trajectory.turns) == (expected.tokens.tolist(), expected.turns)
+            assert boxes.freed == [(0, "closed"), (1, "closed")]
+        with pytest.raises(EpisodeClosedError):
+            env.step(said("x"))
+    assert len(boxes.freed) == 2
 
 
 def test_several_processes_close_each_box_once(served: Served, boxes: Any) -> None:
