@@ -28,7 +28,7 @@ class Server:
     async def company_for(self, method: str, connection: AsyncConnection) -> Company | None:
         """Whom a call goes along with; None: it goes by itself.
 
-        With tasks all do: a batch is answered when the slowest of its tasks has answered.
+        With tasks all do but ends: a batch of them would be answered when the slowest of its tasks has answered.
         """
         async with self._asks:
             if self._companies is None:
@@ -42,7 +42,8 @@ class Server:
 
     async def _asked(self, connection: AsyncConnection) -> dict[str, Company]:
         info = await AsyncConnection.make(connection, inquiries.server_info(), None)
-        return {} if info.tasks else {method: Company(info.limits) for method in BATCHED}
+        methods = ("FinishEpisode",) if info.tasks else BATCHED
+        return {method: Company(info.limits) for method in methods}
 
 
 class PooledConnection(AsyncConnection):

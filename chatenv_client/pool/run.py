@@ -95,7 +95,7 @@ class Run:
                 if not self._fails:
                     raise
                 await env.fail(f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS], _kind_of(error))
-            return await env.trajectory()
+            return await env.finish()
 
     async def _play(self, env: AsyncChatEnv) -> None:
         observation = env.observation

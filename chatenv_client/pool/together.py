@@ -1,4 +1,4 @@
-"""Calls of many episodes that go along together: what is ready at one time is one BatchStep or BatchReset.
+"""Calls of many episodes that go along together: what is ready at one time is one BatchStep, say, or BatchReset.
 
 Nothing waits for company. A call sets a batch off at once; while as many as may be are under way, those that come wait
 for the next, so that batches grow with the load.

@@ -189,6 +189,10 @@ class _Callable:
         """The answer, or `grpc.RpcError`."""
         return self._answer(request, timeout)
 
+    def with_call(self, request: Any, timeout: float | None = None, **_: Any) -> tuple[Any, None]:
+        """The same, as interceptors ask for it."""
+        return self._answer(request, timeout), None
+
     def future(self, request: Any, timeout: float | None = None, **_: Any) -> Future[Any]:
         """The same, when it is asked for its result."""
         future: Future[Any] = Future()
@@ -228,6 +232,10 @@ class _Refused(grpc.RpcError):
     def __init__(self, status: status_pb2.RpcStatus) -> None:
         super().__init__(status.message)
         self._status = status
+
+    def result(self) -> None:
+        """What interceptors ask the outcome of a call for."""
+        raise self
 
     def code(self) -> grpc.StatusCode:
         """Of the status."""
