@@ -6,6 +6,7 @@ channel is opened, a call is awaited and a channel is closed. Neither knows anyt
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -100,8 +101,8 @@ class BaseConnection(Generic[ChannelT]):
 
     def __reduce__(self) -> str:
         raise TypeError(
-            "a client holds a connection, which cannot be pickled; send the address and `episode_id`, and there open a "
-            "client and `resume` the episode"
+            "a client holds a connection, which cannot be pickled; send what it was opened with and `episode_id`, and "
+            "there open a client and `resume` the episode"
         )
 
     def _begin(self, call: Call[Any], timeout_s: float | None) -> Any:
@@ -206,15 +207,29 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
         max_message_bytes: int,
         affinity: bool,
     ) -> None:
-        """As for `Connection`."""
+        """As for `Connection`.
+
+        Raises:
+            RuntimeError: no event loop runs here.
+        """
         self._at_close = AsyncExitStack()
         if isinstance(target, str):
+            self._loop = _running_loop()
             channel = open_async_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
             self._at_close.push_async_callback(channel.close)
         else:
             check_ready_channel(target, grpc.aio.Channel, tls, max_message_bytes)
+            self._loop = _running_loop()
             channel = target
         super().__init__(channel, defaults)
+
+    def check(self) -> None:
+        """As for `Connection`; in another event loop than that of the channel, too, it raises."""
+        super().check()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "this client belongs to another event loop, that in which it was made; make one in each loop"
+            )
 
     async def make(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
         """As for `Connection`."""
@@ -246,6 +261,13 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             self.is_closed = True
             if self._users.leave():
                 await self._at_close.aclose()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError("a client for asyncio is made inside the event loop: in a coroutine, say") from None
 
 
 def yielding_to(error: BaseException | None) -> AbstractContextManager[None]:

@@ -236,6 +236,7 @@ class AsyncChatEnv:
         """As in `ChatEnv`."""
         if self._connection.is_over:
             return
+        self._connection.check()
         async with self._connection.closing():
             if (call := self._session.close()) is not None:
                 await self._connection.make(call, timeout_s)

@@ -152,6 +152,7 @@ class EpisodePool:
         """
         if self._connection.is_over:
             return
+        self._connection.check()
         async with self._connection.closing():
             await asyncio.gather(*[run.end() for run in self._runs])
             await self._farewells.end()

@@ -5,7 +5,6 @@ How an episode is played is told in `playing.py`; this is what users call.
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -192,6 +191,12 @@ class ChatEnvironment(Playing):
         """Close the task of the episode, if there is one; the episode can still be read."""
         done(self.closing(End.CLOSED))
 
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "an environment holds a tokenizer's engine and a task, which cannot be pickled; send `snapshot()`, and "
+            "`restore` it in an environment that is made there"
+        )
+
     def __enter__(self) -> Self:
         return self
 
@@ -246,7 +251,8 @@ class ChatEnvironment(Playing):
         snapshot = self.snapshot(at_step)
         mark_as_fork(snapshot, snapshot.episode_id)
         snapshot.episode_id = episode_id or uuid.uuid4().hex
-        forked = copy.copy(self)
+        forked = type(self).__new__(type(self))
+        vars(forked).update(vars(self))
         forked._task = None
         forked._transform = None if self._transform is None else done(self._transform.copied())
         forked.restore(snapshot)

@@ -19,6 +19,7 @@ from chatenv_client import (
     AsyncChatEnv,
     ChatEnv,
     DeadlineError,
+    EpisodePool,
     EpisodeUnknownError,
     Tls,
     UnavailableError,
@@ -91,6 +92,27 @@ def test_a_channel_of_the_other_kind_is_refused(channel: grpc.Channel) -> None:
             AsyncChatEnv(channel)  # type: ignore[arg-type]
 
     asyncio.run(open_one())
+
+
+def test_a_client_for_asyncio_works_in_the_loop_that_it_was_made_in_and_elsewhere_says_so(target: str) -> None:
+    made: list[AsyncChatEnv | EpisodePool] = []
+
+    async def make() -> None:
+        made.extend([AsyncChatEnv(target), EpisodePool(target)])
+        assert (await made[0].reset()) is not None
+
+    async def use(client: Any) -> None:
+        with pytest.raises(RuntimeError, match="make one in each loop"):
+            await client.reset()
+        with pytest.raises(RuntimeError, match="make one in each loop"):
+            await client.close()
+
+    asyncio.run(make())
+    for client in made:
+        asyncio.run(use(client))
+    for kind in (AsyncChatEnv, EpisodePool):
+        with pytest.raises(RuntimeError, match="in a coroutine"):
+            kind(target)
 
 
 def test_a_step_before_reset_says_what_to_do(env: ChatEnv) -> None:

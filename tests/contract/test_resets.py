@@ -158,5 +158,5 @@ def test_a_client_says_how_to_go_about_it_where_it_cannot_be_pickled(target: str
     asyncio.run(asynchronous())
     with ChatEnv(target) as env, VectorChatEnv(target, 2) as many:
         for client in (env, many):
-            with pytest.raises(TypeError, match="send the address and `episode_id`"):
+            with pytest.raises(TypeError, match="send what it was opened with and `episode_id`"):
                 pickle.dumps(client)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -307,3 +309,13 @@ def test_metadata_of_a_transform_has_texts_as_keys(engine: TokenEngine) -> None:
     env.reset(messages=[{"role": "user", "content": "Hi"}])
     with pytest.raises(TransformError, match="keys are texts"):
         env.step(ChatAction(tokens=[*b"x", 257]))
+
+
+def test_what_is_shown_is_pickled_and_an_environment_says_how_to_go_about_it(env: ChatEnvironment) -> None:
+    shown = env.step(said("5"))
+    copied = pickle.loads(pickle.dumps(shown))
+    assert (copied.messages, copied.token_ids.tolist()) == (shown.messages, shown.token_ids.tolist())
+    assert pickle.loads(pickle.dumps(env.trajectory())).turns == env.trajectory().turns
+    for take in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"send `snapshot\(\)`, and `restore` it"):
+            take(env)
