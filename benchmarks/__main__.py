@@ -20,6 +20,7 @@ from benchmarks import (
     tasks,
     templates,
     throughput,
+    user_code,
 )
 from benchmarks.memory import Amount
 from benchmarks.plot import write_plot
@@ -27,7 +28,10 @@ from benchmarks.report import Run
 from benchmarks.throughput import Scale
 from benchmarks.work import CONFORMANCE, Subject, subjects
 
-SECTIONS = ("templates", "throughput", "keeping-up", "growth", "memory", "segments", "stores", "processes", "tasks")
+SECTIONS = (
+    *("templates", "throughput", "keeping-up", "user-code", "growth", "memory", "segments", "stores", "processes"),
+    "tasks",
+)
 
 
 def main() -> None:
@@ -92,6 +96,11 @@ def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_pro
         run.keeping_up[name] = keeping_up.measure(subject, turns, rounds, load_process)
         report.print_keeping_up(name, run.keeping_up[name])
         run.bars += bars.of_keeping_up(name, run.keeping_up[name])
+    if "user-code" in arguments.only:
+        turns, rounds = (1, 1) if quick else (8, arguments.rounds)
+        run.user_code[name] = user_code.measure(subject, turns, rounds, load_process)
+        report.print_user_code(name, run.user_code[name])
+        run.bars += bars.of_user_code(name, run.user_code[name])
     if "growth" in arguments.only:
         turns, rounds = (100, 1) if quick else (1000, 5)
         run.growth[name] = growth.measure(subject, turns, rounds, load_process)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks import keeping_up, processes, segments, stores, tasks
+from benchmarks import keeping_up, processes, segments, stores, tasks, user_code
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure, ratio
 from benchmarks.memory import EPISODE_TOKENS
@@ -99,6 +99,15 @@ def of_keeping_up(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
         )
         for sharing, limit in limits.items()
         if f"{keeping_up.RAW}, {sharing}" in figures
+    ]
+
+
+def of_user_code(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
+    """Bars on transforms and tasks that do nothing."""
+    none = figures[user_code.NONE]
+    return [
+        Bar(subject, f"VectorChatEnv {name} that does nothing", 0.8, "x", True, ratio(figures[name], none))
+        for name in (user_code.TRANSFORM, user_code.TASK)
     ]
 
 

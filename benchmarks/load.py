@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ import grpc.aio
 
 from benchmarks.turns import Conversation
 from benchmarks.work import LeastWork, Subject
-from chatenv_client import AsyncChatEnv, ChatAction, ChatEnv, VectorChatEnv, channel_options
+from chatenv_client import AsyncChatEnv, ChatAction, ChatEnv, EpisodePool, VectorChatEnv, channel_options
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_server.environment.environment import ChatEnvironment
 
@@ -107,6 +107,8 @@ def _check(method: str, answers: Any) -> None:
         assert all(pb.StreamStepsResponse.FromString(answer).HasField("response") for answer in answers)
 
 
+Client = Callable[[str, Sequence[Conversation]], float]
+
 # The clients that people use. Whole episodes; many at once are measured as the peer's are, from reset to the last turn.
 
 
@@ -188,6 +190,25 @@ def _step_all(env: VectorChatEnv, said: Sequence[Conversation]) -> None:
     for turn in range(len(said[0].turns)):
         env.step([ChatAction(tokens=conversation.turns[turn].ids) for conversation in said])
         env.step([conversation.turns[turn].reply for conversation in said])
+
+
+def pool_steps(target: str, said: Sequence[Conversation]) -> float:
+    """As `vector_steps`, of EpisodePool: each episode at its own pace."""
+    return asyncio.run(_pool_steps(target, said))
+
+
+async def _pool_steps(target: str, said: Sequence[Conversation]) -> float:
+    async with EpisodePool(target) as pool:
+        envs = await asyncio.gather(*(pool.reset(messages=[conversation.opening]) for conversation in said))
+
+        async def play(env: AsyncChatEnv, conversation: Conversation) -> None:
+            for turn in conversation.turns:
+                await env.step(ChatAction(tokens=turn.ids))
+                await env.step(turn.reply)
+
+        began = time.perf_counter()
+        await asyncio.gather(*map(play, envs, said))
+        return _steps(said) / (time.perf_counter() - began)
 
 
 def peer(target: str, said: Sequence[Conversation]) -> float:

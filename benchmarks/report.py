@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import keeping_up, processes
+from benchmarks import keeping_up, processes, user_code
 from benchmarks.bars import CHEAP, Bar
 from benchmarks.growth import Growth
 from benchmarks.measure import Figure
@@ -34,6 +34,7 @@ class Run:
     throughput: dict[str, dict[int, dict[str, Figure]]] = field(default_factory=dict)
     """By tokenizer and sampled tokens a turn."""
     keeping_up: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    user_code: dict[str, dict[str, Figure]] = field(default_factory=dict)
     growth: dict[str, Growth] = field(default_factory=dict)
     memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
     segments: dict[str, Segments] = field(default_factory=dict)
@@ -56,6 +57,12 @@ def print_throughput(subject: str, sampled_tokens: int, figures: Mapping[str, Fi
 def print_keeping_up(subject: str, figures: Mapping[str, Figure]) -> None:
     """One block of the table."""
     print(f"\n{subject}, VectorChatEnv of {keeping_up.EPISODES} beside recorded bytes [steps/s]")
+    _print_figures(figures)
+
+
+def print_user_code(subject: str, figures: Mapping[str, Figure]) -> None:
+    """One block of the table."""
+    print(f"\n{subject}, {user_code.EPISODES} episodes, beside code of users that does nothing [steps/s]")
     _print_figures(figures)
 
 
@@ -166,6 +173,7 @@ def write_json(run: Run, file: Path) -> None:
             for subject, by_tokens in run.throughput.items()
         },
         "keeping_up_steps_per_second": {subject: _rounds(figures) for subject, figures in run.keeping_up.items()},
+        "user_code_steps_per_second": {subject: _rounds(figures) for subject, figures in run.user_code.items()},
         "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
         "tasks": None if run.tasks is None else dataclasses.asdict(run.tasks),
         "segments": {subject: dataclasses.asdict(measured) for subject, measured in run.segments.items()},
