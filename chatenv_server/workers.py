@@ -26,6 +26,9 @@ BATCH_WORKERS: Final = 1
 """Threads that wait for batches. Two that work at once take turns, and both answers are late."""
 STUCK_S: Final = 0.02
 """Seconds without a call being taken up, although some wait, after which another thread is added."""
+SOON_S: Final = 0.002
+"""Seconds in which a few threads get through what many quick functions do. To make a thread takes as long as dozens of
+them, and so does it to wake one."""
 
 ACCEPTED: Final[Future[None]] = Future()
 """What gRPC is given for a call whose result nobody asks for; it only counts calls with it."""
@@ -44,17 +47,19 @@ class Workers(ThreadPoolExecutor):
         most: threads at once, and calls that may wait for one.
         threads: how many wait for calls when there are none.
         at_once: whether a call that finds no idle thread gets a new one at once, and not only when all are held up.
+        soon: whether each call that has waited for SOON_S gets a new one, and not one thread is added for all of them.
 
     Raises:
         RuntimeError: the machine gives no thread at all.
     """
 
-    def __init__(self, most: int, threads: int = UNARY_WORKERS, *, at_once: bool = False) -> None:
+    def __init__(self, most: int, threads: int = UNARY_WORKERS, *, at_once: bool = False, soon: bool = False) -> None:
         super().__init__(1)
         self._most = max(most, threads)
         self._most_waiting = most
         self._threads_at_rest = threads
         self._at_once = at_once
+        self._soon = soon
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         """None ends a thread."""
         self._lock = threading.Lock()
@@ -130,16 +135,20 @@ class Workers(ThreadPoolExecutor):
             with self._lock:
                 self._count -= 1
 
+    def _add_threads(self, count: int) -> None:
+        for _ in range(count):
+            self._add_thread()
+
     def _watch(self) -> None:
-        """Add a thread for as long as calls wait and none is taken up."""
+        """Add threads for as long as calls wait."""
         while not self._ended:
             self._stirred.wait()
             self._stirred.clear()
             while self._calls.qsize() and not self._ended:
                 taken = self._taken
-                time.sleep(STUCK_S)
-                if self._calls.qsize() and self._taken == taken:
-                    self._add_thread()
+                time.sleep(SOON_S if self._soon else STUCK_S)
+                if self._soon or self._taken == taken:
+                    self._add_threads(self._calls.qsize() if self._soon else 1)
 
     def _work(self) -> None:
         while self._stay() and (call := self._calls.get()) is not None:
@@ -160,7 +169,7 @@ class Workers(ThreadPoolExecutor):
 
 MAX_SHARED: Final = 1024
 """Things that one process does at once in threads of their own, beside its calls. One more waits."""
-_SHARED_AT_REST: Final = 16
+_SHARED_AT_REST: Final = 4
 _begins = threading.Lock()
 _shared: Workers | None = None
 
@@ -175,7 +184,7 @@ def shared_workers() -> Workers:
     with _begins:
         if _shared is None:
             try:
-                _shared = Workers(MAX_SHARED, _SHARED_AT_REST, at_once=True)
+                _shared = Workers(MAX_SHARED, _SHARED_AT_REST, soon=True)
             except RuntimeError as error:
                 raise ServerBusyError("this machine gives the server no more threads; try again later") from error
         return _shared
