@@ -25,6 +25,7 @@ from chatenv_client.errors import (
 from chatenv_client.models import ChatAction, Failure, FailureKind, ResetOptions, StepResult, Trajectory
 from chatenv_client.models.failure import MAX_REASON_CHARACTERS
 from chatenv_client.models.trajectory import segment_of
+from chatenv_client.pool.pool import EpisodePool
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array
 
 if TYPE_CHECKING:
@@ -109,6 +110,16 @@ async def play_async(env: AsyncChatEnv, sample: SampleAsync, **options: Unpack[R
     except BROKEN as error:
         return _never_seen(error)
     return await play_on_async(env, result, sample)
+
+
+async def play_in_pool(pool: EpisodePool, sample: SampleAsync, **options: Unpack[ResetOptions]) -> Trajectory:
+    """As `play`, in an episode of a pool, which is ended."""
+    try:
+        env = await pool.reset(**options)
+    except BROKEN as error:
+        return _never_seen(error)
+    async with env:
+        return await play_on_async(env, StepResult(env.observation, None, env.observation.done), sample)
 
 
 async def play_on_async(env: AsyncChatEnv, result: StepResult, sample: SampleAsync) -> Trajectory:

@@ -10,14 +10,23 @@ from typing import Any
 
 import pytest
 
-from chatenv_client import AsyncChatEnv, ChatAction, ChatEnv, FailureKind, InvalidRequestError, ResetOptions, Trajectory
+from chatenv_client import (
+    AsyncChatEnv,
+    ChatAction,
+    ChatEnv,
+    EpisodePool,
+    FailureKind,
+    InvalidRequestError,
+    ResetOptions,
+    Trajectory,
+)
 from chatenv_client.tokens import Int32Array
-from chatenv_client.trainers.playing import play, play_async, play_side_by_side
+from chatenv_client.trainers.playing import play, play_async, play_in_pool, play_side_by_side
 from chatenv_server import Settings, serve
 from tests.trainers.tasks import said
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "trainers.md"
-WAYS = ("alone", "asyncio", "side by side")
+WAYS = ("alone", "asyncio", "in a pool", "side by side")
 
 
 def played(way: str, address: str, turns: Iterable[ChatAction | None], **options: Any) -> Trajectory:
@@ -32,10 +41,13 @@ def played(way: str, address: str, turns: Iterable[ChatAction | None], **options
         return sample(prompt)
 
     async def play_it() -> Trajectory:
+        if way == "in a pool":
+            async with EpisodePool(address) as pool:
+                return await play_in_pool(pool, sample_async, **options)
         async with AsyncChatEnv(address) as env:
             return await play_async(env, sample_async, **options)
 
-    if way == "asyncio":
+    if way in ("asyncio", "in a pool"):
         return asyncio.run(play_it())
     with ChatEnv(address) as env:
         if way == "alone":
