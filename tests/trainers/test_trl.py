@@ -16,11 +16,13 @@ pytest.importorskip("trl", reason="TRL is not installed: make test-trainers")
 
 import torch
 from datasets import Dataset
+from trainers import trl_grpo
 from trl import GRPOConfig, GRPOTrainer
 
 from chatenv_client import ChatEnv, ResetOptions, Trajectory
 from chatenv_client.trainers.trl import RolloutFunc, episode_reward, options_of, rollout_func
-from chatenv_server import Answer, ModelTurn, Settings, Task, TaskEpisode, serve
+from chatenv_server import Answer, ModelTurn, Settings, Task, serve
+from tests.trainers.page import run_block
 from tests.trainers.tasks import Echo, said
 from tests.trainers.tiny_model import tiny_model, tiny_tokenizer
 
@@ -214,24 +216,24 @@ def test_where_every_episode_fails_nothing_changes(train: Train, address: str) -
     assert trainer.state.log_history[0]["reward"] is None
 
 
-class Wanting(Task):
-    """Wants the letter a."""
-
-    def open(self, episode: TaskEpisode) -> None:
-        """As the caller says."""
-
-    def answer(self, turn: ModelTurn) -> Answer:
-        """Count."""
-        return Answer(rewards={"share": turn.text.count("a") / max(1, len(turn.text))}, terminated=True)
-
-
-def test_the_reward_rises(train: Train, served: Served) -> None:
-    settings = {"max_steps": 25, "per_device_train_batch_size": 32, "num_generations": 16, "steps_per_generation": 1}
-    trainer = train(rollout_func(served(Wanting)), ["Say a.", "Say it."], learning_rate=2e-2, **settings)
-    rewards = [line["reward"] for line in trainer.state.log_history if "reward" in line]
+def test_the_reward_of_the_example_rises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    rewards = trl_grpo.train(tmp_path)
+    assert len(rewards) == trl_grpo.STEPS
     assert sum(rewards[:3]) / 3 < 0.1
     assert sum(rewards[-3:]) / 3 > 0.5
-    assert "episode/share" in trainer.state.log_history[0]
+
+
+def test_the_page_trains_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any, address: str
+) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.chdir(tmp_path)
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_model(tokenizer).save_pretrained(tmp_path / "model")
+    names = run_block(0, address, tmp_path / "model")
+    assert names["trainer"].state.global_step == 1
+    assert names["trainer"].state.log_history
 
 
 def test_the_episodes_of_a_group_have_one_seed_and_one_name(train: Train, address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import queue
 import threading
 from collections import defaultdict
@@ -22,6 +23,7 @@ from trl.experimental.async_grpo import AsyncGRPOConfig, async_rollout_worker
 from chatenv_client.trainers.trl_async import EpisodeLoop, EpisodeWorker, rollout_worker
 from chatenv_server import Settings, serve
 from tests.engine.archetypes import ARCHETYPES
+from tests.trainers.page import run_block
 from tests.trainers.tasks import Echo
 from tests.trainers.tiny_model import tiny_tokenizer
 from tests.trainers.token_server import TokenServer, token_server
@@ -167,3 +169,11 @@ def test_an_episode_of_several_segments_has_a_training_sequence_for_each(tmp_pat
         samples = rollouts(engine, server.target, tmp_path, 2, history_policy="segment")
     assert len(samples) == 2 * 2 * GROUP
     check_that_each_run_was_said(samples, engine)
+
+
+def test_the_page_makes_a_worker_as_printed(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_tokenizer(tmp_path / "model")
+    worker = run_block(1, address, tmp_path / "model", until="trainer = ")["worker"]
+    assert isinstance(worker, EpisodeWorker)
+    pickle.dumps(worker._loop_kwargs)  # as TRL does, to send it to its process

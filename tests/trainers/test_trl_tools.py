@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from chatenv_client.trainers.trl_tools import EpisodeEnvironment, environment_factory, say_last_words
 from chatenv_server import Settings, ToolTask, ToolUnavailableError, serve
+from tests.trainers.page import run_block
 from tests.trainers.tasks import STOP
 from tests.trainers.tiny_model import tiny_model, tiny_tokenizer
 
@@ -163,6 +164,13 @@ class Unsure(Arithmetic):
     tools = (sometimes,)
 
 
+def with_template(folder: Path) -> Any:
+    """The tokenizer with a chat template whose calls TRL can read."""
+    tokenizer = tiny_tokenizer(folder)
+    tokenizer.chat_template = Path(trl.__file__).parent.joinpath("chat_templates/qwen3.jinja").read_text()
+    return tokenizer
+
+
 class Recording(GRPOTrainer):
     """Keeps what its loss is computed from."""
 
@@ -179,8 +187,7 @@ def test_a_trainer_calls_the_tools_and_a_failed_one_is_never_trained_on(
 ) -> None:
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     monkeypatch.chdir(tmp_path)
-    tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
-    tokenizer.chat_template = Path(trl.__file__).parent.joinpath("chat_templates/qwen3.jinja").read_text()
+    tokenizer = with_template(tmp_path / "tokenizer")
     model = tiny_model(tokenizer)
     model.__class__ = Scripted
     with serve(Settings(listen=("127.0.0.1:0",)), task=Unsure) as server:
@@ -235,3 +242,12 @@ def test_the_last_words_are_scored_once() -> None:
         for _ in range(2):
             assert say_last_words([[{"role": "assistant", "content": f"It is {right}."}]], [environment]) == [None]
     assert environment.get_reward() == 1.0
+
+
+def test_the_page_trains_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dictionary: str) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    monkeypatch.chdir(tmp_path)
+    tokenizer = with_template(tmp_path / "tokenizer")
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_model(tokenizer).save_pretrained(tmp_path / "model")
+    assert run_block(2, dictionary, tmp_path / "model")["trainer"].state.global_step == 1
