@@ -7,12 +7,19 @@ message is, with the ids that the chat template would write for it.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.models import ChatAction, Message, StepResult, StopReason
 from chatenv_client.models.stop_reason import as_stop_reason
+
+ANOTHER_PROMPT: Final = (
+    "the model was asked with another prompt than chatenv has, so its turn is sent as the chat template writes it, and "
+    "the episode's tokens are not those that were sampled; render prompts with "
+    "chatenv_server.renderers.ChatEnvRenderer, and see docs/trainers/verifiers.md"
+)
 
 
 class SampledIds(NamedTuple):
@@ -52,6 +59,8 @@ class Speaker:
         """
         before, reason = self.env.observation, _reason_of(finish_reason)
         is_exact = sampled is not None and before.token_ids.tolist() == list(sampled.prompt)
+        if sampled is not None and not is_exact:
+            warnings.warn(ANOTHER_PROMPT, RuntimeWarning, stacklevel=2)
         if sampled is not None and is_exact:
             logprobs = list(sampled.logprobs) if sampled.logprobs else None
             action = ChatAction(tokens=list(sampled.completion), logprobs=logprobs, stop_reason=reason)

@@ -139,9 +139,10 @@ def test_a_rollout_that_broke_has_no_part_in_the_mean_of_its_group(serving: Any)
             return super().answer(turn)
 
     env = ChatEnvMultiTurnEnv(serving(Moody), seeds=1)
-    outputs = evaluated(env, hello, rollouts_per_example=3, state_columns=["advantage"])
+    outputs = evaluated(env, hello, rollouts_per_example=3, state_columns=["trajectory"])
     played = [output for output in outputs if output["error"] is None]
-    assert [(output["reward"], output["advantage"]) for output in played] == [(10.0, 0.0)] * 2
+    assert [output["reward"] for output in played] == [10.0] * 2
+    assert [step["advantage"] for output in played for step in output["trajectory"]] == [0.0] * 4
     (broken,) = (output for output in outputs if output["error"] is not None)
     assert math.isnan(broken["reward"])
 

@@ -58,11 +58,13 @@ class Player:
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
+        self.renderer_options: dict[str, Any] = {}
 
     def client(self, way: str, url: str) -> Any:
         if way == "messages":
             return EvalClientConfig(base_url=url, api_key_var="NO_KEY")
-        renderer = CustomRendererConfig(import_path="chatenv_server.renderers.ChatEnvRenderer")
+        path = "chatenv_server.renderers.ChatEnvRenderer"
+        renderer = CustomRendererConfig(import_path=path, **self.renderer_options)
         name = str(self.folder / "tokenizer")
         return TrainClientConfig(base_url=url, api_key_var="NO_KEY", renderer=renderer, renderer_model_name=name)
 
@@ -132,6 +134,15 @@ def test_ids_that_were_sampled_reach_chatenv_as_they_are_in_one_branch(player: P
     assert sum(branch.sampled_mask) == 2 * len("hello!")
     said = [token for token, sampled in zip(branch.token_ids, branch.sampled_mask, strict=True) if sampled]
     assert said == [*b"hello", 257] * 2
+
+
+def test_ids_after_another_prompt_than_chatenvs_are_not_sent_as_if_they_were_exact(player: Player) -> None:
+    other = "{% for message in messages %}{{ message.role }}: {{ message.content }}<|im_end|>{% endfor %}A: "
+    player.renderer_options = {"chat_template": other}
+    with pytest.warns(RuntimeWarning, match="another prompt than chatenv has"):
+        trace = trace_of(player.play(hello, "ids")[0])
+    assert trace.metrics["chatenv_exact"] == 0.0
+    assert trace.reward == 10.0
 
 
 def test_without_ids_the_turns_are_sent_as_the_template_writes_them(player: Player) -> None:
@@ -229,6 +240,17 @@ def test_an_engine_that_refuses_is_an_error_and_no_reward(player: Player, way: s
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_rewards_from_before_an_engine_refused_are_not_recorded(player: Player, way: str) -> None:
+    def refusing(prompt: str) -> Said | Refused:
+        return Refused() if "hello" in prompt else Said("hello")
+
+    (episode,), _ = player.play(refusing, way, reset={"task_args": {"turns": 3}})
+    assert not episode.ok
+    assert trace_of([episode]).num_turns == 1
+    assert trace_of([episode]).rewards == {}
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_an_episode_that_a_limit_cut_off_keeps_the_rewards_that_it_had(player: Player, way: str) -> None:
     trace = trace_of(player.play(hello, way, reset={"max_turns": 1})[0])
     assert trace.ok
@@ -275,6 +297,9 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+del add.__annotations__["return"]  # verifiers drops what a schema says of it
+
+
 class Sum(ToolTask):
     """2 + 3."""
 
@@ -298,6 +323,23 @@ def test_tools_of_the_task_are_offered_run_and_answered_by_their_ids(folder: Pat
     assert [tool["function"]["name"] for tool in asked[0]["tools"]] == ["add"]
     result = {"role": "tool", "content": "5", "tool_call_id": "call_0"}
     assert asked[1]["messages"][-1].items() >= result.items()
+
+
+def test_tools_are_run_where_calls_are_read_off_the_ids(folder: Path) -> None:
+    def calling(prompt: str) -> Said:
+        answered = "<tool_response>" in prompt
+        return Said(
+            "It is 5." if answered else '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
+        )
+
+    with ExitStack() as stack:
+        trace = trace_of(player_of(folder, stack, Sum).play(calling, "ids")[0])
+    assert trace.reward == 1.0
+    assert trace.metrics["chatenv_exact"] == 1.0
+    (called, _) = trace.assistant_messages
+    (result,) = trace.tool_messages
+    assert called.tool_calls[0].id == result.tool_call_id
+    assert len(trace.branches) == 1
 
 
 def test_a_call_with_arguments_that_are_none_is_text(folder: Path) -> None:
