@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -26,21 +26,6 @@ class Said(NamedTuple):
     is_cut: bool = False
     """Whether a limit cut it off."""
 
-    @property
-    def ids(self) -> list[int]:
-        """The turn's, through the token that ends it, where nothing cut it off."""
-        return [*self.text.encode(), *([] if self.is_cut else [STOP])]
-
-    @property
-    def logprobs(self) -> dict[str, Any]:
-        """One of each id, as vLLM writes them."""
-        return {
-            "content": [
-                {"token": f"token_id:{token}", "logprob": -0.25, "bytes": None, "top_logprobs": []}
-                for token in self.ids
-            ]
-        }
-
 
 class Refused(NamedTuple):
     """The engine's error."""
@@ -53,11 +38,23 @@ Model = Callable[[str], Said | Refused]
 """Says a turn after a prompt, which is the last message's text, or the whole prompt's."""
 
 
-class EngineServer:
-    """The engine, which notes what it is `asked`."""
+def logprobs_of(ids: Sequence[int]) -> dict[str, Any]:
+    """One of each id, as vLLM writes them."""
+    each: dict[str, Any] = {"logprob": -0.25, "bytes": None, "top_logprobs": []}
+    return {"content": [{"token": f"token_id:{token}", **each} for token in ids]}
 
-    def __init__(self, model: Model) -> None:
+
+class EngineServer:
+    """The engine, which notes what it is `asked`.
+
+    Args:
+        model: says the turns.
+        tokenizer: in the place of the embedded one.
+    """
+
+    def __init__(self, model: Model, tokenizer: Any = None) -> None:
         self.model = model
+        self.tokenizer = tokenizer
         self.asked: list[dict[str, Any]] = []
         server = self
 
@@ -101,17 +98,30 @@ class EngineServer:
         if asked.get("return_token_ids"):
             prompt = ByteTokenizer().apply_chat_template(asked["messages"], add_generation_prompt=True)
             answer["prompt_token_ids"] = prompt
-            choice["token_ids"], choice["logprobs"] = said.ids, said.logprobs
+            choice["token_ids"] = self.ids_of(said)
+            choice["logprobs"] = logprobs_of(choice["token_ids"])
         return {**answer, "usage": usage}, 200
 
     def generated(self, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """The ids after a prompt of ids."""
-        said = self.model(bytes(token for token in asked["token_ids"] if token < 256).decode())
+        prompt = asked["token_ids"]
+        if self.tokenizer is None:
+            said = self.model(bytes(token for token in prompt if token < 256).decode())
+        else:
+            said = self.model(self.tokenizer.decode(prompt))
         if isinstance(said, Refused):
             return {"error": {"message": said.message, "type": "error"}}, said.status
         reason = "length" if said.is_cut else "stop"
-        choice = {"index": 0, "token_ids": said.ids, "finish_reason": reason, "logprobs": said.logprobs}
+        ids = self.ids_of(said)
+        choice = {"index": 0, "token_ids": ids, "finish_reason": reason, "logprobs": logprobs_of(ids)}
         return {"request_id": "1", "choices": [choice]}, 200
+
+    def ids_of(self, said: Said) -> list[int]:
+        """A turn's, through the token that ends it, where nothing cut it off."""
+        if self.tokenizer is None:
+            return [*said.text.encode(), *([] if said.is_cut else [STOP])]
+        ids = self.tokenizer.encode(said.text, add_special_tokens=False)
+        return [*ids, *([] if said.is_cut else [self.tokenizer.eos_token_id])]
 
     @contextmanager
     def running(self) -> Iterator[EngineServer]:

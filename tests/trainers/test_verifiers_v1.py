@@ -21,6 +21,7 @@ pytest.importorskip("verifiers", minversion="0.4")
 
 import verifiers.v1 as vf
 from renderers import CustomRendererConfig
+from transformers import AutoTokenizer
 from verifiers.v1.cli.eval.runner import run_eval
 from verifiers.v1.configs.cli.eval import EvalConfig
 from verifiers.v1.configs.client import EvalClientConfig, TrainClientConfig
@@ -29,6 +30,7 @@ from verifiers.v1.utils.loaders import load_environment, resolve_env_config
 from chatenv_client import Failure, FailureKind
 from chatenv_server import Answer, ModelTurn, Opening, Settings, Task, TaskEpisode, ToolTask, serve
 from chatenv_server.tokenizer_files.exporting import export_embedded
+from tests.conformance import CONFORMANCE, do_without, why_missing
 from tests.trainers.engine_server import EngineServer, Model, Refused, Said
 from tests.trainers.tasks import Echo
 
@@ -59,13 +61,14 @@ class Player:
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
         self.renderer_options: dict[str, Any] = {}
+        self.tokenizer: Path | None = None
 
     def client(self, way: str, url: str) -> Any:
         if way == "messages":
             return EvalClientConfig(base_url=url, api_key_var="NO_KEY")
         path = "chatenv_server.renderers.ChatEnvRenderer"
         renderer = CustomRendererConfig(import_path=path, **self.renderer_options)
-        name = str(self.folder / "tokenizer")
+        name = str(self.tokenizer or self.folder / "tokenizer")
         return TrainClientConfig(base_url=url, api_key_var="NO_KEY", renderer=renderer, renderer_model_name=name)
 
     def play(
@@ -89,7 +92,8 @@ class Player:
                 slots = [slot for task in env.taskset for slot in env.slots(task, rollouts)]
                 return list(await asyncio.gather(*(env.run_slot(slot, context) for slot in slots)))
 
-        with EngineServer(model).running() as engine:
+        tokenizer = self.tokenizer and AutoTokenizer.from_pretrained(self.tokenizer)
+        with EngineServer(model, tokenizer).running() as engine:
             return asyncio.run(played(engine.url)), engine.asked
 
 
@@ -143,6 +147,22 @@ def test_ids_after_another_prompt_than_chatenvs_are_not_sent_as_if_they_were_exa
         trace = trace_of(player.play(hello, "ids")[0])
     assert trace.metrics["chatenv_exact"] == 0.0
     assert trace.reward == 10.0
+
+
+@pytest.mark.parametrize("policy", ["segment", "append"])
+def test_a_model_whose_thoughts_are_stripped_is_asked_as_chatenv_would(folder: Path, policy: str) -> None:
+    tokenizer = CONFORMANCE / "tokenizers" / "standin_qwen3_6"
+    if reason := why_missing(tokenizer):
+        do_without(reason)
+    with serve(Settings(listen=("127.0.0.1:0",), tokenizer=str(tokenizer)), task=Echo) as server:
+        player = Player(folder, server.target)
+        player.tokenizer = tokenizer
+        if policy == "append":
+            player.renderer_options = {"thinking_retention": "all"}
+        options = {"history_policy": policy, "task_args": {"turns": 3}}
+        trace = trace_of(player.play(lambda _: Said("I greet.\n</think>\n\nHello."), "ids", reset=options)[0])
+    assert trace.metrics["chatenv_exact"] == 1.0
+    assert len(trace.branches) == (3 if policy == "segment" else 1)
 
 
 def test_without_ids_the_turns_are_sent_as_the_template_writes_them(player: Player) -> None:
