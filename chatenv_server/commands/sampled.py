@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from chatenv_client import ChatAction, ChatEnv, ChatObservation
+from chatenv_client.trainers.texts import tokens_of_turn
 
 
 def sampled_action(env: ChatEnv, observation: ChatObservation, given: str) -> ChatAction:
@@ -20,7 +21,7 @@ def sampled_action(env: ChatEnv, observation: ChatObservation, given: str) -> Ch
         ChatEnvError: the server refuses the text.
     """
     if given.startswith('"'):
-        return ChatAction(tokens=_tokens_of(env, observation, _text_in(given)))
+        return ChatAction(tokens=tokens_of_turn(env, observation, _text_in(given)))
     return ChatAction(tokens=[_id_in(one) for one in given.strip("[]").replace(",", " ").split()])
 
 
@@ -38,22 +39,3 @@ def _id_in(one: str) -> int:
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 20):  # more than any integer of numpy's
         raise ValueError(f"{one[:20]!r} is no token id; give numbers, or a text in quotes")
     return int(one)
-
-
-def _tokens_of(env: ChatEnv, observation: ChatObservation, text: str) -> list[int]:
-    """What a model would have to sample for the template to write the same.
-
-    The server renders the text as an assistant message. What it writes after the prompt is the turn, up to the token
-    that ends it.
-    """
-    if not observation.generation_prompt_length:
-        raise ValueError("it is not the model's turn: somebody else has to speak before")
-    prompt = observation.token_ids.tolist()
-    rendered = env.render([{"role": "assistant", "content": text}])
-    stream: list[int] = prompt[: rendered.tokens_offset] + rendered.tokens.tolist()
-    if stream[: len(prompt)] != prompt:
-        raise ValueError("the chat template does not write an assistant's message after its prompt; give token ids")
-    turn = stream[len(prompt) :]
-    stops = {token.id for token in env.server_info().special_tokens if token.stops}
-    end = next((index for index, token in enumerate(turn, 1) if token in stops), len(turn))
-    return turn[:end]
