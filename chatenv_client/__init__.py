@@ -50,6 +50,7 @@ from chatenv_client.errors import (
     UnexpectedStatusError,
 )
 from chatenv_client.exports.files import read_trajectories, write_trajectories
+from chatenv_client.exports.turns import rollout_details, training_trace
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -181,5 +182,7 @@ __all__ = [
     "connect",
     "pack",
     "read_trajectories",
+    "rollout_details",
+    "training_trace",
     "write_trajectories",
 ]

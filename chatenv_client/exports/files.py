@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from chatenv_client.distribution import needing
-from chatenv_client.exports.json_lines import read_lines, write_lines
+from chatenv_client.exports.json_lines import line_of, plain_line, read_lines, write_lines
+from chatenv_client.exports.turns import rollout_details, training_trace
 from chatenv_client.models import Trajectory
 
 JSON_LINES: Final = ".jsonl"
 PARQUET: Final = ".parquet"
 
 
-def write_trajectories(path: str | os.PathLike[str], trajectories: Iterable[Trajectory]) -> int:
+Form = Literal["trajectory", "training_trace", "rollout_details"]
+"""What a line of a file holds: all of an episode, or its sampled turns as OpenEnv or Harbor has them."""
+
+
+def write_trajectories(
+    path: str | os.PathLike[str], trajectories: Iterable[Trajectory], *, form: Form = "trajectory"
+) -> int:
     """Write trajectories into a file, in the place of one that is there; how many they are.
 
     The file is written under another name first: if anything fails, what was there stays.
@@ -26,19 +33,32 @@ def write_trajectories(path: str | os.PathLike[str], trajectories: Iterable[Traj
     Args:
         path: ends in `.jsonl` or `.parquet`, which says what is written.
         trajectories: any number; they are read one by one.
+        form: what is written of each. The others than `trajectory` are for other programs: JSON Lines alone, and
+            nobody reads them back as trajectories; see `training_trace` and `rollout_details`.
 
     Raises:
-        ValueError: the name ends otherwise.
+        ValueError: the name ends otherwise, or such a file has no such form; or what a form needs was not sampled.
         ImportError: Parquet is asked for and pyarrow is not installed: the extra `parquet`.
     """
     target = Path(path)
+    if form not in _LINES:
+        raise ValueError(f"there is no form {form!r}; there are {', '.join(_LINES)}")
     if kind_of(target) == JSON_LINES:
         with _whole(target) as unfinished, unfinished.open("wb") as file:
-            return write_lines(file, trajectories)
+            return write_lines(file, trajectories, _LINES[form])
+    if form != "trajectory":
+        raise ValueError(f"{form} is written as JSON Lines alone: give a name that ends in {JSON_LINES}")
     with needing("parquet", "a Parquet file"):
         from chatenv_client.exports.parquet import write_parquet
     with _whole(target) as unfinished:
         return write_parquet(unfinished, trajectories)
+
+
+_LINES: Final[Mapping[Form, Callable[[Trajectory], bytes]]] = {
+    "trajectory": line_of,
+    "training_trace": lambda trajectory: plain_line(training_trace(trajectory)),
+    "rollout_details": lambda trajectory: plain_line(rollout_details(trajectory)),
+}
 
 
 def read_trajectories(path: str | os.PathLike[str]) -> Iterator[Trajectory]:

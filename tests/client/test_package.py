@@ -20,7 +20,10 @@ ANSWERED = {
     *("Column", "Sample", "Segment", "SegmentEnd", "Split", "TokenText", "Trajectory"),
 }
 
-TRAINING = {"Batch", "LeftOut", "Pack", "Packed", "collate", "pack", "read_trajectories", "write_trajectories"}
+TRAINING = {
+    *("Batch", "LeftOut", "Pack", "Packed", "collate", "pack"),
+    *("read_trajectories", "rollout_details", "training_trace", "write_trajectories"),
+}
 
 
 def test_public_is_what_users_need_and_the_package_says_that_all_else_is_private() -> None:

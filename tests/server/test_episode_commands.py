@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, EpisodeSnapshot, read_trajectories
+from chatenv_client import (
+    ChatAction,
+    ChatEnv,
+    EpisodeSnapshot,
+    read_trajectories,
+    rollout_details,
+    write_trajectories,
+)
 from chatenv_client.wire import trajectory_to_proto
 from chatenv_server.running.process import RunningServer
 from tests.server.conftest import Serve, plain_environment
@@ -100,6 +107,28 @@ def test_trajectories_of_live_episodes_are_written_and_the_episodes_stay_live(
     assert trajectory_to_proto(whole) == trajectory_to_proto(env.trajectory(assistants=True))
     assert whole.given_assistants == ()
     assert {each.episode_id for each in env.episodes()} == {"whole", "run-1", "run-2"}
+
+
+def test_stored_trajectories_are_written_in_another_form_without_a_server(
+    chatenv: Run, env: ChatEnv, tmp_path: Path
+) -> None:
+    stored, traces = tmp_path / "archive" / "a.jsonl", tmp_path / "traces.jsonl"
+    stored.parent.mkdir()
+    write_trajectories(stored, [env.trajectory()])
+
+    def written(*arguments: str) -> Any:
+        return chatenv("trajectories", "--address", "127.0.0.1:1", "--out", str(traces), *arguments)
+
+    assert written("--from", str(stored.parent), "--form", "rollout_details").returncode == 0
+    assert [json.loads(line) for line in traces.read_bytes().splitlines()] == [rollout_details(env.trajectory())]
+    assert written("--from", str(stored), "--prefix", "none").stdout.startswith(b"0 episodes")
+    assert written("--from", str(stored), "whole").stdout.startswith(b"1 episode ")
+    for arguments, told in (
+        (("--from", str(tmp_path / "none.jsonl")), "none.jsonl"),
+        (("--from", str(stored), "--assistants"), "leave it out with --from"),
+    ):
+        refused = written(*arguments)
+        assert (refused.returncode, told in refused.stderr.decode()) == (2, True)
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["bytes", "json"])

@@ -24,9 +24,10 @@ pytest.importorskip("openenv", reason="the extra openenv is not installed")
 import uvicorn
 from guessing_game import Guess
 from openenv.core.generic_client import GenericEnvClient
+from openenv.core.harness import TrainingTrace
 from websockets.exceptions import ConnectionClosed
 
-from chatenv_client import ChatEnv, Trajectory
+from chatenv_client import ChatEnv, Trajectory, training_trace
 from chatenv_client.trainers.openenv import openenv_app
 from chatenv_server import Settings, serve
 from tests.machine import free_port
@@ -308,3 +309,12 @@ def test_the_code_of_the_page_runs(port: int, capsys: pytest.CaptureFixture[str]
     (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     exec(compile(block.replace("localhost:8000", f"127.0.0.1:{port}"), "openenv.md", "exec"), {})
     assert capsys.readouterr().out == "{'role': 'user', 'content': '5'} 1.0 False\n"
+
+
+def test_a_trajectory_is_a_training_trace_of_openenvs_own(env: Any, address: str) -> None:
+    shown = env.reset(episode_id="traced")
+    env.step(turn("de", env.step(turn("abc", shown))))
+    traced = TrainingTrace(**training_trace(trajectory(address, "traced")))
+    assert [one.completion_token_ids for one in traced.turns] == [[*b"abc", STOP], [*b"de", STOP]]
+    assert traced.turns[0].prompt_token_ids == shown.observation["tokens"]
+    assert TrainingTrace.model_validate_json(json.dumps(training_trace(trajectory(address, "traced")))) == traced
