@@ -42,7 +42,7 @@ class Archive:
         """The first is being written."""
         self._waiting_tokens = 0
         self._added = self._settled = 0
-        self._fails = self._ends = False
+        self._fails = self._ends = self._is_late = False
         self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
         self._thread.start()
 
@@ -65,10 +65,11 @@ class Archive:
         _LOG.warning("episode not archived", extra={"episode_id": episode_id, "problem": problem})
 
     def settle(self) -> None:
-        """Wait until what was added is written, but for `PATIENCE_S` at the longest."""
+        """Wait until what was added is written, but for `PATIENCE_S` at the longest; of a disk that hangs, once."""
         with self._changed:
             added = self._added
-            self._changed.wait_for(lambda: self._settled >= added, PATIENCE_S)
+            if not self._is_late:
+                self._is_late = not self._changed.wait_for(lambda: self._settled >= added, PATIENCE_S)
 
     def close(self) -> None:
         """Write what waits, unless the disk hangs."""
@@ -91,6 +92,7 @@ class Archive:
                 self._waiting.popleft()
                 self._waiting_tokens -= environment.held_tokens
                 self._settled += 1
+                self._is_late = False
                 self._changed.notify_all()
         try:
             self._files.close()

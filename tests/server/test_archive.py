@@ -66,7 +66,8 @@ def play(target: str | grpc.Channel, name: str, turns: int = 2, length: int = 1)
         for number in range(turns):
             env.step(said(f"turn {number}" * length))
             env.step(HI)
-        env.set_reward({"late": 0.5}, step=1)
+        if turns:
+            env.set_reward({"late": 0.5}, step=1)
         return env.trajectory()
 
 
@@ -264,7 +265,8 @@ def test_a_full_disk_fails_no_call_and_leaves_whole_lines(launch: Launch, tmp_pa
     assert log.count("episode not archived") == len(names) - len(kept)
 
 
-def test_steps_go_on_while_the_disk_hangs(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.timeout(60)  # a second for each end would be more
+def test_steps_and_ends_go_on_while_the_disk_hangs(serve: Serve, tmp_path: Path) -> None:
     server = serve(archive=str(tmp_path))
     play(server.target, "hung")
     assert server._backend is not None
@@ -275,10 +277,14 @@ def test_steps_go_on_while_the_disk_hangs(serve: Serve, tmp_path: Path) -> None:
         closing = threads.submit(close, server.target, "hung")
         play(server.target, "goes-on", turns=20)
         assert not goes_on.is_set()
-        closing.result(timeout=30)
+        assert closing.result(timeout=30)
+        more = [f"more-{number}" for number in range(100)]
+        for name in more:
+            play(server.target, name, turns=0)
+            assert close(server.target, name)
         goes_on.set()
     server.stop()
-    assert ids(tmp_path) == ["hung", "goes-on"]
+    assert ids(tmp_path) == ["hung", *more, "goes-on"]
 
 
 # Kills.
