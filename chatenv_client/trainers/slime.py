@@ -31,7 +31,7 @@ def generate_with(
         target: address of the chatenv server.
         attempts: episodes that are played in the place of one that broke, the first included.
         client: more of `Server`, such as `token`.
-        **options: keywords of `reset` for all episodes, such as `task`. `sample.metadata["chatenv"]` has those of one.
+        **options: keywords of `reset` for all episodes; `sample.metadata["chatenv"]` has those of one.
     """
     server = Server(target, **client or {})
 
@@ -74,8 +74,7 @@ class _Rollout:
         self._args, self._params = args, params
         self._paused = sample.metadata.get("chatenv_episode") if sample.tokens else None
         self._rows, self._segment, self._aborted = [sample], 0, False
-        self.blank: Sample = copy.deepcopy(sample)
-        """To begin anew with."""
+        self.blank: Sample = copy.deepcopy(sample)  # to begin anew with
         for name in ("tokens", "response", "response_length", "loss_mask", "rollout_log_probs", "weight_versions"):
             setattr(self.blank, name, getattr(Sample(), name))
 
