@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +19,8 @@ from chatenv_client.tokens import as_token_ids, fingerprint_of
 from chatenv_client.trainers.playing import BROKEN, is_models_turn
 from chatenv_client.trainers.rollouts import Server, opening
 
-Step = tuple[str | None, float, bool, bool, dict[str, Any]]
-"""Observation, reward, terminated, truncated, info: what Gym's agent is answered."""
+Step = tuple[str | None, float, bool, bool, dict[str, Any]]  # observation, reward, terminated, truncated, info
+_OF_TOOLS = ("name", "description", "parameters")
 
 
 class ChatEnvServerConfig(BaseResourcesServerConfig):
@@ -36,7 +35,6 @@ class ChatEnvServer(GymnasiumServer):
     """Rewards and answers are chatenv's; the prompt is Gym's, and each turn is refused where the two differ."""
 
     config: ChatEnvServerConfig
-    sessions: dict[str, Any] = Field(default_factory=dict)
 
     def setup_webserver(self) -> FastAPI:
         """Add the end of an episode, which the agent calls where it is told of it."""
@@ -48,23 +46,22 @@ class ChatEnvServer(GymnasiumServer):
         session_id, asked = request.session[SESSION_ID_KEY], body.responses_create_params
         await self._close_endpoint(request)
         given = _messages(asked.input)
-        of_tools = ("name", "description", "parameters")
-        named = [{name: tool[name] for name in of_tools if tool.get(name)} for tool in asked.model_dump()["tools"]]
+        named = [{name: tool[name] for name in _OF_TOOLS if tool.get(name)} for tool in asked.model_dump()["tools"]]
         facts = {"tools": [{"type": "function", "function": each} for each in named] or None, **self.config.options}
         env = Server(self.config.target, **self.config.client).client()
         try:
             result = await env.reset(**opening(given, (body.model_extra or {}).get("chatenv"), **facts))
         except ChatEnvError as error:
             raise _refused(error) from error
-        self.sessions[session_id] = _Session(env)
+        self.session_state[session_id] = _Session(env)
         info = {"supports_step_idempotency": True, "supports_explicit_close": True, "chatenv_episode": env.episode_id}
         return EnvResetResponse(observation=_added(given, result.observation.messages), info=info)
 
     async def step(self, action: NeMoGymResponse, metadata: dict[str, Any], session_id: str | None = None) -> Step:
         """Append what the model sampled. What breaks is an error of the request: Gym has no reward for it."""
-        if session_id not in self.sessions:
+        if session_id not in self.session_state:
             raise HTTPException(409, "chatenv: this session has no episode; reset it first")
-        session: _Session = self.sessions[session_id]
+        session: _Session = self.session_state[session_id]
         request_id = metadata.get("_ng_step_request_id")
         if request_id is None or request_id != session.answered:
             try:
@@ -76,12 +73,12 @@ class ChatEnvServer(GymnasiumServer):
 
     async def close_session(self, session_id: str | None) -> None:
         """End the episode of a session, if there is one. The last answer can still be asked for again."""
-        if session_id in self.sessions:
-            await self.sessions[session_id].env.close()
+        if session_id in self.session_state:
+            await self.session_state[session_id].env.close()
 
     async def _close_endpoint(self, request: Request) -> dict[str, Any]:
         await self.close_session(request.session[SESSION_ID_KEY])
-        self.sessions.pop(request.session[SESSION_ID_KEY], None)
+        self.session_state.pop(request.session[SESSION_ID_KEY], None)
         return {}
 
 
@@ -93,10 +90,10 @@ class _Session:
     """An episode, and the answer to the step that was asked last."""
 
     answer: Step
+    answered: str | None = None
 
     def __init__(self, env: AsyncChatEnv) -> None:
         self.env = env
-        self.answered: str | None = None
         self._is_rewarded = False
 
     async def step(self, action: NeMoGymResponse) -> Step:
@@ -135,17 +132,16 @@ def _answered(action: NeMoGymResponse, added: Sequence[Message]) -> tuple[str | 
 
 
 def _messages(given: Any) -> list[dict[str, Any]]:
-    said = [{"role": "user", "content": given}] if isinstance(given, str) else None
-    return said or [{"role": each.role, "content": each.content} for each in given]
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    return [{"role": each.role, "content": each.content} for each in given]
 
 
 def _added(given: list[dict[str, Any]], messages: Sequence[Message]) -> str | None:
     """What the opening has beside Gym's input, which Gym appends as a message of the user."""
     more = [*messages][len(given) :] if [*messages][: len(given)] == given else [*messages]
-    if not more:
-        return None
     if len(more) == 1 and more[0]["role"] == "user":
         return str(more[0].get("content"))
-    raise HTTPException(
-        500, f"chatenv opens with {json.dumps(more)}, and Gym's prompt is another; put it into the row's input"
-    )
+    if not more:
+        return None
+    raise HTTPException(500, f"chatenv opens with {more}, and Gym's prompt is another; put it into the row's input")

@@ -121,15 +121,13 @@ class _Rollout:
 
     async def _asked(self, ids: list[int], left: int) -> Any:
         args, params = self._args, {**self._params, "max_new_tokens": left}
-        asked: dict[str, Any] = {"input_ids": ids, "sampling_params": params, "return_logprob": True}
-        if getattr(args, "use_rollout_routing_replay", False):
-            asked["return_routed_experts"] = True
+        asked = {"input_ids": ids, "sampling_params": params, "return_logprob": True}
+        asked |= {"return_routed_experts": True} if getattr(args, "use_rollout_routing_replay", False) else {}
         key = {"X-SMG-Routing-Key": self._rows[0].session_id or self._env.episode_id}
         return await post(f"http://{args.sglang_router_ip}:{args.sglang_router_port}/generate", asked, headers=key)
 
     def _pause(self) -> Sample:
-        """The sample for slime's buffer. With several rows the episode begins anew: slime takes one back."""
-        sample = self._rows[0] if len(self._rows) == 1 else self.blank
+        sample = self._rows[0] if len(self._rows) == 1 else self.blank  # slime takes one back: several begin anew
         sample.status = Sample.Status.ABORTED
         if sample.tokens:
             sample.metadata["chatenv_episode"] = self._env.detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from areal.api import ModelResponse
 from areal.api.cli_args import GenerationHyperparameters
 from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
 from areal.infra.workflow_executor import check_trajectory_format
+from areal.utils.dynamic_import import import_from_string
 
 from chatenv_client.trainers.areal import ChatEnvWorkflow
 from tests.trainers.engines import THOUGHT, TinyEngine
+from tests.trainers.pages import block_of
 
 
 class Engine:
@@ -73,6 +76,13 @@ def test_the_tensors_are_the_engines_and_of_the_form_that_areal_checks(address: 
         "versions": (torch.int32, (1, len(ids))),
         "rewards": (torch.float32, (1,)),
     }
+
+
+def test_the_workflow_of_the_page_plays_an_episode(address: str) -> None:
+    names: dict[str, Any] = {"config": SimpleNamespace(gconfig=GenerationHyperparameters(max_tokens=400))}
+    exec(block_of("areal", "python", address), names)
+    made = import_from_string(names["workflow"])(**names["workflow_kwargs"])
+    assert rolled_out(made, Engine())["rewards"][0] > 0
 
 
 def test_each_token_has_the_version_of_the_weights_that_sampled_it(address: str) -> None:

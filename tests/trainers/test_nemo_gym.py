@@ -14,11 +14,13 @@ pytest.importorskip("resources_servers.gymnasium", reason="NeMo Gym is not insta
 import httpx
 from nemo_gym.config_types import ModelServerRef, ResourcesServerRef
 from nemo_gym.server_utils import ServerClient
+from omegaconf import OmegaConf
 from responses_api_agents.gymnasium_agent.app import GymnasiumAgent, GymnasiumAgentConfig, GymnasiumAgentRunRequest
 
-from chatenv_client.trainers.nemo_gym import ChatEnvServer, ChatEnvServerConfig
+from chatenv_client.trainers.nemo_gym import ChatEnvServerConfig
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.trainers.engines import TinyEngine
+from tests.trainers.pages import block_of
 from tests.trainers.tasks import STOP
 
 SERVED = {"host": "", "port": 0, "entrypoint": ""}
@@ -83,7 +85,11 @@ class Answered:
 def ran(address: str, model: Model, *, times: int = 1, max_steps: int = 10, **options: Any) -> tuple[Any, list[Any]]:
     """A run of the agent, and what it asked of our server."""
     wire = Wire.model_construct(global_config_dict={"observability_enabled": False})
-    server = ChatEnvServer(config=ChatEnvServerConfig(**SERVED, name="chatenv", target=address), server_client=wire)
+    names: dict[str, Any] = {"__name__": "app"}
+    exec(block_of("nemo_gym", "python", address), names)
+    served = OmegaConf.to_container(OmegaConf.create(block_of("nemo_gym", "yaml", address)))["chatenv"]
+    own = {**SERVED, **served["resources_servers"]["chatenv"], "name": "chatenv"}
+    server = names["ChatEnvServer"](config=ChatEnvServerConfig(**own), server_client=wire)
     log: list[Any] = []
     transport = httpx.ASGITransport(server.setup_webserver())
     wire.__dict__.update(transport=transport, model=model, log=log, times=times)

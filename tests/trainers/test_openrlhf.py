@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("openrlhf.utils.agent", reason="OpenRLHF is not installed")
 
 from tests.trainers.engines import THOUGHT, TinyEngine
+from tests.trainers.pages import block_of
 
 MAX_LENGTH = 400
 Loads = Callable[..., Any]
@@ -63,11 +64,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loads:
         from openrlhf.trainer.ray.vllm_engine import _load_agent_executor
 
         user = tmp_path / "agent.py"
-        user.write_text(
-            "from chatenv_client.trainers.openrlhf import ChatEnvExecutor\n"
-            f"class AgentExecutor(ChatEnvExecutor):\n    target = {address!r}\n{more}",
-            encoding="utf-8",
-        )
+        user.write_text(block_of("openrlhf", "python", address) + more, encoding="utf-8")
         return _load_agent_executor(str(user))
 
     return load

@@ -18,6 +18,7 @@ import pytest
 from chatenv_client import ChatEnv
 from tests.trainers.engines import THOUGHT
 from tests.trainers.inference import InferenceServer
+from tests.trainers.pages import block_of
 
 if importlib.util.find_spec("slime") is None:
     sys.path.append(str(Path(__file__).parent / "seams"))
@@ -83,6 +84,12 @@ def test_the_engine_is_asked_with_ids_and_the_servers_stop_ids(engine: Inference
         headers["X-Smg-Routing-Key" if "X-Smg-Routing-Key" in headers else "X-SMG-Routing-Key"]
         for headers in engine.headers
     } == {"s1"}
+
+
+def test_the_file_of_the_page_plays_an_episode(engine: InferenceServer, address: str) -> None:
+    names: dict[str, Any] = {}
+    exec(block_of("slime", "python", address), names)
+    assert generated(names["generate"], arguments(engine), sample_of()).reward > 0
 
 
 def test_a_reward_has_the_key_that_slime_looks_for(engine: InferenceServer, address: str) -> None:

@@ -21,6 +21,7 @@ from chatenv_client.trainers.rollouts import Server
 from chatenv_client.trainers.tinker import ChatEnvDatasetBuilder, ChatEnvGroupBuilder
 from chatenv_server import Settings, serve
 from tests.trainers.engines import THOUGHT, TinyEngine
+from tests.trainers.pages import block_of
 from tests.trainers.tasks import Echo
 
 
@@ -123,6 +124,14 @@ def test_no_episode_is_left_and_a_group_has_one_name(address: str) -> None:
             return [each.episode_id async for each in env.episodes("looked-at")]
 
     assert asyncio.run(left()) == []
+
+
+def test_the_data_set_of_the_page_has_groups_that_play(address: str) -> None:
+    names: dict[str, Any] = {}
+    exec(block_of("tinker", "python", address), names)
+    dataset, _ = asyncio.run(names["dataset_builder"]())
+    assert len(dataset) == 50
+    assert len(asyncio.run(do_group_rollout(dataset.get_batch(0)[0], Policy())).trajectories_G) == 4
 
 
 def test_the_data_set_has_the_rows_of_the_server_or_seeds() -> None:

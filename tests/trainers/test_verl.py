@@ -19,6 +19,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 
 from chatenv_client import AsyncChatEnv
 from tests.trainers.engines import THOUGHT, TinyEngine
+from tests.trainers.pages import block_of
 
 MODEL = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 259}
 PROMPT_LENGTH, RESPONSE_LENGTH = 64, 256
@@ -67,8 +68,8 @@ def config(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def worker(config: Any, tmp_path: Path, address: str, client: Client, kind: Any = None, **own: Any) -> Any:
     """One of verl's workers, whose YAML names the adapter."""
     loops = tmp_path / "loops.yaml"
-    entry = {"name": "chatenv", "_target_": "chatenv_client.trainers.verl.ChatEnvAgentLoop", "target": address, **own}
-    loops.write_text(json.dumps([entry]), encoding="utf-8")
+    more = "".join(f"  {name}: {json.dumps(value)}\n" for name, value in own.items())
+    loops.write_text(block_of("verl", "yaml", address) + more, encoding="utf-8")
     made = config.copy()
     made.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(loops)
     made.actor_rollout_ref.rollout.agent.default_agent_loop = "chatenv"
