@@ -21,6 +21,7 @@ TRAINER_ENVS := $(patsubst tests/trainers/environments/%.txt,$(TRAINER)-%,$(wild
 SERVE := $(VENV)/.serve
 ASK   := $(VENV)/.ask
 DEV   := $(VENV)/.dev
+PLOT  := $(VENV)/.plot
 BENCH := $(VENV)/.bench
 
 # Tests run side by side, one process a core.
@@ -29,9 +30,9 @@ SPREAD := -n auto --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo guessing-game calculator word-game serve test test-deep test-container test-trainers soak bench \
-        bench-quick verify verify-lint verify-types verify-proto verify-stubs fix fix-lint fix-proto stubs docs pictures \
-        wheel clean
+.PHONY: help demo guessing-game calculator word-game serve train-demo train-proof test test-deep test-container \
+        test-trainers soak bench bench-quick verify verify-lint verify-types verify-proto verify-stubs fix fix-lint \
+        fix-proto stubs docs pictures wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,12 @@ word-game: $(ASK) ## play a task: the model talks with a user whom another model
 
 serve: $(SERVE) ## serve on localhost (TOKENIZER=name-or-folder, ARGS='--flag value' for the rest)
 	$(BIN)/chatenv-server $(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(ARGS)
+
+train-demo: $(PLOT) ## train a tiny model from scratch on the guessing game, in minutes (ARGS='--seed 1')
+	$(BIN)/python examples/train_demo.py $(ARGS)
+
+train-proof: $(PLOT) ## train with exact tokens and with the usual bookkeeping, and draw the plots of docs/train-demo.md
+	$(BIN)/python examples/train_proof.py $(ARGS)
 
 ##-- test it
 
@@ -136,6 +143,10 @@ $(DEV): pyproject.toml chatenv_client/_version.py | $(BIN)/python
 	$(PIP) --editable '.[server,metrics,tracing]' --group dev
 	@$(PIP) '$(TORCH)' || echo "No '$(TORCH)' for this Python: tests that need torch will skip (TORCH=... chooses another)."
 	@touch $(SERVE) $@
+
+$(PLOT): $(DEV)
+	$(PIP) --group plot
+	@touch $@
 
 $(BENCH): $(DEV)
 	$(PIP) --group bench
