@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from contextlib import redirect_stdout
+from importlib import resources
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def test_the_flags_that_are_shown_are_there() -> None:
 
 
 def test_every_key_that_the_page_explains_is_one_of_the_script() -> None:
-    script = CHECKOUT.joinpath("chatenv_client", "viewing", "templates", "episode.js").read_text(encoding="utf-8")
+    script = resources.files("chatenv_client.viewing").joinpath("templates", "episode.js").read_text(encoding="utf-8")
     for key in ("j", "k", "r", "c"):
         assert re.search(rf"\b{key}: ", script)
         assert f"`{key}`" in PAGE

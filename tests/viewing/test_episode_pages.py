@@ -35,7 +35,8 @@ def test_every_token_stands_in_its_place_with_its_origin(show: Show, played: Pla
     driver = show(played)
     _, trajectory = played
     shown = driver.execute_script(
-        "return [...document.querySelectorAll('.tokens .k')].map((one) => [one.at, one.className.split(' ')[1]])"
+        "return [...document.querySelectorAll('.tokens .k')]"
+        ".map((one) => [placeOf(one).at, one.className.split(' ')[1]])"
     )
     assert [place for place, _ in shown] == list(range(len(trajectory.tokens)))
     sampled = [trajectory.turns[turn].origin.value == "sampled" for turn in trajectory.turn]
@@ -130,6 +131,10 @@ def test_a_token_knows_the_weights_that_sampled_it(show: Show, played: Play) -> 
     assert tip_of(driver)["weights"] == "step-18"
     press(driver, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     assert tip_of(driver)["token"].split()[-1] == str(start + 10)
+    press(driver, "c")
+    assert len(texts(driver, ".pinned")) == 1
+    press(driver, Keys.ESCAPE)
+    assert texts(driver, ".pinned") == []
 
 
 def test_keys_choose_the_colour_and_go_from_turn_to_turn(show: Show, played: Play) -> None:

@@ -26,6 +26,7 @@ function bytesOf(encoded) {
 function read(data) {
   episode = data;
   episode.controlSet = new Set(data.controls);
+  episode.first = new Map();
   segments = [];
   for (const source of data.segments) {
     const before = segments.length ? segments[segments.length - 1].tokens : new Int32Array(0);
@@ -34,7 +35,7 @@ function read(data) {
     tokens.set(before.subarray(0, source.shared));
     tokens.set(own, source.shared);
     const segment = {
-      ...source, number: segments.length, tokens, spans: [], found: new Set(),
+      ...source, number: segments.length, tokens, spans: [], kinds: [], found: new Set(),
       logprobs: source.logprobs ? new Float32Array(bytesOf(source.logprobs)) : null,
       columns: source.columns.map((column) => scaled(column.name, new Float32Array(bytesOf(column.values)))),
       origin: new Uint8Array(tokens.length), turnOf: new Uint32Array(tokens.length),
@@ -154,23 +155,35 @@ function spansOf(segment, from, to) {
   return made;
 }
 
+// Tokens of one id look alike: each is a copy of the first one.
 function span(segment, at, piece) {
   const id = segment.tokens[at];
-  const text = piece ? piece.text : episode.texts[id];
-  const node = document.createElement("span");
-  let kind = "k " + String.fromCharCode(segment.origin[at]);
-  if (text === undefined) { kind += " id"; node.textContent = String(id); }
-  else if (piece && piece.broken) { kind += " cut"; node.textContent = text; }
-  else if (episode.controlSet.has(id)) { kind += " ctl"; say(node, text, ""); }
-  else if (/^ +$/.test(text)) { kind += " gap"; node.textContent = "·".repeat(text.length); }
-  else if (/[^\x20-\x7e\u00c0-\u024f]/.test(text)) say(node, text.replace(/\n/g, "↵\n").replace(/\t/g, "⇥\t"));
-  else node.textContent = text;
-  if (segment.reportsAt.has(at)) kind += " flag";
-  node.className = node.base = kind;
-  node.at = at;
-  node.segment = segment;
+  let first = piece ? tokenNode(id, piece) : episode.first.get(id);
+  if (!first) episode.first.set(id, (first = tokenNode(id)));
+  const node = first.cloneNode(true);
+  const kind = "k " + String.fromCharCode(segment.origin[at]) + first.kind + (segment.reportsAt.has(at) ? " flag" : "");
+  node.className = segment.kinds[at] = kind;
   segment.spans[at] = node;
   return node;
+}
+
+function tokenNode(id, piece) {
+  const node = document.createElement("span");
+  const text = piece ? piece.text : episode.texts[id];
+  node.kind = "";
+  if (text === undefined) { node.kind = " id"; node.textContent = String(id); }
+  else if (piece && piece.broken) { node.kind = " cut"; node.textContent = text; }
+  else if (episode.controlSet.has(id)) { node.kind = " ctl"; say(node, text, ""); }
+  else if (/^ +$/.test(text)) { node.kind = " gap"; node.textContent = "·".repeat(text.length); }
+  else say(node, text.replace(/\n/g, "↵\n").replace(/\t/g, "⇥\t"));
+  return node;
+}
+
+// Where a token stands that is shown: its segment, and its place there; null: it is none.
+function placeOf(node) {
+  const chunk = node && node.parentNode;
+  if (!chunk || !chunk.segment) return null;
+  return { segment: chunk.segment, at: chunk.from + Array.prototype.indexOf.call(chunk.children, node) };
 }
 
 function colourOf(segment, at) {
@@ -186,9 +199,11 @@ function colourAll() {
     for (let at = 0; at < segment.spans.length; at++) {
       const colour = colourOf(segment, at);
       const hit = segment.found.has(at) ? " hit" : "";
-      segment.spans[at].className = segment.spans[at].base + (colour && " " + colour) + hit;
+      const cls = segment.kinds[at] + (colour && " " + colour) + hit;
+      if (segment.spans[at].className !== cls) segment.spans[at].className = cls;
     }
   }
+  if (state.pinned) state.pinned.classList.add("pinned");
 }
 
 // Chunks end after a line where they can, so that the browser lays out only those in sight.
@@ -201,7 +216,9 @@ function chunksOf(turn) {
       to = at + 1;
       if ((episode.texts[segment.tokens[at]] || "").endsWith("\n")) break;
     }
-    const chunk = el("div", "chunk", ...spansOf(segment, from, to));
+    const chunk = el("div", "chunk");
+    chunk.append(...spansOf(segment, from, to));
+    Object.assign(chunk, { segment, from });
     if (turn.length > CHUNK) {
       const text = chunk.textContent;
       const lines = text.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / 90)), 0);
@@ -599,7 +616,7 @@ function onKey(event) {
 
 function movePin(by) {
   if (!state.pinned) return;
-  const { segment, at } = state.pinned;
+  const { segment, at } = placeOf(state.pinned);
   const next = segment.spans[at + by];
   if (next) pin(next, false);
 }
@@ -615,7 +632,7 @@ function nextReport() {
 // -- what a token is -------------------------------------------------------------------------------
 
 function showTip(node) {
-  const { segment, at } = node;
+  const { segment, at } = placeOf(node);
   const id = segment.tokens[at], turn = segment.turns[segment.turnOf[at]], origin = String.fromCharCode(segment.origin[at]);
   const rows = [];
   const row = (name, ...value) => rows.push(el("dt", "", name), el("dd", "", ...value));
@@ -660,14 +677,14 @@ function listen() {
   document.body.append(tip);
   page.addEventListener("mouseover", (event) => {
     const node = event.target.closest(".k");
-    if (node && node.segment) showTip(node); else hideTip();
+    if (placeOf(node)) showTip(node); else hideTip();
     const message = event.target.closest(".message");
     if (message) markMessage(message, true);
   });
   page.addEventListener("mouseout", (event) => { const message = event.target.closest(".message"); if (message) markMessage(message, false); });
   page.addEventListener("click", (event) => {
     const node = event.target.closest(".k");
-    if (node && node.segment) pin(node === state.pinned ? null : node, false);
+    if (placeOf(node)) pin(node === state.pinned ? null : node, false);
   });
   document.addEventListener("scroll", () => { if (!state.pinned) tip.hidden = true; }, { passive: true });
   document.addEventListener("keydown", onKey);
