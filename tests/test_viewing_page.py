@@ -42,7 +42,8 @@ def test_the_flags_that_are_shown_are_there() -> None:
 
 
 def test_every_key_that_the_page_explains_is_one_of_the_script() -> None:
-    script = resources.files("chatenv_client.viewing").joinpath("templates", "episode.js").read_text(encoding="utf-8")
+    templates = resources.files("chatenv_client.viewing").joinpath("templates")
+    script = templates.joinpath("episode_keys.js").read_text(encoding="utf-8")
     for key in ("j", "k", "r", "c"):
         assert re.search(rf"\b{key}: ", script)
         assert f"`{key}`" in PAGE

@@ -22,6 +22,14 @@ from chatenv_client.viewing.run_data import EpisodeRow, run_data
 
 _AS_ESCAPES: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 """So that no text of an episode can end the script element that it stands in."""
+_SCRIPTS: Final = {
+    "episode": (
+        *("episode_data.js", "episode_tokens.js", "episode_turns.js", "episode_head.js", "episode_tools.js"),
+        *("episode_keys.js", "episode.js"),
+    ),
+    "run": ("run_plots.js", "run_table.js", "run.js"),
+}
+"""Parts of the script of each kind of page, in order; the last one begins."""
 _HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -68,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def _page(kind: str, title: str, data: str, *, follows: bool) -> str:
-    style, script = _source("common.css", f"{kind}.css"), _source("common.js", f"{kind}.js")
+    style, script = _source("common.css", f"{kind}.css"), _source("common.js", *_SCRIPTS[kind])
     return str(
         _template().render(
             title=title.encode(errors="replace").decode(),

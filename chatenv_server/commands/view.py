@@ -83,7 +83,7 @@ def _is_path(what: str) -> bool:
 
 
 def _view_files(path: Path, arguments: argparse.Namespace) -> int:
-    from chatenv_client.viewing.collection import FiledEpisodes, trajectories_in
+    from chatenv_client.viewing.filed import FiledEpisodes, trajectories_in
 
     if not path.is_dir():
         kind_of(path)
@@ -119,7 +119,7 @@ def _engine(name: str | None) -> Any:
 
 
 def _view_live(env: ChatEnv, arguments: argparse.Namespace) -> int:
-    from chatenv_client.viewing.collection import LiveEpisodes
+    from chatenv_client.viewing.live import LiveEpisodes
 
     episodes = LiveEpisodes(env, arguments.prefix)
     if arguments.live or (arguments.what is None and arguments.html is None):

@@ -150,12 +150,21 @@ def test_pages_are_for_this_machine_and_its_user_alone(files: Path, showing: Any
     assert data_of(fetched(url + "episode?id=5")[1])["episode_id"] == "sums-7"
 
 
-def test_a_server_that_is_gone_is_told_and_comes_back(env: ChatEnv, address: str, showing: Any) -> None:
+def test_an_episode_that_ended_stays_on_the_page_of_all(env: ChatEnv, address: str, showing: Any) -> None:
     url = showing("--live", "--address", address)
     assert fetched(url)[0] == 200
     env.close()
     assert fetched(url + "episode?id=a%3Ab")[0] == 404
     assert [row["episode_id"] for row in json.loads(fetched(url + "index.json")[1])["episodes"]] == ["a:b"]
+
+
+def test_a_server_that_does_not_answer_any_more_is_told(showing: Any) -> None:
+    with serve(Settings(listen=("127.0.0.1:0",))) as server:
+        url = showing("--live", "--address", server.target)
+        assert fetched(url)[0] == 200
+    status, told, _ = fetched(url + "index.json")
+    assert status == 503
+    assert told.startswith("UNAVAILABLE")
 
 
 @pytest.mark.parametrize(
