@@ -1,12 +1,10 @@
-"""Episodes of files, to look at: JSON Lines or Parquet, as `write_trajectories` writes them."""
+"""Episodes that were read from files, to look at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from chatenv_client.errors import EpisodeNotFoundError
-from chatenv_client.exports.files import JSON_LINES, PARQUET, read_trajectories
 from chatenv_client.models import Trajectory
 from chatenv_client.models.token_text import TokenSource, TokenText
 from chatenv_client.viewing.collection import href_of, known_of, relatives_of
@@ -16,22 +14,20 @@ from chatenv_client.viewing.token_texts import texts_of
 
 
 class FiledEpisodes:
-    """Episodes of files; the key of each is its place.
+    """Episodes that stay as they are; the key of each is its place.
 
     Args:
-        path: a file, or a folder of some.
+        title: what they are.
+        trajectories: in the order in which they were played.
         tokens: whoever knows what tokens stand for.
-
-    Raises:
-        ValueError: there is no file that `write_trajectories` writes, or one holds something else.
     """
 
     follows = False
 
-    def __init__(self, path: Path, tokens: TokenSource = None) -> None:
-        self.title = path.name
+    def __init__(self, title: str, trajectories: Iterable[Trajectory], tokens: TokenSource = None) -> None:
+        self.title = title
         self._tokens = tokens
-        self._trajectories = list(trajectories_in(path))
+        self._trajectories = list(trajectories)
         self._known = [known_of(one, href_of(str(place))) for place, one in enumerate(self._trajectories)]
 
     def __len__(self) -> int:
@@ -48,23 +44,3 @@ class FiledEpisodes:
         trajectory, known = self._trajectories[int(key)], self._known[int(key)]
         view = View(index_href="./", relatives=relatives_of(known, self._known))
         return trajectory, texts_of(self._tokens, trajectory), view
-
-
-def trajectories_in(path: Path) -> Iterator[Trajectory]:
-    """The trajectories of a file, or of all files of a folder by name.
-
-    Raises:
-        ValueError: there is none that `write_trajectories` writes, or one holds something else; the message says which.
-    """
-    files = sorted(each for each in path.iterdir() if each.suffix in (JSON_LINES, PARQUET)) if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"{path} holds no {JSON_LINES} and no {PARQUET} file; `chatenv-rl trajectories` writes some")
-    for file in files:
-        yield from _told_of(file)
-
-
-def _told_of(file: Path) -> Iterator[Trajectory]:
-    try:
-        yield from read_trajectories(file)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error

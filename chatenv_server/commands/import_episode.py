@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work() -> int:
         given = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
-        snapshot = _snapshot(given, "standard input" if arguments.file == "-" else arguments.file)
+        snapshot = snapshot_in(given, "standard input" if arguments.file == "-" else arguments.file)
         with client_of(arguments) as env, progress_line() as show:
             show(f"sending {len(given):,} bytes")
             observation = env.import_episode(snapshot, arguments.id).observation
@@ -46,8 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     return reporting(NAME, work)
 
 
-def _snapshot(given: bytes, name: str) -> EpisodeSnapshot:
-    """What a file holds. No snapshot's bytes begin with a brace: no field of one has such a tag."""
+def snapshot_in(given: bytes, name: str) -> EpisodeSnapshot:
+    """What a file of that name holds. No snapshot's bytes begin with a brace: no field of one has such a tag.
+
+    Raises:
+        InvalidRequestError: it is no snapshot.
+    """
     try:
         if given.lstrip().startswith(b"{"):
             snapshot = json_format.Parse(given, EpisodeSnapshot())

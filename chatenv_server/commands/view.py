@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from chatenv_client.distribution import DISTRIBUTION, needing
-from chatenv_client.exports.files import kind_of
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting, tell
+from chatenv_server.commands.episode_files import KINDS, episodes_in
 from chatenv_server.commands.output import print_json, print_line, printable, progress_line
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="?",
         metavar="EPISODE|FILE|FOLDER",
-        help="id of a live episode; or a .jsonl or .parquet file, or a folder of some; default: all live episodes",
+        help="a live episode; or a file of `trajectories` or `export`, or a folder of some; default: all live ones",
     )
     parser.add_argument(
         "--html", type=Path, metavar="OUT", help="write pages, and show none: a file, or of many a folder"
@@ -76,29 +76,26 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _is_path(what: str) -> bool:
     path = Path(what)
-    return path.exists() or path.suffix in (".jsonl", ".parquet") or "/" in what
+    return path.exists() or path.suffix in KINDS or "/" in what
 
 
 # -- files --------------------------------------------------------------------------------------------
 
 
 def _view_files(path: Path, arguments: argparse.Namespace) -> int:
-    from chatenv_client.viewing.filed import FiledEpisodes, trajectories_in
+    from chatenv_client.viewing.filed import FiledEpisodes
 
-    if not path.is_dir():
-        kind_of(path)
-    tokens = _engine(arguments.tokenizer)
-    if tokens is None:
+    if not path.is_dir() and path.suffix not in KINDS:
+        raise ValueError(f"{path} is no file of episodes: their names end in {', '.join(KINDS)}")
+    engine = _engine(arguments.tokenizer)
+    if engine is None:
         tell(NAME, "without --tokenizer the pages show token ids alone")
-    if arguments.html is None:
-        with progress_line() as show:
-            show(f"reading {path}")
-            episodes = FiledEpisodes(path, tokens)
-        return _show(episodes, "0" if len(episodes) == 1 else None, arguments)
     with progress_line() as show:
         show(f"reading {path}")
-        trajectories = list(trajectories_in(path))
-    return _write(trajectories, path.name, tokens, arguments)
+        trajectories = list(episodes_in(path, engine))
+    if arguments.html is not None:
+        return _write(trajectories, path.name, engine, arguments)
+    return _show(FiledEpisodes(path.name, trajectories, engine), "0" if len(trajectories) == 1 else None, arguments)
 
 
 def _engine(name: str | None) -> Any:

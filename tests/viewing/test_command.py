@@ -20,7 +20,8 @@ from chatenv_server.settings.settings import Settings
 from tests.viewing.conftest import texts
 from tools.sample_episodes import run_of, thinking_episode
 
-VIEW = (sys.executable, "-m", "chatenv_server.commands.cli", "view")
+CHATENV = (sys.executable, "-m", "chatenv_server.commands.cli")
+VIEW = (*CHATENV, "view")
 HELLO = {"role": "user", "content": "Grüße!"}
 
 
@@ -115,6 +116,20 @@ def test_an_episode_of_a_server_becomes_one_file(env: ChatEnv, address: str, tmp
     assert env.state().step_count == 1
 
 
+@pytest.mark.usefixtures("env")
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["bytes", "json"])
+def test_an_exported_episode_is_shown_by_its_tokenizer(address: str, tmp_path: Path, form: tuple[str, ...]) -> None:
+    file, out = tmp_path / ("e.json" if form else "e.bin"), tmp_path / "one.html"
+    exported = subprocess.run([*CHATENV, "export", "a:b", "--address", address, *form], capture_output=True, check=True)
+    file.write_bytes(exported.stdout)
+    assert view(str(file), "--html", str(out), "--tokenizer", "bytes").returncode == 0
+    shown = data_of(out.read_text())
+    assert view("a:b", "--html", str(out), "--address", address).returncode == 0
+    assert shown["segments"] == data_of(out.read_text())["segments"]
+    refused = view(str(file), "--html", str(out))
+    assert (refused.returncode, "give --tokenizer" in refused.stderr) == (2, True)
+
+
 def test_a_page_follows_its_server(env: ChatEnv, address: str, showing: Any, chrome: Any) -> None:
     url = showing("--live", "--address", address)
     chrome.get(url)
@@ -172,7 +187,7 @@ def test_a_server_that_does_not_answer_any_more_is_told(showing: Any) -> None:
     [
         (("never-was",), 1, "UNAVAILABLE"),
         (("none.jsonl",), 2, "No such file"),
-        (("{files}/notes.txt",), 2, "neither .jsonl nor .parquet"),
+        (("{files}/notes.txt",), 2, "their names end in .jsonl, .parquet"),
         (("{files}/empty",), 2, "chatenv-rl trajectories"),
         (("{files}/broken",), 2, "line 1 cannot be read"),
         (("{files}", "--html", "{files}/notes.txt"), 2, "name a folder"),

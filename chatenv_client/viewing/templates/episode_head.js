@@ -104,7 +104,9 @@ function mapNode() {
     const drawing = svg("svg", { viewBox: "0 0 1000 16", preserveAspectRatio: "none", class: "bar" },
       svg("rect", { x: across(other.shared_length), y: 5, width: across(other.length - other.shared_length), height: 6, class: "of-other" }),
       svg("rect", { x: 0, y: 5, width: across(other.shared_length), height: 6, class: "of-shared-past" }));
-    const name = textOf(other.episode_id, "mono");
+    const id = other.episode_id;
+    const name = textOf(id.length > 18 ? "…" + id.slice(-17) : id, "mono");
+    name.title = id;
     return el("div", "map-row", other.href ? link(other.href, "", name) : el("span", "soft", name), drawing,
       el("span", "soft", other.failed ? "failed" : other.reward === null ? "–" : signed(other.reward)));
   });

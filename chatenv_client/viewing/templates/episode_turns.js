@@ -57,7 +57,7 @@ function turnNode(turn) {
 function facts(turn) {
   const made = [];
   if (turn.origin === "sampled") {
-    const level = { length: "note", abort: "bad" }[turn.reason] || "";
+    const level = { length: "note", abort: "note" }[turn.reason] || "";
     if (turn.reason) made.push(el("div", "fact", badge(level, "stop: " + turn.reason)));
     const forced = (turn.runs || []).reduce((sum, length, index) => sum + (index % 2 ? 0 : length), 0);
     if (forced) made.push(el("div", "fact", badge("note", forced.toLocaleString("en") + " forced")));

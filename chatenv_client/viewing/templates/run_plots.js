@@ -70,7 +70,7 @@ function overTime(some) {
 }
 
 function dot(one, x, y, cls) {
-  const node = svg("circle", { cx: x.toFixed(1), cy: y.toFixed(1), r: 2.1, class: cls });
+  const node = svg("circle", { cx: x.toFixed(1), cy: y.toFixed(1), r: episodes.length < 100 ? 3.5 : 2.1, class: cls });
   node.append(svg("title", {}, `${one.episode_id}: ${one.failure ? "failed: " + one.failure : told(one.reward)}`));
   if (one.href) node.addEventListener("click", () => { location.href = one.href; });
   return node;
@@ -92,7 +92,7 @@ function spread(some) {
     drawing.append(bar);
   });
   const flat = groups.filter((group) => group.low === group.high).length;
-  const said = flat ? `${flat} of ${groups.length} have no spread: group-relative advantages are 0 there` : `all ${groups.length} spread`;
+  const said = flat ? `${flat} of ${groups.length} have no spread: group-relative advantages are 0 there` : `all of ${count(groups.length, "group")} spread`;
   return [drawing, said];
 }
 
