@@ -146,6 +146,16 @@ def test_without_the_server_extra_the_commands_that_talk_to_a_server_work(
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(("command", "extra"), [(["view", "a.jsonl"], "view"), (["completion", "bash"], "completion")])
+def test_without_a_commands_extra_it_says_in_one_line_what_to_install(
+    run_client_alone: Run, command: list[str], extra: str
+) -> None:
+    done = run_client_alone("-m", "chatenv_server.commands.cli", *command)
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f": pip install 'chatenv-rl[{extra}]'")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -26,7 +26,7 @@ _COLOURS: Final = {"good": "#19743a", "note": "#9a6700", "bad": "#c4321f"}
 
 def told_observation(observation: ChatObservation) -> str:
     """An observation: its end and reward, and its messages."""
-    facts = [f"step {observation.step_count}", f"{len(observation.token_ids):,} tokens"]
+    facts = [f"step {observation.step_count}", f"{len(observation.stream):,} tokens"]
     if observation.segment:
         facts.append(f"segment {observation.segment}")
     end = _end(observation.terminated, observation.truncated, observation.failure)
