@@ -228,7 +228,7 @@ class ChatEnv(CopyingClient, JudgingClient):
 
         Args:
             assistants: whether to find what assistants say in messages that were given, for `mask("assistant")`. Takes
-                the server three renders of the conversation for each of them.
+                the server two renders of the conversation for each of them, or three.
             timeout_s: deadline of this call.
         """
         return self._connection.make(self._session.trajectory(assistants=assistants), timeout_s)

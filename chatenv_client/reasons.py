@@ -79,7 +79,7 @@ class Reason(str, enum.Enum):
     """The clock is outside the years 1 to 9999. Give Unix seconds."""
     TOO_MANY_MESSAGES = "TOO_MANY_MESSAGES"
     """More than 4,096 messages are in one request, or more than 65,536 would be in an episode; or a trajectory is asked
-    for with what given assistants say, and some 250 or more are there. Send the rest in further Steps, or start another
+    for with what given assistants say, and some 700 or more are there. Send the rest in further Steps, or start another
     episode."""
     TEXT_TOO_LONG = "TEXT_TOO_LONG"
     """The messages, tools and prompts of one request are longer than the server takes at once. Send less in one Step,

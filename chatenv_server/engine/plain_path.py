@@ -8,7 +8,7 @@ says `plain_path`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -198,6 +198,10 @@ class PlainRenderer:
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full rendering of a conversation."""
         return self._apply(messages, prompt) if messages else EMPTY_TOKENS
+
+    def beginnings(self, messages: Sequence[Message]) -> Callable[[int, bool], Int32Array]:
+        """The full rendering of so many leading messages of a conversation."""
+        return lambda count, prompt: self.whole_tokens(messages[:count], prompt)
 
 
 def _prompt_length(asked: Int32Array, unasked: Int32Array) -> int:

@@ -6,7 +6,7 @@ Each has two implementations: the exact path, and the plain path for objects wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -57,6 +57,9 @@ class Renderer(Protocol):
 
     def whole_tokens(self, messages: Sequence[Message], prompt: bool) -> Int32Array:
         """The full tokenization of a conversation, its messages as they are."""
+
+    def beginnings(self, messages: Sequence[Message]) -> Callable[[int, bool], Int32Array]:
+        """As `whole_tokens`, of so many leading messages of a conversation: cheaper for many of them, in order."""
 
     def text_of(self, ids: Int32Array) -> str:
         """The text of a whole stream."""

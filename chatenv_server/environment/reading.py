@@ -79,7 +79,7 @@ class EnvironmentReading:
 
         Args:
             assistants: whether to find what assistants say in messages that were given, for `mask("assistant")`. Takes
-                three renders of the conversation for each of them.
+                two renders of the conversation for each of them, or three.
         """
         episode = self._current()
         trajectory = episode.trajectory()

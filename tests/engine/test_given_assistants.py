@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
 from chatenv_client import ChatAction, ChatEnvError, InvalidRequestError
+from chatenv_client.tokens import Int32Array
 from chatenv_server import ChatEnvironment
 from tests.engine.episodes import CLOCK, Plan, Said, canonical_span, dialogues
 from tests.engine.small_tokenizers import user
@@ -62,6 +64,31 @@ def test_the_law_compares_what_it_draws() -> None:
     assert seen[EMBEDDED] > 10
 
 
+def _outcome(render: Callable[[], Int32Array]) -> Any:
+    try:
+        return render().tolist()
+    except ChatEnvError as error:
+        return type(error)
+
+
+_beginnings = st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=6)
+
+
+@law(dialogues(), _beginnings, generated=True)
+def test_of_beginnings_that_share_a_part_each_is_encoded_as_it_is_alone(
+    subject: Subject, plan: Plan, asked: list[tuple[int, bool]]
+) -> None:
+    env = _played(subject, plan, samples=False)
+    if env is None:
+        return
+    renderer = env._current().log.renderer
+    messages = [renderer.in_form(message) for message in env.state.history_messages]
+    tokens = renderer.beginnings(messages)
+    for count, prompt in asked:
+        alone = _outcome(lambda: renderer.whole_tokens(messages[:count], prompt))  # noqa: B023 - called at once
+        assert _outcome(lambda: tokens(count, prompt)) == alone  # noqa: B023
+
+
 def test_what_a_prefill_begins_with_is_no_turn_of_its_own() -> None:
     env = ChatEnvironment(subject(EMBEDDED).engine)
     env.reset(messages=[user("Why?"), {"role": "assistant", "content": "Be"}], continue_final_message=True)
@@ -81,8 +108,8 @@ def test_an_assistant_that_opens_the_conversation_is_found_too() -> None:
 
 def test_more_given_turns_than_can_be_looked_for_are_refused_and_the_rest_can_be_read() -> None:
     env = ChatEnvironment(subject(EMBEDDED).engine)
-    env.reset(messages=[{"role": ("user", "assistant")[i % 2], "content": "x"} for i in range(750)])
-    with pytest.raises(InvalidRequestError, match="375 assistant messages were given") as refused:
+    env.reset(messages=[{"role": ("user", "assistant")[i % 2], "content": "x"} for i in range(1500)])
+    with pytest.raises(InvalidRequestError, match="750 assistant messages were given") as refused:
         env.trajectory(assistants=True)
     assert refused.value.reason == "TOO_MANY_MESSAGES"
     assert env.trajectory().given_assistants is None
