@@ -342,6 +342,19 @@ def test_what_reset_gives_is_an_asynchronous_client(target: str) -> None:
     asyncio.run(go())
 
 
+def test_a_client_of_a_pool_goes_on_with_an_episode_of_somebody_elses(target: str) -> None:
+    async def go(episode_id: str) -> None:
+        async with EpisodePool(target) as pool:
+            client = pool.client()
+            assert (await client.resume(episode_id)).observation.messages == [HELLO]
+            await client.step(AGAIN)
+
+    with ChatEnv(target) as env:
+        env.reset(messages=[HELLO], episode_id="of-somebody-else")
+        asyncio.run(go("of-somebody-else"))
+        assert env.state().step_count == 1
+
+
 def test_episodes_that_are_open_at_the_end_of_a_pool_are_ended(serving: Serving) -> None:
     async def go(target: str) -> None:
         async with EpisodePool(target) as pool:
