@@ -1,4 +1,4 @@
-"""A model learns to play, on a chatenv server: `make train-demo`.
+r"""A model learns to play, on a chatenv server: `make train-demo`.
 
 A tiny language model from scratch plays the guessing game of guessing_game.py, against a server in a process of its
 own, and is trained by grpo.py. The trainer has no tokenizer: it never sees a text.
@@ -27,6 +27,7 @@ from train_plots import write_plot
 from chatenv_client import ChatEnv
 
 TASK = "guessing_game:Guess"
+STEPS = 100
 LAST = 5
 """Steps at the end that a run is judged by."""
 
@@ -65,7 +66,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--hidden-size", type=int, default=64, help="of the tiny model")
     parser.add_argument("--layers", type=int, default=2, help="of the tiny model")
     parser.add_argument("--device", default="cpu", help="such as `cuda`")
-    parser.add_argument("--steps", type=int, default=usual.steps)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--highest", type=int, default=usual.task_args["highest"], help="the number is from 1 to this")
     parser.add_argument("--max-turns", type=int, default=usual.max_turns, help="guesses that an episode has")
     parser.add_argument("--max-new-tokens", type=int, default=usual.max_new_tokens, help="tokens of a turn")
@@ -107,7 +108,8 @@ def summary(steps: list[Step], seconds: float) -> str:
     spent = {part: sum(step.seconds[part] for step in steps) for part in steps[0].seconds}
     return (
         f"reward from {steps[0].reward:.2f} to {mean(step.reward for step in steps[-LAST:]):.2f} "
-        f"(mean of the last {LAST} steps) in {seconds:.0f} s\n"
+        f"(mean of the last {LAST} steps) in {seconds:.0f} s; "
+        f"the trainer used {time.process_time():.0f} s of processor time\n"
         f"{sum(step.prompts for step in steps):,} prompts, the fingerprint of each one checked\n"
         f"logprobs of sampler and trainer within {max(step.gap for step in steps):.1e} nats of each other\n"
         f"chatenv's share of the training steps' time: {spent['chatenv'] / sum(spent.values()):.1%}"

@@ -30,7 +30,7 @@ def write_plot(file: Path, panels: Mapping[str, Curves], *, percent: Sequence[st
     import matplotlib.pyplot as plt
     from matplotlib.ticker import PercentFormatter
 
-    plt.rcParams["svg.hashsalt"] = "chatenv"  # the same figures give the same file
+    plt.rcParams.update({"svg.hashsalt": "chatenv", "svg.fonttype": "none"})  # same figures, same file; text stays text
     rows, columns = math.ceil(len(panels) / 2), min(2, len(panels))
     figure, drawn = plt.subplots(rows, columns, figsize=(5 * columns, 3.3 * rows), squeeze=False, layout="constrained")
     for panel, (title, curves) in zip(drawn.flat, panels.items(), strict=False):

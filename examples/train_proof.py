@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -21,10 +22,10 @@ from grpo import Options, exact_rows, train
 from retokenised import Mismatch, mismatch, retokenised_rows
 from server_process import server_of
 from tiny_model import write_merging_tokenizer
-from train_demo import LAST, TASK, model_for, told
+from train_demo import LAST, STEPS, TASK, model_for, told
 from train_plots import Curves, write_plot
 
-from chatenv_client import Sample, Trajectory
+from chatenv_client import Origin, Sample, Trajectory
 
 NAMES = {"exact": "trained on what was sampled", "anew": "trained on rows tokenized anew"}
 KINDS = ("demo", *NAMES)
@@ -34,6 +35,8 @@ MISMATCHES = dict(zip((*SHARES, "logprobs off, nats an episode"), ("tokens", "ma
 
 Run = list[dict[str, Any]]
 """The figures of each step."""
+Said = list[tuple[tuple[str, ...], int]]
+"""Turns, as their tokens' names, and how often each was sampled in a step."""
 
 
 def main() -> None:
@@ -41,19 +44,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--steps", type=int, default=Options().steps)
+    parser.add_argument("--steps", type=int, help=f"left out: {STEPS} of `demo`, {Options().steps} of the others")
     parser.add_argument("--runs", type=Path, default=Path("build/train-proof"), help="folder of the runs' files")
     parser.add_argument("--plots", type=Path, default=Path("docs"), help="folder of the plots")
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     runs = {
-        kind: [run_of(kind, Options(steps=arguments.steps, seed=seed), arguments.runs) for seed in arguments.seeds]
+        kind: [
+            run_of(kind, Options(steps=arguments.steps or usual_steps(kind), seed=seed), arguments.runs)
+            for seed in arguments.seeds
+        ]
         for kind in arguments.kinds
     }
     for kind, seeds in runs.items():
         for seed, run in zip(arguments.seeds, seeds, strict=True):
             print(f"{kind:>5}, seed {seed}: {summary(run)}")
     draw(runs, arguments.plots)
+
+
+def usual_steps(kind: str) -> int:
+    """The built-in tokenizer writes a text in more tokens than one with merges, so more is to be learnt."""
+    return STEPS if kind == "demo" else Options().steps
 
 
 def run_of(kind: str, options: Options, folder: Path) -> Run:
@@ -76,7 +87,8 @@ def trained(kind: str, options: Options) -> Run:
             model = model_for(target, options.seed)
             compared = Compared(model, folder, train_on_anew=kind == "anew")
             steps = [told(step) for step in train(model, target, options, compared)]
-    return [{**vars(step), **vars(seen)} for step, seen in zip(steps, compared.seen, strict=True)]
+    seen = zip(steps, compared.seen, compared.said, strict=True)
+    return [{**vars(step), **vars(off), "said": said} for step, off, said in seen]
 
 
 class Compared:
@@ -86,6 +98,7 @@ class Compared:
         from transformers import AutoTokenizer
 
         self.seen: list[Mismatch] = []
+        self.said: list[Said] = []
         self._model = model
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
         self._train_on_anew = train_on_anew
@@ -94,7 +107,19 @@ class Compared:
         """The rows to train on."""
         exact, anew = exact_rows(trajectories), retokenised_rows(trajectories, self._tokenizer)
         self.seen.append(mismatch(exact, anew, self._model))
+        self.said.append(most_said(trajectories, self._tokenizer))
         return anew if self._train_on_anew else exact
+
+
+def most_said(trajectories: Sequence[Trajectory], tokenizer: Any) -> Said:
+    """The turns that were sampled most often."""
+    turns = Counter(
+        tuple(tokenizer.convert_ids_to_tokens(trajectory.tokens[turn.start : turn.stop].tolist()))
+        for trajectory in trajectories
+        for turn in trajectory.turns
+        if turn.origin is Origin.SAMPLED
+    )
+    return turns.most_common(3)
 
 
 def summary(run: Run) -> str:

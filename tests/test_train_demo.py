@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from grpo import Options, Step, exact_rows, train
 from retokenised import mismatch, retokenised_rows
 from server_process import server_of
 from tiny_model import write_merging_tokenizer
-from train_demo import TASK, model_for, summary
+from train_demo import TASK, large_model, model_for, summary
 
 from chatenv_client import ChatAction, ChatEnv, PromptMismatchError, Sample, Trajectory, VectorChatEnv
 
@@ -89,6 +91,16 @@ def test_prompts_of_different_lengths_are_sampled_side_by_side_as_alone(target: 
             alone = model(row).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
         expected = alone[torch.arange(len(turn.tokens)), torch.from_numpy(turn.tokens).long()]
         np.testing.assert_allclose(turn.logprobs, expected, atol=1e-5)
+
+
+def test_a_model_in_a_folder_is_trained_with_the_tokenizer_beside_it(target: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    command = [sys.executable, "-m", "chatenv_server.commands.cli", "tokenizer", "export", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    model_for(target, seed=0).save_pretrained(folder)
+    with server_of(TASK, str(folder)) as served:
+        (step,) = train(large_model(str(folder)), served, replace(FEW, steps=1))
+    assert 0 < step.gap <= grpo.TOLERANCE
 
 
 def test_a_reward_counts_by_its_distance_from_its_groups_mean() -> None:
