@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
+
+pytest.importorskip("selenium", reason="selenium is not installed")
+
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
-from chatenv_client import ForkOrigin
+from chatenv_client import ChatAction, ForkOrigin
 from chatenv_client.viewing import Relative, View, episode_page
+from chatenv_server import ChatEnvironment
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.viewing.conftest import Show, texts
 from tools.sample_episodes import Play, broken_episode, long_episode, thinking_episode, tools_episode
 
@@ -186,6 +193,17 @@ def test_segments_are_shown_as_what_the_model_saw(show: Show) -> None:
     assert texts(driver, ".of-shared") == ["", ""]
 
 
+def test_messages_that_were_replaced_are_not_shown_beside_what_the_model_saw(show: Show) -> None:
+    env = ChatEnvironment(ByteTokenizer())
+    env.reset(messages=[{"role": "user", "content": "the first"}])
+    env.step(ChatAction(tokens=[*b"Yes.", 257]))
+    env.step({"role": "user", "content": "the second"}, replace_from=0)
+    driver = show((env, env.trajectory()))
+    said = [texts(driver, f"#s{segment}t0 .said-content") for segment in (0, 1)]
+    assert said == [[], ["the second"]]
+    assert "message 0 was replaced later" in texts(driver, "#s0t0 .said")[0]
+
+
 def test_the_map_shows_the_rest_of_the_group_and_where_it_was_forked(show: Show, played: Play) -> None:
     relatives = [
         Relative("other", 120, 300, -0.5, failed=False, href="other.html"),
@@ -227,3 +245,25 @@ def test_thirty_thousand_tokens_are_one_page_below_a_megabyte(show: Show) -> Non
         == len(trajectory.tokens)
         == 30_000
     )
+
+
+def test_an_episode_without_a_token_has_a_page(show: Show) -> None:
+    env = ChatEnvironment(ByteTokenizer())
+    env.reset()
+    driver = show((env, env.trajectory()))
+    press(driver, "j", "k", "r", "c", "/", "a")
+    assert "nothing to train on" in " ".join(texts(driver, ".finding"))
+    assert texts(driver, ".turn") == []
+
+
+def test_an_aborted_turn_of_no_tokens_and_odd_numbers_are_shown(show: Show) -> None:
+    env = ChatEnvironment(ByteTokenizer())
+    env.reset(messages=[{"role": "user", "content": "x"}])
+    env.step(ChatAction(tokens=[], stop_reason="abort"))
+    extras = {"huge": np.array([[np.inf]]), "flag": np.array([True])}
+    env.step(ChatAction(tokens=[65], logprobs=[-math.inf], extras=extras))
+    driver = show((env, env.trajectory()))
+    press(driver, "c", "c", "c")
+    driver.find_element("css selector", ".turn.sampled .k").click()
+    assert tip_of(driver)["logprob"].startswith("-Infinity")
+    assert "1 logprobs are no finite number" in " ".join(texts(driver, ".finding"))

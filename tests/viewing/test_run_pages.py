@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+pytest.importorskip("selenium", reason="selenium is not installed")
+
 from selenium.webdriver import ActionChains, Keys
 
 from chatenv_client.viewing import EpisodeRow, row_of, run_page

@@ -80,7 +80,7 @@ function aboutCard() {
   if (Object.keys(episode.metadata).length) list.append(el("dt", "", "metadata"), el("dd", "", said("data", JSON.stringify(episode.metadata, null, 1))));
   if (!Object.keys(episode.texts).length) list.append(el("dt", "", "texts"), el("dd", "soft", "Ids alone: no tokenizer was at hand."));
   card.append(list);
-  return card;
+  return list.children.length ? card : "";
 }
 
 // Segments as bars of one scale: turns by origin, what is shared hatched, reports as marks.

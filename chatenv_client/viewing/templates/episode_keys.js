@@ -19,6 +19,7 @@ function go(turn) {
 // On from the turn that keys went to last, or, where that is out of sight by now, from the first one in sight.
 function goBy(by) {
   const turns = segments.flatMap((segment) => segment.turns);
+  if (!turns.length) return;
   const top = page.querySelector(".top").getBoundingClientRect().bottom;
   const box = state.turn && state.turn.node.getBoundingClientRect();
   if (box && box.bottom > top && box.top < innerHeight) {

@@ -25,9 +25,24 @@ function said(cls, text) {
   return node;
 }
 
+// Of an earlier segment, whether its tokens spell a message: the messages are those of now, which may be others.
+function isSpelt(message, turn, spelt) {
+  if (turn.segment.number === segments.length - 1 || !spelt || typeof message.content !== "string") return true;
+  return spelt.includes(message.content.trim());
+}
+
+function textOfTurn(turn) {
+  const { tokens, spans } = turn.segment;
+  let text = "";
+  if (Object.keys(episode.texts).length) for (let at = turn.start; at < turn.stop; at++) text += episode.texts[tokens[at]] ?? spans[at].textContent.replaceAll("◂", "");
+  return text;
+}
+
 function messagesOf(turn) {
   const first = turn.first || 0, total = turn.count || 0;
-  const found = episode.messages.slice(first, first + total).map((message, index) => messageNode(message, first + index));
+  const spelt = textOfTurn(turn);
+  const found = episode.messages.slice(first, first + total).map((message, index) =>
+    isSpelt(message, turn, spelt) ? messageNode(message, first + index) : el("div", "faint", `message ${first + index} was replaced later; what it said is in the tokens`));
   const cell = el("div", "said");
   if (turn.segment.number > 0 && turn.number === 0 && found.length > 1) {
     cell.append(el("details", "", el("summary", "soft", count(found.length, "message") + ", rendered anew"), ...found));
