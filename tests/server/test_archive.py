@@ -338,3 +338,19 @@ def kill(server: ServerProcess) -> None:
         for pid in (*map(int, children), server.process.pid):
             os.kill(pid, number)
     server.process.wait()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_what_is_finished_is_in_it_once_before_its_trajectory_is_answered(
+    serve: Serve, connect: Connect, tmp_path: Path, kind: str
+) -> None:
+    store = "memory" if kind == "memory" else f"sqlite:///{tmp_path}/episodes.db"
+    server = serve(archive=str(tmp_path / "archive"), store=store)
+    for name in ("one", "two"):
+        env = connect(server)
+        env.reset(episode_id=name, messages=[HI])
+        env.step(said("turn " * 2000))
+        finished = env.finish()
+        read = archived(tmp_path / "archive")[-1]
+        assert line_of(read) == line_of(finished)
+    assert ids(tmp_path / "archive") == ["one", "two"]
