@@ -25,6 +25,8 @@ from transformers import AutoTokenizer
 from verifiers.v1.cli.eval.runner import run_eval
 from verifiers.v1.configs.cli.eval import EvalConfig
 from verifiers.v1.configs.client import EvalClientConfig, TrainClientConfig
+from verifiers.v1.serve.client import EnvClient
+from verifiers.v1.serve.server import EnvServer
 from verifiers.v1.utils.loaders import load_environment, resolve_env_config
 
 from chatenv_client import Failure, FailureKind
@@ -174,6 +176,32 @@ def test_many_episodes_run_at_once(player: Player, way: str) -> None:
     episodes, _ = player.play(hello, way, seeds=4, rollouts=4)
     assert [trace.reward for episode in episodes for trace in episode.traces] == [10.0] * 16
     assert {episode.task.key for episode in episodes} == {f"seed {seed}" for seed in range(4)}
+
+
+def test_an_env_server_plays_episodes_for_a_trainer_elsewhere_as_prime_rl_has_it(player: Player) -> None:
+    """With the server and the client of verifiers, over ZMQ: the whole of what prime-rl sees of an environment."""
+    config = {"taskset": {"id": "my-episodes", "address": player.address, "seeds": 2}}
+
+    async def played(url: str) -> list[Any]:
+        server = EnvServer(resolve_env_config(config), "tcp://127.0.0.1:0")
+        serving, client = asyncio.create_task(server.run()), EnvClient(server.address)
+        try:
+            tasks = list(server.env.taskset)
+            asked = player.client("ids", url), "m", vf.SamplingConfig()
+            return list(await asyncio.gather(*(client.run(*asked, task.data.model_dump()) for task in tasks)))
+        finally:
+            await client.close()
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    with EngineServer(hello).running() as engine:
+        episodes = asyncio.run(played(engine.url))
+    for episode in episodes:
+        trace = trace_of([episode])
+        assert (trace.reward, trace.metrics["chatenv_exact"]) == (10.0, 1.0)
+        (branch,) = trace.branches
+        assert len(branch.token_ids) == len(branch.sampled_mask) == len(branch.logprobs)
+        assert sum(branch.sampled_mask) == 2 * len("hello!")
 
 
 def test_an_evaluation_runs_as_from_the_command_line(player: Player, tmp_path: Path) -> None:
