@@ -78,6 +78,9 @@ class ChatEnvRenderer:
     ) -> RenderedTokens:
         """The whole conversation, equal to `apply_chat_template`, and who wrote each token.
 
+        Without a generation prompt, as for supervised training, it looks for what a model would have sampled of given
+        assistants, which takes three renders for each. With one it does not: `sampled_mask` is empty then.
+
         Raises:
             InvalidRequestError: a message or a tool is malformed.
             TemplateRejectedError: the template rejects the messages.
@@ -87,7 +90,7 @@ class ChatEnvRenderer:
         log.append_messages(messages, step=0)
         tail = log.head.tail
         ids = self._remembered(log.stream.token_ids, messages, tail.pending_rewrite, tail)
-        said = given_assistants(log, self._engine.stop_ids)
+        said = None if add_generation_prompt else given_assistants(log, self._engine.stop_ids)
         return attributed(ids, messages, log.message_spans(), self._renderer(log.options).text_spans(tail), said)
 
     def render_ids(
@@ -145,7 +148,7 @@ class ChatEnvRenderer:
         first = len(place.before)
         starts = [first + start for start in tail.message_starts]
         parts = list(zip(starts, [*starts[1:], len(ids) - tail.generation_prompt_length], strict=True))
-        return attributed(ids, new_messages, parts, [(first + start, first + stop) for start, stop in texts])
+        return attributed(ids, new_messages, parts, [(first + start, first + stop) for start, stop in texts], ())
 
     # -- the parts of it --------------------------------------------------------------------------
 

@@ -124,6 +124,13 @@ def test_of_a_given_assistant_that_is_content_which_a_model_samples(name: str) -
     assert rendered.is_content[len(prompt) :] == rendered.sampled_mask[len(prompt) :]
 
 
+def test_in_a_prompt_nobody_looks_for_what_was_sampled() -> None:
+    rendered = renderer_of("qwen2_5").render([*QUESTION, ANSWER, *AGAIN], add_generation_prompt=True)
+    assert rendered.sampled_mask == []
+    ((start, stop),) = rendered.content_token_spans_by_role()["assistant"]
+    assert tokenizer_of("qwen2_5").decode(rendered.token_ids[start:stop]) == "Four."
+
+
 @pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize(
     "messages",

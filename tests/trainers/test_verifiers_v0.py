@@ -255,6 +255,7 @@ def test_rewards_of_your_own_count_beside_those_of_the_server(address: str) -> N
     assert output["metrics"]["friendly"] == 2.0
 
 
+@pytest.mark.timeout(400)  # a command that imports half of what is installed
 def test_the_example_is_evaluated_by_the_command_of_verifiers(address: str, tmp_path: Path) -> None:
     command = [
         str(Path(sys.executable).parent / "vf-eval"),
@@ -277,7 +278,7 @@ def test_the_example_is_evaluated_by_the_command_of_verifiers(address: str, tmp_
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=390,
         )
     assert finished.returncode == 0, finished.stderr[-2000:]
     results = [json.loads(line) for path in tmp_path.rglob("results.jsonl") for line in path.open()]

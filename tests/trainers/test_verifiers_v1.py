@@ -478,6 +478,7 @@ def test_an_episode_that_is_cancelled_in_the_middle_of_a_step_spoils_no_other(fo
     assert trace_of([second]).reward == 10.0
 
 
+@pytest.mark.timeout(400)  # a command that imports half of what is installed
 def test_the_example_is_evaluated_by_the_command_of_the_page(address: str, tmp_path: Path) -> None:
     with EngineServer(hello).running() as engine:
         (command,) = re.findall(r"PYTHONPATH=examples/trainers (vf-eval .*?--no-push)", PAGE.read_text(), re.DOTALL)
@@ -491,7 +492,7 @@ def test_the_example_is_evaluated_by_the_command_of_the_page(address: str, tmp_p
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=390,
         )
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.count('"stop_condition": "terminated"') == 20 * 4
