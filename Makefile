@@ -16,6 +16,7 @@ STUBS      := chatenv_client/_generated
 # TRAINERS=newest takes the newest versions in place of those that the adapters were written for.
 TRAINERS     ?= stated
 TRAINER      := .venv-trainers$(if $(filter newest,$(TRAINERS)),-newest)
+wanted        = $(if $(filter newest,$(TRAINERS)),$$(sed 's/\#.*//; s/==/>=/' $1),--requirement $1)
 TRAINER_ENVS := $(patsubst tests/trainers/environments/%.txt,$(TRAINER)-%,$(wildcard tests/trainers/environments/*.txt))
 
 SERVE := $(VENV)/.serve
@@ -156,7 +157,9 @@ $(TRAINER)-%/.ready: tests/trainers/environments/%.txt $(DEV)
 	$(PYTHON) -m venv --clear --without-pip $(@D)
 	@$(BIN)/python tools/share_packages.py $(@D)
 	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check --no-compile \
-	  $(if $(filter newest,$(TRAINERS)),$$(sed 's/#.*//; s/==/>=/' $<),--requirement $<)
+	  $(call wanted,$<)
+	@! test -f $(<:.txt=.alone) || $(BIN)/python -m pip --python $(@D)/bin/python install --quiet --no-compile \
+	  --disable-pip-version-check --no-deps --ignore-requires-python $(call wanted,$(<:.txt=.alone))
 	@touch $@
 
 $(GENERATE)/.ready: Makefile
