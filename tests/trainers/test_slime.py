@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from chatenv_client import ChatEnv
+from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.trainers.engines import THOUGHT
 from tests.trainers.inference import InferenceServer
 from tests.trainers.pages import block_of
@@ -119,6 +120,8 @@ def test_several_rows_are_several_samples_of_one_rollout(forgetful: str) -> None
     assert [each.loss_mask for each in made] == [mask[int(mask.argmax()) :].tolist() for _, mask, _ in rows]
     assert {each.rollout_id for each in made} == {5}
     assert len({each.reward for each in made}) == 1
+    said = [ByteTokenizer().decode(each.tokens[:-1]) for each in engine.tiny.generated]
+    assert sum(each.reward for each in made) == pytest.approx(sum(map(len, said)))
     whole = generated_reward(forgetful, made[0].metadata["chatenv_episode"])
     assert whole is None, "the episode is ended"
 
