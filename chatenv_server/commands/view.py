@@ -6,9 +6,11 @@ import argparse
 import sys
 import tempfile
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from chatenv_client import EpisodeNotFoundError
 from chatenv_client.distribution import DISTRIBUTION, needing
 from chatenv_server.commands.connection import EXIT_CODES, add_connection_arguments, client_of, reporting, tell
 from chatenv_server.commands.episode_files import KINDS, episodes_in
@@ -95,7 +97,9 @@ def _view_files(path: Path, arguments: argparse.Namespace) -> int:
         trajectories = list(episodes_in(path, engine))
     if arguments.html is not None:
         return _write(trajectories, path.name, engine, arguments)
-    return _show(FiledEpisodes(path.name, trajectories, engine), "0" if len(trajectories) == 1 else None, arguments)
+    if len(trajectories) == 1:
+        return _place(trajectories[0].to_html(engine), arguments)
+    return _show(FiledEpisodes(path.name, trajectories, engine), None, arguments)
 
 
 def _engine(name: str | None) -> Any:
@@ -122,8 +126,7 @@ def _view_live(env: ChatEnv, arguments: argparse.Namespace) -> int:
     if arguments.live or (arguments.what is None and arguments.html is None):
         return _show(episodes, arguments.what, arguments)
     if arguments.what is None:
-        known = [each.episode_id for each in env.episodes(arguments.prefix)]
-        return _write([_trajectory(env, one) for one in known], episodes.title, env, arguments)
+        return _write(_read(env, arguments.prefix), episodes.title, env, arguments)
     trajectory, texts, view = episodes.episode(arguments.what)
     from chatenv_client.viewing.pages import episode_page
 
@@ -131,9 +134,17 @@ def _view_live(env: ChatEnv, arguments: argparse.Namespace) -> int:
     return _place(episode_page(trajectory, texts, view), arguments)
 
 
-def _trajectory(env: ChatEnv, episode_id: str) -> Trajectory:
-    env.resume(episode_id)
-    return env.trajectory()
+def _read(env: ChatEnv, prefix: str) -> list[Trajectory]:
+    """All live episodes, oldest first, but those that end meanwhile."""
+    listed = sorted(env.episodes(prefix), key=lambda each: each.created_unix_seconds)
+    read: list[Trajectory] = []
+    with progress_line() as show:
+        for number, each in enumerate(listed, 1):
+            show(f"{number}/{len(listed)} episodes read")
+            with suppress(EpisodeNotFoundError):
+                env.resume(each.episode_id)
+                read.append(env.trajectory())
+    return read
 
 
 # -- pages --------------------------------------------------------------------------------------------

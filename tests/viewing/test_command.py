@@ -107,6 +107,24 @@ def test_one_episode_becomes_one_file_with_the_texts_of_a_tokenizer(env: ChatEnv
     assert (data["texts"]["72"], data["texts"]["257"], data["bytes"]["195"]) == ("H", "<|im_end|>", "c3")
 
 
+def test_without_a_place_to_write_to_one_episode_becomes_a_file_of_its_own(env: ChatEnv, tmp_path: Path) -> None:
+    write_trajectories(tmp_path / "one.jsonl", [env.trajectory()])
+    page = Path(view(str(tmp_path / "one.jsonl")).stdout.strip())
+    assert data_of(page.read_text())["episode_id"] == "a:b"
+    assert page.parent.stat().st_mode & 0o077 == 0
+    page.unlink()
+    page.parent.rmdir()
+
+
+def test_all_live_episodes_become_a_folder_of_pages(env: ChatEnv, address: str, tmp_path: Path) -> None:
+    with ChatEnv(address) as other:
+        other.reset(episode_id="second", messages=[HELLO])
+        done = view("--html", str(tmp_path / "out"), "--address", address)
+    assert done.stdout == f"{tmp_path / 'out' / 'index.html'}\n"
+    rows = data_of(tmp_path.joinpath("out", "index.html").read_text())["episodes"]
+    assert [row["episode_id"] for row in rows] == [env.episode_id, "second"]
+
+
 def test_an_episode_of_a_server_becomes_one_file(env: ChatEnv, address: str, tmp_path: Path) -> None:
     out = tmp_path / "one.html"
     assert view("a:b", "--html", str(out), "--address", address).returncode == 0
