@@ -348,7 +348,7 @@ class Shelf:
         return ended
 
     def leave(self, episode: Episode, end: End) -> None:
-        """Forget an episode that has ended in the store, and close its task; the caller holds its lock."""
+        """Forget an episode that has ended in the store, archive it, and close its task; the caller holds its lock."""
         environment = episode.environment
         self.drop(episode)
         self.closings.begin(environment, _REASONS[end])

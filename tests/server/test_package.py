@@ -69,7 +69,7 @@ def test_a_server_serves_in_this_process_until_the_end_of_its_context(address: s
 
 
 PARTS = (
-    *("__main__", "commands", "doctor", "running", "rpc", "episodes", "archive", "observing", "settings"),
+    *("__main__", "commands", "doctor", "renderers", "running", "rpc", "episodes", "archive", "observing", "settings"),
     *("environment", "tasks", "tokenizer_files", "engine", "stores", "event_loop", "deadlines", "workers", "work"),
     *("user_objects", "bounded_cache", "threads"),
 )
