@@ -44,6 +44,10 @@ def logprobs_of(ids: Sequence[int]) -> dict[str, Any]:
     return {"content": [{"token": f"token_id:{token}", **each} for token in ids]}
 
 
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 256  # callers that come while there is no room would wait a second
+
+
 class EngineServer:
     """The engine, which notes what it is `asked`.
 
@@ -81,7 +85,7 @@ class EngineServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = _Http(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     def completed(self, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:

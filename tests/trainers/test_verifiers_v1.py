@@ -495,7 +495,8 @@ def test_the_example_is_evaluated_by_the_command_of_the_page(address: str, tmp_p
             timeout=390,
         )
     assert finished.returncode == 0, finished.stderr[-2000:]
-    assert finished.stdout.count('"stop_condition": "terminated"') == 20 * 4
+    ends = re.findall(r'"(?:stop_condition|message)": "(?!role)(.*)"', finished.stdout)
+    assert ends == ["terminated"] * 20 * 4
 
 
 def test_the_module_of_the_example_is_the_one_of_the_page() -> None:
