@@ -57,6 +57,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.remove(str(folder))
 
 
+@pytest.fixture(autouse=True)
+def a_lock_for_each_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`renderers` keeps one lock for the process, bound to the event loop in which two callers first met at it."""
+    monkeypatch.setattr("renderers.client._max_prompt_len_lock", asyncio.Lock())
+
+
 class Player:
     """Plays tasks of a server with the rollouts of verifiers."""
 
