@@ -33,8 +33,12 @@ def _described(source: Any, ids: list[int]) -> dict[int, TokenText]:
     if isinstance(source, DescribesTokens):
         return dict(zip(ids, source.describe_tokens(ids), strict=True))
     if hasattr(source, "decode"):
-        added = frozenset(getattr(source, "added_tokens_decoder", ())) | frozenset(
-            getattr(source, "all_special_ids", ())
-        )
-        return {one: TokenText(str(source.decode([one])).encode(errors="replace"), one in added) for one in ids}
+        added = {*getattr(source, "added_tokens_decoder", ()), *getattr(source, "all_special_ids", ())}
+        return {one: TokenText(_decoded(source, one).encode(errors="replace"), one in added) for one in ids}
     raise TypeError(f"a {type(source).__name__} does not say what tokens stand for; give a ChatEnv or a tokenizer")
+
+
+def _decoded(tokenizer: Any, token_id: int) -> str:
+    """The text of a token inside of a text: many tokenizers take the first space of one away."""
+    once, twice = str(tokenizer.decode([token_id])), str(tokenizer.decode([token_id, token_id]))
+    return twice[len(once) :] if twice.startswith(once) else once

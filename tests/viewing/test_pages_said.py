@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from chatenv_client.viewing.findings import findings_of
 from chatenv_client.viewing.meanings import MEANINGS
 from chatenv_server import ChatEnvironment
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from chatenv_server.tokenizer_files.loading import load_tokenizer
 from tools.sample_episodes import thinking_episode, tools_episode
 
 
@@ -108,3 +111,18 @@ def test_texts_come_from_whoever_knows_them() -> None:
     assert texts_of(ByteTokenizer(), trajectory)[0xC3] == TokenText("\ufffd".encode())
     with pytest.raises(TypeError, match="give a ChatEnv or a tokenizer"):
         texts_of(object(), trajectory)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2_5", "mistral_7b_v0_3", "phi3_5"])
+def test_a_tokenizer_alone_tells_its_words_with_their_spaces(conformance_dir: Path, name: str) -> None:
+    tokenizer = load_tokenizer(str(conformance_dir / "tokenizers" / name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gpt2 has no chat template
+        env = ChatEnvironment(tokenizer)
+        env.reset(messages=[{"role": "user", "content": "Grüße  to all,\n\tfrom here"}])
+    trajectory = env.trajectory()
+    alone, known = texts_of(tokenizer, trajectory), texts_of(env, trajectory)
+    for token_id, (text, is_control) in known.items():
+        assert alone[token_id].is_control == is_control
+        if b"\xc3" not in text and b"\xbc" not in text and not is_control:
+            assert alone[token_id].text == text
