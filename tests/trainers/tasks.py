@@ -49,8 +49,8 @@ class EveryOtherBreaks(Echo):
         return super().open(episode)
 
     def answer(self, turn: ModelTurn) -> Answer:
-        """Say it back, or that something broke."""
-        if self.is_broken:
+        """Say it back, or that something broke; the first turn is rewarded in any case."""
+        if self.is_broken and self.turn == 1:
             return Answer(failure=Failure(FailureKind.TOOL, "the sandbox is gone"))
         return super().answer(turn)
 
