@@ -6,6 +6,7 @@ All of that happens inside the step, so the environment takes the step back when
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -98,9 +99,7 @@ class Shown(ChatObservation):
     @classmethod
     def of(cls, observation: ChatObservation) -> Shown:
         """A copy of an observation."""
-        shown = cls.__new__(cls)
-        for name in _FIELDS:
-            setattr(shown, name, getattr(observation, name))
+        shown = cls(*_values_of(observation))
         shown.rewards = dict(observation.rewards)
         shown._read = None
         return shown
@@ -118,7 +117,7 @@ class Shown(ChatObservation):
         return self._read is not None and len(self._read) != self.conversation.length
 
 
-_FIELDS: Final = tuple(ChatObservation.__dataclass_fields__)
+_values_of: Final = operator.attrgetter(*ChatObservation.__dataclass_fields__)
 
 
 class _Refused(Exception):  # noqa: N818 - told as a failure of the transform
@@ -142,7 +141,7 @@ def _reward(result: ChatObservation, before: Earned) -> Earned:
 
 
 def _end(value: Any, name: str) -> bool:
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, (bool, np.bool_)):
         raise _Refused(f"{name} to a {type(value).__name__}, not a bool")
     return bool(value)
 
@@ -150,11 +149,11 @@ def _end(value: Any, name: str) -> bool:
 def _metadata(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise _Refused(f"metadata to a {type(value).__name__}, not a mapping")
-    metadata = dict(value)
-    if metadata:
-        try:
-            metadata = plain_json(metadata, "metadata", Reason.BAD_METADATA)
-            check_keys(metadata, "metadata", Reason.BAD_METADATA)
-        except InvalidRequestError as error:
-            raise _Refused(f"metadata that is not JSON ({error.message})") from error
+    if not value:
+        return {}
+    try:
+        metadata = plain_json(dict(value), "metadata", Reason.BAD_METADATA)
+        check_keys(metadata, "metadata", Reason.BAD_METADATA)
+    except InvalidRequestError as error:
+        raise _Refused(f"metadata that is not JSON ({error.message})") from error
     return copy.deepcopy(metadata)

@@ -156,7 +156,7 @@ def _own_metadata(given: Any) -> dict[str, Any]:
 
 
 def _end(given: Any, name: str) -> bool:
-    if not isinstance(given, bool | np.bool_):
+    if not isinstance(given, (bool, np.bool_)):
         raise TypeError(f"{name} is a bool, not a {type(given).__name__}")
     return bool(given)
 
