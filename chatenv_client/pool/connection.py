@@ -50,7 +50,7 @@ class PooledConnection(AsyncConnection):
     """A connection of one episode. Its calls go along with others', and are made again while the server is busy.
 
     Args:
-        patience_s: seconds that a call is made again for.
+        patience_s: seconds that a call is made again for; one with a timeout of its own, for no longer than that.
         **options: as for `AsyncConnection`.
     """
 
@@ -73,14 +73,15 @@ class PooledConnection(AsyncConnection):
 
     async def _patiently(self, call: Call[ResultT], timeout_s: float | None, *full: type[ChatEnvError]) -> ResultT:
         clock = asyncio.get_running_loop().time
-        ends, pause_s = clock() + self._patience_s, _FIRST_PAUSE_S
+        patience_s = self._patience_s if timeout_s is None else min(timeout_s, self._patience_s)
+        ends, pause_s = clock() + patience_s, _FIRST_PAUSE_S
         while True:
             try:
                 return await self._make_once(call, timeout_s)
             except full:
-                if clock() >= ends:
+                if (left_s := ends - clock()) <= 0:
                     raise
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            await asyncio.sleep(min(left_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _make_once(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:

@@ -174,6 +174,31 @@ def test_but_not_for_ever(serving: Serving) -> None:
         asyncio.run(go(target))
 
 
+def test_who_leaves_a_full_server_waits_no_longer_than_a_farewell_takes(serving: Serving) -> None:
+    is_full, goes_on = threading.Event(), threading.Event()
+
+    def wait(observation: ChatObservation) -> ChatObservation:
+        if observation.step_count:
+            is_full.set()
+            assert goes_on.wait(30)
+        return observation
+
+    async def say(_: ChatObservation) -> Any:
+        return HELLO
+
+    async def go(target: str) -> None:
+        async with EpisodePool(target) as pool:
+            reading = asyncio.ensure_future(played(pool, [{}, {}], say))
+            assert await asyncio.to_thread(is_full.wait, 20)  # a step has taken the one place that there is
+            reading.cancel()
+            await asyncio.wait([reading])
+            await pool.close(timeout_s=0.1)
+
+    with serving({"max_concurrent_calls": 1}, open_transform=lambda: wait) as target:
+        asyncio.run(asyncio.wait_for(go(target), 15))
+        goes_on.set()
+
+
 def test_no_more_episodes_are_in_flight_than_may_be(target: str) -> None:
     now, most = 0, 0
 
