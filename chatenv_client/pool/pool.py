@@ -128,7 +128,8 @@ class EpisodePool:
 
         Raises:
             ValueError: `group`, `in_flight` or `errors` is none; or a row names an episode of which there are several.
-            RuntimeError: the pool was closed.
+            TypeError: a row is no mapping.
+            RuntimeError: the pool was closed; or what the policy or the rows waited for was cancelled.
             ChatEnvError: an episode could not be opened or read; with `raise`, a step failed.
             Exception: what the policy raised.
         """

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Final, Literal
 
 from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.errors import ChatEnvError, TaskError
 from chatenv_client.models import Action, ChatObservation, FailureKind, ResetOptions, Trajectory
 from chatenv_client.models.failure import MAX_REASON_CHARACTERS
+from chatenv_client.pool.together import CLOSED
 
 Policy = Callable[[ChatObservation], Awaitable[Action | None]]
 """Is given what the episode shows, and says what to append. None: nothing more, the episode is over."""
 Errors = Literal["raise", "fail"]
+
+_CANCELLED: Final = "something that the policy or the rows waited for was cancelled"
 
 
 class Run:
@@ -46,12 +49,13 @@ class Run:
         """For trajectories that nobody has taken yet."""
         self._in_flight = in_flight
         self._workers: list[asyncio.Task[None]] = []
+        self._was_ended = False
 
     async def trajectories(self) -> AsyncIterator[Trajectory]:
         """The episodes as they end.
 
         Raises:
-            RuntimeError: the run was ended.
+            RuntimeError: the run was ended; or what the rows waited for was cancelled.
             Exception: what an episode failed with.
         """
         self._workers = [asyncio.ensure_future(self._work()) for _ in range(self._in_flight)]
@@ -62,11 +66,12 @@ class Run:
             yield trajectory
         try:
             working.result()
-        except asyncio.CancelledError:
-            raise RuntimeError("the pool was closed; open another one") from None
+        except asyncio.CancelledError as error:
+            raise RuntimeError(CLOSED if self._was_ended else _CANCELLED) from error
 
     async def end(self) -> None:
         """End the episodes in flight."""
+        self._was_ended = True
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -94,16 +99,41 @@ class Run:
             except Exception as error:
                 if not self._fails:
                     raise
-                await env.fail(f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS], _kind_of(error))
+                await env.fail(_reason_of(error), _kind_of(error))
             return await env.finish()
 
     async def _play(self, env: AsyncChatEnv) -> None:
         observation = env.observation
         while not observation.done:
-            action = await self._policy(observation)
+            action = await self._said(observation)
             if action is None:
                 return
             observation = (await env.step(action)).observation
+
+    async def _said(self, observation: ChatObservation) -> Action | None:
+        """What the policy says.
+
+        Raises:
+            RuntimeError: it was cancelled, and not this worker.
+        """
+        try:
+            return await self._policy(observation)
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise RuntimeError(_CANCELLED) from error
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled this task, and not just what it awaits. Before Python 3.11 nobody can tell."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is None or cancelling() > 0
+
+
+def _reason_of(error: Exception) -> str:
+    """What is recorded of an error: any text can be, with halves of surrogate pairs spelled out."""
+    said = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
+    return said[:MAX_REASON_CHARACTERS]
 
 
 def _kind_of(error: Exception) -> FailureKind:
@@ -118,6 +148,8 @@ _SEED_BITS: Final = 31
 async def _plays(rows: Iterable[ResetOptions] | AsyncIterable[ResetOptions], group: int) -> AsyncIterator[ResetOptions]:
     """The options of each episode to play."""
     async for row in rows if isinstance(rows, AsyncIterable) else _each(rows):
+        if not isinstance(row, Mapping):
+            raise TypeError(f"a row is a mapping, the options of reset, not {type(row).__name__}")
         if group == 1:
             yield row
             continue

@@ -22,8 +22,7 @@ from chatenv_client.models import Limits
 LATE_S: Final = 0.05
 """Seconds after which a batch no longer counts as under way: something in it waits, and the others need not."""
 
-
-_CLOSED: Final = "the pool was closed; open another one"
+CLOSED: Final = "the pool was closed; open another one"
 
 
 @dataclass(eq=False)
@@ -80,7 +79,7 @@ class Company:
 
     async def close(self) -> None:
         """Make no more calls; who still waits for one gets a RuntimeError."""
-        _settle(self._waiting, RuntimeError(_CLOSED))
+        _settle(self._waiting, RuntimeError(CLOSED))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,7 +106,7 @@ class Company:
         try:
             await self._answer(asked)
         except asyncio.CancelledError:
-            _settle(asked, RuntimeError(_CLOSED))
+            _settle(asked, RuntimeError(CLOSED))
         except Exception as error:  # noqa: BLE001 - it is the callers' to raise
             _settle(asked, error)
         finally:

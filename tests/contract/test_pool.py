@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -296,6 +297,48 @@ def test_or_ends_its_episode_as_failed_and_never_as_one_that_earned_nothing(targ
     assert refused.failure is not None
     assert refused.failure.kind is FailureKind.OTHER
     assert raised.reward is None
+
+
+def test_an_error_of_any_text_is_on_record(target: str) -> None:
+    async def raises(_: ChatObservation) -> None:
+        raise ValueError("half \ud83d of a pair, and \0")
+
+    async def go() -> list[Trajectory]:
+        async with EpisodePool(target) as pool:
+            return await played(pool, [{}], raises, errors="fail")
+
+    (ended,) = asyncio.run(go())
+    assert ended.failure == (FailureKind.SAMPLER, "ValueError: half \\ud83d of a pair, and \0")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot tell who was cancelled")
+def test_a_policy_whose_request_was_cancelled_has_failed_and_nobody_has_closed_the_pool(target: str) -> None:
+    async def is_cancelled(_: ChatObservation) -> None:
+        request = asyncio.ensure_future(asyncio.sleep(20))
+        request.cancel()
+        await request
+
+    async def go() -> list[Trajectory]:
+        async with EpisodePool(target) as pool:
+            with pytest.raises(RuntimeError, match="the policy or the rows waited for was cancelled"):
+                await played(pool, [{}], is_cancelled)
+            return await played(pool, [{}, {}], is_cancelled, errors="fail")
+
+    for trajectory in asyncio.run(go()):
+        assert trajectory.failure is not None
+        assert trajectory.failure.kind is FailureKind.SAMPLER
+        assert "was cancelled" in trajectory.failure.reason
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("row", [None, "a text"])
+def test_a_row_that_is_no_mapping_is_refused_and_not_passed_over(target: str, row: Any, group: int) -> None:
+    async def go() -> None:
+        async with EpisodePool(target) as pool:
+            with pytest.raises(TypeError, match="a row is a mapping"):
+                await played(pool, [row, {}], _endless, group=group)
+
+    asyncio.run(go())
 
 
 @pytest.mark.parametrize("how", ["left", "cancelled", "closed"])
