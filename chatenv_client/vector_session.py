@@ -33,6 +33,7 @@ class VectorSession:
         self.sessions = [Session() for _ in range(n)]
         self._autoreset = autoreset
         self._options: list[ResetOptions] = [{}] * n
+        """That each episode was started with."""
         self._told: list[ChatObservation | None] = [None] * n
         """What the caller was told last of each episode. What an episode shows beyond that, the next round tells."""
         self._finished: list[Trajectory | None] = [None] * n
@@ -73,9 +74,7 @@ class VectorSession:
         named = [own["episode_id"] for own in options if own.get("episode_id")]
         if len(set(named)) < len(named) or others.intersection(named):
             raise ValueError("several episodes are given one id; give each its own, or none")
-        for index, own in zip(places, options, strict=True):
-            self._options[index] = own
-        return self._restart(places, self._round())
+        return self._restart(dict(zip(places, options, strict=True)), self._round())
 
     def step(self, actions: Sequence[Action | None]) -> Succession:
         """Append the actions, or start anew what is over and has an action, where that is due.
@@ -93,7 +92,7 @@ class VectorSession:
         acting = {index: action for index, action in enumerate(wanted) if action is not None and index not in due}
         if acting:
             stepping.plan(list(acting), lambda index, request: self.sessions[index].step(acting[index], request))
-        return self._restart(sorted(due), stepping)
+        return self._restart({index: self._options[index] for index in sorted(due)}, stepping)
 
     def show(self, played: Round[StepResult]) -> list[StepResult]:
         """What each episode shows now; with a reward, where the caller was not told of it yet.
@@ -235,16 +234,27 @@ class VectorSession:
             closing.ask(index, session.close)
         return closing
 
-    def _restart(self, indices: Iterable[int], opening: Round[StepResult]) -> Succession:
+    def _restart(self, options: Mapping[int, ResetOptions], opening: Round[StepResult]) -> Succession:
         """Add Resets to a round, in the place of the episodes that are live."""
         resets, closes = {}, {}
-        for index in indices:
-            session, options = self.sessions[index], self._options[index]
-            if (close := session.close(unless=options.get("episode_id"))) is not None:
+        for index, own in options.items():
+            # The one that was finished there, in a `finish` that failed at others, is none of the next `finish`.
+            self._finished[index] = None
+            if (close := self.sessions[index].close(unless=own.get("episode_id"))) is not None:
                 closes[index] = close
-            resets[index] = partial(session.reset, options)
+            resets[index] = partial(self._reset_at, index, own)
             opening.ask(index, resets[index])
         return Succession(opening, resets, closes)
+
+    def _reset_at(self, index: int, options: ResetOptions) -> Call[StepResult]:
+        call = self.sessions[index].reset(options)
+
+        def receive(response: Any) -> StepResult:
+            result = call.receive(response)
+            self._options[index] = options
+            return result
+
+        return Call(call.method, call.request, receive)
 
     def _round(self) -> Round[Any]:
         return Round(len(self.sessions))
@@ -252,7 +262,8 @@ class VectorSession:
 
 def _place(index: int, count: int) -> int:
     """An index as a plain number, where it is the place of one of so many episodes."""
-    if isinstance(index, bool):
+    # A truth value of torch would count as a number, one of numpy does not.
+    if isinstance(index, bool) or str(getattr(index, "dtype", "")) == "torch.bool":
         raise TypeError("indices are numbers of episodes, not a mask")
     place = operator.index(index)
     if not 0 <= place < count:

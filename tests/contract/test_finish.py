@@ -329,6 +329,23 @@ def test_a_vector_that_could_not_finish_all_ends_the_rest_the_next_time(
         assert contents == ["0", "1", "again", "3"]
 
 
+def test_what_was_finished_before_a_reset_is_none_of_the_next_finish(
+    channel: grpc.Channel, stub: ChatEnvServiceStub
+) -> None:
+    bad: Any = {"max_steps": 0}
+    with VectorChatEnv(channel, 2) as vector:
+        vector.reset()
+        stub.CloseEpisode(pb.CloseEpisodeRequest(episode_id=str(vector.episode_ids[1])))
+        with pytest.raises(BatchError):
+            vector.finish()
+        with pytest.raises(BatchError):
+            vector.reset([bad, {}])
+        with pytest.raises(RuntimeError, match="no episode"):
+            vector.finish()
+        began = vector.reset_at([0])[0].observation.episode_id
+        assert vector.finish()[0].episode_id == began
+
+
 def test_trajectories_that_do_not_fit_together_come_apart(serving: Serving) -> None:
     with serving({"max_message_bytes": 8192}) as target, VectorChatEnv(target, 8, max_message_bytes=8192) as env:
         env.reset()

@@ -295,6 +295,17 @@ def test_what_is_started_at_a_place_is_what_autoreset_starts_there(vector: Calla
     assert results[1].observation.messages == [AGAIN]
 
 
+def test_what_could_not_be_started_at_a_place_is_not_what_autoreset_starts_there(
+    vector: Callable[..., VectorChatEnv],
+) -> None:
+    env = vector(1, autoreset=True)
+    env.reset(messages=[HELLO], max_steps=1)
+    with pytest.raises(BatchError):
+        env.reset_at([0], max_steps=0)
+    env.step([AGAIN])
+    assert env.step([AGAIN])[0].observation.messages == [HELLO]
+
+
 def test_what_could_not_be_started_is_started_at_its_place(vector: Callable[..., VectorChatEnv]) -> None:
     env = vector(3)
     bad: Any = {"messages": [{"role": 1}]}
@@ -342,6 +353,15 @@ def test_places_are_numbers_and_no_mask(vector: Callable[..., VectorChatEnv]) ->
     for wrong in ([True, False], ["1"], [0.5]):
         with pytest.raises(TypeError):
             env.reset_at(wrong)  # type: ignore[arg-type]
+
+
+def test_a_mask_of_torch_is_none_either(vector: Callable[..., VectorChatEnv]) -> None:
+    torch = pytest.importorskip("torch")
+    env = vector(2)
+    env.reset()
+    assert env.reset_at(torch.tensor([1]))[1].observation.step_count == 0
+    with pytest.raises(TypeError, match="not a mask"):
+        env.reset_at(torch.tensor([True, False]))
 
 
 def test_reset_closes_the_episodes_before_and_close_the_last(
