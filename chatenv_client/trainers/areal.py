@@ -28,7 +28,7 @@ class ChatEnvWorkflow(RolloutWorkflow):
     Args:
         target: address of the chatenv server.
         gconfig: AReaL's generation parameters: `max_new_tokens` of a turn, `max_tokens` of an episode.
-        tokenizer: AReaL's, where its engine asks for one.
+        tokenizer: AReaL's, where its engine asks for one. Where it is given, it is compared with the server's.
         client: more of `Server`, such as `token`.
         options: keywords of `reset` for all episodes, such as `task`.
     """
@@ -55,7 +55,7 @@ class ChatEnvWorkflow(RolloutWorkflow):
         Returns:
             None where the episode broke, or nobody rewarded it: AReaL trains on nothing of it.
         """
-        stop_ids = await self.server.stop_ids(*self.gconfig.stop_token_ids)
+        stop_ids = await self.server.stop_ids(self.tokenizer, self.gconfig.stop_token_ids)
         options = opening(data.get("messages", ()), data.get("chatenv"), **self.options)
         async with self.server.client() as env:
             trajectory = await play_async(env, partial(self._sample, env, engine, stop_ids), **options)

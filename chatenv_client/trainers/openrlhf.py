@@ -39,7 +39,7 @@ class ChatEnvExecutor(AgentExecutorBase):
         label: Any,
         sampling_params: Any,
         max_length: int,
-        hf_tokenizer: Any,  # noqa: ARG002 - chatenv renders and encodes
+        hf_tokenizer: Any,
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
@@ -50,17 +50,18 @@ class ChatEnvExecutor(AgentExecutorBase):
             label: keywords of `reset`, as JSON text; any other is shown to the task as `metadata["label"]`.
             sampling_params: vLLM's. `max_tokens` is the most that a turn may have.
             max_length: of the row.
-            hf_tokenizer: OpenRLHF's.
+            hf_tokenizer: OpenRLHF's. It is compared with the server's, which renders and encodes.
             llm_engine: OpenRLHF's.
             images: none.
 
         Raises:
             EpisodeFailedError: all attempts broke, or brought no reward.
-            ValueError: the episode has several rows, of which OpenRLHF takes one; or there are images.
+            ValueError: the episode has several rows, of which OpenRLHF takes one; there are images; or the tokenizer
+                is another one than the server's.
         """
         if images:
             raise ValueError("chatenv's conversations are text; leave out the images")
-        stop_ids = await self.server.stop_ids(*(getattr(sampling_params, "stop_token_ids", None) or ()))
+        stop_ids = await self.server.stop_ids(hf_tokenizer, getattr(sampling_params, "stop_token_ids", None))
         options = opening(prompt, **{"max_tokens": max_length, **self.options, **_options_of(label)})
 
         async def play() -> Trajectory:

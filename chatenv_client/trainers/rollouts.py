@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -16,6 +16,7 @@ from chatenv_client.calls import DEFAULT_TIMEOUT_S
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.models import ChatObservation, ResetOptions, Trajectory
 from chatenv_client.pool.pool import DEFAULT_PATIENCE_S, EpisodePool
+from chatenv_client.trainers.tokenizers import check_tokenizer, probes
 
 _POOLS: Final[dict[asyncio.AbstractEventLoop, dict[Server, EpisodePool]]] = {}
 _STOP_IDS: Final[dict[Server, list[int]]] = {}
@@ -46,13 +47,23 @@ class Server:
             pools[self] = EpisodePool(**vars(self))
         return pools[self].client()
 
-    async def stop_ids(self, *more: int) -> list[int]:
-        """Ids that end a turn, and those given beside. The server is asked once."""
+    async def stop_ids(self, tokenizer: Any = None, more: Iterable[int] | None = None) -> list[int]:
+        """Ids that end a turn, and those given beside. The server is asked once, and its tokenizer compared then.
+
+        Args:
+            tokenizer: the trainer's; None: there is none to compare.
+            more: ids that end a turn for the trainer.
+
+        Raises:
+            ValueError: the trainer has another tokenizer than the server.
+        """
         if self not in _STOP_IDS:
             async with self.client() as env:
-                special = (await env.server_info()).special_tokens
-            _STOP_IDS[self] = [token.id for token in special if token.stops]
-        return sorted({*_STOP_IDS[self], *more})
+                info = await env.server_info()
+                if tokenizer is not None:
+                    check_tokenizer(tokenizer, info, await env.describe_tokens(probes(info)))
+            _STOP_IDS[self] = [token.id for token in info.special_tokens if token.stops]
+        return sorted({*_STOP_IDS[self], *(more or ())})
 
 
 def opening(prompt: str | Sequence[Mapping[str, Any]], given: Any = None, **facts: Any) -> ResetOptions:

@@ -2,7 +2,7 @@
 
     class Exp(BasePPOExp):
         def get_generator(self, cfg, tokenizer, inference_engine_client):
-            return ChatGenerator(cfg.generator, inference_engine_client, "localhost:50051")
+            return ChatGenerator(cfg.generator, inference_engine_client, tokenizer, "localhost:50051")
 
 It has the shape of SkyRL's `GeneratorInterface` and imports nothing of SkyRL, which needs Python 3.12. Its rows are
 made in `skyrl_rows.py`. docs/trainers/skyrl.md says what becomes of masks, rewards, groups and failures.
@@ -22,6 +22,7 @@ from chatenv_client.models import ChatAction, Trajectory
 from chatenv_client.tokens import Int32Array
 from chatenv_client.trainers.playing import play_async
 from chatenv_client.trainers.skyrl_rows import Row, metrics_of, rows_of
+from chatenv_client.trainers.tokenizers import check_tokenizer, probes
 
 MOST_OPEN: Final = 512
 """Episodes that are played at once."""
@@ -39,16 +40,25 @@ class ChatGenerator:
     Args:
         generator_cfg: SkyRL's `cfg.generator`.
         engine: SkyRL's inference engine client.
+        tokenizer: SkyRL's, which is compared with the server's before the first episode.
         address: of the chatenv server.
         most_open: episodes that are played at once.
         options: of the reset of every episode, such as `task`; a row may say otherwise.
     """
 
     def __init__(
-        self, generator_cfg: Any, engine: Any, address: str, *, most_open: int = MOST_OPEN, **options: Any
+        self,
+        generator_cfg: Any,
+        engine: Any,
+        tokenizer: Any,
+        address: str,
+        *,
+        most_open: int = MOST_OPEN,
+        **options: Any,
     ) -> None:
         self._cfg = generator_cfg
         self._engine = engine
+        self._unchecked = tokenizer
         self._address = address
         self._options = options
         self._most_open = most_open
@@ -59,6 +69,7 @@ class ChatGenerator:
         Raises:
             RuntimeError: every episode failed; one has no reward, though nothing broke; or one has several rows and
                 `generator.step_wise_trajectories` is off.
+            ValueError: SkyRL has another tokenizer than the server.
             ChatEnvError: the caller did something wrong.
         """
         prompts = input_batch["prompts"]
@@ -72,9 +83,17 @@ class ChatGenerator:
         params, version = self._sampling(input_batch)
         room = asyncio.Semaphore(self._most_open)
         async with open_async_channel(self._address) as channel:
+            await self._check(channel)
             played = [_Player(self._engine, params, version, channel, room).play(options) for options in resets]
             trajectories = await asyncio.gather(*played)
         return self._output(trajectories, groups, ids)
+
+    async def _check(self, channel: Any) -> None:
+        if self._unchecked is not None:
+            async with AsyncChatEnv(channel) as env:
+                info = await env.server_info()
+                check_tokenizer(self._unchecked, info, await env.describe_tokens(probes(info)))
+            self._unchecked = None
 
     def _limits(self) -> dict[str, int]:
         """What SkyRL's configuration says of the length of an episode."""

@@ -42,7 +42,7 @@ def generate_with(
             raise ValueError(f"the group of an episode that broke is to be left out; give slime {_FILTER}")
         facts = {"metadata": {"label": sample.label}, "group": str(sample.group_index), **options}
         opens = opening(sample.prompt, sample.metadata.get("chatenv"), **facts)
-        stop_ids = await server.stop_ids(*(sampling_params.get("stop_token_ids") or ()))
+        stop_ids = await server.stop_ids(more=sampling_params.get("stop_token_ids"))
         for _ in range(attempts):
             rollout = _Rollout(args, sample, {**sampling_params, "stop_token_ids": stop_ids})
             async with server.client() as env:

@@ -89,7 +89,7 @@ class RolloutFunc:
         with ExitStack() as stack:
             envs = [stack.enter_context(self._connect()) for _ in prompts]
             if not self._calls:
-                check_trainer(trainer, envs[0].server_info())
+                check_trainer(trainer, envs[0])
                 self._first_update = FirstUpdate(trainer)
                 trainer.add_callback(self._first_update)
             turns = Turns(trainer)

@@ -23,6 +23,7 @@ from chatenv_client.pool.pool import EpisodePool
 from chatenv_client.tokens import Int32Array
 from chatenv_client.trainers.checking import check_row
 from chatenv_client.trainers.playing import play_in_pool
+from chatenv_client.trainers.tokenizers import check_stops, check_tokenizer, probes
 from chatenv_client.trainers.trl import options_of
 
 if TYPE_CHECKING:
@@ -94,12 +95,17 @@ class EpisodeLoop(_AsyncRolloutLoop):
         # TRL refuses chat templates that it cannot read turns of. chatenv reads them.
         processing_class.response_template = getattr(processing_class, "response_template", None) or ""
         super().__init__(processing_class=processing_class, **settings)
-        self._target, self._options = target, options
+        self._target, self._options, self._tokenizer = target, options, processing_class
+        self._ends = settings["eos_token_ids"]
         self._run = uuid.uuid4().hex[:8]
         self.reward_func_names.append("episode_reward")
 
     async def _run_loops(self, stop_event: Any) -> None:
         async with EpisodePool(self._target) as self._pool:
+            async with self._pool.client() as env:
+                server = await env.server_info()
+                check_tokenizer(self._tokenizer, server, await env.describe_tokens(probes(server)))
+                check_stops(server, self._ends)
             await super()._run_loops(stop_event)
 
     async def _generate_one(self, prompt: Any, tool_dict: Any, tools: Any, group_id: int = 0) -> Rollout:  # noqa: ARG002

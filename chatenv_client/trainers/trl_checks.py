@@ -7,25 +7,21 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from chatenv_client.models import ServerInfo
+from chatenv_client.client import ChatEnv
+from chatenv_client.trainers.tokenizers import check_stops, check_tokenizer, probes
 
 
-def check_trainer(trainer: Any, server: ServerInfo) -> None:
-    """Compare a trainer with the server, before the first episode.
+def check_trainer(trainer: Any, env: ChatEnv) -> None:
+    """Compare a trainer with the server of a client, before the first episode.
 
     Raises:
         ValueError: the trainer has tools, its tokenizer is another one, or what ends its turns ends none on the server.
     """
     if trainer.tools:
         raise ValueError("with tools of its own TRL ignores env_mask; let the task have them, and pass no tools")
-    for token in server.special_tokens:
-        if (own := trainer._tokenizer.convert_ids_to_tokens(token.id)) != token.text:
-            what = f"token {token.id} is {token.text!r} for the server and {own!r} for the trainer"
-            raise ValueError(f"{what}; start the server with the model's own tokenizer")
-    stops = {token.id for token in server.special_tokens if token.stops}
-    if stops.isdisjoint(trainer.eos_token_ids):
-        what = f"the trainer ends a turn at the tokens {trainer.eos_token_ids}, the server at {sorted(stops)}"
-        raise ValueError(f"{what}; set the model's generation_config.eos_token_id to one of the server's")
+    server = env.server_info()
+    check_tokenizer(trainer._tokenizer, server, env.describe_tokens(probes(server)))
+    check_stops(server, trainer.eos_token_ids)
 
 
 class FirstUpdate(TrainerCallback):

@@ -45,9 +45,10 @@ class ChatEnvAgentLoop(AgentLoopBase):
 
         Raises:
             EpisodeFailedError: all attempts broke. verl leaves the sample out where it can.
-            ValueError: there are several rows, or a longer prompt than verl has room for, and this trainer takes none.
+            ValueError: there are several rows, or a longer prompt than verl has room for, and this trainer takes none;
+                or verl has another tokenizer than the server.
         """
-        stop_ids = await self.server.stop_ids(*(sampling_params.get("stop_token_ids") or ()))
+        stop_ids = await self.server.stop_ids(self.tokenizer, sampling_params.get("stop_token_ids"))
         options = opening(row.get("raw_prompt", ()), row.get("chatenv"), group=row.get("uid") and str(row["uid"]))
         params = {**sampling_params, "stop_token_ids": stop_ids}
         turns = _Turns(self, params)

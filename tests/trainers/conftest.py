@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +62,16 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embedded") / "bytes"
     export_embedded(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def turned(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Another tokenizer than the embedded one, with the same control tokens: each byte has the id of the one before."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    folder = shutil.copytree(embedded, tmp_path_factory.mktemp("turned") / "bytes")
+    file = folder / "tokenizer.json"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    ids = written["model"]["vocab"]
+    written["model"]["vocab"] = {text: (ids[text] - 1) % 256 if ids[text] < 256 else ids[text] for text in ids}
+    file.write_text(json.dumps(written), encoding="utf-8")
+    return transformers.AutoTokenizer.from_pretrained(folder)

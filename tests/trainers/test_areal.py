@@ -19,8 +19,10 @@ from areal.infra.workflow_executor import check_trajectory_format
 from areal.utils.dynamic_import import import_from_string
 
 from chatenv_client.trainers.areal import ChatEnvWorkflow
+from chatenv_server import Settings, serve
 from tests.trainers.engines import THOUGHT, TinyEngine
 from tests.trainers.pages import block_of
+from tests.trainers.tasks import Echo
 
 
 class Engine:
@@ -132,3 +134,13 @@ def test_turns_and_episodes_are_no_longer_than_the_parameters_say(address: str) 
     assert all(request.gconfig.max_new_tokens <= 5 for request in engine.asked)
     assert made["input_ids"].shape[1] <= 120
     assert all(257 in request.gconfig.stop_token_ids for request in engine.asked)
+
+
+def test_with_another_tokenizer_nothing_is_played(turned: Any) -> None:
+    engine = Engine()
+    with (
+        serve(Settings(listen=("127.0.0.1:0",)), task=Echo) as server,
+        pytest.raises(ValueError, match="start the server with the model's own tokenizer"),
+    ):
+        rolled_out(workflow(server.target, tokenizer=turned), engine)
+    assert not engine.asked

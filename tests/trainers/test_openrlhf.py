@@ -15,8 +15,10 @@ import pytest
 
 pytest.importorskip("openrlhf.utils.agent", reason="OpenRLHF is not installed")
 
+from chatenv_server import Settings, serve
 from tests.trainers.engines import THOUGHT, TinyEngine
 from tests.trainers.pages import block_of
+from tests.trainers.tasks import Echo
 
 MAX_LENGTH = 400
 Loads = Callable[..., Any]
@@ -72,7 +74,9 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loads:
 
 def executed(executor: Any, engine: Engine, label: Any = None, **own: Any) -> dict[str, Any]:
     made: dict[str, Any] = asyncio.run(
-        executor.execute("Go.", label, own.pop("params", params()), own.pop("max_length", MAX_LENGTH), None, engine)
+        executor.execute(
+            "Go.", label, own.pop("params", params()), own.pop("max_length", MAX_LENGTH), own.get("tokenizer"), engine
+        )
     )
     return made
 
@@ -164,3 +168,13 @@ def test_eight_episodes_at_once_share_a_channel(loaded: Loads, address: str) -> 
 
     for made, engine in zip(asyncio.run(all_of_them()), engines, strict=True):
         assert np.array_equal(made["observation_tokens"], engine.tiny.rows()[0][0])
+
+
+def test_with_another_tokenizer_nothing_is_played(loaded: Loads, turned: Any) -> None:
+    engine = Engine()
+    with (
+        serve(Settings(listen=("127.0.0.1:0",)), task=Echo) as server,
+        pytest.raises(ValueError, match="start the server with the model's own tokenizer"),
+    ):
+        executed(loaded(server.target), engine, tokenizer=turned)
+    assert not engine.asked

@@ -105,7 +105,7 @@ def batch(*extras: Mapping[str, Any], repetitions: int = 1, prompts: Sequence[An
 
 
 def generated(address: str, input_batch: dict[str, Any], engine: Any = None, **config: Any) -> dict[str, Any]:
-    generator = ChatGenerator(GeneratorConfig(**config), engine or Engine(), address)
+    generator = ChatGenerator(GeneratorConfig(**config), engine or Engine(), None, address)
     output = asyncio.run(generator.generate(input_batch))
     check_with_skyrl(input_batch, output, step_wise=bool(config.get("step_wise_trajectories")))
     return output

@@ -53,8 +53,7 @@ def worker_of(engine: TokenServer, address: str, folder: Path, **options: Any) -
             **settings,
         ),
         dataset=Dataset.from_list([{"prompt": {"max_turns": 9}}, {"prompt": {"max_turns": 8}}]),
-        processing_class=tiny_tokenizer(folder / "tokenizer"),
-        **options,
+        **{"processing_class": tiny_tokenizer(folder / "tokenizer"), **options},
     )
 
 
@@ -67,20 +66,24 @@ def whole_groups(count: int, take: Callable[[], Any]) -> Samples:
     return [sample for sample in taken if sample.group_id != last]
 
 
-def rollouts(engine: TokenServer, address: str, folder: Path, groups: int, **options: Any) -> Samples:
-    """What the loop scores, in a thread of this process."""
+def loop_of(worker: EpisodeWorker, scored: queue.Queue[Any]) -> EpisodeLoop:
+    """The loop of a worker, to run in this process."""
     accelerate.PartialState()  # the loop logs by it
-    scored: queue.Queue[Any] = queue.Queue(maxsize=16)
-    number, event = SimpleNamespace(value=0), threading.Event()
-    loop = EpisodeLoop(
-        **worker_of(engine, address, folder, **options)._loop_kwargs,
+    return EpisodeLoop(
+        **worker._loop_kwargs,
         rollout_buffer=scored,
-        model_version_value=number,
+        model_version_value=SimpleNamespace(value=0),
         heartbeat_value=SimpleNamespace(value=0.0),
-        failed_event=event,
+        failed_event=threading.Event(),
         exception_info_queue=queue.Queue(),
         metrics_queue=queue.Queue(),
     )
+
+
+def rollouts(engine: TokenServer, address: str, folder: Path, groups: int, **options: Any) -> Samples:
+    """What the loop scores, in a thread of this process."""
+    scored: queue.Queue[Any] = queue.Queue(maxsize=16)
+    loop = loop_of(worker_of(engine, address, folder, **options), scored)
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:
@@ -136,6 +139,13 @@ def test_the_episodes_of_a_group_have_one_seed(address: str, tmp_path: Path) -> 
         seeds[sample.group_id].add(sample.completion[0]["content"])
     assert [len(each) for each in seeds.values()] == [1] * 3
     assert len(set.union(*seeds.values())) == 3
+
+
+def test_with_another_tokenizer_the_loop_ends_before_it_samples(address: str, tmp_path: Path, turned: Any) -> None:
+    with token_server() as engine:
+        with pytest.raises(ValueError, match="start the server with the model's own tokenizer"):
+            loop_of(worker_of(engine, address, tmp_path, processing_class=turned), queue.Queue()).run()
+        assert not engine.said
 
 
 class Breaking(Echo):

@@ -18,8 +18,10 @@ import hydra
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 
 from chatenv_client import AsyncChatEnv
+from chatenv_server import Settings, serve
 from tests.trainers.engines import THOUGHT, TinyEngine
 from tests.trainers.pages import block_of
+from tests.trainers.tasks import Echo
 
 MODEL = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 259}
 PROMPT_LENGTH, RESPONSE_LENGTH = 64, 256
@@ -262,3 +264,16 @@ def test_the_group_is_verls_prompt(config: Any, tmp_path: Path, address: str) ->
 
     generated(config, tmp_path, address, Looks(), [row()])
     assert set(groups) == {"prompt 3"}
+
+
+def test_with_another_tokenizer_nothing_is_played(config: Any, tmp_path: Path, turned: Any) -> None:
+    turned.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(MODEL), encoding="utf-8")
+    made, client = config.copy(), Client()
+    made.actor_rollout_ref.model.path = str(tmp_path / "model")
+    with (
+        serve(Settings(listen=("127.0.0.1:0",)), task=Echo) as server,
+        pytest.raises(ValueError, match="start the server with the model's own tokenizer"),
+    ):
+        generated(made, tmp_path, server.target, client, [row()])
+    assert not client.asked
