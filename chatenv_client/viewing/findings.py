@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
@@ -46,6 +47,8 @@ def _of_the_end(trajectory: Trajectory) -> Iterator[Finding]:
         yield Finding("bad", f"It failed ({trajectory.failure.kind}): it is no example, whatever its turns earned.")
     elif trajectory.reward is None:
         yield Finding("note", "Nobody has rewarded it: it is no example yet.")
+    elif not math.isfinite(trajectory.reward):
+        yield Finding("bad", "Its reward is no finite number.")
     if len(trajectory.segments) > 1:
         count = len(trajectory.segments)
         yield Finding("note", f"Its history changed: {count} segments, each exactly what the model saw.")

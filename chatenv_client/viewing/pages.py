@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -64,10 +65,28 @@ def run_page(rows: Iterable[EpisodeRow], title: str, *, data_href: str = "") -> 
 
 
 def as_json(data: Any) -> str:
-    """JSON that may stand in an HTML page, and be written as UTF-8."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    """JSON that may stand in an HTML page, and be written as UTF-8. Numbers that JSON has not are null."""
+    try:
+        text = _dumped(data)
+    except ValueError:
+        text = _dumped(_finite(data))
     escaped = text.translate(_AS_ESCAPES)
     return _HALF_PAIR.sub(lambda found: f"\\u{ord(found[0]):04x}", escaped)
+
+
+def _dumped(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=_plain, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is no finite number: JSON has no such numbers, and a browser would read nothing."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from chatenv_client import Failure, FailureKind, FidelityKind, FidelityReport, TokenText, Trajectory
 from chatenv_client.models import Origin, Turn, segment_of
 from chatenv_client.tokens import as_logprobs, as_token_ids
-from chatenv_client.viewing import EpisodeRow, Relative, View, episode_page, run_page
+from chatenv_client.viewing import EpisodeRow, Relative, View, episode_page, row_of, run_page
 from chatenv_client.viewing.notebook import told_trajectory
 from tests.viewing.conftest import Show, texts
 
@@ -119,6 +119,47 @@ def test_nothing_runs_in_a_notebook(show: Show, attack: str) -> None:
     driver = show(f"<!doctype html><meta charset=utf-8><title>notebook</title>{told_trajectory(hostile(attack))}")
     assert driver.execute_script("return window.ran ?? null") is None
     assert driver.execute_script("return document.querySelectorAll('img, script, svg, style').length") == 0
+
+
+def rewarded(rewards: dict[str, float]) -> Trajectory:
+    """Two rewarded turns, the second without parts."""
+    turns = [
+        Turn(Origin.SAMPLED, 0, 1, 0, 0, 1, reward=sum(rewards.values()), rewards=rewards),
+        Turn(Origin.SAMPLED, 1, 1, 1, 1, 1, reward=1.0),
+    ]
+    return Trajectory("e", (segment_of(as_token_ids([1, 2]), turns, as_logprobs([]), []),))
+
+
+def test_a_reward_may_be_named_like_what_every_object_has(show: Show) -> None:
+    names = ("toString", "constructor", "hasOwnProperty")
+    trajectory = rewarded(dict.fromkeys(names, 1.0))
+    driver = show(episode_page(trajectory))
+    rows = driver.execute_script(
+        "return [...document.querySelectorAll('.cards table tr')]"
+        ".map((row) => [...row.children].slice(1).map((one) => one.textContent))"
+    )
+    assert rows == [["reward", *names], ["+4", "+1", "+1", "+1"], ["+3", "+1", "+1", "+1"], ["+1", "", "", ""]]
+    other = EpisodeRow("other", reward=1.0)
+    driver = show(run_page([row_of(trajectory), other], "run"))
+    assert texts(driver, ".rows tbody tr:last-child td")[4:7] == ["", "", ""]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_reward_that_is_no_number_leaves_no_page_blank(show: Show, number: float) -> None:
+    trajectory = rewarded({"part": number})
+    driver = show(episode_page(trajectory))
+    assert "Its reward is no finite number." in " ".join(texts(driver, ".finding"))
+    assert len(texts(driver, ".turn")) == 2
+    driver = show(run_page([row_of(trajectory)], "run"))
+    assert "1 to look at before training" in texts(driver, ".summary")[0]
+
+
+def test_a_page_whose_script_fails_says_so(chrome: Any, tmp_path: Any) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(page_of("x").replace('id="data">{', 'id="data">{,'), encoding="utf-8")
+    chrome.get(path.as_uri())
+    assert "could not be laid out" in texts(chrome, ".broken")[0]
+    assert "JSON" in " ".join(entry["message"] for entry in chrome.get_log("browser"))
 
 
 def test_the_data_of_a_page_are_json_without_a_tag() -> None:

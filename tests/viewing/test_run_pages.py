@@ -80,6 +80,11 @@ def test_groups_without_a_spread_are_said_to_teach_nothing(show: Show) -> None:
     assert "2 of 4 have no spread: group-relative advantages are 0 there" in " ".join(texts(driver, ".card h2"))
 
 
+def test_no_number_of_episodes_is_too_much_for_its_plots(show: Show) -> None:
+    driver = show(run_page(rows(2), "run"))
+    assert driver.execute_script("return extent(Array.from({ length: 300000 }, (_, at) => at))") == [0, 299_999]
+
+
 def test_no_episodes_and_one_are_no_trouble(show: Show) -> None:
     assert texts(show(run_page([], "none")), ".summary")[0].startswith("0 episodes")
     assert len(texts(show(run_page(rows(1), "one")), ".rows tbody tr")) == 1

@@ -1,6 +1,12 @@
 "use strict";
 // Every text of an episode goes into the page as a text node or an attribute's value: nothing here reads markup.
 
+// A page that cannot be laid out says so, and is not just blank.
+addEventListener("error", (event) => {
+  const said = `This page could not be laid out: ${event.message}. Please report it, with the version of chatenv.`;
+  document.body.prepend(el("p", "broken", said));
+}, { once: true });
+
 function el(tag, cls, ...children) {
   const node = document.createElement(tag);
   if (cls) node.className = cls;

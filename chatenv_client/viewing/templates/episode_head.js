@@ -34,10 +34,10 @@ function rewardCard() {
   if (!rewarded.length) { if (!episode.failure) card.append(el("p", "soft", "No turn was rewarded. A judge may still come (set_reward).")); return card; }
   const head = el("tr", "", el("th", "", "turn"), el("th", "", "reward"), ...names.map((name) => el("th", "", textOf(name))));
   const body = rewarded.map((turn) => el("tr", "", el("td", "", link("#" + idOf(turn), "", label(turn)), el("span", "faint", ` step ${turn.step ?? 0}`)),
-    el("td", "", signed(turn.reward)), ...names.map((name) => el("td", "", name in turn.rewards ? signed(turn.rewards[name]) : "")))); 
+    el("td", "", signed(turn.reward)), ...names.map((name) => el("td", "", Object.hasOwn(turn.rewards, name) ? signed(turn.rewards[name]) : ""))));
   const sum = (values) => values.reduce((total, value) => total + value, 0);
   const total = el("tr", "total", el("td", "", "sum"), el("td", "", signed(sum(rewarded.map((turn) => turn.reward)))),
-    ...names.map((name) => el("td", "", signed(sum(rewarded.map((turn) => turn.rewards[name] || 0))))));
+    ...names.map((name) => el("td", "", signed(sum(rewarded.map((turn) => Object.hasOwn(turn.rewards, name) ? turn.rewards[name] : 0))))));
   card.append(el("div", "scroll", el("table", "table", el("thead", "", head), el("tbody", "", total, ...body))));
   if (rewarded.some((turn) => names.length && Math.abs(sum(Object.values(turn.rewards)) - turn.reward) > 1e-9)) {
     card.append(el("p", "soft", "Parts are shown without their weights: a reward is their weighted sum, and what came without a name."));

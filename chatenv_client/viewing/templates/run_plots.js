@@ -2,6 +2,11 @@
 
 function mean(values) { return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null; }
 
+// The least and the greatest of any number of values.
+function extent(values) {
+  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+}
+
 function rewarded(some) { return some.filter((one) => one.reward !== null); }
 
 // Each mean is that of an episode and those around it, a twentieth of all.
@@ -22,9 +27,10 @@ function groupsOf(some) {
     if (!found.has(one.group)) found.set(one.group, []);
     found.get(one.group).push(one.reward);
   }
-  return [...found].map(([name, rewards]) => ({
-    name, rewards, low: Math.min(...rewards), high: Math.max(...rewards), mean: mean(rewards),
-  }));
+  return [...found].map(([name, rewards]) => {
+    const [low, high] = extent(rewards);
+    return { name, rewards, low, high, mean: mean(rewards) };
+  });
 }
 
 function counted(some, field) {
@@ -58,7 +64,7 @@ function frame(bounds, width = WIDTH) {
 function overTime(some) {
   const known = rewarded(some);
   if (!known.length) return el("p", "soft", "No episode has a reward.");
-  const bounds = scale(Math.min(...known.map((one) => one.reward)), Math.max(...known.map((one) => one.reward)));
+  const bounds = scale(...extent(known.map((one) => one.reward)));
   const [drawing, up] = frame(bounds);
   const across = (number) => LEFT + 4 + (number / Math.max(1, episodes.length - 1)) * (WIDTH - LEFT - 12);
   for (const one of known) drawing.append(dot(one, across(one.number), up(one.reward), "dot"));
@@ -79,7 +85,7 @@ function dot(one, x, y, cls) {
 function spread(some) {
   const groups = groupsOf(some).sort((one, other) => one.mean - other.mean);
   if (!groups.length) return [el("p", "soft", "No episode with a reward has a group."), ""];
-  const bounds = scale(Math.min(...groups.map((one) => one.low)), Math.max(...groups.map((one) => one.high)));
+  const bounds = scale(...extent(groups.flatMap((one) => [one.low, one.high])));
   const [drawing, up] = frame(bounds);
   const room = (WIDTH - LEFT - 12) / groups.length;
   groups.forEach((group, index) => {
@@ -99,8 +105,8 @@ function spread(some) {
 function histogram(some, field) {
   const values = some.map((one) => one[field]);
   if (!values.length) return el("p", "soft", "none");
-  const most = Math.max(...values) - Math.min(...values) + 1;
-  const bins = Math.min(30, Math.max(1, most)), low = Math.min(...values), size = most / bins;
+  const [low, high] = extent(values), most = high - low + 1;
+  const bins = Math.min(30, Math.max(1, most)), size = most / bins;
   const counts = new Array(bins).fill(0);
   for (const value of values) counts[Math.min(bins - 1, Math.floor((value - low) / size))]++;
   const width = 290, height = 92, tallest = Math.max(...counts);
@@ -113,7 +119,7 @@ function histogram(some, field) {
   });
   const middle = [...values].sort((one, other) => one - other)[values.length >> 1];
   drawing.append(svg("text", { x: 2, y: height - 3 }, low.toLocaleString("en")), svg("text", { x: width / 2, y: height - 3, "text-anchor": "middle" }, `median ${middle.toLocaleString("en")}`),
-    svg("text", { x: width - 2, y: height - 3, "text-anchor": "end" }, Math.max(...values).toLocaleString("en")));
+    svg("text", { x: width - 2, y: height - 3, "text-anchor": "end" }, high.toLocaleString("en")));
   return drawing;
 }
 

@@ -6,7 +6,7 @@ function columns() {
     { key: "id", name: "episode", of: (one) => one.episode_id, cls: "left", cell: (one) => (one.href ? link(one.href, "", textOf(one.episode_id, "mono")) : textOf(one.episode_id, "mono")) },
     { key: "group", name: "group", of: (one) => one.group, cls: "left", cell: (one) => textOf(one.group) },
     { key: "reward", name: "reward", of: (one) => one.reward ?? -Infinity, cell: (one) => el("b", one.reward > 0 ? "up" : one.reward < 0 ? "down" : "", one.reward === null ? "–" : signed(one.reward)) },
-    ...names.map((name) => ({ key: "reward:" + name, name, of: (one) => one.rewards[name] ?? -Infinity, cell: (one) => (name in one.rewards ? signed(one.rewards[name]) : "") })),
+    ...names.map((name) => ({ key: "reward:" + name, name, of: (one) => (Object.hasOwn(one.rewards, name) ? one.rewards[name] : -Infinity), cell: (one) => (Object.hasOwn(one.rewards, name) ? signed(one.rewards[name]) : "") })),
     { key: "end", name: "end", of: (one) => one.end + one.failure, cls: "left", cell: (one) => ending(one) },
     { key: "tokens", name: "tokens", of: (one) => one.tokens, cell: (one) => one.tokens.toLocaleString("en") },
     { key: "trained", name: "trained on", of: (one) => one.trained, cell: (one) => one.trained.toLocaleString("en") },
