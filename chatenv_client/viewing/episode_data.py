@@ -43,6 +43,8 @@ class View:
     forked_from: ForkOrigin | None = None
     task: str = ""
     tokenizer_name: str = ""
+    is_gone: bool = False
+    """Whether a server has it no more: it is as it was last seen."""
     data_href: str = ""
     """Where a page that follows a live episode finds its data anew; empty: it stays as it is."""
 

@@ -13,7 +13,8 @@ from chatenv_client.models import EpisodeSummary, Trajectory
 from chatenv_client.models.token_text import TokenText
 from chatenv_client.viewing.collection import Known, href_of, known_of, relatives_of
 from chatenv_client.viewing.episode_data import View
-from chatenv_client.viewing.run_data import EpisodeRow
+from chatenv_client.viewing.last_seen import LastSeen
+from chatenv_client.viewing.run_data import GONE, NOT_OVER, EpisodeRow
 from chatenv_client.viewing.token_texts import texts_of
 
 if TYPE_CHECKING:
@@ -50,15 +51,17 @@ class LiveEpisodes:
         self._lock = threading.Lock()
         self._texts: dict[int, TokenText] = {}
         self._read: dict[str, _Read] = {}
+        self._last_seen = LastSeen()
         self._tokenizer_name = env.server_info().tokenizer_name
         self.title = f"live episodes {prefix}*" if prefix else "live episodes"
 
     def rows(self) -> Sequence[EpisodeRow]:
         """A row of each, oldest first. Those that are gone stay as they were."""
         with self._lock:
-            for summary in sorted(self._env.episodes(self._prefix), key=lambda one: one.created_unix_seconds):
+            live = {summary.episode_id: summary for summary in self._env.episodes(self._prefix)}
+            for summary in sorted(live.values(), key=lambda one: one.created_unix_seconds):
                 self._see(summary)
-            return [read.known.row for read in self._read.values()]
+            return [_row(read.known.row, is_live=name in live) for name, read in self._read.items()]
 
     def _see(self, summary: EpisodeSummary) -> None:
         """Read an episode, unless it is as it was."""
@@ -77,23 +80,33 @@ class LiveEpisodes:
 
     def _trajectory(self, episode_id: str) -> Trajectory:
         self._env.resume(episode_id)
-        return self._env.trajectory()
+        trajectory = self._env.trajectory()
+        self._last_seen.keep(trajectory)
+        return trajectory
 
     def episode(self, key: str) -> tuple[Trajectory, dict[int, TokenText], View]:
-        """An episode by its id, as it is now; see `Collection`."""
+        """An episode by its id, as it is now, or as it was last seen; see `Collection`."""
         with self._lock:
-            trajectory, state = self._trajectory(key), self._env.state()
-            known = self._known(trajectory)
+            trajectory, view = self._seen_now(key)
             others = [read.known for name, read in self._read.items() if name != key]
-            view = View(
+            view = replace(
+                view,
                 index_href="./",
-                relatives=relatives_of(known, others),
-                forked_from=state.forked_from,
-                task=state.task,
+                relatives=relatives_of(self._known(trajectory), others),
                 tokenizer_name=self._tokenizer_name,
-                data_href=href_of(key).replace("episode", "episode.json", 1),
             )
             return trajectory, self._texts_of(trajectory), view
+
+    def _seen_now(self, key: str) -> tuple[Trajectory, View]:
+        try:
+            trajectory, state = self._trajectory(key), self._env.state()
+        except EpisodeNotFoundError:
+            last = self._last_seen.get(key)
+            if last is None:
+                raise
+            return last, View(is_gone=True)
+        data_href = href_of(key).replace("episode", "episode.json", 1)
+        return trajectory, View(forked_from=state.forked_from, task=state.task, data_href=data_href)
 
     def _texts_of(self, trajectory: Trajectory) -> dict[int, TokenText]:
         """Texts are asked for once: those of a server's tokens do not change."""
@@ -101,6 +114,10 @@ class LiveEpisodes:
         new = sorted(ids - self._texts.keys())
         self._texts.update(zip(new, self._env.describe_tokens(new), strict=True))
         return texts_of(self._texts, trajectory)
+
+
+def _row(row: EpisodeRow, *, is_live: bool) -> EpisodeRow:
+    return row if is_live or row.end != NOT_OVER else replace(row, end=GONE)
 
 
 def _told(summary: EpisodeSummary) -> tuple[object, ...]:

@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             return HTTPStatus.OK, *self.server.pages.page(name, key)
         except (KeyError, EpisodeNotFoundError):
-            return HTTPStatus.NOT_FOUND, plain, "no such page: the episode may have ended meanwhile\n"
+            return HTTPStatus.NOT_FOUND, plain, "no such page: its server does not know the episode\n"
         except ChatEnvError as error:
             return HTTPStatus.SERVICE_UNAVAILABLE, plain, f"{error.reason}: {error.message}\n"
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from chatenv_client.models import Origin, StopReason, Trajectory
 from chatenv_client.viewing.findings import findings_of, tokens_by_version
+
+NOT_OVER: Final = "not over"
+GONE: Final = "gone"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class EpisodeRow:
     """What broke; empty: nothing did."""
     failure_reason: str = ""
     end: str = ""
-    """`terminated`, `truncated`, `failed`, or `not over`."""
+    """`terminated`, `truncated`, `failed`, `not over`, or `gone` from its server before it was seen to be over."""
     tokens: int = 0
     """Of all segments, shared prefixes once."""
     trained: int = 0
@@ -81,7 +84,7 @@ def row_of(trajectory: Trajectory, href: str = "") -> EpisodeRow:
 def _end(trajectory: Trajectory) -> str:
     if trajectory.failure is not None:
         return "failed"
-    return "terminated" if trajectory.terminated else "truncated" if trajectory.truncated else "not over"
+    return "terminated" if trajectory.terminated else "truncated" if trajectory.truncated else NOT_OVER
 
 
 def _mean_logprob(trajectory: Trajectory) -> float | None:

@@ -183,12 +183,20 @@ def test_pages_are_for_this_machine_and_its_user_alone(files: Path, showing: Any
     assert data_of(fetched(url + "episode?id=5")[1])["episode_id"] == "sums-7"
 
 
-def test_an_episode_that_ended_stays_on_the_page_of_all(env: ChatEnv, address: str, showing: Any) -> None:
+def test_an_episode_that_is_gone_is_shown_as_it_was_last_seen(
+    env: ChatEnv, address: str, showing: Any, chrome: Any
+) -> None:
     url = showing("--live", "--address", address)
-    assert fetched(url)[0] == 200
+    chrome.get(url)
+    chrome.find_element("css selector", ".rows a").click()
     env.close()
-    assert fetched(url + "episode?id=a%3Ab")[0] == 404
-    assert [row["episode_id"] for row in json.loads(fetched(url + "index.json")[1])["episodes"]] == ["a:b"]
+    wait_until(chrome, "document.querySelector('.head').textContent.includes('as it was last seen')")
+    assert "Hi" in texts(chrome, ".turn.sampled .said-content")
+    (row,) = json.loads(fetched(url + "index.json")[1])["episodes"]
+    assert (row["episode_id"], row["end"]) == ("a:b", "gone")
+    data = data_of(fetched(url + row["href"])[1])
+    assert (data["view"]["is_gone"], data["view"]["data_href"], data["texts"]["72"]) == (True, "", "H")
+    assert fetched(url + "episode?id=never-seen")[0] == 404
 
 
 def test_a_server_that_does_not_answer_any_more_is_told(showing: Any) -> None:

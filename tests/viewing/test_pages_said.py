@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from chatenv_client import ChatAction, FidelityKind, FidelityReport, TokenText, 
 from chatenv_client.models import Origin, StopReason, Turn, segment_of
 from chatenv_client.viewing import texts_of
 from chatenv_client.viewing.findings import findings_of
+from chatenv_client.viewing.last_seen import LastSeen
 from chatenv_client.viewing.meanings import MEANINGS
 from chatenv_server import ChatEnvironment
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
@@ -126,3 +128,11 @@ def test_a_tokenizer_alone_tells_its_words_with_their_spaces(conformance_dir: Pa
         assert alone[token_id].is_control == is_control
         if b"\xc3" not in text and b"\xbc" not in text and not is_control:
             assert alone[token_id].text == text
+
+
+def test_what_was_seen_longest_ago_makes_room() -> None:
+    kept = LastSeen(most_tokens=9)
+    first, second, third = (replace(episode(), episode_id=name) for name in "abc")
+    for one in (first, second, first, third):
+        kept.keep(one)
+    assert [kept.get(name) for name in "abc"] == [first, None, third]

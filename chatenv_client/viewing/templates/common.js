@@ -62,7 +62,7 @@ function told(number, digits = 3) {
 
 function signed(number) { return (number > 0 ? "+" : "") + told(number); }
 
-// Asks for the data of a page that follows a server, and shows it where it has changed.
+// Asks for the data of a page that follows a server, and shows it where it has changed. Data without an address stay.
 function follow(href, first, show) {
   if (!href) return;
   let last = first;
@@ -71,7 +71,11 @@ function follow(href, first, show) {
       const answer = await fetch(href, { cache: "no-store" });
       const text = await answer.text();
       document.body.classList.toggle("stale", !answer.ok);
-      if (answer.ok && text !== last) show(JSON.parse(last = text));
+      if (answer.ok && text !== last) {
+        const data = JSON.parse(last = text);
+        show(data);
+        if (!(data.view || data).data_href) return;
+      }
     } catch {
       document.body.classList.add("stale");
     }

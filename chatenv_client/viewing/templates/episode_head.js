@@ -12,7 +12,7 @@ function totals() {
 
 function headNode() {
   const { tokens, trained, sampledTurns } = totals();
-  const end = episode.failure ? badge("bad", "failed") : episode.terminated ? badge("", "terminated") : episode.truncated ? badge("note", "truncated") : badge("", "not over");
+  const end = episode.failure ? badge("bad", "failed") : episode.terminated ? badge("", "terminated") : episode.truncated ? badge("note", "truncated") : badge("", episode.view.is_gone ? "gone" : "not over");
   const worst = episode.findings[0] ? episode.findings[0].level : "good";
   const trust = { good: "tokens exact", note: "tokens sound, with notes", bad: "look before you train" }[worst];
   return el("header", "head",
@@ -20,6 +20,7 @@ function headNode() {
     el("h1", "", textOf(episode.episode_id, "mono")), end,
     el("span", "worth", "reward ", el("b", episode.reward > 0 ? "up" : episode.reward < 0 ? "down" : "", episode.reward === null ? "none" : signed(episode.reward))),
     badge(worst, trust),
+    episode.view.is_gone ? badge("note", "no longer on the server: as it was last seen") : "",
     el("span", "soft", `${count(tokens, "token")} · ${trained.toLocaleString("en")} trained on · ${count(sampledTurns, "sampled turn")}` + (segments.length > 1 ? ` · ${segments.length} segments` : "")));
 }
 
