@@ -109,7 +109,7 @@ function histogram(some, field) {
   const bins = Math.min(30, Math.max(1, most)), size = most / bins;
   const counts = new Array(bins).fill(0);
   for (const value of values) counts[Math.min(bins - 1, Math.floor((value - low) / size))]++;
-  const width = 290, height = 92, tallest = Math.max(...counts);
+  const width = 190, height = 76, tallest = Math.max(...counts);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot" });
   counts.forEach((number, index) => {
     const tall = number ? Math.max(1.5, (number / tallest) * (height - 22)) : 0;
