@@ -154,11 +154,16 @@ def test_a_page_follows_its_server(env: ChatEnv, address: str, showing: Any, chr
     assert texts(chrome, ".rows td:nth-child(2)") == ["a:b"]
     chrome.find_element("css selector", ".rows a").click()
     assert len(texts(chrome, ".turn.sampled")) == 1
+    chrome.find_element("css selector", ".search").send_keys("Hi")
+    wait_until(chrome, "document.querySelector('.found').textContent === '1 of 1'")
     env.step({"role": "user", "content": "Again?"})
     env.step(ChatAction(tokens=[*b"No", 257]))
     env.set_reward({"late": 0.25}, step=3)
     wait_until(chrome, "document.querySelector('.worth b').textContent === '+0.25'")
     assert len(texts(chrome, ".turn.sampled")) == 2
+    assert (texts(chrome, ".found"), texts(chrome, ".pinned"), texts(chrome, ".hit")) == (["1 of 1"], ["H"], ["H", "i"])
+    chrome.switch_to.active_element.send_keys("?")
+    wait_until(chrome, "document.querySelector('.found').textContent === 'not found'")
     chrome.find_element("css selector", ".back").click()
     wait_until(chrome, "document.querySelector('.rows td:nth-child(4)')?.textContent === '+0.25'")
     assert [entry["message"] for entry in chrome.get_log("browser")] == []

@@ -247,6 +247,20 @@ def test_thirty_thousand_tokens_are_one_page_below_a_megabyte(show: Show) -> Non
     )
 
 
+def test_of_many_turns_those_in_sight_alone_are_laid_out(show: Show) -> None:
+    env = ChatEnvironment(ByteTokenizer())
+    env.reset(messages=[{"role": "user", "content": "x"}])
+    for _ in range(101):
+        env.step(ChatAction(tokens=[65, 257]))
+        env.step({"role": "user", "content": "y"})
+    driver = show((env, env.trajectory()))
+    laid_out = "document.querySelectorAll('.turn .tokens')[arguments[0]].checkVisibility({contentVisibilityAuto: true})"
+    assert driver.execute_script(f"return {laid_out}", 150) is False
+    driver.execute_script("for (let at = 0; at < 151; at++) goBy(1)")
+    assert driver.execute_script("return state.turn.number") == 150
+    assert 0 < driver.execute_script("return state.turn.node.getBoundingClientRect().top") < 200
+
+
 def test_an_episode_without_a_token_has_a_page(show: Show) -> None:
     env = ChatEnvironment(ByteTokenizer())
     env.reset()

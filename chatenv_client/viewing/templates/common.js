@@ -3,9 +3,10 @@
 
 // A page that cannot be laid out says so, and is not just blank.
 addEventListener("error", (event) => {
+  if (document.getElementById("page").childElementCount) return;
   const said = `This page could not be laid out: ${event.message}. Please report it, with the version of chatenv.`;
   document.body.prepend(el("p", "broken", said));
-}, { once: true });
+});
 
 function el(tag, cls, ...children) {
   const node = document.createElement(tag);

@@ -11,7 +11,7 @@ const PROBABILITIES = [0.99, 0.9, 0.75, 0.5, 0.25, 0.1, 0.03, 0.01];
 const CHUNK = 400;
 const STEPS = 9;
 
-const state = { colour: "origin", query: "", hits: [], hit: -1, pinned: null, turn: null, explained: new Set() };
+const state = { colour: "origin", query: "", hits: [], hit: -1, search: null, pinned: null, turn: null, explained: new Set() };
 let episode, segments, columnNames, page, tip;
 
 function bytesOf(encoded) {

@@ -10,8 +10,16 @@ function toolsNode() {
     button.onclick = () => choose(choice);
     group.append(button);
   }
+  state.search ??= searchNode();
+  bar.append(group, el("span", "legend"), el("span", "grow"), el("span", "found soft"), state.search,
+    el("span", "keys faint", el("kbd", "", "j"), el("kbd", "", "k"), " turn ", el("kbd", "", "r"), " report ", el("kbd", "", "c"), " colour ", el("kbd", "", "←"), el("kbd", "", "→"), " token"));
+  return bar;
+}
+
+// One for as long as the page is open: it keeps what is typed while an episode goes on.
+function searchNode() {
   const search = el("input", "search");
-  Object.assign(search, { type: "search", placeholder: "search tokens, or #id   /", value: state.query });
+  Object.assign(search, { type: "search", placeholder: "search tokens, or #id   /" });
   search.setAttribute("aria-label", "search tokens");
   let waiting;
   search.oninput = () => { clearTimeout(waiting); waiting = setTimeout(() => find(search.value), 120); };
@@ -19,9 +27,7 @@ function toolsNode() {
     if (event.key === "Enter") { clearTimeout(waiting); if (search.value !== state.query) find(search.value); else step(event.shiftKey ? -1 : 1); event.preventDefault(); }
     if (event.key === "Escape") { search.value = ""; find(""); search.blur(); }
   };
-  bar.append(group, el("span", "legend"), el("span", "grow"), el("span", "found soft"), search,
-    el("span", "keys faint", el("kbd", "", "j"), el("kbd", "", "k"), " turn ", el("kbd", "", "r"), " report ", el("kbd", "", "c"), " colour ", el("kbd", "", "←"), el("kbd", "", "→"), " token"));
-  return bar;
+  return search;
 }
 
 function choose(choice) {
@@ -48,6 +54,11 @@ function legend() {
 }
 
 function find(query) {
+  mark(query);
+  step(1, true);
+}
+
+function mark(query) {
   state.query = query;
   state.hits = [];
   state.hit = -1;
@@ -67,7 +78,6 @@ function find(query) {
     }
   }
   colourAll();
-  step(1, true);
 }
 
 function findExactly(segment, text, starts, query) {
@@ -104,11 +114,15 @@ function tokenAt(starts, place) {
   return low;
 }
 
+function tellFound() {
+  const said = state.hits.length ? `${state.hit + 1} of ${state.hits.length.toLocaleString("en")}` : state.query ? "not found" : "";
+  page.querySelector(".found").textContent = said;
+}
+
 function step(by, stay = false) {
-  const found = page.querySelector(".found");
-  if (!state.hits.length) { found.textContent = state.query ? "not found" : ""; return; }
-  state.hit = stay ? 0 : (state.hit + by + state.hits.length) % state.hits.length;
-  found.textContent = `${state.hit + 1} of ${state.hits.length.toLocaleString("en")}`;
+  if (state.hits.length) state.hit = stay ? 0 : (state.hit + by + state.hits.length) % state.hits.length;
+  tellFound();
+  if (!state.hits.length) return;
   const [segment, at] = state.hits[state.hit];
   pin(segment.spans[at], true);
 }
