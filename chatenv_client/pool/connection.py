@@ -1,4 +1,4 @@
-"""The connection that episodes of a pool share: what goes along together, and how long a full server is waited for."""
+"""The connection that episodes of a pool share: what goes along together, and how long a server is waited for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chatenv_client import inquiries
 from chatenv_client._connection import AsyncConnection
 from chatenv_client.batch import BATCHED
 from chatenv_client.calls import Call, ResultT
-from chatenv_client.errors import ChatEnvError, ServerBusyError
+from chatenv_client.errors import ChatEnvError, ServerBusyError, UnavailableError
 from chatenv_client.pool.together import Company
 from chatenv_client.succession import NO_ROOM
 
@@ -20,6 +20,9 @@ _LONGEST_PAUSE_S: Final = 5.0
 
 class Server:
     """What is known of the server, and the calls to it that go along together."""
+
+    has_answered = False
+    """Whether it was there at some time."""
 
     def __init__(self) -> None:
         self._asks = asyncio.Lock()
@@ -47,7 +50,7 @@ class Server:
 
 
 class PooledConnection(AsyncConnection):
-    """A connection of one episode. Its calls go along with others', and are made again while the server is busy.
+    """Calls of one episode: they go along with others', and are made again while the server is busy or away.
 
     Args:
         patience_s: seconds that a call is made again for; one with a timeout of its own, for no longer than that.
@@ -62,7 +65,7 @@ class PooledConnection(AsyncConnection):
         """Whether each call says by itself which server is to get it."""
 
     async def make(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
-        """As for `AsyncConnection`. A server that is busy is waited for."""
+        """As for `AsyncConnection`. A server that is busy is waited for, and one that was there before."""
         return await self._patiently(call, timeout_s, ServerBusyError)
 
     async def succeed(self, closing: Call[None] | None, opening: Call[ResultT], timeout_s: float | None) -> ResultT:
@@ -78,14 +81,24 @@ class PooledConnection(AsyncConnection):
         while True:
             try:
                 return await self._make_once(call, timeout_s)
-            except full:
-                if (left_s := ends - clock()) <= 0:
+            except ChatEnvError as error:
+                left_s = ends - clock()
+                if left_s <= 0 or not (isinstance(error, full) or self._is_away(call, error)):
                     raise
             await asyncio.sleep(min(left_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
+    def _is_away(self, call: Call[Any], error: ChatEnvError) -> bool:
+        """Whether the server was there and will be again. Who only has to tell it of an end need not wait for that."""
+        return isinstance(error, UnavailableError) and self.server.has_answered and call.method != "CloseEpisode"
+
     async def _make_once(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
         self.check()
+        result = await self._alone_or_along(call, timeout_s)
+        self.server.has_answered = True
+        return result
+
+    async def _alone_or_along(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
         if timeout_s is None and not self._goes_alone and call.method in BATCHED:
             company = await self.server.company_for(call.method, self)
             if company is not None:

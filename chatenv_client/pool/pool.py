@@ -34,7 +34,7 @@ class EpisodePool:
                 ...
 
     Where no task answers on the server, steps that are ready at the same time travel in one BatchStep, and resets in
-    one BatchReset. A server that is busy, or has no room for one episode more, is waited for.
+    one BatchReset. A server that is busy, has no room for one episode more, or is started anew, is waited for.
 
     Tasks: any number of them may use a pool within one event loop. Processes: as for `ChatEnv`.
     """
@@ -54,8 +54,8 @@ class EpisodePool:
 
         Args:
             target: as for `AsyncChatEnv`.
-            patience_s: seconds for which a call is made again that finds the server full; then its error is raised. A
-                call that is given a `timeout_s` is made again for no longer than that.
+            patience_s: seconds for which a call is made again that finds the server full, or away after it was there;
+                then its error is raised. A call that is given a `timeout_s` is made again for no longer than that.
             timeout_s: deadline of each call.
             max_message_bytes: as for `ChatEnv`.
             tls: as for `ChatEnv`.
@@ -150,11 +150,16 @@ class EpisodePool:
         """End all runs and episodes, and close the channel if it was opened here. Closing twice is fine.
 
         Raises:
+            RuntimeError: a policy wants to close the pool that waits for it.
             ChatEnvError: the server could not be told of all; this pool is closed all the same.
         """
         if self._connection.is_over:
             return
         self._connection.check()
+        if any(run.asks_here for run in self._runs):
+            raise RuntimeError(
+                "a policy cannot close the pool that waits for it; raise, and close where the run is read"
+            )
         async with self._connection.closing():
             await asyncio.gather(*[run.end() for run in self._runs])
             await self._farewells.end()

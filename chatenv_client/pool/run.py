@@ -76,6 +76,11 @@ class Run:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
 
+    @property
+    def asks_here(self) -> bool:
+        """Whether the policy asks this, or a row does: the end would wait for itself."""
+        return asyncio.current_task() in self._workers
+
     def _stopped(self, working: asyncio.Future[list[None]]) -> None:
         self._ended.put_nowait(None)
         if not working.cancelled():

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -26,6 +27,7 @@ from chatenv_client import (
     InvalidRequestError,
     ServerInfo,
     Trajectory,
+    UnavailableError,
     channel_options,
 )
 from tests.contract.conftest import Serving
@@ -200,6 +202,43 @@ def test_who_leaves_a_full_server_waits_no_longer_than_a_farewell_takes(serving:
         goes_on.set()
 
 
+def test_a_server_that_is_started_anew_on_its_store_is_waited_for(serving: Serving, tmp_path: Path) -> None:
+    settings = {"store": f"sqlite:///{tmp_path}/episodes.db"}
+    began, is_gone = asyncio.Event(), threading.Event()
+
+    async def say(observation: ChatObservation) -> Any:
+        if observation.step_count == 1:
+            began.set()
+            await asyncio.to_thread(is_gone.wait, 20)
+        return HELLO
+
+    async def go(target: str) -> list[Trajectory]:
+        async with EpisodePool(target) as pool:
+            rows: list[Any] = [{"seed": seed, "max_steps": 3} for seed in range(9)]
+            playing = asyncio.ensure_future(played(pool, rows, say))
+            await began.wait()
+            await asyncio.to_thread(first.__exit__, None, None, None)
+            is_gone.set()
+            await asyncio.sleep(3)  # gRPC itself has given up by then
+            assert not playing.done()
+            with serving({**settings, "listen": (target,)}):
+                return await playing
+
+    first = serving(settings)
+    ended = asyncio.run(go(first.__enter__()))
+    assert sorted(trajectory.seed or 0 for trajectory in ended) == list(range(9))
+    assert [len(trajectory.messages) for trajectory in ended] == [3] * 9
+
+
+def test_one_that_was_never_there_is_not() -> None:
+    async def go() -> None:
+        async with EpisodePool("127.0.0.1:1") as pool:
+            with pytest.raises(UnavailableError):
+                await pool.reset()
+
+    asyncio.run(asyncio.wait_for(go(), 20))
+
+
 def test_no_more_episodes_are_in_flight_than_may_be(target: str) -> None:
     now, most = 0, 0
 
@@ -339,6 +378,22 @@ def test_a_row_that_is_no_mapping_is_refused_and_not_passed_over(target: str, ro
                 await played(pool, [row, {}], _endless, group=group)
 
     asyncio.run(go())
+
+
+def test_a_policy_cannot_close_the_pool_that_waits_for_it(serving: Serving) -> None:
+    async def go(target: str) -> None:
+        async with EpisodePool(target) as pool:
+
+            async def closes(_: ChatObservation) -> None:
+                await pool.close()
+
+            with pytest.raises(RuntimeError, match="cannot close the pool"):
+                await played(pool, [{}] * 3, closes)
+            await pool.server_info()
+
+    with serving() as target:
+        asyncio.run(go(target))
+        assert live(target) == []
 
 
 @pytest.mark.parametrize("how", ["left", "cancelled", "closed"])
