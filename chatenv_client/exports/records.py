@@ -25,7 +25,7 @@ from chatenv_client.models import (
 )
 from chatenv_client.models.columns import DTYPES
 from chatenv_client.reasons import Reason
-from chatenv_client.wire.json_fields import dump_json, load_object
+from chatenv_client.wire.json_fields import OF_FILES, dump_json, load_object
 
 FORMAT: Final = 1
 """Version of the records, and the highest that this release reads."""
@@ -52,12 +52,20 @@ def record_of(trajectory: Trajectory) -> dict[str, Any]:
         "failure": None if failure is None else {"kind": failure.kind.value, "reason": failure.reason},
         "metadata_json": dump_json(trajectory.metadata, "metadata", Reason.BAD_METADATA),
         "messages": [_told(message) for message in trajectory.messages],
-        "messages_json": [dump_json(message, "messages", Reason.BAD_MESSAGE) for message in trajectory.messages],
+        "messages_json": [_message_text(message) for message in trajectory.messages],
         "segments": [_segment_record(segment) for segment in trajectory.segments],
         "given_assistants": None
         if trajectory.given_assistants is None
         else [{"start": start, "stop": stop} for start, stop in trajectory.given_assistants],
     }
+
+
+def _message_text(message: Message) -> str:
+    return dump_json(message, "messages", Reason.BAD_MESSAGE, bounds=OF_FILES)
+
+
+def _message_of(text: str) -> Message:
+    return load_object(text, "messages", Reason.BAD_MESSAGE, bounds=OF_FILES)  # type: ignore[return-value]
 
 
 def _told(message: Message) -> dict[str, Any]:
@@ -141,7 +149,7 @@ def _trajectory_of(record: Mapping[str, Any]) -> Trajectory:
         record["terminated"],
         record["truncated"],
         None if failure is None else Failure.of(failure["kind"], failure["reason"]),
-        tuple(load_object(text, "messages", Reason.BAD_MESSAGE) for text in record["messages_json"]),  # type: ignore[misc]
+        tuple(map(_message_of, record["messages_json"])),
         load_object(record["metadata_json"], "metadata", Reason.BAD_METADATA),
         record["seed"],
         record["group"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,18 @@ MAX_JSON_DEPTH: Final = 64
 
 MAX_JSON_CHARACTERS: Final = 2**20
 """Of one field. As Python objects a text takes many times its size, and metadata goes along with every answer."""
+
+
+class Bounds(NamedTuple):
+    """What a JSON text is held to."""
+
+    depth: int
+    characters: float
+
+
+_FIELD: Final = Bounds(MAX_JSON_DEPTH, MAX_JSON_CHARACTERS)
+OF_FILES: Final = Bounds(2 * MAX_JSON_DEPTH, math.inf)
+"""Of a text in a file. A message there is whole, with fields as deep as they may be and a content of any length."""
 
 
 class SpelledFloat(float):
@@ -97,7 +109,7 @@ def plain_json(value: Any, field: str, reason: Reason) -> Any:
     return value
 
 
-def dump_json(value: Any, field: str, reason: Reason, *, what: str = "") -> str:
+def dump_json(value: Any, field: str, reason: Reason, *, what: str = "", bounds: Bounds = _FIELD) -> str:
     """JSON text of a value. Errors speak of `what` where that says more than the field, which is logged.
 
     Raises:
@@ -105,8 +117,8 @@ def dump_json(value: Any, field: str, reason: Reason, *, what: str = "") -> str:
             long.
     """
     try:
-        is_spelled = _check_depth(value)
-        return _checked_text(_written(value) if is_spelled else _dumps(value))
+        is_spelled = _check_depth(value, bounds)
+        return _checked_text(_written(value) if is_spelled else _dumps(value), bounds)
     except (TypeError, ValueError) as error:
         message = f"{what or field} cannot be written as JSON: {error}"
         raise InvalidRequestError(message, reason=reason, field=field) from error
@@ -144,15 +156,15 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def load_json(text: str, field: str, reason: Reason) -> Any:
+def load_json(text: str, field: str, reason: Reason, *, bounds: Bounds = _FIELD) -> Any:
     """The value of a JSON text.
 
     Raises:
         InvalidRequestError: the text is not JSON (NaN and Infinity are not), too deep or too long.
     """
     try:
-        value = _DECODER.decode(_checked_length(text))
-        _check_depth(value)
+        value = _DECODER.decode(_checked_length(text, bounds))
+        _check_depth(value, bounds)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # refuses halves of surrogate pairs
     except (ValueError, RecursionError) as error:
@@ -160,13 +172,13 @@ def load_json(text: str, field: str, reason: Reason) -> Any:
     return value
 
 
-def load_object(text: str, field: str, reason: Reason) -> dict[str, Any]:
+def load_object(text: str, field: str, reason: Reason, *, bounds: Bounds = _FIELD) -> dict[str, Any]:
     """The object of a JSON text; an empty text is an empty object.
 
     Raises:
         InvalidRequestError: the text is not a JSON object.
     """
-    value = load_json(text, field, reason) if text else {}
+    value = load_json(text, field, reason, bounds=bounds) if text else {}
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{field} must be a JSON object", reason=reason, field=field)
     return value
@@ -184,23 +196,23 @@ def load_objects(text: str, field: str, reason: Reason) -> list[dict[str, Any]]:
     return value
 
 
-def _checked_length(text: str) -> str:
-    if len(text) > MAX_JSON_CHARACTERS:
-        raise _too_long()
+def _checked_length(text: str, bounds: Bounds) -> str:
+    if len(text) > bounds.characters:
+        raise _too_long(bounds)
     return text
 
 
-def _checked_text(text: str) -> str:
+def _checked_text(text: str, bounds: Bounds) -> str:
     if not text.isascii():
         text.encode()  # refuses halves of surrogate pairs
-    return _checked_length(text)
+    return _checked_length(text, bounds)
 
 
-def _too_long() -> ValueError:
-    return ValueError(f"longer than {MAX_JSON_CHARACTERS} characters")
+def _too_long(bounds: Bounds) -> ValueError:
+    return ValueError(f"longer than {bounds.characters} characters")
 
 
-def _check_depth(value: Any) -> bool:
+def _check_depth(value: Any, bounds: Bounds) -> bool:
     """Whether a number in the value has a spelling of its own.
 
     Raises:
@@ -209,11 +221,11 @@ def _check_depth(value: Any) -> bool:
     level, depth, count, is_spelled = [value], 0, 0, False
     while level:
         depth += 1
-        if depth > MAX_JSON_DEPTH:
-            raise ValueError(f"deeper than {MAX_JSON_DEPTH} levels")
+        if depth > bounds.depth:
+            raise ValueError(f"deeper than {bounds.depth} levels")
         count += len(level)  # each is written as a character or more, a value that stands in many places in each
-        if count > MAX_JSON_CHARACTERS:
-            raise _too_long()
+        if count > bounds.characters:
+            raise _too_long(bounds)
         is_spelled = is_spelled or any(isinstance(item, SpelledFloat) for item in level)
         level = [child for item in level for child in _children(item)]
     return is_spelled

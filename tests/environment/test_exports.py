@@ -24,6 +24,7 @@ from chatenv_client import (
     write_trajectories,
 )
 from chatenv_client.wire import trajectory_to_proto
+from chatenv_client.wire.json_fields import MAX_JSON_CHARACTERS, MAX_JSON_DEPTH
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from tests.engine.episodes import Plan, start
@@ -32,6 +33,7 @@ from tests.engine.test_segments import edited, take
 from tests.environment.conftest import said
 
 KINDS = [".jsonl", ".parquet"]
+HELLO = {"role": "user", "content": "Hello!"}
 
 metadata = st.dictionaries(
     st.text(max_size=3), st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), st.lists)
@@ -139,6 +141,24 @@ def test_a_failure_and_no_reward_are_in_the_file_as_such(tmp_path: Path, engine:
     rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
     assert [row["reward"] for row in rows] == [1.0, None, None]
     assert [row["failure"] for row in rows] == [None, {"kind": "judge", "reason": "nobody"}, None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_messages_and_deep_arguments_come_back_too(kind: str, tmp_path: Path, engine: TokenEngine) -> None:
+    if kind == ".parquet":
+        pytest.importorskip("pyarrow")
+    deep = '{"a":' * (MAX_JSON_DEPTH - 2) + "1.50" + "}" * (MAX_JSON_DEPTH - 2)
+    call = f'<tool_call>\n{{"name": "f", "arguments": {deep}}}\n</tool_call>'
+    env = ChatEnvironment(engine)
+    env.reset(messages=[HELLO])
+    assert env.step(ChatAction(tokens=[*call.encode(), 257])).messages[-1]["tool_calls"]
+    env.step(HELLO)
+    env.step(ChatAction(tokens=[*b"x" * (MAX_JSON_CHARACTERS + 1), 257]))
+    path = tmp_path / f"long{kind}"
+    write_trajectories(path, [env.trajectory()])
+    (read,) = read_trajectories(path)
+    assert bits(read) == bits(env.trajectory())
+    assert read.messages == env.trajectory().messages
 
 
 @pytest.mark.parametrize("kind", KINDS)
