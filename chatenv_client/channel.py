@@ -52,6 +52,8 @@ AFFINITY_HEADER: Final = "chatenv-affinity"
 # gRPC reads the name of the header from the service config only where this is set, as of 1.85; it changes nothing else.
 _HASH_BY_HEADER_VARIABLE: Final = "GRPC_EXPERIMENTAL_RING_HASH_SET_REQUEST_HASH_KEY"
 
+LOCAL: Final = "local:"
+"""How a target begins that leads to no channel; see `connect`."""
 _FOREIGN_SCHEMES: Final = ("http://", "https://", "grpc://", "grpcs://", "tcp://")
 
 
@@ -98,7 +100,7 @@ def open_channel(
         own_connection: whether it shares no connection with other channels, as those to one target do otherwise.
 
     Raises:
-        ValueError: the target is a URL of another kind.
+        ValueError: the target is a URL of another kind, or begins with `local:`.
     """
     _check_target(target)
     options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL)
@@ -139,6 +141,11 @@ def check_ready_channel(channel: object, kind: type, tls: Tls | None, max_messag
 
 
 def _check_target(target: str) -> None:
+    if target.startswith(LOCAL) and not target.removeprefix(LOCAL).isdecimal():  # a host may be called so
+        raise ValueError(
+            f"{target!r} is for `connect`; this client wants the address of a server, and "
+            "`chatenv_server.serve` starts one in this process"
+        )
     if target.startswith(_FOREIGN_SCHEMES):
         raise ValueError(
             f"{target!r} is no gRPC target; give 'host:port', 'unix:///path' or 'dns:///name:port', "

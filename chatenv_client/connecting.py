@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from chatenv_client.calls import DEFAULT_TIMEOUT_S
-from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
+from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, LOCAL, Tls
 from chatenv_client.client import ChatEnv
 from chatenv_client.distribution import needing
-
-LOCAL: Final = "local:"
 
 
 def connect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import traceback
@@ -9,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, ChatObservation, TaskError, Tls, connect
+from chatenv_client import (
+    ChatAction,
+    ChatEnv,
+    ChatObservation,
+    EpisodePool,
+    TaskError,
+    Tls,
+    VectorChatEnv,
+    connect,
+)
 
 pytest.importorskip("chatenv_server.running.in_process", reason="no server is installed")
 
@@ -111,6 +121,16 @@ def test_a_fork_goes_on_after_its_origin_was_closed() -> None:
 def test_what_cannot_be_is_refused(target: str, options: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         connect(target, **options)
+
+
+@pytest.mark.parametrize("target", ["local:", "local:Qwen/Qwen2.5-0.5B-Instruct"])
+def test_the_other_clients_say_who_takes_such_a_target(target: str) -> None:
+    async def pool() -> None:
+        EpisodePool(target)
+
+    for open_client in (lambda: ChatEnv(target), lambda: VectorChatEnv(target, 2), lambda: asyncio.run(pool())):
+        with pytest.raises(ValueError, match="is for `connect`"):
+            open_client()
 
 
 def test_without_the_server_installed_it_says_what_to_install() -> None:
