@@ -15,7 +15,10 @@ async def chatenv_reward(state: vf.State) -> float:
 
 
 class LeavingOutFailures(vf.RubricGroup):
-    """Scores rollouts without an error alone. One that broke has NaN as its reward, and none in its group's mean."""
+    """Scores rollouts without an error alone.
+
+    One that broke, or that nobody rewarded, has NaN as its reward, no advantage, and no part in the mean of its group.
+    """
 
     async def score_rollout(self, state: vf.State) -> None:
         """As a group of one."""
@@ -32,3 +35,14 @@ class LeavingOutFailures(vf.RubricGroup):
             else:
                 rewards = {name: value for name, value in state["chatenv_rewards"].items() if name}
                 state["metrics"] |= rewards | {"chatenv_exact": state["chatenv_exact"]}
+        _set_advantages(played)
+
+
+def _set_advantages(states: Sequence[vf.State]) -> None:
+    """Give each rollout its advantage over the mean of those that were rewarded, by the rewards of all rubrics."""
+    rewards = [state["reward"] for state in states if not math.isnan(state["reward"])]
+    for state in states:
+        is_rewarded = not math.isnan(state["reward"])
+        state["advantage"] = state["reward"] - sum(rewards) / len(rewards) if is_rewarded else None
+        for step in state["trajectory"]:
+            step["reward"], step["advantage"] = state["reward"], state["advantage"]

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,27 @@ def test_a_rollout_that_broke_has_no_part_in_the_mean_of_its_group(serving: Any)
     assert math.isnan(broken["reward"])
 
 
+def test_a_rollout_that_nobody_rewarded_has_no_part_in_it_either(serving: Any) -> None:
+    numbers = iter(range(3))
+
+    class Silent(Echo):
+        def __init__(self) -> None:
+            super().__init__()
+            self.number = next(numbers)
+
+        def answer(self, turn: ModelTurn) -> Answer:
+            return replace(super().answer(turn), rewards={"number": float(self.number)} if self.number else {})
+
+    env = ChatEnvMultiTurnEnv(serving(Silent), seeds=1)
+    outputs = evaluated(env, hello, rollouts_per_example=3, state_columns=["trajectory", "advantage"])
+    assert [output["error"] for output in outputs] == [None] * 3
+    steps = {output["reward"]: {step["advantage"] for step in output["trajectory"]} for output in outputs}
+    assert [steps.pop(reward) for reward in (2.0, 4.0)] == [{-1.0}, {1.0}]
+    ((reward, advantages),) = steps.items()
+    assert math.isnan(reward)
+    assert advantages == {None}
+
+
 def test_a_rollout_that_broke_is_tried_again_where_that_is_asked_for(serving: Any) -> None:
     times = iter([True])
 
@@ -253,6 +275,17 @@ def test_rewards_of_your_own_count_beside_those_of_the_server(address: str) -> N
     (output,) = evaluated(env, hello)
     assert output["reward"] == 12.0
     assert output["metrics"]["friendly"] == 2.0
+
+
+def test_advantages_are_those_of_all_rewards(address: str) -> None:
+    said = iter(["hello", "howdy"] * 2)
+
+    async def friendly(completion: Any) -> float:
+        return 2.0 if completion[0].content == "hello" else 0.0
+
+    env = ChatEnvMultiTurnEnv(address, seeds=1, reset={"task_args": {"turns": 1}}, rubric=vf.Rubric(funcs=[friendly]))
+    outputs = evaluated(env, lambda _: Said(next(said)), rollouts_per_example=2, state_columns=["trajectory"])
+    assert {output["reward"]: output["trajectory"][0]["advantage"] for output in outputs} == {7.0: 1.0, 5.0: -1.0}
 
 
 @pytest.mark.timeout(400)  # a command that imports half of what is installed
