@@ -55,10 +55,13 @@ def environment_factory(target: str, **options: Unpack[ResetOptions]) -> Callabl
 def say_last_words(completions: Sequence[Any], environments: Sequence[EpisodeEnvironment], **_: Any) -> list[None]:
     """Let tasks score what the model says in the end, which TRL's environments are not told. For `reward_funcs`.
 
-    It gives no reward of its own: the environment's has it all.
+    It gives no reward of its own: the environment's has it all. Where TRL cut a rollout off at calls, nothing is said:
+    those are no last words.
     """
     for completion, environment in zip(completions, environments, strict=True):
-        environment._say({"role": "assistant", "content": completion[-1].get("content") or ""})
+        last = completion[-1] if completion else {"role": "nobody"}
+        if last["role"] == "assistant" and not last.get("tool_calls"):
+            environment._say({"role": "assistant", "content": last.get("content") or ""})
     return [None] * len(completions)
 
 

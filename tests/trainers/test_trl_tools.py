@@ -244,6 +244,24 @@ def test_the_last_words_are_scored_once() -> None:
     assert environment.get_reward() == 1.0
 
 
+@pytest.mark.parametrize(
+    "completion",
+    [
+        [],
+        [{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "calculate"}}]}],
+        [{"role": "assistant", "content": ""}, {"role": "tool", "name": "calculate", "content": "5"}],
+    ],
+    ids=["nothing", "a call", "the result of a call"],
+)
+def test_where_a_rollout_was_cut_off_at_a_call_nothing_is_said_for_the_model(completion: list[Any]) -> None:
+    with serve(Settings(listen=("127.0.0.1:0",)), task=Arithmetic) as server:
+        environment: Any = environment_factory(server.target)()
+        environment.reset(seed=1)
+        assert say_last_words([completion], [environment]) == [None]
+        assert environment._env.observation.step_count == 0
+    assert environment.get_reward() is None
+
+
 def test_the_page_trains_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dictionary: str) -> None:
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     monkeypatch.chdir(tmp_path)
