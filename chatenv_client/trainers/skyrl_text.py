@@ -14,7 +14,7 @@ from typing import Any
 from skyrl_gym.envs.base_text_env import BaseTextEnv, BaseTextEnvStepOutput, ConversationType
 
 from chatenv_client.client import ChatEnv
-from chatenv_client.models import ChatAction, StepResult
+from chatenv_client.models import ChatAction, StepResult, StopReason
 from chatenv_client.trainers.skyrl import options_of
 from chatenv_client.trainers.texts import tokens_of_turn
 
@@ -58,7 +58,7 @@ class ChatTextEnv(BaseTextEnv):
         """
         before = self._env.observation
         tokens = tokens_of_turn(self._env, before, self._without_stop(action))
-        result = self._env.step(ChatAction(tokens=tokens))
+        result = self._env.step(ChatAction(tokens=tokens, stop_reason=StopReason.STOP))
         self.turns += 1
         observation = result.observation
         self._book(result)

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.models import ChatAction, Message, StepResult, StopReason
 from chatenv_client.models.stop_reason import as_stop_reason
+from chatenv_client.trainers.texts import turn_of
 
 ANOTHER_PROMPT: Final = (
     "the model was asked with another prompt than chatenv has, so its turn is sent as the chat template writes it, and "
@@ -77,9 +78,9 @@ class Speaker:
         if self._stop_ids is None:
             tokens = (await self.env.server_info()).special_tokens
             self._stop_ids = frozenset(token.id for token in tokens if token.stops)
-        stops, written = self._stop_ids, (await self.env.render([message])).tokens
-        stop = next((place for place, token in enumerate(written.tolist()) if token in stops), len(written))
-        turn = written[: stop if is_cut else stop + 1]
+        turn = turn_of(await self.env.render([message]), self.env.observation, self._stop_ids)
+        if is_cut and turn[-1:] and turn[-1] in self._stop_ids:
+            turn.pop()
         return ChatAction(tokens=turn, stop_reason=StopReason.LENGTH if is_cut else StopReason.STOP, message=message)
 
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from chatenv_client.client import ChatEnv
-from chatenv_client.models import ChatObservation
+from chatenv_client.models import ChatObservation, Rendered, StepResult
+from chatenv_client.trainers.playing import is_models_turn
+
+
+def turn_of(rendered: Rendered, shown: ChatObservation, stops: Collection[int]) -> list[int]:
+    """The turn in what the template writes after a prompt: through the token that ends it, where it writes one.
+
+    Args:
+        rendered: the assistant's message, as `render` gives it.
+        shown: the observation that it follows on.
+        stops: ids that end a turn.
+    """
+    written: list[int] = rendered.tokens.tolist()
+    end = next((index for index, token in enumerate(written, 1) if token in stops), None)
+    asks = shown.token_ids[len(shown.token_ids) - shown.generation_prompt_length :].tolist()
+    if end is None and asks and written[-len(asks) :] == asks:  # the next prompt begins where no token ends the turn
+        end = len(written) - len(asks)
+    return written[:end]
 
 
 def tokens_of_turn(env: ChatEnv, observation: ChatObservation, text: str) -> list[int]:
     """What a model would have to sample for the template to write this text: the token that ends the turn included.
 
-    The server renders the text as an assistant message. What it writes after the prompt is the turn, up to the token
-    that ends it. A model may have sampled other tokens of the same text.
+    The server renders the text as an assistant message. A model may have sampled other tokens of the same text.
 
     Args:
         env: where it is to be the next step.
@@ -21,14 +39,11 @@ def tokens_of_turn(env: ChatEnv, observation: ChatObservation, text: str) -> lis
         ValueError: it is not the model's turn, or the template does not let a text stand for a sampled turn.
         ChatEnvError: the server refuses the text.
     """
-    if not observation.generation_prompt_length:
+    if not is_models_turn(StepResult(observation, None, observation.done)):
         raise ValueError("it is not the model's turn: somebody else has to speak before")
     prompt = observation.token_ids.tolist()
     rendered = env.render([{"role": "assistant", "content": text}])
     stream: list[int] = prompt[: rendered.tokens_offset] + rendered.tokens.tolist()
     if stream[: len(prompt)] != prompt:
         raise ValueError("the chat template does not write an assistant's message after its prompt; give token ids")
-    turn = stream[len(prompt) :]
-    stops = {token.id for token in env.server_info().special_tokens if token.stops}
-    end = next((index for index, token in enumerate(turn, 1) if token in stops), len(turn))
-    return turn[:end]
+    return turn_of(rendered, observation, {token.id for token in env.server_info().special_tokens if token.stops})

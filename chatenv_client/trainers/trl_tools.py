@@ -10,7 +10,6 @@ The tokens are TRL's on this way. `trl.py` is the way on which they are chatenv'
 
 from __future__ import annotations
 
-import itertools
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chatenv_client.client import ChatEnv
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import ChatAction, Failure, ResetOptions
+from chatenv_client.models import ChatAction, Failure, ResetOptions, StopReason
 from chatenv_client.trainers.playing import BROKEN, failure_of
+from chatenv_client.trainers.texts import turn_of
 from chatenv_client.trainers.tool_methods import method_of
 
 if TYPE_CHECKING:
@@ -103,12 +103,16 @@ class EpisodeEnvironment:
         return "\n".join(str(message["content"]) for message in said)
 
     def _say(self, message: Any) -> list[Any]:
-        """Take a turn of the model; what the task says to it. Nothing is said once the episode is over."""
+        """Take a turn of the model, as the template writes it: what was sampled is TRL's alone to know.
+
+        What the task says to it is returned. Nothing is said once the episode is over.
+        """
         if self._failure is not None or self._is_over:
             return []
         before = self._env.observation.conversation.length
         try:
-            result = self._env.step(ChatAction(self._tokens_of(message), message=message))
+            tokens = turn_of(self._env.render([message]), self._env.observation, self._stops)
+            result = self._env.step(ChatAction(tokens, stop_reason=StopReason.STOP, message=message))
         except BROKEN as error:
             self._fail(error)
             return []
@@ -120,9 +124,3 @@ class EpisodeEnvironment:
     def _fail(self, error: ChatEnvError) -> None:
         reason, kind = failure_of(error)
         self._failure = Failure(kind, reason)
-
-    def _tokens_of(self, message: Any) -> list[int]:
-        """The turn as the template writes it: what the model sampled is TRL's alone to know."""
-        rendered = self._env.render([message])
-        written = rendered.tokens[len(self._env.observation.token_ids) - rendered.tokens_offset :].tolist()
-        return [*itertools.takewhile(lambda token: token not in self._stops, written), self._stops[0]]
