@@ -1,8 +1,9 @@
-"""A chatenv server in a process of its own, on a free port, for as long as a block lasts."""
+"""A chatenv server in a process of its own, on a free port, for as long as a block lasts: a SIGTERM ends it too."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import grpc
 
 @contextmanager
 def server_of(task: str, tokenizer: str = "bytes") -> Iterator[str]:
-    """Serve a task of the examples; the server's address.
+    """Serve a task of the examples; the server's address. For the main thread.
 
     Args:
         task: `module:Class`.
@@ -29,6 +30,8 @@ def server_of(task: str, tokenizer: str = "bytes") -> Iterator[str]:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     options = ["--listen", address, "--task", task, "--tokenizer", tokenizer, "--log-level", "warning"]
     examples = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    # By itself, SIGTERM would end this process alone. As an exception it leaves the block, and the server ends first.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     process = subprocess.Popen(
         [sys.executable, "-m", "chatenv_server", *options], env={**os.environ, "PYTHONPATH": examples}
     )
@@ -38,6 +41,7 @@ def server_of(task: str, tokenizer: str = "bytes") -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:

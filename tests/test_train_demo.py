@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ pytest.importorskip("transformers", reason="the server extra is not installed", 
 import grpo
 import numpy as np
 import torch
+import train_demo
 from grpo import Options, Step, exact_rows, train
 from retokenised import mismatch, retokenised_rows
 from server_process import server_of
@@ -101,6 +103,17 @@ def test_a_model_in_a_folder_is_trained_with_the_tokenizer_beside_it(target: str
     with server_of(TASK, str(folder)) as served:
         (step,) = train(large_model(str(folder)), served, replace(FEW, steps=1))
     assert 0 < step.gap <= grpo.TOLERANCE
+
+
+def test_a_run_that_is_told_to_end_leaves_no_server_behind() -> None:
+    command = [sys.executable, train_demo.__file__, "--steps", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline().startswith("step ")
+        run.send_signal(signal.SIGTERM)
+        # The server writes to the same pipe: it comes to an end when both are gone.
+        run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM
 
 
 def test_a_reward_counts_by_its_distance_from_its_groups_mean() -> None:
