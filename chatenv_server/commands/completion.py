@@ -37,10 +37,19 @@ def run(arguments: argparse.Namespace) -> int:
         for action in _actions(arguments.parser):
             if action.type is Path or action.metavar in _OF_FILES:
                 action.complete = shtab.FILE
+        _describe_shortly(arguments.parser)
         sys.stdout.write(shtab.complete(arguments.parser, arguments.shell) + "\n")
         return 0
 
     return reporting(NAME, work)
+
+
+def _describe_shortly(parser: argparse.ArgumentParser) -> None:
+    """Give subcommands their one line of help as a description: a shell shows no more beside a name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action._choices_actions:
+                action.choices[one.dest].description = one.help
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[Any]:
