@@ -107,7 +107,8 @@ def read_lines(file: IO[bytes]) -> Iterator[Trajectory]:
         try:
             record = _loaded(line)
             if record is None:
-                warnings.warn(f"line {number} is cut off at the end of the file, and is left out", stacklevel=2)
+                place = f"{getattr(file, 'name', 'a stream')}: line {number}"
+                warnings.warn(f"{place} is cut off at the end of the file, and is left out", stacklevel=2)
                 return
             if not isinstance(record, dict):
                 raise ValueError("it is no JSON object")  # noqa: TRY004, TRY301 - of the file, not of an argument

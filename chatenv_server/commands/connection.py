@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,13 +74,15 @@ def add_connection_arguments(parser: argparse.ArgumentParser, timeout_s: float =
 
 
 def reporting(name: str, work: Callable[[], int]) -> int:
-    """Do the work of a subcommand; its exit code. What goes wrong is told in one line.
+    """Do the work of a subcommand; its exit code. What goes wrong is told in one line, and so are warnings.
 
     Raises:
         BrokenPipeError: nobody reads any more what the work prints.
     """
     try:
-        return work()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: tell(name, str(message))
+            return work()
     except ChatEnvError as error:
         next_steps = "".join(f"; {step}" for kind, step in _NEXT_STEPS if isinstance(error, kind))
         return _told(name, f"{error.reason}: {error.message}{next_steps}", EXIT_FAILED)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from chatenv_client.distribution import DISTRIBUTION, needing
-from chatenv_server.commands.connection import EXIT_USAGE
+from chatenv_server.commands.connection import reporting
 from chatenv_server.commands.opening import object_in
 from chatenv_server.commands.output import print_json, progress_line
 
@@ -46,14 +46,16 @@ def run(arguments: argparse.Namespace) -> int:
     with needing("server", f"{DISTRIBUTION} {NAME}"):
         from chatenv_server.tokenizer_files.loading import TokenizerError, torch_hidden
 
-    try:
-        with torch_hidden():
-            if arguments.task is not None:
-                return _run_task(arguments)
-            return _run_all(arguments) if arguments.all is not None else _run_one(arguments)
-    except (TokenizerError, ValueError) as error:
-        sys.stderr.write(f"{DISTRIBUTION} {NAME}: {error}\n")
-        return EXIT_USAGE
+    def work() -> int:
+        try:
+            with torch_hidden():
+                if arguments.task is not None:
+                    return _run_task(arguments)
+                return _run_all(arguments) if arguments.all is not None else _run_one(arguments)
+        except TokenizerError as error:
+            raise ValueError(str(error)) from error
+
+    return reporting(NAME, work)
 
 
 def _run_one(arguments: argparse.Namespace) -> int:

@@ -60,10 +60,14 @@ def snapshot_in(given: bytes, name: str) -> EpisodeSnapshot:
     except DecodeError as error:
         raise _no_snapshot(name, "it is neither the bytes of one nor its JSON, or it is cut off") from error
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        raise _no_snapshot(name, f"its JSON is that of something else, or cut off ({error})") from error
+        raise _no_snapshot(name, f"its JSON is that of something else, or cut off ({_first_line(error)})") from error
     if not snapshot.entries:
         raise _no_snapshot(name, "there is no episode in it")
     return snapshot
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _no_snapshot(name: str, why: str) -> InvalidRequestError:

@@ -22,7 +22,8 @@ _WIPE: Final = "\r\x1b[K"
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print a value; dataclasses as objects, arrays as lists."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, default=_plain) + "\n")
+    has_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=not has_all, indent=indent, default=_plain) + "\n")
     sys.stdout.flush()
 
 

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work() -> int:
         _check(arguments)
-        if arguments.what is not None and _is_path(arguments.what):
+        if _names_files(arguments):
             return _view_files(Path(arguments.what), arguments)
         with client_of(arguments) as env:
             return _view_live(env, arguments)
@@ -69,14 +69,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.live and arguments.html is not None:
         raise ValueError("--live shows pages that change; --html writes them once: give one of them")
-    if arguments.what is None or not _is_path(arguments.what):
+    if not _names_files(arguments):
         if arguments.tokenizer is not None:
             raise ValueError("--tokenizer is for files: a server knows its own")
     elif arguments.live:
         raise ValueError("--live follows a server, and files do not change: leave it out")
 
 
-def _is_path(what: str) -> bool:
+def _names_files(arguments: argparse.Namespace) -> bool:
+    """Whether files are to be looked at. An id has no slash, but may end as a file's name does: --live says so."""
+    what: str | None = arguments.what
+    if what is None or arguments.live:
+        return what is not None and "/" in what
     path = Path(what)
     return path.exists() or path.suffix in KINDS or "/" in what
 
@@ -87,6 +91,8 @@ def _is_path(what: str) -> bool:
 def _view_files(path: Path, arguments: argparse.Namespace) -> int:
     from chatenv_client.viewing.filed import FiledEpisodes
 
+    if not path.exists():
+        raise ValueError(f"{path}: No such file; where it is the id of a live episode, --live shows it")
     if not path.is_dir() and path.suffix not in KINDS:
         raise ValueError(f"{path} is no file of episodes: their names end in {', '.join(KINDS)}")
     engine = _engine(arguments.tokenizer)
@@ -95,6 +101,8 @@ def _view_files(path: Path, arguments: argparse.Namespace) -> int:
     with progress_line() as show:
         show(f"reading {path}")
         trajectories = list(episodes_in(path, engine))
+    if not trajectories:
+        raise ValueError(f"{path} holds no episode yet")
     if arguments.html is not None:
         return _write(trajectories, path.name, engine, arguments)
     if len(trajectories) == 1:
@@ -156,7 +164,9 @@ def _write(trajectories: list[Trajectory], title: str, tokens: Any, arguments: a
     if len(trajectories) == 1 and arguments.html.suffix == ".html":
         return _place(trajectories[0].to_html(tokens), arguments)
     if arguments.html.suffix == ".html" or arguments.html.is_file():
-        raise ValueError(f"{arguments.html} is a file, and there are {len(trajectories)} episodes: name a folder")
+        raise ValueError(
+            f"--html {arguments.html} names a file, and there are {len(trajectories)} episodes: name a folder"
+        )
     with progress_line() as show:
         page = write_run(
             arguments.html, trajectories, title, tokens, lambda done, count: show(f"{done}/{count} pages written")

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,18 @@ from tests.server.test_command import command
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 AtTerminal = Callable[..., str]
+INTERRUPTED = """
+import signal, sys
+from chatenv_server.commands import cli
+from chatenv_server.tokenizer_files import loading
+load = loading.load_tokenizer
+def interrupted(*arguments):
+    signal.raise_signal(signal.SIGINT)
+    return load(*arguments)
+loading.load_tokenizer = interrupted
+sys.exit(cli.main(["doctor", "bytes"]))
+"""
+"""The doctor, while somebody presses Ctrl-C."""
 
 
 @pytest.fixture
@@ -141,6 +154,26 @@ def test_a_shell_completes_every_command_and_its_flags(shell: str) -> None:
     for each in cli._COMMANDS:
         assert each.NAME in script
     assert "--logprobs" in script
+
+
+def test_what_the_output_cannot_write_is_spelt_out(server: RunningServer) -> None:
+    environment = plain_environment() | {"PYTHONIOENCODING": "ascii", "CHATENV_ADDRESS": server.addresses[0]}
+    with ChatEnv(server.addresses[0]) as env:
+        env.reset(episode_id="e", messages=[{"role": "user", "content": "Grüße, 世界"}])
+        told, as_json = (
+            subprocess.run(command("state", "e", *form), capture_output=True, env=environment, check=True).stdout
+            for form in ((), ("--json",))
+        )
+    assert b"Gr\\xfc\\xdfe, \\u4e16\\u754c" in told
+    assert json.loads(as_json)["history_messages"][0]["content"] == "Grüße, 世界"
+
+
+def test_an_interrupted_doctor_says_so_in_one_line() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        told = process.communicate(timeout=60)
+    assert (process.returncode, *told) == (1, "", "chatenv-rl doctor: interrupted\n")
 
 
 def test_bash_completes_a_command() -> None:

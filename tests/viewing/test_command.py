@@ -125,6 +125,24 @@ def test_all_live_episodes_become_a_folder_of_pages(env: ChatEnv, address: str, 
     assert [row["episode_id"] for row in rows] == [env.episode_id, "second"]
 
 
+def test_an_id_may_end_like_a_file_where_it_is_said_to_be_live(address: str, showing: Any) -> None:
+    with ChatEnv(address) as env:
+        env.reset(episode_id="task-7.json", messages=[HELLO])
+        url = showing("--live", "task-7.json", "--address", address)
+        assert data_of(fetched(url)[1])["episode_id"] == "task-7.json"
+        told = view("task-7.json", "--address", address).stderr
+    assert told.splitlines()[-1].endswith("where it is the id of a live episode, --live shows it")
+
+
+def test_a_line_that_was_cut_off_is_told_and_the_others_are_shown(files: Path, tmp_path: Path) -> None:
+    cut = files / "a.jsonl"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    done = view(str(cut), "--html", str(tmp_path / "out"), "--json")
+    assert json.loads(done.stdout)["episodes"] == 4
+    told = "line 5 is cut off at the end of the file, and is left out"
+    assert done.stderr.splitlines()[1:] == [f"chatenv-rl view: {cut}: {told}"]
+
+
 def test_an_episode_of_a_server_becomes_one_file(env: ChatEnv, address: str, tmp_path: Path) -> None:
     out = tmp_path / "one.html"
     assert view("a:b", "--html", str(out), "--address", address).returncode == 0
@@ -218,6 +236,8 @@ def test_a_server_that_does_not_answer_any_more_is_told(showing: Any) -> None:
     [
         (("never-was",), 1, "UNAVAILABLE"),
         (("none.jsonl",), 2, "No such file"),
+        (("{files}/none.jsonl",), 2, "holds no episode yet"),
+        (("{files}/other.json", "--tokenizer", "bytes"), 1, "is no exported episode"),
         (("{files}/notes.txt",), 2, "their names end in .jsonl, .parquet"),
         (("{files}/empty",), 2, "chatenv-rl trajectories"),
         (("{files}/broken",), 2, "line 1 cannot be read"),
@@ -234,7 +254,10 @@ def test_what_cannot_be_shown_is_told_in_one_line(
     for folder in ("empty", "broken"):
         files.joinpath(folder).mkdir()
     files.joinpath("broken", "a.jsonl").write_text("{}")
+    files.joinpath("none.jsonl").write_text("")
+    files.joinpath("other.json").write_text('{"a": 1}')
     done = view(*(one.format(files=files) for one in arguments), "--address", "localhost:1")
     assert (done.returncode, done.stdout) == (code, "")
     assert told in done.stderr.splitlines()[-1]
+    assert all(line.startswith("chatenv-rl view: ") for line in done.stderr.splitlines())
     assert "Traceback" not in done.stderr
