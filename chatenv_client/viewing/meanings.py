@@ -1,7 +1,8 @@
-"""What fidelity reports mean for whoever trains. `make docs` writes the table of docs/tokens.md from it."""
+"""What fidelity reports mean for whoever trains: to pages, to the doctor, and to docs/tokens.md (`make docs`)."""
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from chatenv_client.models import FidelityKind
@@ -15,6 +16,13 @@ class Meaning(NamedTuple):
     """What it means for training."""
     advice: str
     """What to do."""
+
+    @property
+    def plain(self) -> str:
+        """All of it in sentences, without Markdown."""
+        said = f"{self.happened}. For training: {self.training}. What to do: {self.advice}."
+        without_links = re.sub(r" \(\[[^]]*\]\([^)]*\)\)", "", said)
+        return without_links[0].upper() + without_links[1:].replace("`", "")
 
 
 MEANINGS: Final = {

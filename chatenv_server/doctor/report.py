@@ -5,42 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from chatenv_client.models import FidelityKind
+from chatenv_client.viewing.meanings import MEANINGS
 from chatenv_server.doctor.checkup import Checkup
 from chatenv_server.doctor.examination import Examination, Verdict
 from chatenv_server.doctor.facts import TemplateFacts
-
-CONSEQUENCES: Final[Mapping[FidelityKind, str]] = {
-    FidelityKind.HISTORY_REWRITTEN: "The model goes on seeing its earlier turn as it was sampled; served the usual "
-    "way, it would see it rewritten. Training on this stream is on-policy; deployment differs from it. Policy "
-    "'segment' begins a new stream instead, as deployment would show it; 'strict' refuses such steps.",
-    FidelityKind.CONTENT_ALTERED: "The model reads another text than the caller gave, trimmed for instance; rewards "
-    "or checks that compare with the given text would be off.",
-    FidelityKind.MESSAGE_DROPPED: "The model never reads a part of what was given, so it is rewarded for an answer to "
-    "what it did not see. Choose another template or other messages.",
-    FidelityKind.BOUNDARY_MERGE: "The full tokenisation has other ids at the edge of the turn than those sampled. The "
-    "stream keeps the sampled ones, which are right to train on; a trainer that tokenises again would train on others.",
-    FidelityKind.CONTROL_TOKEN_ESCAPED: "A text spelt control tokens; they were encoded as ordinary text, so that "
-    "nobody can end a turn from inside a message.",
-    FidelityKind.NONCANONICAL_STOP: "The model stopped on another token than the template closes turns with; its "
-    "token stays and is trained on, the template's is left out.",
-    FidelityKind.TRUNCATED_TURN_CLOSED: "The turn was cut off, so the template closes it with tokens outside the loss "
-    "mask: the model is not taught to stop there.",
-    FidelityKind.STOP_STRING_OVERLAP: "The model wrote a part of the close itself; it is not written twice, and what "
-    "the model wrote is trained on.",
-    FidelityKind.UNDECODABLE_TOKENS: "The tokens are trained on as sampled, but the message shows them only in part.",
-    FidelityKind.KWARG_UNUSED: "An argument has no effect; the run is not the one that was meant.",
-    FidelityKind.TEXT_AFTER_STOP: "The sampler went on after a token that ends a turn. What it wrote there, a made-up "
-    "user turn perhaps, is in the stream and is trained on; give the sampler its stop tokens.",
-    FidelityKind.TOOL_CALL_MALFORMED: "A turn that looks like a call, or like a thought that never ends, is kept as "
-    "text: no tool is called for it.",
-    FidelityKind.TOOL_RESULT_UNMATCHED: "The model reads a result of a call that the conversation does not show, or of "
-    "another one. Send the parsed message with the tokens, and the ids of its calls with the results.",
-}
-"""What each kind of report means for training, a sentence or two."""
 
 _PLAIN: Final = (
     "This tokenizer has no chat template. A plain one was examined, which no model was trained on: each role and a "
@@ -69,7 +40,7 @@ def as_text(checkup: Checkup) -> str:
     lines += ["", "Against full-history apply_chat_template", *_scenarios(checkup.examinations)]
     if checkup.kinds:
         lines += ["", "What the reports mean for training"]
-        lines += [line for kind in checkup.kinds for line in _item(kind.value, CONSEQUENCES[kind])]
+        lines += [line for kind in checkup.kinds for line in _item(kind.value, MEANINGS[kind].plain)]
     return "\n".join([*lines, "", _gain(checkup), _conclusion(checkup), ""])
 
 
@@ -86,7 +57,7 @@ def as_json(checkup: Checkup) -> dict[str, Any]:
         "template": None if checkup.facts is None else dataclasses.asdict(checkup.facts),
         "scenarios": [_scenario_json(one) for one in checkup.examinations],
         "counts": counts(checkup),
-        "consequences": {kind.value: CONSEQUENCES[kind] for kind in checkup.kinds},
+        "meanings": {kind.value: MEANINGS[kind]._asdict() for kind in checkup.kinds},
         "segments": _segments_json(checkup),
         "sound": checkup.sound,
     }

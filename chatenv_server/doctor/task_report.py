@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from chatenv_client.models import FidelityKind
-from chatenv_server.doctor.report import CONSEQUENCES
+from chatenv_client.viewing.meanings import MEANINGS
 from chatenv_server.doctor.task_checkup import PlayedTurn, TaskCheckup
 
 _WIDTH: Final = 100
@@ -35,7 +35,7 @@ def task_as_text(checkup: TaskCheckup) -> str:
     if not checkup.keeps_state:
         lines += _item("state", _NO_STATE)
     for kind in dict.fromkeys(kind for turn in checkup.turns for kind in turn.reports):
-        lines += _item(kind, CONSEQUENCES[FidelityKind(kind)])
+        lines += _item(kind, MEANINGS[FidelityKind(kind)].plain)
     return "\n".join([*lines, "", _conclusion(checkup), ""])
 
 

@@ -97,7 +97,7 @@ def test_the_embedded_tokenizer_is_exact_and_the_report_is_one_json_object(
     assert found["exact"]
     assert report["counts"] == {verdict: len(names) for verdict, names in found.items()}
     reported = {kind for scenario in report["scenarios"] for kind in scenario["reports"]}
-    assert report["consequences"].keys() == reported <= {kind.value for kind in FidelityKind}
+    assert report["meanings"].keys() == reported <= {kind.value for kind in FidelityKind}
 
 
 def test_a_person_reads_the_same_in_words(template: str) -> None:
@@ -105,6 +105,7 @@ def test_a_person_reads_the_same_in_words(template: str) -> None:
     assert (examined.returncode, examined.stderr) == (0, "")
     assert examined.stdout.startswith("bytes: 259 tokens, template ")
     assert "What the reports mean for training" in examined.stdout
+    assert "What to do: " in examined.stdout
     assert "history_rewritten" in examined.stdout
     assert examined.stdout.rstrip().endswith("Every step is exact, or says why not.")
     assert "history_policy 'segment' gains" in examined.stdout

@@ -80,6 +80,9 @@ def test_what_a_trainer_should_know_is_found(trajectory: Trajectory, finding: tu
 
 def test_every_kind_of_report_has_a_meaning() -> None:
     assert set(MEANINGS) == set(FidelityKind)
+    for meaning in MEANINGS.values():
+        assert not re.search(r"[\[\]`]|\(\)", meaning.plain)
+    assert MEANINGS[FidelityKind.HISTORY_REWRITTEN].plain.endswith('history_policy="segment" or "strict".')
 
 
 def test_a_notebook_shows_an_episode_in_short() -> None:
