@@ -31,6 +31,11 @@ class Finding(NamedTuple):
     """Kind of the reports that it sums up; empty: of none."""
 
 
+def level_of(kind: FidelityKind) -> Level:
+    """How bad a kind of report is."""
+    return "bad" if kind in _HARMFUL else "note"
+
+
 def findings_of(trajectory: Trajectory) -> list[Finding]:
     """What is to be said of an episode's tokens, worst first."""
     found = [
@@ -57,7 +62,7 @@ def _of_the_end(trajectory: Trajectory) -> Iterator[Finding]:
 def _of_reports(trajectory: Trajectory) -> Iterator[Finding]:
     counts = Counter(report.kind for report in trajectory.fidelity)
     for kind, count in counts.items():
-        yield Finding("bad" if kind in _HARMFUL else "note", f"{count} × {kind.name}", kind.value)
+        yield Finding(level_of(kind), f"{count} × {kind.name}", kind.value)
     if not counts:
         yield Finding("good", "Every step was exact: no reports.")
 

@@ -6,22 +6,28 @@ Needs nothing but the standard library. The whole of an episode is `trajectory.t
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
-from chatenv_client.models import ChatObservation, ChatState, Failure, Message, Origin, Trajectory, Turn
-from chatenv_client.viewing.findings import findings_of
+from chatenv_client.models import ChatObservation, ChatState, Failure, FidelityReport, Message, Origin, Trajectory, Turn
+from chatenv_client.viewing.findings import findings_of, level_of
 
 MOST_ROWS: Final = 30
 """Messages or turns that are shown; of more, the first and the last."""
 MOST_CHARACTERS: Final = 400
 """Of a text."""
 
-_BOX: Final = "font:13px/1.45 system-ui,sans-serif;border-left:3px solid #3b76d8;padding:2px 0 2px 10px;margin:4px 0"
+_BOX: Final = (
+    "font:13px/1.45 system-ui,sans-serif;border-left:3px solid #3b76d8;padding:2px 0 2px 10px;margin:4px 0;"
+    "overflow:hidden;overflow-wrap:anywhere"
+)
 _SOFT: Final = "opacity:.65"
-_CELL: Final = "text-align:left;vertical-align:top;padding:1px 12px 1px 0;white-space:pre-wrap;unicode-bidi:isolate"
-_COLOURS: Final = {"good": "#19743a", "note": "#9a6700", "bad": "#c4321f"}
+_CELL: Final = "text-align:left;vertical-align:top;padding:1px 12px 1px 0;unicode-bidi:isolate;white-space:"
+_COLOURS: Final = {"good": "#22884a", "note": "#a26e00", "bad": "#d8412f"}
+"""To be read on white and on black: the page around is somebody else's."""
+_JOINERS: Final = "\u200c\u200d"
 
 
 def told_observation(observation: ChatObservation) -> str:
@@ -30,7 +36,7 @@ def told_observation(observation: ChatObservation) -> str:
     if observation.segment:
         facts.append(f"segment {observation.segment}")
     end = _end(observation.terminated, observation.truncated, observation.failure)
-    reports = [("note", f"{report.kind.name}: {report.detail}") for report in observation.fidelity]
+    reports = _reports(observation.fidelity)
     return _box(
         _head(observation.episode_id, end, facts, observation.reward, observation.rewards),
         _findings(reports),
@@ -44,7 +50,7 @@ def told_state(state: ChatState) -> str:
     if state.sealed:
         facts.append(f"segment {state.segment}")
     end = _end(state.terminated, state.truncated, state.failure)
-    reports = [("note", f"{report.kind.name}: {report.detail}") for report in state.fidelity]
+    reports = _reports(state.fidelity)
     return _box(
         _head(state.episode_id, end, facts, None, {}), _findings(reports), _table(_messages(state.history_messages))
     )
@@ -80,6 +86,14 @@ def _end(terminated: bool, truncated: bool, failure: Failure | None) -> str:
     if failure is not None:
         return f" · failed: {failure.kind}: {failure.reason}"
     return " · terminated" if terminated else " · truncated" if truncated else ""
+
+
+def _reports(reports: Sequence[FidelityReport]) -> Iterator[tuple[str, str]]:
+    """A line for each kind, with the detail of its first report."""
+    counts = Counter(report.kind for report in reports)
+    for kind, count in counts.items():
+        detail = next(report.detail for report in reports if report.kind is kind)
+        yield level_of(kind), (f"{count} × " if count > 1 else "") + f"{kind.name}: {detail}"
 
 
 def _findings(findings: Iterable[tuple[str, str]]) -> str:
@@ -119,13 +133,20 @@ def _table(rows: Iterable[tuple[str, ...]]) -> str:
     if len(all_rows) > MOST_ROWS:
         left_out = (f"… {len(all_rows) - MOST_ROWS} more",)
         all_rows = [*all_rows[:half], left_out, *all_rows[-half:]]
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{_text(cell)}</td>' for cell in row) + "</tr>" for row in all_rows
-    )
+    body = "".join(f"<tr>{_row(row)}</tr>" for row in all_rows)
     return f'<table style="border-collapse:collapse;margin:4px 0">{body}</table>' if body else ""
 
 
+def _row(row: tuple[str, ...]) -> str:
+    *facts, said = row
+    return "".join(
+        f'<td style="{_CELL}{wraps}">{_text(cell)}</td>'
+        for cell, wraps in (*((fact, "nowrap") for fact in facts), (said, "pre-wrap"))
+    )
+
+
 def _text(text: str) -> str:
-    """A text as HTML. What cannot be seen, or turns the text around it, is spelt out."""
-    shown = "".join(one if one.isprintable() or one in "\n\t" else f"[U+{ord(one):04X}]" for one in text)
+    """A text as HTML. What cannot be seen, or turns the text around it, is spelt out, but for joiners in a word."""
+    kept = "\n\t" + _JOINERS * (len(text) > 2)
+    shown = "".join(one if one.isprintable() or one in kept else f"[U+{ord(one):04X}]" for one in text)
     return escape(shown)

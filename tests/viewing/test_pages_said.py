@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatenv_client import ChatAction, FidelityKind, FidelityReport, TokenText, Trajectory
+from chatenv_client import ChatAction, ChatObservation, FidelityKind, FidelityReport, TokenText, Trajectory
 from chatenv_client.models import Origin, StopReason, Turn, segment_of
 from chatenv_client.viewing import texts_of
 from chatenv_client.viewing.findings import findings_of
 from chatenv_client.viewing.last_seen import LastSeen
 from chatenv_client.viewing.meanings import MEANINGS
+from chatenv_client.viewing.notebook import told_observation
 from chatenv_server import ChatEnvironment
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from chatenv_server.tokenizer_files.loading import load_tokenizer
@@ -101,6 +102,20 @@ def test_a_notebook_shows_the_first_and_the_last_of_many_messages() -> None:
     shown = env.observation._repr_html_()
     assert "… 70 more" in shown
     assert re.findall(r"number (\d+)<", shown) == [str(place) for place in (*range(15), *range(85, 100))]
+
+
+def test_a_notebook_sums_reports_up() -> None:
+    reports = (FidelityReport(FidelityKind.KWARG_UNUSED, "x", None), FidelityReport(FidelityKind.MESSAGE_DROPPED, "y"))
+    shown = told_observation(ChatObservation(fidelity=reports[:1] * 5000 + reports[1:]))
+    assert re.findall(r">([^<]*(?:KWARG|DROPPED)[^<]*)<", shown) == ["5000 × KWARG_UNUSED: x", "MESSAGE_DROPPED: y"]
+    assert len(shown) < 2000
+
+
+def test_a_notebook_keeps_what_joiners_join_and_spells_out_what_turns() -> None:
+    joined = "\U0001f469\u200d\U0001f467 \u0645\u06cc\u200c\u0634\u0648\u062f"
+    env = ChatEnvironment(ByteTokenizer())
+    env.reset(messages=[{"role": "user", "content": f"{joined} \u202e"}])
+    assert f"{joined} [U+202E]" in env.observation._repr_html_()
 
 
 def test_texts_come_from_whoever_knows_them() -> None:
