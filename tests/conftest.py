@@ -12,7 +12,7 @@ from tests.conformance import CONFORMANCE, REQUIRED, do_without, why_missing
 from tests.machine import OPENSSL, Certificates
 
 # The same examples on every run: a change is judged by what it does, not by what was drawn. New ones: deep.
-settings.register_profile("default", max_examples=150, deadline=None, derandomize=True)
+settings.register_profile("default", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True)
 settings.register_profile("deep", max_examples=10_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
