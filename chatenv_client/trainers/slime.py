@@ -12,11 +12,10 @@ from slime.utils.http_utils import post
 from slime.utils.types import Sample
 
 from chatenv_client.aio import AsyncChatEnv
-from chatenv_client.errors import EpisodeNotFoundError
 from chatenv_client.models import ChatAction, StopReason, Trajectory
 from chatenv_client.tokens import Int32Array
 from chatenv_client.trainers.checking import check_row
-from chatenv_client.trainers.playing import play_async, play_on_async
+from chatenv_client.trainers.playing import BROKEN, play_async, play_on_async
 from chatenv_client.trainers.rollouts import Server, opening, why_unsound
 
 _FILTER = "--dynamic-sampling-filter-path chatenv_client.trainers.slime.without_failures"
@@ -84,7 +83,7 @@ class _Rollout:
         if self._paused:
             try:
                 trajectory = await play_on_async(env, await env.resume(self._paused), self._sample)
-            except EpisodeNotFoundError:
+            except BROKEN:
                 return []
         else:
             trajectory = await play_async(env, self._sample, **opens)

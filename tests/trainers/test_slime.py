@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from chatenv_client import ChatEnv
+from chatenv_server import Settings, serve
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 from tests.trainers.engines import THOUGHT
 from tests.trainers.inference import InferenceServer
 from tests.trainers.pages import block_of
+from tests.trainers.tasks import Echo
 
 if importlib.util.find_spec("slime") is None:
     sys.path.append(str(Path(__file__).parent / "seams"))
@@ -196,6 +198,18 @@ def test_an_aborted_sample_whose_episode_is_gone_begins_anew(address: str) -> No
         made = generated(generate, args, paused)
         assert made.status is Sample.Status.COMPLETED
         assert sum(made.loss_mask) == sum(len(each.tokens) for each in engine.tiny.generated[2:])
+
+
+def test_an_aborted_sample_whose_server_is_gone_is_failed(engine: InferenceServer) -> None:
+    with (
+        InferenceServer(aborts_at=(1,)).running() as aborting,
+        serve(Settings(listen=("127.0.0.1:0",)), task=Echo) as server,
+    ):
+        generate = generate_with(server.target, attempts=2)
+        paused = generated(generate, arguments(aborting, partial_rollout=True), sample_of())
+    made = generated(generate, arguments(engine, partial_rollout=True), paused)
+    assert made.status is Sample.Status.FAILED
+    assert math.isnan(made.reward)
 
 
 def test_an_aborted_sample_with_several_rows_begins_anew(forgetful: str) -> None:
