@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
@@ -99,8 +100,12 @@ class ChatEnvExecutor(AgentExecutorBase):
 
 def _options_of(label: Any) -> dict[str, Any]:
     """What a label says of an episode."""
-    if isinstance(label, str) and label.startswith("{"):
-        return {"given": label}
+    try:
+        options = json.loads(label) if isinstance(label, str) else None
+    except ValueError:  # such as {1, 2}, an answer
+        options = None
+    if isinstance(options, dict):
+        return {"given": options}
     return {"metadata": {"label": label}} if label else {}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("openrlhf.utils.agent", reason="OpenRLHF is not installed")
 
-from chatenv_server import Settings, serve
+from chatenv_server import Opening, Settings, TaskEpisode, serve
 from tests.trainers.engines import THOUGHT, TinyEngine
 from tests.trainers.pages import block_of
 from tests.trainers.tasks import Echo
@@ -178,3 +178,17 @@ def test_with_another_tokenizer_nothing_is_played(loaded: Loads, turned: Any) ->
     ):
         executed(loaded(server.target), engine, tokenizer=turned)
     assert not engine.asked
+
+
+class Asked(Echo):
+    """Says the label."""
+
+    def open(self, episode: TaskEpisode) -> Opening:
+        return Opening(messages=[{"role": "user", "content": f"label {episode.metadata['label']}"}])
+
+
+@pytest.mark.parametrize("label", ["{1, 2}", "17", "[1]"])
+def test_a_label_that_holds_no_options_is_for_the_task_to_see(loaded: Loads, label: str) -> None:
+    with serve(Settings(listen=("127.0.0.1:0",)), task=Asked) as server:
+        made = executed(loaded(server.target), Engine(), label)
+    assert f"label {label}".encode() in bytes(token for token in made["observation_tokens"] if token < 256)
