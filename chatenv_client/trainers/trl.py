@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate.logging import get_logger
 
 from chatenv_client.client import ChatEnv
 from chatenv_client.models import ResetOptions, Trajectory
@@ -26,6 +27,8 @@ from chatenv_client.trainers.trl_sampling import Turns
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+_LOG = get_logger(__name__)
 
 Row = dict[str, Any]
 """What TRL takes of one episode, by the names of its lists."""
@@ -95,6 +98,7 @@ class RolloutFunc:
             turns = Turns(trainer)
             trajectories = play_side_by_side(envs, turns.sample, options)
             turns.finish()
+        _warn_of_failures(trajectories)
         rows = [_row_of(trajectory, trainer.eos_token_ids[0]) for trajectory in trajectories]
         if trainer.model.training and not self._first_update.is_over:
             self._first_update.expect(rows)
@@ -112,6 +116,12 @@ class RolloutFunc:
             name = "-".join(map(str, (*origin, index // size)))
             resets.append(options_of(prompt, self._options, int(seeds.generate_state(1)[0]), f"trl-{name}"))
         return resets
+
+
+def _warn_of_failures(trajectories: Sequence[Trajectory]) -> None:
+    """TRL goes on without what failed, for as long as a server is gone: a person has to be told."""
+    if failures := [each.failure for each in trajectories if each.failure is not None]:
+        _LOG.warning(f"{len(failures)} of {len(trajectories)} episodes failed; the first, {': '.join(failures[0])}")
 
 
 def _row_of(trajectory: Trajectory, filler: int) -> Row:

@@ -208,12 +208,15 @@ def test_a_failed_episode_contributes_nothing_to_the_loss(train: Train, served: 
     assert torch.isclose(trainer._compute_loss(trainer.model, alone).detach(), loss)
 
 
-def test_where_every_episode_fails_nothing_changes(train: Train, address: str) -> None:
+def test_where_every_episode_fails_nothing_changes(
+    train: Train, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
     trainer = train(rollout_func(address, task_args={"breaks_at": -1}), [{"seed": 1}, {"seed": 2}])
     assert trainer.losses[0] == 0
     before = tiny_model(trainer.processing_class).state_dict()
     assert all(torch.equal(weights, before[name]) for name, weights in trainer.model.state_dict().items())
     assert trainer.state.log_history[0]["reward"] is None
+    assert "8 of 8 episodes failed; the first, task: the task raised" in caplog.text
 
 
 def test_the_reward_of_the_example_rises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
