@@ -221,6 +221,12 @@ def test_without_a_tokenizer_a_page_shows_ids(show: Show, played: Play) -> None:
     assert "Ids alone" in " ".join(texts(driver, ".facts dd"))
 
 
+def test_a_page_says_that_its_tokenizer_may_be_another(show: Show, played: Play) -> None:
+    assert "another tokenizer" not in " ".join(texts(show(played), ".facts dd"))
+    driver = show((ByteTokenizer(), played[1]))
+    assert "have no text: is this another tokenizer" in " ".join(texts(driver, ".facts dd"))
+
+
 def test_a_page_follows_the_colours_that_its_reader_prefers(show: Show, played: Play) -> None:
     from tests.viewing.browser import emulate
 

@@ -68,6 +68,12 @@ function reportsOf(kind) {
   return segments.flatMap((segment) => segment.reports.filter((report) => report.kind === kind).map((report) => [turnOfReport(segment, report), report]));
 }
 
+// How many ids the tokenizer that was given knows no text of.
+function unknownIds() {
+  const ids = new Set(segments.flatMap((segment) => [...segment.tokens]));
+  return [...ids].filter((id) => episode.texts[id] === undefined && episode.bytes[id] === undefined).length;
+}
+
 function aboutCard() {
   const { view } = episode;
   const facts = { group: episode.group, seed: episode.seed, task: view.task, tokenizer: view.tokenizer_name };
@@ -79,7 +85,9 @@ function aboutCard() {
   for (const segment of segments) for (const other of segment.others) others.set(other.name, { ...other, rows: other.rows + (others.get(other.name)?.rows || 0) });
   for (const other of others.values()) list.append(el("dt", "", "column"), el("dd", "", textOf(other.name, "mono"), ` ${other.dtype} ${other.shape.join(" × ")}, ${count(other.rows, "row")}`));
   if (Object.keys(episode.metadata).length) list.append(el("dt", "", "metadata"), el("dd", "", said("data", JSON.stringify(episode.metadata, null, 1))));
+  const unknown = unknownIds();
   if (!Object.keys(episode.texts).length) list.append(el("dt", "", "texts"), el("dd", "soft", "Ids alone: no tokenizer was at hand."));
+  else if (unknown) list.append(el("dt", "", "texts"), el("dd", "", badge("note", "note"), ` ${count(unknown, "token id")} have no text: is this another tokenizer than the one that wrote them?`));
   card.append(list);
   return list.children.length ? card : "";
 }
