@@ -21,7 +21,7 @@ MOST_CHARACTERS: Final = 400
 
 _BOX: Final = (
     "font:13px/1.45 system-ui,sans-serif;border-left:3px solid #3b76d8;padding:2px 0 2px 10px;margin:4px 0;"
-    "overflow:hidden;overflow-wrap:anywhere"
+    "overflow:auto;overflow-wrap:anywhere"
 )
 _SOFT: Final = "opacity:.65"
 _CELL: Final = "text-align:left;vertical-align:top;padding:1px 12px 1px 0;unicode-bidi:isolate;white-space:"
@@ -141,7 +141,7 @@ def _row(row: tuple[str, ...]) -> str:
     *facts, said = row
     return "".join(
         f'<td style="{_CELL}{wraps}">{_text(cell)}</td>'
-        for cell, wraps in (*((fact, "nowrap") for fact in facts), (said, "pre-wrap"))
+        for cell, wraps in (*((fact, "nowrap") for fact in facts), (said, "pre-wrap;min-width:16em"))
     )
 
 
