@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
 from chatenv_client.models import FidelityKind, Origin, Segment, StopReason, Trajectory, Turn
+from chatenv_client.tokens import BoolArray
 
 Level = Literal["good", "note", "bad"]
 
@@ -29,6 +30,8 @@ class Finding(NamedTuple):
     text: str
     kind: str = ""
     """Kind of the reports that it sums up; empty: of none."""
+    turns: tuple[tuple[int, int], ...] = ()
+    """(segment, turn) of each turn in which it arose; empty: it is of the whole."""
 
 
 def level_of(kind: FidelityKind) -> Level:
@@ -42,7 +45,7 @@ def findings_of(trajectory: Trajectory) -> list[Finding]:
         *_of_the_end(trajectory),
         *_of_reports(trajectory),
         *_of_sampled_tokens(trajectory),
-        *_of_turns([turn for segment in trajectory.segments for turn in segment.turns]),
+        *_of_turns(trajectory),
     ]
     return sorted(found, key=lambda finding: ("bad", "note", "good").index(finding.level))
 
@@ -72,45 +75,68 @@ def _of_sampled_tokens(trajectory: Trajectory) -> Iterator[Finding]:
     if not trained:
         yield Finding("bad", "Nothing was sampled: there is nothing to train on.")
         return
-    lacking = sum(int((segment.loss_mask & ~segment.has_logprob).sum()) for segment in trajectory.segments)
+    lacking = sum(int(_lacking(segment).sum()) for segment in trajectory.segments)
     if lacking == trained:
         yield Finding("note", "No logprobs were given.")
     elif lacking:
-        yield Finding("bad", f"{lacking:,} of {trained:,} sampled tokens have no logprob.")
-    odd = sum(_count_of_odd(segment) for segment in trajectory.segments)
+        said = f"{lacking:,} of {trained:,} sampled tokens have no logprob."
+        yield Finding("bad", said, turns=_turns_of(trajectory, _lacking))
+    odd = sum(int(_odd(segment).sum()) for segment in trajectory.segments)
     if odd:
-        yield Finding("bad", f"{odd:,} logprobs are no finite number, or above 0.")
+        said = f"{odd:,} logprobs are no finite number, or above 0."
+        yield Finding("bad", said, turns=_turns_of(trajectory, _odd))
     if not lacking and not odd:
         yield Finding("good", f"All {trained:,} sampled tokens have a logprob.")
 
 
-def _count_of_odd(segment: Segment) -> int:
-    given = segment.logprobs[segment.has_logprob & segment.loss_mask]
-    return int((~np.isfinite(given) | (given > 0)).sum())
+def _lacking(segment: Segment) -> BoolArray:
+    """(T,) which tokens should have a logprob."""
+    return segment.loss_mask & ~segment.has_logprob
 
 
-def _of_turns(turns: list[Turn]) -> Iterator[Finding]:
-    sampled = [turn for turn in turns if turn.origin is Origin.SAMPLED]
-    cut = sum(turn.stop_reason is StopReason.LENGTH for turn in sampled)
+def _odd(segment: Segment) -> BoolArray:
+    """(T,) which logprobs are none that a model gives."""
+    given = segment.has_logprob & segment.loss_mask
+    return given & (~np.isfinite(segment.logprobs) | (segment.logprobs > 0))
+
+
+def _turns_of(trajectory: Trajectory, chosen: Callable[[Segment], BoolArray]) -> tuple[tuple[int, int], ...]:
+    """The turns of the tokens that are chosen."""
+    return tuple(
+        (number, turn)
+        for number, segment in enumerate(trajectory.segments)
+        for turn in np.unique(segment.turn[chosen(segment)]).tolist()
+    )
+
+
+def _of_turns(trajectory: Trajectory) -> Iterator[Finding]:
+    sampled = {
+        (number, place): turn
+        for number, segment in enumerate(trajectory.segments)
+        for place, turn in enumerate(segment.turns)
+        if turn.origin is Origin.SAMPLED
+    }
+    cut = tuple(place for place, turn in sampled.items() if turn.stop_reason is StopReason.LENGTH)
     if cut:
-        yield Finding("note", f"{_turns(cut)} cut off by the sampler's length limit.")
-    aborted = sum(turn.stop_reason is StopReason.ABORT for turn in sampled)
+        yield Finding("note", f"{_told(cut)} cut off by the sampler's length limit.", turns=cut)
+    aborted = tuple(place for place, turn in sampled.items() if turn.stop_reason is StopReason.ABORT)
     if aborted:
-        yield Finding("note", f"{_turns(aborted)} aborted.")
-    forced = sum(sum(turn.sampled_runs[::2]) for turn in sampled)
+        yield Finding("note", f"{_told(aborted)} aborted.", turns=aborted)
+    forced = {place: sum(turn.sampled_runs[::2]) for place, turn in sampled.items() if sum(turn.sampled_runs[::2])}
     if forced:
-        yield Finding("note", f"{forced:,} tokens were forced on the model, and are masked out.")
-    versions = tokens_by_version(sampled)
+        said = f"{sum(forced.values()):,} tokens were forced on the model, and are masked out."
+        yield Finding("note", said, turns=tuple(forced))
+    versions = tokens_by_version(sampled.values())
     if len(versions) > 1:
         said = ", ".join(f"{version or 'no version'} ({count:,})" for version, count in versions.items())
         yield Finding("note", f"Sampled by {len(versions)} weight versions: {said}.")
 
 
-def _turns(count: int) -> str:
-    return "1 turn was" if count == 1 else f"{count} turns were"
+def _told(turns: tuple[tuple[int, int], ...]) -> str:
+    return "1 turn was" if len(turns) == 1 else f"{len(turns)} turns were"
 
 
-def tokens_by_version(turns: list[Turn]) -> dict[str, int]:
+def tokens_by_version(turns: Iterable[Turn]) -> dict[str, int]:
     """How many tokens each version of the weights sampled, in the order in which they came."""
     counts: dict[str, int] = {}
     for turn in turns:

@@ -94,6 +94,22 @@ def test_the_page_says_whether_its_tokens_can_be_trusted(show: Show) -> None:
     assert reports == ["UNDECODABLE_TOKENS", "TRUNCATED_TURN_CLOSED"]
 
 
+def test_the_page_leads_to_the_turns_that_cannot_be_trusted(show: Show) -> None:
+    env = ChatEnvironment(ByteTokenizer())
+    env.reset(messages=[{"role": "user", "content": "x"}])
+    for tokens, logprobs in (([65, 257], [-1.0, -1.0]), ([65, 257], None), ([65, 257], [-1.0, 0.5]), ([65], [-1.0])):
+        env.step(ChatAction(tokens=tokens, logprobs=logprobs))
+        env.step({"role": "user", "content": "y"})
+    driver = show((env, env.trajectory()))
+    led = driver.execute_script(
+        "return [...document.querySelectorAll('.finding')].map((one) =>"
+        " [one.textContent, ...[...one.querySelectorAll('a')].map((link) => link.getAttribute('href'))])"
+    )
+    for said, place in (("2 of 7 sampled", "#s0t3"), ("1 logprobs are no", "#s0t5"), ("1 turn was cut off", "#s0t7")):
+        assert [found[1:] for found in led if said in found[0]] == [[place]]
+    assert texts(driver, "#s0t3 .badge.bad") == ["no logprobs"]
+
+
 def test_what_cannot_be_seen_is_spelt_out(show: Show) -> None:
     driver = show(broken_episode())
     odd = set(texts(driver, ".tokens .odd"))

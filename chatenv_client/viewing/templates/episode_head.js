@@ -50,15 +50,20 @@ function idOf(turn) { return `s${turn.segment.number}t${turn.number}`; }
 
 function label(turn) { return segments.length > 1 ? `${turn.segment.number}.${turn.number}` : String(turn.number); }
 
+const MOST_PLACES = 8;
+
 function trustCard() {
   const card = el("section", "card", el("h2", "", "Can its tokens be trusted"));
   for (const finding of episode.findings) {
     const line = el("div", "finding", badge(finding.level, { good: "✓", note: "note", bad: "look" }[finding.level]), " ", finding.text);
+    let turns = finding.turns.map(([segment, turn]) => segments[segment].turns[turn]);
     if (finding.kind) {
       const meaning = episode.meanings[finding.kind];
-      line.append(" ", el("span", "soft", code(`For training: ${meaning.training}. What to do: ${meaning.advice}.`)), " ");
-      reportsOf(finding.kind).slice(0, 8).forEach(([turn]) => line.append(turn ? link("#" + idOf(turn), "place", "turn " + label(turn)) : "", " "));
+      line.append(" ", el("span", "soft", code(`For training: ${meaning.training}. What to do: ${meaning.advice}.`)));
+      turns = reportsOf(finding.kind).map(([turn]) => turn).filter(Boolean);
     }
+    for (const turn of turns.slice(0, MOST_PLACES)) line.append(" ", link("#" + idOf(turn), "place", "turn " + label(turn)));
+    if (turns.length > MOST_PLACES) line.append(el("span", "soft", ` and ${(turns.length - MOST_PLACES).toLocaleString("en")} more`));
     card.append(line);
   }
   return card;

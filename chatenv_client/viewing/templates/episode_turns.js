@@ -78,6 +78,7 @@ function facts(turn) {
     if (forced) made.push(el("div", "fact", badge("note", forced.toLocaleString("en") + " forced")));
     const mean = meanLogprob(turn);
     if (mean !== null) made.push(el("div", "fact", `mean logprob ${told(mean)}`));
+    else if (turn.length > forced && segments.some((segment) => segment.logprobs)) made.push(el("div", "fact", badge("bad", "no logprobs")));
     const versions = turn.versions && turn.versions.length ? turn.versions : turn.version ? [[turn.version, 0]] : [];
     for (const [version, length] of versions) made.push(el("div", "fact", "by ", textOf(version, "mono"), length && versions.length > 1 ? ` × ${length}` : ""));
   }
