@@ -69,6 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.live and arguments.html is not None:
         raise ValueError("--live shows pages that change; --html writes them once: give one of them")
+    if arguments.what == "":
+        raise ValueError("the name of what is to be shown is empty: leave it out for all live episodes")
+    if arguments.what is not None and arguments.prefix:
+        raise ValueError("--prefix chooses among all live episodes: leave it out where one, or a file, is named")
     if not _names_files(arguments):
         if arguments.tokenizer is not None:
             raise ValueError("--tokenizer is for files: a server knows its own")
@@ -198,7 +202,13 @@ def _show(episodes: Collection, key: str | None, arguments: argparse.Namespace) 
 
     if key is not None:
         episodes.episode(key)  # told at once where there is none
-    with LocalServer(episodes, arguments.port) as server:
+    try:
+        server = LocalServer(episodes, arguments.port)
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"the pages cannot have port {arguments.port} ({error}): give another --port, or none"
+        ) from error
+    with server:
         url = server.url if key is None else server.url_of(key)
         if arguments.json:
             print_json({"url": url}, indent=None)
