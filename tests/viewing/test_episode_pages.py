@@ -220,6 +220,17 @@ def test_messages_that_were_replaced_are_not_shown_beside_what_the_model_saw(sho
     assert "message 0 was replaced later" in texts(driver, "#s0t0 .said")[0]
 
 
+def test_a_map_of_many_segments_leaves_room_for_the_tokens(show: Show) -> None:
+    env = ChatEnvironment(ByteTokenizer())
+    env.reset(messages=[{"role": "user", "content": "x"}])
+    for number in range(40):
+        env.step(ChatAction(tokens=[65, 257]))
+        env.step({"role": "user", "content": f"y {number}"}, replace_from=0)
+    driver = show((env, env.trajectory()))
+    assert len(texts(driver, ".map-row")) == 41
+    assert driver.execute_script("return document.querySelector('.map').getBoundingClientRect().height") <= 300
+
+
 def test_the_map_shows_the_rest_of_the_group_and_where_it_was_forked(show: Show, played: Play) -> None:
     relatives = [
         Relative("other", 120, 300, -0.5, failed=False, href="other.html"),
