@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("selenium", reason="selenium is not installed")
 
 from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.support.wait import WebDriverWait
 
 from chatenv_client.viewing import EpisodeRow, row_of, run_page
 from tests.viewing.conftest import Show, texts
@@ -69,6 +70,7 @@ def test_a_bar_and_a_text_filter(show: Show) -> None:
     next(bar for bar in bars if bar.text.startswith("length")).click()
     assert "100 episodes of 1,000" in texts(driver, ".summary")[0]
     ActionChains(driver).send_keys("/", "g1").perform()
+    WebDriverWait(driver, 30).until(lambda _: "100 episodes of" not in texts(driver, ".summary")[0])
     assert set(column(driver, 3)) <= {f"g{one}" for one in range(1000) if "g1" in f"g{one}"}
     ActionChains(driver).send_keys(Keys.ESCAPE).perform()
     assert texts(driver, ".summary")[0].startswith("1,000 episodes")

@@ -74,13 +74,14 @@ function build() {
   const search = el("input", "search");
   Object.assign(search, { type: "search", placeholder: "filter by id, group, report …   /" });
   search.setAttribute("aria-label", "filter episodes");
-  search.oninput = () => { state.query = search.value; draw(); };
+  let waiting;
+  search.oninput = () => { clearTimeout(waiting); waiting = setTimeout(() => { state.query = search.value; draw(); }, 120); };
   page.replaceChildren(
     el("header", "top", el("h1", "", textOf(given.title, "mono")), el("span", "summary"), el("span", "grow"), el("span", "chips"), search),
     el("div", "plots"), el("div", "list"));
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && event.target !== search) { event.preventDefault(); search.focus(); }
-    if (event.key === "Escape") { state.facets = {}; state.query = search.value = ""; search.blur(); draw(); }
+    if (event.key === "Escape") { clearTimeout(waiting); state.facets = {}; state.query = search.value = ""; search.blur(); draw(); }
   });
 }
 
