@@ -361,7 +361,7 @@ class ModelVersionRun(_message.Message):
     def __init__(self, model_version: _Optional[str] = ..., length: _Optional[int] = ...) -> None: ...
 
 class Turn(_message.Message):
-    __slots__ = ("origin", "start", "length", "step", "first_message", "message_count", "stop_reason", "model_version", "reward", "has_logprobs", "sampled_runs", "model_version_runs", "rewards")
+    __slots__ = ("origin", "start", "length", "step", "first_message", "message_count", "stop_reason", "model_version", "reward", "has_logprobs", "sampled_runs", "model_version_runs", "rewards", "at_ms")
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -375,6 +375,7 @@ class Turn(_message.Message):
     SAMPLED_RUNS_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_RUNS_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
     origin: Origin
     start: int
     length: int
@@ -388,7 +389,8 @@ class Turn(_message.Message):
     sampled_runs: _containers.RepeatedScalarFieldContainer[int]
     model_version_runs: _containers.RepeatedCompositeFieldContainer[ModelVersionRun]
     rewards: _containers.RepeatedCompositeFieldContainer[NamedReward]
-    def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ...) -> None: ...
+    at_ms: int
+    def __init__(self, origin: _Optional[_Union[Origin, str]] = ..., start: _Optional[int] = ..., length: _Optional[int] = ..., step: _Optional[int] = ..., first_message: _Optional[int] = ..., message_count: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., model_version: _Optional[str] = ..., reward: _Optional[float] = ..., has_logprobs: bool = ..., sampled_runs: _Optional[_Iterable[int]] = ..., model_version_runs: _Optional[_Iterable[_Union[ModelVersionRun, _Mapping]]] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., at_ms: _Optional[int] = ...) -> None: ...
 
 class GetStateResponse(_message.Message):
     __slots__ = ("episode_id", "step_count", "messages", "tokens", "message_spans", "turns", "generation_prompt_length", "fidelity", "prompt_fingerprint", "terminated", "truncated", "max_steps", "max_tokens", "seed", "metadata_json", "clock", "sealed", "extras", "forked_from", "max_turns", "max_sampled_tokens", "turn_count", "turn_open", "failure", "task", "turns_left", "tokens_left", "group")
@@ -963,7 +965,7 @@ class LateReward(_message.Message):
     def __init__(self, step: _Optional[int] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., reward: _Optional[float] = ...) -> None: ...
 
 class EpisodeEntry(_message.Message):
-    __slots__ = ("opened", "sampled", "went_on", "fidelity", "reward", "terminated", "truncated", "metadata_json", "transform_state_json", "prompt_fingerprint", "request_digest", "rewards", "task_state_json", "sampled_fingerprint")
+    __slots__ = ("opened", "sampled", "went_on", "fidelity", "reward", "terminated", "truncated", "metadata_json", "transform_state_json", "prompt_fingerprint", "request_digest", "rewards", "task_state_json", "sampled_fingerprint", "at_ms", "answered_at_ms", "began_unix_ms")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     WENT_ON_FIELD_NUMBER: _ClassVar[int]
@@ -978,6 +980,9 @@ class EpisodeEntry(_message.Message):
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     TASK_STATE_JSON_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     opened: ResetRequest
     sampled: SampledSpan
     went_on: WrittenTail
@@ -992,7 +997,10 @@ class EpisodeEntry(_message.Message):
     rewards: _containers.RepeatedCompositeFieldContainer[NamedReward]
     task_state_json: str
     sampled_fingerprint: str
-    def __init__(self, opened: _Optional[_Union[ResetRequest, _Mapping]] = ..., sampled: _Optional[_Union[SampledSpan, _Mapping]] = ..., went_on: _Optional[_Union[WrittenTail, _Mapping]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., transform_state_json: _Optional[str] = ..., prompt_fingerprint: _Optional[str] = ..., request_digest: _Optional[bytes] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., task_state_json: _Optional[str] = ..., sampled_fingerprint: _Optional[str] = ...) -> None: ...
+    at_ms: int
+    answered_at_ms: int
+    began_unix_ms: int
+    def __init__(self, opened: _Optional[_Union[ResetRequest, _Mapping]] = ..., sampled: _Optional[_Union[SampledSpan, _Mapping]] = ..., went_on: _Optional[_Union[WrittenTail, _Mapping]] = ..., fidelity: _Optional[_Iterable[_Union[FidelityReport, _Mapping]]] = ..., reward: _Optional[float] = ..., terminated: bool = ..., truncated: bool = ..., metadata_json: _Optional[str] = ..., transform_state_json: _Optional[str] = ..., prompt_fingerprint: _Optional[str] = ..., request_digest: _Optional[bytes] = ..., rewards: _Optional[_Iterable[_Union[NamedReward, _Mapping]]] = ..., task_state_json: _Optional[str] = ..., sampled_fingerprint: _Optional[str] = ..., at_ms: _Optional[int] = ..., answered_at_ms: _Optional[int] = ..., began_unix_ms: _Optional[int] = ...) -> None: ...
 
 class SampledSpan(_message.Message):
     __slots__ = ("tokens", "logprobs", "stop_reason", "model_version", "sampled_runs", "model_version_runs", "extras", "message", "message_was_given")

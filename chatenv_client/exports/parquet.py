@@ -36,6 +36,7 @@ _TURN: Final = pa.struct(
         ("has_logprobs", pa.bool_()),
         ("sampled_runs", pa.list_(pa.int32())),
         ("model_version_runs", pa.list_(pa.struct([("version", pa.string()), ("length", pa.int32())]))),
+        ("at_ms", pa.int32()),
     ]
 )
 _REPORT: Final = pa.struct(

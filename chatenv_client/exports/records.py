@@ -124,6 +124,7 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "has_logprobs": turn.has_logprobs,
         "sampled_runs": list(turn.sampled_runs),
         "model_version_runs": [{"version": version, "length": length} for version, length in turn.model_version_runs],
+        "at_ms": turn.at_ms,
     }
 
 
@@ -191,6 +192,7 @@ def _turn_of(record: Mapping[str, Any]) -> Turn:
         tuple(record["sampled_runs"]),
         tuple((run["version"], run["length"]) for run in record["model_version_runs"]),
         {reward["name"]: reward["value"] for reward in record["rewards"]},
+        record["at_ms"],
     )
 
 

@@ -60,6 +60,9 @@ class Turn:
     """(version, number of tokens) in order, where the weights changed within the turn."""
     rewards: Mapping[str, float] = field(default_factory=dict)
     """Components of `reward` by name, where it has some."""
+    at_ms: int | None = field(default=None, compare=False)
+    """When the step that appended it came, in milliseconds since the reset; of a task's answer, when that was there.
+    None: not known. Turns that differ in it alone are equal: nobody plays twice in the same time."""
 
     @property
     def stop(self) -> int:

@@ -124,6 +124,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "rewards": dict(turn.rewards),
         "runs": turn.sampled_runs,
         "versions": turn.model_version_runs,
+        "at_ms": turn.at_ms,
     }
     return {name: value for name, value in told.items() if value not in (None, "", (), {})}
 

@@ -159,6 +159,7 @@ def turn_to_proto(turn: Turn) -> pb.Turn:
             pb.ModelVersionRun(model_version=version, length=length) for version, length in turn.model_version_runs
         ],
         rewards=named_rewards_to_proto(turn.rewards),
+        at_ms=turn.at_ms,
     )
 
 
@@ -188,6 +189,7 @@ def turns_from_proto(turns: Sequence[pb.Turn], length: int) -> tuple[Turn, ...]:
             sampled_runs=_sampled_runs(turn),
             model_version_runs=tuple((run.model_version, run.length) for run in turn.model_version_runs),
             rewards=rewards_from_proto(turn.rewards)[0],
+            at_ms=turn.at_ms if turn.HasField("at_ms") else None,
         )
         for turn in turns
     )

@@ -89,9 +89,11 @@ def _message_lines(state: ChatState, terminal: Terminal, tell_tokens: TellTokens
     sampled = set(_sampled_messages(state))
     is_sampled = state.loss_mask
     rewards = _rewards_by_message(state)
+    came = {turn.first_message: turn.at_ms for turn in reversed(state.turns) if turn.at_ms is not None}
     for index, (message, (start, stop)) in enumerate(zip(state.history_messages, state.message_spans, strict=True)):
         count = f"sampled, {int(is_sampled[start:stop].sum())} of" if index in sampled else "given,"
-        lead = f"[{index}] {count} {stop - start} tokens  "
+        when = f", at {came[index] / 1000:.1f} s" if index in came else ""
+        lead = f"[{index}] {count} {stop - start} tokens{when}  "
         first, *more = terminal.wrapped(told_message(message), lead=lead)
         yield terminal.paint(lead, "blue" if index in sampled else "soft") + first
         yield from more

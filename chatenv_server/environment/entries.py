@@ -27,6 +27,7 @@ from chatenv_server.engine.conversation import PendingRewrite, Prefill, Tail
 from chatenv_server.environment.journal import Entry, Outcome
 from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.rewards import NO_REWARD, Earned, earned
+from chatenv_server.environment.times import MOST_MS, Moments
 from chatenv_server.environment.validation import check_action, check_messages, check_token_ids
 
 
@@ -77,6 +78,26 @@ def read_reward(encoded: pb.EpisodeEntry | pb.LateReward) -> Earned:
     if unnamed is None and not encoded.rewards:
         return NO_REWARD
     return earned(unnamed, *wire.rewards_from_proto(encoded.rewards))
+
+
+def read_moments(encoded: pb.EpisodeEntry, last: int) -> Moments:
+    """When an entry came.
+
+    Args:
+        encoded: the entry.
+        last: the moment before.
+
+    Raises:
+        InvalidRequestError: it came before that, or an answer to nothing did.
+    """
+    is_answered = encoded.HasField("answered_at_ms")
+    if is_answered and not (encoded.HasField("sampled") and encoded.HasField("went_on")):
+        raise refusal("an answer came that is not there")
+    at_ms = encoded.at_ms
+    answered_at_ms = encoded.answered_at_ms if is_answered else None
+    if not last <= at_ms <= (at_ms if answered_at_ms is None else answered_at_ms) <= MOST_MS:
+        raise refusal("an entry came before the one before it")
+    return Moments(at_ms, answered_at_ms)
 
 
 # -- sampled spans --------------------------------------------------------------------------------

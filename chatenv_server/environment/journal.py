@@ -15,6 +15,7 @@ from chatenv_server.engine.continuations import Continuation
 from chatenv_server.engine.conversation import NO_NOTES, PendingRewrite, SpanNotes, Tail
 from chatenv_server.engine.log import Change
 from chatenv_server.environment.rewards import NO_REWARD, Earned
+from chatenv_server.environment.times import Moments
 
 
 class Sampled(NamedTuple):
@@ -85,6 +86,8 @@ class Appended(NamedTuple):
     """The span, where it brought one."""
     answered: Change | None = None
     """What a task's answer to it did to the log."""
+    moments: Moments = Moments()
+    """When it came."""
 
     @property
     def shown(self) -> Change:
@@ -177,7 +180,7 @@ class Journal:
 
 def _without_copies(appended: Appended, outcome: Outcome, *, is_committed: bool) -> Entry | _Tail:
     """An entry without what the log holds: a span, and of a tail what it shares or a span has committed."""
-    change, sampled, _ = appended
+    change, sampled, _, _ = appended
     then, shared = _went_on(appended)
     if sampled is not None:
         message, columns = sampled.message, sampled.notes.columns
@@ -199,7 +202,7 @@ def _without_copies(appended: Appended, outcome: Outcome, *, is_committed: bool)
 
 def _went_on(appended: Appended) -> tuple[Continuation | None, int]:
     """How the stream went on with messages, and how many leading tokens of that were there before."""
-    change, sampled, answered = appended
+    change, sampled, answered, _ = appended
     messages = change if sampled is None else answered
     return (None, 0) if messages is None else (messages.then, messages.shared)
 

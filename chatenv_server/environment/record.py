@@ -32,6 +32,7 @@ from chatenv_server.environment.columns import checked_columns
 from chatenv_server.environment.journal import NO_OUTCOME, Appended, Entry, Journal, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.rewards import Earned, LateReward, Rewards
+from chatenv_server.environment.times import Moments, Times, unix_ms
 from chatenv_server.tasks.task import ModelTurn
 
 
@@ -59,7 +60,18 @@ class Moment(NamedTuple):
 class EpisodeRecord:
     """One episode from its reset on. Not safe for threads."""
 
-    __slots__ = ("_has_limits", "episode_id", "forked_from", "journal", "log", "options", "progress", "rewards", "row")
+    __slots__ = (
+        "_has_limits",
+        "episode_id",
+        "forked_from",
+        "journal",
+        "log",
+        "options",
+        "progress",
+        "rewards",
+        "row",
+        "times",
+    )
 
     def __init__(
         self,
@@ -68,6 +80,7 @@ class EpisodeRecord:
         forked_from: ForkOrigin | None = None,
         *,
         keeps_journal: bool = True,
+        began_unix_ms: int | None = None,
     ) -> None:
         self.episode_id = options.episode_id or uuid.uuid4().hex
         self.options = options
@@ -76,6 +89,7 @@ class EpisodeRecord:
         self._has_limits = options.has_limits
         self.progress = Progress()
         self.rewards = Rewards()
+        self.times = Times(unix_ms() if began_unix_ms is None else began_unix_ms)
         self.row: Mapping[str, Any] | None = None
         """The data that its task has."""
         self.journal = Journal(keeps=keeps_journal)
@@ -132,6 +146,7 @@ class EpisodeRecord:
         self._look_at_limits()
         truncated = self.progress.truncated
         outcome = Outcome(truncated=truncated, transform_state=transform_state, task_state=task_state)
+        self.times.book(Moments())
         self.journal.add(Appended(change), outcome)
         return change
 
@@ -142,13 +157,13 @@ class EpisodeRecord:
             TemplateRejectedError, HistoryRewrittenError: see `EpisodeLog`.
             PromptMismatchError: the action was sampled from another prompt.
         """
-        step = self.progress.step_count + 1
+        step, moments = self.progress.step_count + 1, Moments(self.times.now())
         if action.changes_messages:
             messages = [own_message(message) for message in action.messages]
-            appended = Appended(self.log.append_messages(messages, step, action.replace_from))
+            appended = Appended(self.log.append_messages(messages, step, action.replace_from), moments=moments)
         else:
             sampled = self.sampled(action)
-            appended = Appended(self.log.append_sampled(*sampled, step=step), sampled)
+            appended = Appended(self.log.append_sampled(*sampled, step=step), sampled, moments=moments)
         self._count(step, appended.sampled)
         return appended
 
@@ -170,11 +185,12 @@ class EpisodeRecord:
         Raises:
             TemplateRejectedError, HistoryRewrittenError: see `EpisodeLog`.
         """
+        moments = appended.moments._replace(answered_at_ms=self.times.now())
         sampled, stop_reason = appended.sampled, self.log.stop_reason  # a new segment would not tell any more
         answered = self.log.append_messages(messages, self.progress.step_count)
         self._look_at_limits()
         told = None if sampled is None else sampled._replace(stop_reason=stop_reason)
-        return appended._replace(sampled=told, answered=answered)
+        return appended._replace(sampled=told, answered=answered, moments=moments)
 
     def turn(self, action: ChatAction, *, goes_on: bool) -> ModelTurn:
         """The turn that a model has just ended, as a task reads it.
@@ -240,6 +256,7 @@ class EpisodeRecord:
         """Book what a step came to, once nothing can take it back any more."""
         if outcome is not NO_OUTCOME and outcome.reward:
             self.rewards.book(self.progress.step_count, outcome.reward, of_messages=appended.sampled is None)
+        self.times.book(appended.moments)
         self.journal.add(appended, outcome)
 
     # -- after the step ---------------------------------------------------------------------------
@@ -376,7 +393,9 @@ class EpisodeRecord:
             history_messages=log.conversation.copy(),
             message_spans=log.message_spans(),
             token_ids=log.stream.token_ids,
-            turns=self.rewards.on_turns(log.turns(), after=log.sealed[-1].last_step if log.sealed else 0),
+            turns=self.times.on_turns(
+                self.rewards.on_turns(log.turns(), after=log.sealed[-1].last_step if log.sealed else 0)
+            ),
             fidelity=log.reports(),
             generation_prompt_length=log.generation_prompt_length,
             prompt_fingerprint=log.fingerprint(),
@@ -406,7 +425,7 @@ class EpisodeRecord:
         progress, options = self.progress, self.options
         return Trajectory(
             self.episode_id,
-            self.rewards.on_segments(self.log.segments()),
+            self.times.on_segments(self.rewards.on_segments(self.log.segments())),
             progress.terminated,
             progress.truncated,
             progress.failure,

@@ -14,7 +14,7 @@ from chatenv_client.errors import ChatEnvError, TokenizerMismatchError
 from chatenv_client.models import ChatObservation, ForkOrigin
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine
-from chatenv_server.environment.entries import read_continuation, read_entry, read_reward, refusal
+from chatenv_server.environment.entries import read_continuation, read_entry, read_moments, read_reward, refusal
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.snapshots import FORMAT, GOES_ON, new_snapshot
@@ -52,7 +52,8 @@ def _restored(engine: TokenEngine, snapshot: pb.EpisodeSnapshot, *, keeps_texts:
     forked_from = ForkOrigin(origin.episode_id, origin.at_step) if snapshot.HasField("forked_from") else None
     log = engine.open(options.render_options(), keeps_texts=keeps_texts)
     options = replace(options, episode_id=snapshot.episode_id)
-    record = EpisodeRecord(options, log, forked_from, keeps_journal=keeps_journal)
+    began = snapshot.entries[0].began_unix_ms
+    record = EpisodeRecord(options, log, forked_from, keeps_journal=keeps_journal, began_unix_ms=began)
     _check_written_alike(snapshot, new_snapshot(engine, record))
     observation, is_sure = ChatObservation(), False
     for step, encoded in enumerate(snapshot.entries):
@@ -92,6 +93,7 @@ def _step_again(
         if encoded.went_on.begins_segment and not is_sure:
             raise refusal(f"no fingerprint says what the segment before step {step} was")
         appended = record.messages_again(read_continuation(encoded, record, engine), step, appended)
+    appended = appended._replace(moments=read_moments(encoded, record.times.last))
     observation = record.settle_again(appended, entry.outcome, step)
     fingerprint = encoded.prompt_fingerprint.removeprefix(GOES_ON)
     return observation, _is_as_written(fingerprint, record, step) or is_sure

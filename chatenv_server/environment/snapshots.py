@@ -28,6 +28,7 @@ from chatenv_server.engine.segments import last_tokens
 from chatenv_server.environment.journal import NO_OUTCOME, Entry, Outcome, Sampled
 from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.rewards import Earned, LateReward
+from chatenv_server.environment.times import Moments
 
 EpisodeSnapshot = pb.EpisodeSnapshot
 FORMAT: Final = 1
@@ -62,7 +63,8 @@ def new_snapshot(engine: TokenEngine, record: EpisodeRecord) -> pb.EpisodeSnapsh
 
 
 def write_opening(encoded: pb.EpisodeEntry, record: EpisodeRecord) -> None:
-    """Write every option of a Reset into an entry."""
+    """Write every option of a Reset into an entry, and when it was."""
+    encoded.began_unix_ms = record.times.began_unix_ms
     options = {name: getattr(record.options, name) for name in ResetOptions.__annotations__}
     options["clock"] = record.log.options.clock_unix_seconds
     options["system_prompt"] = record.options.system_prompt_in_use
@@ -70,8 +72,11 @@ def write_opening(encoded: pb.EpisodeEntry, record: EpisodeRecord) -> None:
     encoded.opened.episode_id = ""  # the snapshot's own
 
 
-def write_entry(encoded: pb.EpisodeEntry, entry: Entry, *, is_opening: bool = False) -> None:
-    """Write what a Reset or Step did into an entry; of a Reset all but its options."""
+def write_entry(encoded: pb.EpisodeEntry, entry: Entry, moments: Moments, *, is_opening: bool = False) -> None:
+    """Write what a Reset or Step did into an entry, and when; of a Reset all but its options."""
+    encoded.at_ms = moments.at_ms
+    if moments.answered_at_ms is not None:
+        encoded.answered_at_ms = moments.answered_at_ms
     if entry.sampled is not None:
         _write_span(encoded.sampled, entry.sampled, entry)
         encoded.fidelity.extend(map(wire.fidelity_to_proto, entry.reports))
@@ -172,7 +177,7 @@ def snapshot_of(engine: TokenEngine, record: EpisodeRecord, at_step: int | None 
         encoded = snapshot.entries.add()
         if step == 0:
             write_opening(encoded, record)
-        write_entry(encoded, entry, is_opening=step == 0)
+        write_entry(encoded, entry, record.times.of(step), is_opening=step == 0)
     begun = sum(entry.then is not None and entry.then.kept is not None for entry in entries)
     for sealed in segments[:begun]:
         _prove_span(snapshot.entries[sealed.turns[-1].step], fingerprint_of(sealed.tokens))
@@ -283,7 +288,7 @@ def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> b
     if is_opening:
         write_opening(encoded, record)
     entry = record.newest_entry
-    write_entry(encoded, entry, is_opening=is_opening)
+    write_entry(encoded, entry, record.times.of(record.progress.step_count), is_opening=is_opening)
     if entry.sampled is not None and encoded.went_on.begins_segment:
         encoded.sampled_fingerprint = fingerprint_of(last_tokens(record.log.sealed))
     if entry.outcome.failure is not None:

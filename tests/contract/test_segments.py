@@ -30,6 +30,7 @@ from tests.engine.episodes import CLOCK, Plan, Span
 from tests.engine.episodes import start as start_in_process
 from tests.engine.subjects import EMBEDDED, Subject, subject
 from tests.engine.test_segments import Rewrite, edited, take
+from tests.untimed import untimed
 
 
 @pytest.fixture(scope="module", params=[EMBEDDED, "own_thoughts_stripped"])
@@ -136,7 +137,7 @@ def test_every_way_gives_the_same_segments_also_where_answers_are_lost(served: t
             assert (resumed.token_ids.tolist(), resumed.segment) == (env.state.token_ids.tolist(), env.state.segment)
             assert reader.state().sealed == env.state.sealed
             read, own = reader.trajectory(), env.trajectory()
-            assert trajectory_to_proto(read).segments == trajectory_to_proto(own).segments
+            assert untimed(trajectory_to_proto(read)).segments == untimed(trajectory_to_proto(own)).segments
             assert [segment.tokens.tolist() for segment in read.segments] == [
                 segment.tokens.tolist() for segment in own.segments
             ]

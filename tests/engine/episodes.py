@@ -14,6 +14,7 @@ from chatenv_client.tokens import Float32Array, Int32Array
 from chatenv_client.wire import state_to_proto, trajectory_to_proto
 from chatenv_server import ChatEnvironment
 from tests.engine.subjects import Subject
+from tests.untimed import untimed
 
 TOOL: Mapping[str, Any] = {
     "type": "function",
@@ -243,9 +244,9 @@ def accepted(
 
 
 def state_bytes(env: ChatEnvironment) -> bytes:
-    """Everything that an episode shows, as it travels."""
-    state = state_to_proto(env.state).SerializeToString(deterministic=True)
-    trajectory = trajectory_to_proto(env.trajectory()).SerializeToString(deterministic=True)
+    """Everything that an episode shows but when, as it travels."""
+    state = untimed(state_to_proto(env.state)).SerializeToString(deterministic=True)
+    trajectory = untimed(trajectory_to_proto(env.trajectory())).SerializeToString(deterministic=True)
     return bytes(state + trajectory)
 
 

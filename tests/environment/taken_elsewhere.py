@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from hypothesis import strategies as st
@@ -195,6 +197,10 @@ def observed(observation: ChatObservation) -> Mapping[str, Any]:
         "segment": observation.segment,
         "fingerprint": observation.prompt_fingerprint,
     }
+
+
+at_one_time = mock.patch("time.time_ns", new=itertools.repeat(1_700_000_000 * 10**9).__next__)
+"""Lets episodes that go on side by side do so in the same millisecond."""
 
 
 def shown(env: ChatEnvironment) -> Mapping[str, Any]:

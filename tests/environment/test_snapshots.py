@@ -18,6 +18,7 @@ from tests.engine.subjects import subject as load_subject
 from tests.engine.test_laws import law
 from tests.environment.taken_elsewhere import (
     Counting,
+    at_one_time,
     begun,
     episodes,
     observed,
@@ -60,16 +61,17 @@ def check_forks(subject: Subject, plan: Plan, *, transformed: bool) -> None:
 
 
 def check_going_on(subject: Subject, plan: Plan, at: int, *, transformed: bool) -> None:
-    env = _begun(subject, plan, transformed=transformed)
-    for step in plan.steps[:at]:
-        take(env, subject, step)
-    others = [env.fork(), _restored(env, transformed=transformed)]
-    for step in plan.steps[at:]:
-        answer = take(env, subject, step)
-        for other in others:
-            assert take(other, subject, step) == answer
-            assert shown(other) == shown(env)
-            assert snapshot_bytes(other) == snapshot_bytes(env)
+    with at_one_time:
+        env = _begun(subject, plan, transformed=transformed)
+        for step in plan.steps[:at]:
+            take(env, subject, step)
+        others = [env.fork(), _restored(env, transformed=transformed)]
+        for step in plan.steps[at:]:
+            answer = take(env, subject, step)
+            for other in others:
+                assert take(other, subject, step) == answer
+                assert shown(other) == shown(env)
+                assert snapshot_bytes(other) == snapshot_bytes(env)
 
 
 @law(episodes(), st.booleans(), st.booleans())
@@ -152,18 +154,19 @@ def test_texts_too_short_to_be_found_have_the_same_spans_after_a_reload(
 ) -> None:
     subject = load_subject(name)
     end = subject.tokenizer.eos_token_id
-    env = ChatEnvironment(subject.engine, history_policy=policy, control_token_policy="allow")
-    env.reset(messages=[{"role": "user", "content": "Hi"}], clock=0.0)
-    for kind, what, how in acts:
-        other, count = _restored(env), env.message_count
-        for each in (env, other):
-            with suppress(ChatEnvError):
-                if kind == "said":
-                    tokens = subject.tokenizer.encode(what, add_special_tokens=False)
-                    each.step(ChatAction(tokens=[*tokens, end] if how else tokens, stop_reason="length"))
-                else:
-                    each.step(what, replace_from=None if how is None else min(how, count))
-        assert shown(other) == shown(env)
+    with at_one_time:
+        env = ChatEnvironment(subject.engine, history_policy=policy, control_token_policy="allow")
+        env.reset(messages=[{"role": "user", "content": "Hi"}], clock=0.0)
+        for kind, what, how in acts:
+            other, count = _restored(env), env.message_count
+            for each in (env, other):
+                with suppress(ChatEnvError):
+                    if kind == "said":
+                        tokens = subject.tokenizer.encode(what, add_special_tokens=False)
+                        each.step(ChatAction(tokens=[*tokens, end] if how else tokens, stop_reason="length"))
+                    else:
+                        each.step(what, replace_from=None if how is None else min(how, count))
+            assert shown(other) == shown(env)
 
 
 @pytest.mark.parametrize("messages", [[], [{"role": "system", "content": "Own."}, {"role": "user", "content": "Hi"}]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -80,8 +81,8 @@ def test_state_shows_who_wrote_what_and_changes_nothing(chatenv: Run, server: Ru
         env.reset(episode_id="e", messages=[{"role": "user", "content": "what?"}])
         env.step(ChatAction(tokens=[52, 50, 257]))
         shown = chatenv("state", "e", "--tokens").stdout
-        assert "[0] given, 13 tokens  user: what?" in shown
-        assert "[1] sampled, 3 of 14 tokens  assistant: 42" in shown
+        assert "[0] given, 13 tokens, at 0.0 s  user: what?" in shown
+        assert re.search(r"\[1\] sampled, 3 of 14 tokens, at \d+\.\d s  assistant: 42", shown)
         assert "\n    template  256 97 115 115 105 115 116 97 110 116 10\n     sampled  52 50 257\n" in shown
         assert json.loads(chatenv("state", "e", "--json").stdout)["token_ids"] == env.state().token_ids.tolist()
         assert env.state().step_count == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -207,6 +208,26 @@ def test_segments_are_shown_as_what_the_model_saw(show: Show) -> None:
     lengths = [f"{len(one.tokens):,}" for one in played[1].segments]
     assert texts(driver, ".map-row > :last-child") == lengths
     assert texts(driver, ".of-shared") == ["", ""]
+
+
+def test_a_turn_says_when_it_came_and_how_long_that_was_after_the_one_before(show: Show) -> None:
+    env, trajectory = thinking_episode()
+    came = iter([0, 1_234, 12_345, 60_000, 3_600_000, 90_061_001])
+    told = [
+        dataclasses.replace(
+            segment, turns=tuple(dataclasses.replace(turn, at_ms=next(came, None)) for turn in segment.turns)
+        )
+        for segment in trajectory.segments
+    ]
+    driver = show((env, dataclasses.replace(trajectory, segments=tuple(told))))
+    assert texts(driver, ".time") == [
+        "at 0.00 s, +0.00 s",
+        "at 1.23 s, +1.23 s",
+        "at 12.3 s, +11.1 s",
+        "at 01:00, +47.7 s",
+        "at 1:00:00, +59:00",
+        "at 25:01:01, +24:01:01",
+    ]
 
 
 def test_messages_that_were_replaced_are_not_shown_beside_what_the_model_saw(show: Show) -> None:

@@ -43,6 +43,8 @@ function read(data) {
     segments.push(segment);
   }
   const last = segments[segments.length - 1];
+  let before = 0;
+  for (const turn of segments.flatMap((segment) => segment.turns)) if (turn.at_ms !== undefined) { turn.gap_ms = turn.at_ms - before; before = turn.at_ms; }
   for (const [start, stop] of data.given) last.origin.fill("g".charCodeAt(0), start, stop);
   columnNames = [...new Set(segments.flatMap((segment) => segment.columns.map((column) => column.name)))];
 }

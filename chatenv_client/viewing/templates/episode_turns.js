@@ -63,10 +63,17 @@ function turnNode(turn) {
   node.append(
     el("header", "gutter",
       el("div", "", link("#" + node.id, "number", String(turn.number)), " ", el("span", "who " + turn.origin, turn.origin)),
-      el("div", "fact", `step ${turn.step ?? 0} · ${count(turn.length, "token")}`), shared, ...facts(turn)),
+      el("div", "fact", `step ${turn.step ?? 0} · ${count(turn.length, "token")}`), 
+      turn.at_ms === undefined ? "" : el("div", "fact time", `at ${time(turn.at_ms)}, +${time(turn.gap_ms)}`), shared, ...facts(turn)),
     messagesOf(turn), tokens);
   turn.node = node;
   return node;
+}
+
+function time(ms) {
+  if (ms < 60_000) return (ms / 1000).toFixed(ms < 10_000 ? 2 : 1) + " s";
+  const seconds = Math.floor(ms / 1000), two = (number) => String(number % 60).padStart(2, "0");
+  return (seconds < 3600 ? "" : Math.floor(seconds / 3600) + ":") + two(Math.floor(seconds / 60)) + ":" + two(seconds);
 }
 
 function facts(turn) {
