@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from typing import Any, Final
 
@@ -21,8 +22,8 @@ _LONGEST_PAUSE_S: Final = 5.0
 class Server:
     """What is known of the server, and the calls to it that go along together."""
 
-    has_answered = False
-    """Whether it was there at some time."""
+    last_answer = -math.inf
+    """When a call succeeded last, by the loop's clock."""
 
     def __init__(self) -> None:
         self._asks = asyncio.Lock()
@@ -53,7 +54,8 @@ class PooledConnection(AsyncConnection):
     """Calls of one episode: they go along with others', and are made again while the server is busy or away.
 
     Args:
-        patience_s: seconds that a call is made again for; one with a timeout of its own, for no longer than that.
+        patience_s: seconds that a call is made again for while no other of the pool succeeds. One with a timeout of its
+            own is made again for no longer than that.
         **options: as for `AsyncConnection`.
     """
 
@@ -76,26 +78,32 @@ class PooledConnection(AsyncConnection):
 
     async def _patiently(self, call: Call[ResultT], timeout_s: float | None, *full: type[ChatEnvError]) -> ResultT:
         clock = asyncio.get_running_loop().time
-        patience_s = self._patience_s if timeout_s is None else min(timeout_s, self._patience_s)
-        ends, pause_s = clock() + patience_s, _FIRST_PAUSE_S
+        began, pause_s = clock(), _FIRST_PAUSE_S
         while True:
             try:
                 return await self._make_once(call, timeout_s)
             except ChatEnvError as error:
-                left_s = ends - clock()
+                left_s = self._waits_until(began, timeout_s) - clock()
                 if left_s <= 0 or not (isinstance(error, full) or self._is_away(call, error)):
                     raise
             await asyncio.sleep(min(left_s, pause_s * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
+    def _waits_until(self, began: float, timeout_s: float | None) -> float:
+        """Where others get on, a server that is full is at work, and this call's turn will come."""
+        if timeout_s is not None:
+            return began + min(timeout_s, self._patience_s)
+        return max(began, self.server.last_answer) + self._patience_s
+
     def _is_away(self, call: Call[Any], error: ChatEnvError) -> bool:
         """Whether the server was there and will be again. Who only has to tell it of an end need not wait for that."""
-        return isinstance(error, UnavailableError) and self.server.has_answered and call.method != "CloseEpisode"
+        was_there = self.server.last_answer > -math.inf
+        return isinstance(error, UnavailableError) and was_there and call.method != "CloseEpisode"
 
     async def _make_once(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
         self.check()
         result = await self._alone_or_along(call, timeout_s)
-        self.server.has_answered = True
+        self.server.last_answer = asyncio.get_running_loop().time()
         return result
 
     async def _alone_or_along(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:

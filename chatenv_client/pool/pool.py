@@ -54,8 +54,9 @@ class EpisodePool:
 
         Args:
             target: as for `AsyncChatEnv`.
-            patience_s: seconds for which a call is made again that finds the server full, or away after it was there;
-                then its error is raised. A call that is given a `timeout_s` is made again for no longer than that.
+            patience_s: seconds for which a call is made again that finds the server full, or away after it was there,
+                while no other call of the pool succeeds; then its error is raised. A call that is given a `timeout_s`
+                is made again for no longer than that.
             timeout_s: deadline of each call.
             max_message_bytes: as for `ChatEnv`.
             tls: as for `ChatEnv`.

@@ -166,6 +166,18 @@ def test_a_server_that_is_full_is_waited_for(
         assert live(target) == []
 
 
+def test_who_finds_no_room_waits_for_as_long_as_others_get_on(serving: Serving) -> None:
+    async def slow(_: ChatObservation) -> None:
+        await asyncio.sleep(0.05)
+
+    async def go(target: str) -> int:
+        async with EpisodePool(target, patience_s=2.0) as pool:
+            return len(await played(pool, [{} for _ in range(160)], slow, in_flight=50))
+
+    with serving({"max_episodes": 2}) as target:
+        assert asyncio.run(go(target)) == 160
+
+
 def test_but_not_for_ever(serving: Serving) -> None:
     async def go(target: str) -> None:
         async with EpisodePool(target, patience_s=0.1) as pool:
