@@ -11,7 +11,7 @@ from chatenv_client import inquiries
 from chatenv_client._connection import AsyncConnection
 from chatenv_client.batch import BATCHED
 from chatenv_client.calls import Call, ResultT
-from chatenv_client.errors import ChatEnvError, ServerBusyError, UnavailableError
+from chatenv_client.errors import ChatEnvError, ServerBusyError, TokenLimitError, UnavailableError
 from chatenv_client.pool.together import Company
 from chatenv_client.succession import NO_ROOM
 
@@ -67,8 +67,8 @@ class PooledConnection(AsyncConnection):
         """Whether each call says by itself which server is to get it."""
 
     async def make(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
-        """As for `AsyncConnection`. A server that is busy is waited for, and one that was there before."""
-        return await self._patiently(call, timeout_s, ServerBusyError)
+        """As for `AsyncConnection`. A server that is busy or holds too much is waited for, and one that was there."""
+        return await self._patiently(call, timeout_s, ServerBusyError, TokenLimitError)
 
     async def succeed(self, closing: Call[None] | None, opening: Call[ResultT], timeout_s: float | None) -> ResultT:
         """As for `AsyncConnection`. Where no episode makes room for the new one, others of the pool will."""

@@ -178,6 +178,21 @@ def test_who_finds_no_room_waits_for_as_long_as_others_get_on(serving: Serving) 
         assert asyncio.run(go(target)) == 160
 
 
+def test_a_step_that_finds_no_room_for_its_tokens_waits_for_others_to_end(serving: Serving) -> None:
+    async def go(target: str) -> None:
+        async with EpisodePool(target) as pool:
+            long = await pool.reset(messages=[{"role": "user", "content": "x" * 300}])
+            env = await pool.reset()
+            stepping = asyncio.ensure_future(env.step(ChatAction(tokens=[*b"y" * 300, 257])))
+            await asyncio.sleep(0.2)
+            assert not stepping.done()
+            await long.close()
+            assert (await stepping).observation.step_count == 1
+
+    with serving({"max_live_tokens": 600}) as target:
+        asyncio.run(asyncio.wait_for(go(target), 20))
+
+
 def test_but_not_for_ever(serving: Serving) -> None:
     async def go(target: str) -> None:
         async with EpisodePool(target, patience_s=0.1) as pool:
