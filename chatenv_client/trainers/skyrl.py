@@ -58,7 +58,8 @@ class ChatGenerator:
     ) -> None:
         self._cfg = generator_cfg
         self._engine = engine
-        self._unchecked = tokenizer
+        self._tokenizer = tokenizer
+        self._stop_ids: list[int] | None = None
         self._address = address
         self._options = options
         self._most_open = most_open
@@ -83,17 +84,20 @@ class ChatGenerator:
         params, version = self._sampling(input_batch)
         room = asyncio.Semaphore(self._most_open)
         async with open_async_channel(self._address) as channel:
-            await self._check(channel)
+            params["stop_token_ids"] = sorted({*(params.get("stop_token_ids") or ()), *await self._stops(channel)})
             played = [_Player(self._engine, params, version, channel, room).play(options) for options in resets]
             trajectories = await asyncio.gather(*played)
         return self._output(trajectories, groups, ids)
 
-    async def _check(self, channel: Any) -> None:
-        if self._unchecked is not None:
+    async def _stops(self, channel: Any) -> list[int]:
+        """Ids that end a turn. The server is asked once, and its tokenizer compared then."""
+        if self._stop_ids is None:
             async with AsyncChatEnv(channel) as env:
                 info = await env.server_info()
-                check_tokenizer(self._unchecked, info, await env.describe_tokens(probes(info)))
-            self._unchecked = None
+                if self._tokenizer is not None:
+                    check_tokenizer(self._tokenizer, info, await env.describe_tokens(probes(info)))
+            self._stop_ids = [token.id for token in info.special_tokens if token.stops]
+        return self._stop_ids
 
     def _limits(self) -> dict[str, int]:
         """What SkyRL's configuration says of the length of an episode."""

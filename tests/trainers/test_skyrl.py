@@ -70,11 +70,13 @@ class Engine:
         self.says, self.answer = says, answer
         self.asked: dict[str, list[list[int]]] = {}
         self.finished: list[str] = []
+        self.stop_ids: list[int] = []
 
     async def generate(self, input_batch: Mapping[str, Any], model: str | None = None) -> dict[str, Any]:
         assert model is None
         (session,), (prompt,) = input_batch["session_ids"], input_batch["prompt_token_ids"]
         turns = self.asked.setdefault(session, [])
+        self.stop_ids = input_batch["sampling_params"]["stop_token_ids"]
         ids = [*self.says(session, len(turns)).encode(), STOP]
         turns.append(prompt)
         logprobs = [-(index + 1) / 8 for index in range(len(ids))]
@@ -145,6 +147,12 @@ def test_rows_are_what_was_sampled_with_rewards_on_their_turns(address: str) -> 
     assert (output["stop_reasons"], output["trajectory_ids"], output["is_last_step"]) == (["stop"], None, None)
     assert output["rollout_metrics"]["chatenv/reward/length"] == 5.0
     assert engine.finished == [session]
+
+
+def test_the_engine_stops_at_the_servers_ids_and_at_skyrls(address: str) -> None:
+    engine = Engine()
+    generated(address, {**batch({}), "sampling_params": {"logprobs": 1, "stop_token_ids": [65]}}, engine)
+    assert engine.stop_ids == [65, STOP, 258]
 
 
 def test_rows_come_in_the_order_of_their_prompts(address: str) -> None:
