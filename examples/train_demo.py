@@ -40,6 +40,7 @@ def main() -> None:
         task_args={"highest": arguments.highest},
         max_turns=arguments.max_turns,
         max_new_tokens=arguments.max_new_tokens,
+        epochs=arguments.epochs,
         rows_per_update=arguments.rows_per_update,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
@@ -70,6 +71,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--highest", type=int, default=usual.task_args["highest"], help="the number is from 1 to this")
     parser.add_argument("--max-turns", type=int, default=usual.max_turns, help="guesses that an episode has")
     parser.add_argument("--max-new-tokens", type=int, default=usual.max_new_tokens, help="tokens of a turn")
+    parser.add_argument("--epochs", type=int, default=usual.epochs, help="how often the rows of a step are trained on")
     parser.add_argument("--rows-per-update", type=int, default=usual.rows_per_update, help="fewer take less memory")
     parser.add_argument("--learning-rate", type=float, default=usual.learning_rate)
     parser.add_argument("--seed", type=int, default=usual.seed)
