@@ -74,7 +74,7 @@ def main() -> None:
         model = GPT2LMHeadModel(config).eval()
         settings = Settings(listen=("127.0.0.1:0",), tokenizer=folder, drain_grace=5)
         with serve(settings, task=Guess) as server, ChatEnv(server.target) as env:
-            stop_ids = [token.id for token in env.server_info().special_tokens if token.stops]
+            stop_ids = env.server_info().stop_ids
             trajectory = play(env, Generate(model, stop_ids, max_tokens=24).sample, seed=7, max_turns=3)
     print(
         f"reward {trajectory.reward}; {int(trajectory.loss_mask.sum())} of {len(trajectory.tokens)} tokens are sampled"

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--server", default="localhost:50051", help="address of the chatenv server")
     options = parser.parse_args()
     with ChatEnv(options.server) as env:
-        stop_ids = [token.id for token in env.server_info().special_tokens if token.stops]
+        stop_ids = env.server_info().stop_ids
         trajectory = play(env, Vllm(options.url, options.model, stop_ids).sample, max_turns=10)
     print(
         f"reward {trajectory.reward}; {int(trajectory.loss_mask.sum())} of {len(trajectory.tokens)} tokens are sampled"

@@ -94,7 +94,7 @@ def train(model: Any, target: str, options: Options, rows_of: RowsOf = exact_row
     draw = random.Random(options.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.0)
     with ChatEnv(target) as env:
-        stop_ids = [token.id for token in env.server_info().special_tokens if token.stops]
+        stop_ids = env.server_info().stop_ids
     with VectorChatEnv(target, options.groups * options.group_size) as env:
         for number in range(options.steps):
             clock = Clock()

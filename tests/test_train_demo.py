@@ -202,7 +202,7 @@ def test_a_model_that_knows_nothing_yet_is_trained_on_other_tokens_by_the_usual_
 def test_nothing_is_off_where_the_rows_are_the_same(target: str) -> None:
     model = model_for(target, seed=0)
     with ChatEnv(target) as env:
-        stop_ids = [token.id for token in env.server_info().special_tokens if token.stops]
+        stop_ids = env.server_info().stop_ids
     with VectorChatEnv(target, FEW.groups * FEW.group_size) as env:
         rows = exact_rows(grpo.play(env, model, stop_ids, [1, 2], FEW, grpo.Clock()))
     found = mismatch(rows, rows, model)

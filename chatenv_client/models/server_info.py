@@ -83,3 +83,8 @@ class ServerInfo:
     """Names of the tasks that `reset(task=...)` chooses from."""
     row_counts: tuple[RowCount, ...] = ()
     """How many rows of data there are."""
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Ids of the tokens that end a sampled turn: what a sampler is to stop at."""
+        return [token.id for token in self.special_tokens if token.stops]

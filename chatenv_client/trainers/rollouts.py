@@ -62,7 +62,7 @@ class Server:
                 info = await env.server_info()
                 if tokenizer is not None:
                     check_tokenizer(tokenizer, info, await env.describe_tokens(probes(info)))
-            _STOP_IDS[self] = [token.id for token in info.special_tokens if token.stops]
+            _STOP_IDS[self] = info.stop_ids
         return sorted({*_STOP_IDS[self], *(more or ())})
 
 

@@ -96,7 +96,7 @@ class ChatGenerator:
                 info = await env.server_info()
                 if self._tokenizer is not None:
                     check_tokenizer(self._tokenizer, info, await env.describe_tokens(probes(info)))
-            self._stop_ids = [token.id for token in info.special_tokens if token.stops]
+            self._stop_ids = info.stop_ids
         return self._stop_ids
 
     def _limits(self) -> dict[str, int]:

@@ -76,8 +76,7 @@ class Speaker:
     async def _as_written(self, message: Message, *, is_cut: bool) -> ChatAction:
         """The turn as the template writes it, through the token that ends it, or before that where it was cut off."""
         if self._stop_ids is None:
-            tokens = (await self.env.server_info()).special_tokens
-            self._stop_ids = frozenset(token.id for token in tokens if token.stops)
+            self._stop_ids = frozenset((await self.env.server_info()).stop_ids)
         turn = turn_of(await self.env.render([message]), self.env.observation, self._stop_ids)
         if is_cut and turn[-1:] and turn[-1] in self._stop_ids:
             turn.pop()

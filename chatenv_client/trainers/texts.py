@@ -46,4 +46,4 @@ def tokens_of_turn(env: ChatEnv, observation: ChatObservation, text: str) -> lis
     stream: list[int] = prompt[: rendered.tokens_offset] + rendered.tokens.tolist()
     if stream[: len(prompt)] != prompt:
         raise ValueError("the chat template does not write an assistant's message after its prompt; give token ids")
-    return turn_of(rendered, observation, {token.id for token in env.server_info().special_tokens if token.stops})
+    return turn_of(rendered, observation, env.server_info().stop_ids)

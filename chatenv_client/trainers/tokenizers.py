@@ -46,9 +46,8 @@ def check_stops(server: ServerInfo, eos_token_ids: Sequence[int]) -> None:
     Raises:
         ValueError: nothing ends both.
     """
-    stops = {token.id for token in server.special_tokens if token.stops}
-    if stops.isdisjoint(eos_token_ids):
-        what = f"the trainer ends a turn at the tokens {list(eos_token_ids)}, the server at {sorted(stops)}"
+    if set(server.stop_ids).isdisjoint(eos_token_ids):
+        what = f"the trainer ends a turn at the tokens {list(eos_token_ids)}, the server at {sorted(server.stop_ids)}"
         raise ValueError(f"{what}; set the model's generation_config.eos_token_id to one of the server's")
 
 

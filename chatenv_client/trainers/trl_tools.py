@@ -42,7 +42,7 @@ def environment_factory(target: str, **options: Unpack[ResetOptions]) -> Callabl
     with ChatEnv(target) as env:
         env.reset(**options)
         schemas = [tool["function"] for tool in json.loads(env.export().entries[0].opened.tools_json or "[]")]
-        stops = [token.id for token in env.server_info().special_tokens if token.stops]
+        stops = env.server_info().stop_ids
     if not schemas:
         raise ValueError("the task opens its episodes without tools; use chatenv_client.trainers.trl for it")
     if taken := [each["name"] for each in schemas if each["name"] in _TAKEN or each["name"].startswith("_")]:

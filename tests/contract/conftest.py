@@ -94,7 +94,7 @@ def sample(info: ServerInfo) -> Sampler:
     """Makes sampled turns of any ids but control tokens, with logprobs, ended by a stop token unless `stop=False`."""
     rng = random.Random(20)
     special = {token.id for token in info.special_tokens}
-    stops = [token.id for token in info.special_tokens if token.stops]
+    stops = info.stop_ids
 
     def sample(length: int = 8, *, stop: bool = True) -> ChatAction:
         ids = [

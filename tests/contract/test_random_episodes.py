@@ -77,7 +77,7 @@ class EpisodeMachine(RuleBasedStateMachine):
     @rule(data=st.data(), stop=st.booleans())
     def step_with_tokens(self, data: st.DataObject, stop: bool) -> None:
         ids = st.lists(st.integers(0, self.info.vocabulary_size - 1), min_size=1, max_size=6)
-        stops = [token.id for token in self.info.special_tokens if token.stops]
+        stops = self.info.stop_ids
         tokens = data.draw(ids) + stops[: int(stop)]
         prompt = self.last.observation.token_ids.tolist()
         if self.take(ChatAction(tokens=tokens)):
