@@ -16,7 +16,7 @@ from chatenv_client.calls import DEFAULT_TIMEOUT_S
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.models import ChatObservation, ResetOptions, Trajectory
 from chatenv_client.pool.pool import DEFAULT_PATIENCE_S, EpisodePool
-from chatenv_client.trainers.tokenizers import check_tokenizer, probes
+from chatenv_client.trainers.tokenizers import compared_with
 
 _POOLS: Final[dict[asyncio.AbstractEventLoop, dict[Server, EpisodePool]]] = {}
 _STOP_IDS: Final[dict[Server, list[int]]] = {}
@@ -59,10 +59,7 @@ class Server:
         """
         if self not in _STOP_IDS:
             async with self.client() as env:
-                info = await env.server_info()
-                if tokenizer is not None:
-                    check_tokenizer(tokenizer, info, await env.describe_tokens(probes(info)))
-            _STOP_IDS[self] = info.stop_ids
+                _STOP_IDS[self] = (await compared_with(env, tokenizer)).stop_ids
         return sorted({*_STOP_IDS[self], *(more or ())})
 
 

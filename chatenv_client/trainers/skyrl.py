@@ -21,17 +21,12 @@ from chatenv_client.channel import open_async_channel
 from chatenv_client.models import ChatAction, Trajectory
 from chatenv_client.tokens import Int32Array
 from chatenv_client.trainers.playing import play_async
+from chatenv_client.trainers.rollouts import opening
 from chatenv_client.trainers.skyrl_rows import Row, metrics_of, rows_of
-from chatenv_client.trainers.tokenizers import check_tokenizer, probes
+from chatenv_client.trainers.tokenizers import compared_with
 
 MOST_OPEN: Final = 512
 """Episodes that are played at once."""
-
-
-def options_of(prompt: Sequence[Mapping[str, Any]], extras: Mapping[str, Any]) -> dict[str, Any]:
-    """What `reset` takes for a row of SkyRL's dataset: its prompt as opening messages, and its column `chatenv`."""
-    own = {name: value for name, value in (extras.get("chatenv") or {}).items() if value is not None}
-    return {"messages": list(prompt), **own}
 
 
 class ChatGenerator:
@@ -78,7 +73,7 @@ class ChatGenerator:
         ids = input_batch.get("trajectory_ids")
         groups = [str(index) if ids is None else str(ids[index].instance_id) for index in range(len(prompts))]
         resets = [
-            {"group": group, **self._limits(), **self._options, **options_of(prompt, own)}
+            {"group": group, **self._limits(), **self._options, **opening(prompt, own.get("chatenv"))}
             for prompt, own, group in zip(prompts, extras, groups, strict=True)
         ]
         params, version = self._sampling(input_batch)
@@ -93,10 +88,7 @@ class ChatGenerator:
         """Ids that end a turn. The server is asked once, and its tokenizer compared then."""
         if self._stop_ids is None:
             async with AsyncChatEnv(channel) as env:
-                info = await env.server_info()
-                if self._tokenizer is not None:
-                    check_tokenizer(self._tokenizer, info, await env.describe_tokens(probes(info)))
-            self._stop_ids = info.stop_ids
+                self._stop_ids = (await compared_with(env, self._tokenizer)).stop_ids
         return self._stop_ids
 
     def _limits(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from skyrl_gym.envs.base_text_env import BaseTextEnv, BaseTextEnvStepOutput, Con
 
 from chatenv_client.client import ChatEnv
 from chatenv_client.models import ChatAction, StepResult, StopReason
-from chatenv_client.trainers.skyrl import options_of
+from chatenv_client.trainers.rollouts import opening
 from chatenv_client.trainers.texts import tokens_of_turn
 
 
@@ -42,7 +42,7 @@ class ChatTextEnv(BaseTextEnv):
         Raises:
             ChatEnvError: it cannot be opened.
         """
-        options = options_of(prompt, self._extras)
+        options = opening(prompt, self._extras.get("chatenv"))
         if "max_turns" in self._extras:
             options.setdefault("max_turns", self._extras["max_turns"])
         observation = self._env.reset(**options).observation

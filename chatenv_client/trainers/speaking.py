@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.models import ChatAction, Message, StepResult, StopReason
 from chatenv_client.models.stop_reason import as_stop_reason
@@ -101,9 +102,9 @@ def _with_ids_of(message: Message, own: Message, answers: Sequence[Message]) -> 
     ]
 
 
-async def tools_of(env: AsyncChatEnv) -> list[dict[str, Any]]:
+def tools_of(exported: EpisodeSnapshot) -> list[dict[str, Any]]:
     """JSON schemas of the tools that an episode has, those of its task included."""
-    written = (await env.export()).entries[0].opened.tools_json
+    written = exported.entries[0].opened.tools_json
     tools: list[dict[str, Any]] = json.loads(written) if written else []
     return tools
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.models import ServerInfo
 from chatenv_client.models.token_text import TokenText
 
@@ -38,6 +39,18 @@ def check_tokenizer(tokenizer: Any, server: ServerInfo, described: Sequence[Toke
     different = [each for each in compared if each[1] != each[2]]
     if 2 * len(different) > len(compared):  # a few may differ by what a decoder does to spaces
         raise _another(*different[0])
+
+
+async def compared_with(env: AsyncChatEnv, tokenizer: Any) -> ServerInfo:
+    """What a server says of itself, once a trainer's tokenizer was compared with its own; None: there is none.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    server = await env.server_info()
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, server, await env.describe_tokens(probes(server)))
+    return server
 
 
 def check_stops(server: ServerInfo, eos_token_ids: Sequence[int]) -> None:

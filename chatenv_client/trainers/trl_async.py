@@ -23,7 +23,7 @@ from chatenv_client.pool.pool import EpisodePool
 from chatenv_client.tokens import Int32Array
 from chatenv_client.trainers.checking import check_row
 from chatenv_client.trainers.playing import play_in_pool
-from chatenv_client.trainers.tokenizers import check_stops, check_tokenizer, probes
+from chatenv_client.trainers.tokenizers import check_stops, compared_with
 from chatenv_client.trainers.trl import options_of
 
 if TYPE_CHECKING:
@@ -103,9 +103,7 @@ class EpisodeLoop(_AsyncRolloutLoop):
     async def _run_loops(self, stop_event: Any) -> None:
         async with EpisodePool(self._target) as self._pool:
             async with self._pool.client() as env:
-                server = await env.server_info()
-                check_tokenizer(self._tokenizer, server, await env.describe_tokens(probes(server)))
-                check_stops(server, self._ends)
+                check_stops(await compared_with(env, self._tokenizer), self._ends)
             await super()._run_loops(stop_event)
 
     async def _generate_one(self, prompt: Any, tool_dict: Any, tools: Any, group_id: int = 0) -> Rollout:  # noqa: ARG002

@@ -19,6 +19,7 @@ from chatenv_client.client import ChatEnv
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.models import ChatAction, Failure, ResetOptions, StopReason
 from chatenv_client.trainers.playing import BROKEN, failure_of
+from chatenv_client.trainers.speaking import tools_of
 from chatenv_client.trainers.texts import turn_of
 from chatenv_client.trainers.tool_methods import method_of
 
@@ -41,7 +42,7 @@ def environment_factory(target: str, **options: Unpack[ResetOptions]) -> Callabl
     """
     with ChatEnv(target) as env:
         env.reset(**options)
-        schemas = [tool["function"] for tool in json.loads(env.export().entries[0].opened.tools_json or "[]")]
+        schemas = [tool["function"] for tool in tools_of(env.export())]
         stops = env.server_info().stop_ids
     if not schemas:
         raise ValueError("the task opens its episodes without tools; use chatenv_client.trainers.trl for it")

@@ -68,7 +68,7 @@ class ChatEnvMultiTurnEnv(vf.MultiTurnEnv):
         options = {"group": str(state["example_id"]), **self.reset_options, **state["info"]}
         try:
             result = await env.reset(**options)
-            tools = [tool.get("function", tool) for tool in await tools_of(env)]
+            tools = [tool.get("function", tool) for tool in tools_of(await env.export())]
         except BROKEN as error:
             raise vf.InfraError(str(error)) from error
         state["prompt"] = _typed(result.observation.messages)

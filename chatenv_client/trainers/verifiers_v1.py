@@ -91,7 +91,7 @@ class ChatEnvEnv(vf.Env[ChatEnvEnvConfig]):
         async with AsyncChatEnv(self._channel, token=token) as env:
             result = await env.reset(**{"group": task.key, **task.data.reset})
             speaker = Speaker(env)
-            async with agents.player.interaction(task.with_data(tools=await tools_of(env))) as interaction:
+            async with agents.player.interaction(task.with_data(tools=tools_of(await env.export()))) as interaction:
                 trace, news = interaction.trace, result.observation.messages
                 while not result.done:
                     known = len(trace.nodes)
