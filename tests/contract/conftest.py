@@ -14,6 +14,7 @@ import pytest
 
 from chatenv_client import ChatAction, ChatEnv, ServerInfo, channel_options
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
+from tests.contract.cutting_proxy import CuttingProxy
 
 Sampler = Callable[..., ChatAction]
 Serving = Callable[..., AbstractContextManager[str]]
@@ -87,6 +88,15 @@ def env(channel: grpc.Channel) -> Iterator[ChatEnv]:
     """A client without an episode yet."""
     with ChatEnv(channel) as env:
         yield env
+
+
+@pytest.fixture
+def proxy(target: str) -> Iterator[CuttingProxy]:
+    if ":" not in target or "/" in target:
+        pytest.skip(f"{target} is no host:port that a proxy could stand before")
+    proxy = CuttingProxy(target)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture

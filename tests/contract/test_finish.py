@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -27,7 +26,7 @@ from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.calls import error_from_rpc
 from chatenv_client.wire import error_from_item
 from tests.contract.conftest import Sampler, Serving
-from tests.contract.test_lost_answers import CuttingProxy
+from tests.contract.cutting_proxy import CuttingProxy
 
 HELLO = {"role": "user", "content": "Hello!"}
 GIVEN = {"role": "assistant", "content": "Hi."}
@@ -53,15 +52,6 @@ def called() -> Called:
 def noted(channel: grpc.Channel, called: Called) -> grpc.Channel:
     """A channel whose calls are noted."""
     return grpc.intercept_channel(channel, called)
-
-
-@pytest.fixture
-def proxy(target: str) -> Iterator[CuttingProxy]:
-    if ":" not in target or "/" in target:
-        pytest.skip(f"{target} is no host:port that a proxy could stand before")
-    proxy = CuttingProxy(target)
-    yield proxy
-    proxy.close()
 
 
 def finish_of(episode_id: str | None) -> pb.FinishEpisodeRequest:
