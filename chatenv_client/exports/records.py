@@ -49,7 +49,7 @@ def record_of(trajectory: Trajectory) -> dict[str, Any]:
         "rewards": _named(rewards),
         "terminated": trajectory.terminated,
         "truncated": trajectory.truncated,
-        "failure": None if failure is None else {"kind": failure.kind.value, "reason": failure.reason},
+        "failure": failure and failure.as_json(),
         "metadata_json": dump_json(trajectory.metadata, "metadata", Reason.BAD_METADATA),
         "messages": [_told(message) for message in trajectory.messages],
         "messages_json": [_message_text(message) for message in trajectory.messages],

@@ -60,7 +60,7 @@ def training_trace(trajectory: Trajectory) -> dict[str, Any]:
                     "episode_id": trajectory.episode_id,
                     "group": trajectory.group,
                     "episode_reward": trajectory.reward,
-                    "failure": None if failure is None else {"kind": failure.kind.value, "reason": failure.reason},
+                    "failure": failure and failure.as_json(),
                     **_told(call),
                 },
             }

@@ -50,6 +50,10 @@ class Failure(NamedTuple):
         check_reason(reason, "reason")
         return cls(as_kind(kind, "kind"), reason)
 
+    def as_json(self) -> dict[str, str]:
+        """The failure in files and on pages."""
+        return {"kind": self.kind.value, "reason": self.reason}
+
 
 def check_reason(reason: str, field: str) -> None:
     """Refuse what is no reason of a failure; see `Failure.of`."""

@@ -198,7 +198,7 @@ def _shown(encoded: pb.Observation) -> ChatObservation:
         "terminated": observation.terminated,
         "truncated": observation.truncated,
         "rewards": dict(observation.rewards),
-        "failure": None if failure is None else {"kind": failure.kind.value, "reason": failure.reason},
+        "failure": failure and failure.as_json(),
         "fidelity": [report.kind.value for report in observation.fidelity],
     }
     return ChatObservation(

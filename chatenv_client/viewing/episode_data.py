@@ -59,7 +59,7 @@ def episode_data(trajectory: Trajectory, texts: Mapping[int, TokenText], view: V
         "seed": None if trajectory.seed is None else str(trajectory.seed),
         "terminated": trajectory.terminated,
         "truncated": trajectory.truncated,
-        "failure": failure and {"kind": failure.kind.value, "reason": failure.reason},
+        "failure": failure and failure.as_json(),
         "reward": trajectory.reward,
         "rewards": trajectory.rewards,
         "metadata": trajectory.metadata,
