@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.local_http import JsonHandler, LocalServer
 
 Answer = Callable[[], bytes]
 """Gives the bytes of an HTTP answer; it may take its time."""
@@ -47,10 +48,6 @@ def saying(text: str | None, finish_reason: str = "stop", *, after_s: float = 0.
     return answer
 
 
-class _Http(ThreadingHTTPServer):
-    request_queue_size = 256  # callers that come while there is no room would wait a second
-
-
 class OpenAIServer:
     """The server. It gives its `answers` in order, the last one again and again, and notes what it is `asked`."""
 
@@ -63,17 +60,13 @@ class OpenAIServer:
         self._lock = threading.Lock()
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                self.wfile.write(server.answer(self.path, json.loads(body), self.headers["Authorization"]))
+        class Handler(JsonHandler):
+            def post(self, asked: Any) -> None:
+                self.wfile.write(server.answer(self.path, asked, self.headers["Authorization"]))
                 self.close_connection = True
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._http = _Http(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        self._http = LocalServer(Handler)
+        self.url = f"{self._http.url}/v1"
 
     def answer(self, path: str, asked: dict[str, Any], key: str | None) -> bytes:
         """The answer to a request."""
@@ -93,11 +86,5 @@ class OpenAIServer:
     @contextmanager
     def running(self) -> Iterator[OpenAIServer]:
         """Serve."""
-        thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
+        with self._http.running():
             yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()

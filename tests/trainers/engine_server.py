@@ -5,14 +5,12 @@ It has the embedded tokenizer: a token is a byte, and 257 ends a turn.
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
+from tests.local_http import JsonHandler, LocalServer
 
 STOP = 257
 
@@ -44,10 +42,6 @@ def logprobs_of(ids: Sequence[int]) -> dict[str, Any]:
     return {"content": [{"token": f"token_id:{token}", **each} for token in ids]}
 
 
-class _Http(ThreadingHTTPServer):
-    request_queue_size = 256  # callers that come while there is no room would wait a second
-
-
 class EngineServer:
     """The engine, which notes what it is `asked`.
 
@@ -62,31 +56,19 @@ class EngineServer:
         self.asked: list[dict[str, Any]] = []
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(JsonHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:
-                self.send({"object": "list", "data": [{"id": "m", "object": "model", "max_model_len": 4096}]})
+            def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+                self.send_json({"object": "list", "data": [{"id": "m", "object": "model", "max_model_len": 4096}]})
 
-            def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            def post(self, asked: Any) -> None:
                 server.asked.append(asked)
                 by_ids = self.path.endswith("/inference/v1/generate")
-                self.send(*(server.generated(asked) if by_ids else server.completed(asked)))
+                self.send_json(*(server.generated(asked) if by_ids else server.completed(asked)))
 
-            def send(self, answer: dict[str, Any], status: int = 200) -> None:
-                body = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._http = _Http(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        self._http = LocalServer(Handler)
+        self.url = f"{self._http.url}/v1"
 
     def completed(self, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """The answer to a chat."""
@@ -130,11 +112,5 @@ class EngineServer:
     @contextmanager
     def running(self) -> Iterator[EngineServer]:
         """Serve."""
-        thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
+        with self._http.running():
             yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()

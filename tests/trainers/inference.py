@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.local_http import JsonHandler, LocalServer
 from tests.trainers.engines import Generated, TinyEngine
 
 
@@ -29,25 +28,15 @@ class InferenceServer:
         self._lock = threading.Lock()
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        class Handler(JsonHandler):
+            def post(self, asked: Any) -> None:
                 with server._lock:
                     server.headers.append(dict(self.headers))
                     answer = {"/v1/completions": server._vllm, "/generate": server._sglang}[self.path](asked)
-                sent = json.dumps(answer).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
+                self.send_json(answer)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.host, self.port = "127.0.0.1", int(self._http.server_address[1])
-        self.url = f"http://{self.host}:{self.port}"
+        self._http = LocalServer(Handler)
+        self.host, self.port, self.url = "127.0.0.1", self._http.server_port, self._http.url
 
     def _generated(
         self, asked: dict[str, Any], ids: list[int], most: int, stop_ids: list[int]
@@ -92,11 +81,5 @@ class InferenceServer:
     @contextmanager
     def running(self) -> Iterator[InferenceServer]:
         """Serve."""
-        thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
+        with self._http.running():
             yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()

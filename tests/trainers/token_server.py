@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
+from tests.local_http import JsonHandler, LocalServer
 from tests.trainers.tasks import STOP
 
 Turn = tuple[list[int], list[float]]
@@ -37,30 +37,15 @@ class TokenServer:
 def token_server(says: Callable[[random.Random], str] | None = None) -> Iterator[TokenServer]:
     """A server for as long as the block."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        def post(self, asked: Any) -> None:
             ids, logprobs = server.turn(asked["prompt"])
             choice = {"index": 0, "token_ids": ids, "logprobs": {"token_logprobs": logprobs}, "finish_reason": "stop"}
-            body = json.dumps({"choices": [choice]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.send_json({"choices": [choice]})
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = TokenServer(f"http://127.0.0.1:{http.server_port}", says)
-    thread = threading.Thread(target=http.serve_forever)
-    thread.start()
-    try:
+    http = LocalServer(Handler)
+    server = TokenServer(http.url, says)
+    with http.running():
         yield server
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
