@@ -20,6 +20,7 @@ from chatenv_server.environment.transforms import Transform, load_transform
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.observing.telemetry import Telemetry
+from chatenv_server.rpc.servicer import ChatEnvServicer
 from chatenv_server.settings.settings import Settings, wrong_setting
 from chatenv_server.stores.opening import open_store
 from chatenv_server.stores.store import Store
@@ -66,9 +67,6 @@ class Backend:
         self._began = time.monotonic()
         self.tokenizer_name = _public_name(engine.tokenizer_name if engine else settings.tokenizer)
         """Of a folder its own name, without the path, which is no concern of callers."""
-        self.encoding_ahead = self._engine.encoding_ahead
-        """`TokenEngine.encoding_ahead`, of the one engine."""
-        self.describe_tokens = self._engine.describe_tokens
         self.store = _open_store(settings)
         """Where the episodes live; None: in this process alone."""
         self._archive = _open_archive(settings, telemetry or Telemetry())
@@ -81,6 +79,11 @@ class Backend:
             closes_tasks=self.tasks.closes,
             archive=self._archive,
         )
+
+    def attach_to(self, servicer: ChatEnvServicer) -> None:
+        """Give a servicer what to serve; before its gate opens."""
+        engine = self._engine
+        servicer.attach(self.episodes, self.tasks, self.describe, engine.describe_tokens, engine.encoding_ahead)
 
     def describe(self) -> ServerInfo:
         """What this server is and holds now."""

@@ -108,9 +108,7 @@ class InProcessChannel(grpc.Channel):
             max_text_bytes=settings.max_text_bytes,
             waits=True,
         )
-        servicer.attach(
-            backend.episodes, backend.tasks, backend.describe, backend.describe_tokens, backend.encoding_ahead
-        )
+        backend.attach_to(servicer)
         pb_grpc.add_ChatEnvServiceServicer_to_server(servicer, cast("grpc.Server", self))
 
     # What a servicer is added to.

@@ -174,9 +174,7 @@ class RunningServer:
     def serve(self, backend: Backend) -> None:
         """Let calls in."""
         episodes = backend.episodes
-        self._servicer.attach(
-            episodes, backend.tasks, backend.describe, backend.describe_tokens, backend.encoding_ahead
-        )
+        backend.attach_to(self._servicer)
         self.observers.telemetry.watch(
             lambda: Levels(
                 calls=self._gate.in_flight,
