@@ -104,7 +104,7 @@ class Run:
             except Exception as error:
                 if not self._fails:
                     raise
-                await env.fail(_reason_of(error), _kind_of(error))
+                await env.fail(_reason_of(error), kind_of(error))
             return await env.finish()
 
     async def _play(self, env: AsyncChatEnv) -> None:
@@ -141,7 +141,8 @@ def _reason_of(error: Exception) -> str:
     return said[:MAX_REASON_CHARACTERS]
 
 
-def _kind_of(error: Exception) -> FailureKind:
+def kind_of(error: Exception) -> FailureKind:
+    """What an error broke."""
     if isinstance(error, TaskError):
         return FailureKind.TASK
     return FailureKind.OTHER if isinstance(error, ChatEnvError) else FailureKind.SAMPLER

@@ -26,6 +26,7 @@ from chatenv_client.models import ChatAction, Failure, FailureKind, ResetOptions
 from chatenv_client.models.failure import MAX_REASON_CHARACTERS
 from chatenv_client.models.trajectory import segment_of
 from chatenv_client.pool.pool import EpisodePool
+from chatenv_client.pool.run import kind_of
 from chatenv_client.tokens import EMPTY_TOKENS, Float32Array, Int32Array
 
 if TYPE_CHECKING:
@@ -147,8 +148,7 @@ def is_models_turn(result: StepResult) -> bool:
 
 def failure_of(error: ChatEnvError) -> tuple[str, FailureKind]:
     """What `fail` takes: a sentence for a person, and what broke."""
-    kind = FailureKind.TASK if isinstance(error, TaskError) else FailureKind.OTHER
-    return str(error)[:MAX_REASON_CHARACTERS], kind
+    return str(error)[:MAX_REASON_CHARACTERS], kind_of(error)
 
 
 def _never_seen(error: ChatEnvError) -> Trajectory:
