@@ -18,6 +18,7 @@ from contextlib import (
     contextmanager,
     suppress,
 )
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import grpc
@@ -27,6 +28,7 @@ from chatenv_client.calls import Call, CallDefaults, ResultT, error_from_rpc, ta
 from chatenv_client.channel import Tls, check_ready_channel, open_async_channel, open_channel
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.fork import FORKS_WAIT, ProcessGuard
+from chatenv_client.pending import PendingCall, undisturbed
 from chatenv_client.stub import stub_of
 from chatenv_client.succession import NO_ROOM, STAYS
 
@@ -68,7 +70,8 @@ class BaseConnection(Generic[ChannelT]):
         self._users = _Users()
         self._stub = stub_of(channel)
         self._defaults = defaults
-        self._guard = ProcessGuard(uses_grpc=not getattr(channel, "is_in_process", False))
+        self._uses_grpc = not getattr(channel, "is_in_process", False)
+        self._guard = ProcessGuard(uses_grpc=self._uses_grpc)
 
     @property
     def is_over(self) -> bool:
@@ -180,9 +183,12 @@ class Connection(BaseConnection[grpc.Channel]):
             self.make(closing, timeout_s)
         return opened
 
-    def future(self, method: str, request: Any, timeout_s: float | None) -> Any:
-        """Make a call without waiting; gRPC's future of its answer. The caller has to `check` before."""
-        return getattr(self._stub, method).future(request, **self._defaults.keywords(request, timeout_s))
+    def future(self, method: str, request: Any, timeout_s: float | None) -> PendingCall:
+        """Make a call without waiting for its answer. The caller has to `check` before."""
+        begin = partial(getattr(self._stub, method).future, request, **self._defaults.keywords(request, timeout_s))
+        if self._uses_grpc:
+            return undisturbed(lambda: PendingCall(begin()))
+        return PendingCall(begin())
 
     @contextmanager
     def closing(self) -> Iterator[None]:

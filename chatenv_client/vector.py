@@ -24,6 +24,7 @@ from chatenv_client.errors import ChatEnvError
 from chatenv_client.fork import FORKS_WAIT
 from chatenv_client.judging import VectorJudgingClient
 from chatenv_client.models import Action, ChatObservation, Limits, ResetOptions, ServerInfo, StepResult, Trajectory
+from chatenv_client.pending import PendingCall
 from chatenv_client.succession import STAYS, Succession
 from chatenv_client.vector_session import VectorSession
 
@@ -287,7 +288,7 @@ class VectorChatEnv(VectorJudgingClient):
         return round_
 
     def _make_parts(self, round_: Round[ResultT], limits: Limits, timeout_s: float | None) -> None:
-        in_flight: list[deque[tuple[Part[ResultT], Any]]] = [deque() for _ in self._lanes]
+        in_flight: list[deque[tuple[Part[ResultT], PendingCall]]] = [deque() for _ in self._lanes]
         try:
             for part in round_.parts(limits, len(self._lanes)):
                 lane = in_flight[part.lane]
@@ -309,8 +310,8 @@ class VectorChatEnv(VectorJudgingClient):
             for begun in chain.from_iterable(in_flight):
                 self._take(*_answer(*begun), timeout_s)
 
-    def _begin(self, part: Part[ResultT], timeout_s: float | None) -> Any:
-        """Make the call of a part; gRPC's future of its answer."""
+    def _begin(self, part: Part[ResultT], timeout_s: float | None) -> PendingCall:
+        """Make the call of a part, without waiting for its answer."""
         if self._ends_by is not None:
             timeout_s = max(0.0, self._ends_by - time.monotonic())
         return self._lanes[part.lane].future(part.method, part.request, timeout_s)
@@ -333,7 +334,7 @@ class VectorChatEnv(VectorJudgingClient):
         return connection.make(inquiries.server_info(), timeout_s)
 
 
-def _answer(part: Part[ResultT], call: Any) -> tuple[Part[ResultT], Any]:
+def _answer(part: Part[ResultT], call: PendingCall) -> tuple[Part[ResultT], Any]:
     """Wait for the call of a part: the part, and the answer or the error that the call failed with."""
     try:
         return part, call.result()
