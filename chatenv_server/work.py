@@ -68,11 +68,11 @@ class Course(Generic[ResultT]):
 
     Args:
         work: what to do. It must not raise.
-        goes_on: called, from any thread, when `go_on` is to be called next.
+        goes_on: called, from any thread, when a pause is over, and the next piece is to be worked on.
         waits_for: the pause that the work has come to already; None: it has not begun.
     """
 
-    __slots__ = ("_goes_on", "_next", "_pause", "_work", "is_done", "result")
+    __slots__ = ("_goes_on", "_pause", "_work", "is_done", "result")
 
     result: ResultT
     """What the work came to, once it is done."""
@@ -80,33 +80,53 @@ class Course(Generic[ResultT]):
     def __init__(
         self, work: Work[ResultT], goes_on: Callable[[Course[ResultT]], None], waits_for: Pause[Any] | None = None
     ) -> None:
-        self._next = waits_for
         self._work = work
         self._goes_on = goes_on
-        self._pause: Pause[Any] | None = None
+        self._pause = waits_for
         self.is_done = False
 
     def go_on(self) -> None:
-        """Work up to the next pause, or to the end."""
+        """Work up to the next pause and begin it, or work to the end."""
+        self.advance()
+        if not self.is_done:
+            self.wait()
+
+    def advance(self) -> None:
+        """Work up to the next pause, or to the end. The pause before must be over."""
         before, self._pause = self._pause, None
         try:
-            waits_for = self._first() if before is None else _after(self._work, before.result)
-            while (failure := self._failure_to_start(waits_for)) is not None:
-                waits_for = self._work.throw(failure)
+            self._pause = self._work.send(None) if before is None else _after(self._work, before.result)
         except StopIteration as end:
             self.result, self.is_done = end.value, True
 
-    def _first(self) -> Pause[Any]:
-        return self._work.send(None) if self._next is None else self._next
-
-    def _failure_to_start(self, waits_for: Pause[Any]) -> BaseException | None:
-        """Start a pause; what keeps it from beginning, if anything does."""
-        self._pause = waits_for
+    def wait(self) -> None:
+        """Begin the pause that the work has come to."""
+        pause = self._pause
+        if pause is None:
+            raise RuntimeError("the work has come to no pause")
         try:
-            waits_for.start(self._resume)
+            pause.start(self._resume)
         except BaseException as error:  # noqa: BLE001 - the work decides what becomes of it
-            return error
-        return None
+            self._pause = _NotBegun(error)
+            self._resume()
 
     def _resume(self) -> None:
         self._goes_on(self)
+
+
+class _NotBegun(Pause[Any]):
+    """A pause in place of one that something kept from beginning."""
+
+    __slots__ = ("_why",)
+
+    def __init__(self, why: BaseException) -> None:
+        self._why = why
+
+    def wait(self) -> None:
+        raise self._why
+
+    def start(self, ended: Callable[[], None]) -> None:
+        ended()
+
+    def result(self) -> None:
+        raise self._why

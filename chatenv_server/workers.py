@@ -169,7 +169,8 @@ class Workers(ThreadPoolExecutor):
 
 MAX_SHARED: Final = 1024
 """Things that one process does at once in threads of their own, beside its calls. One more waits."""
-_SHARED_AT_REST: Final = 4
+_SHARED_AT_REST: Final = 2
+"""One for quick functions, and one for what comes meanwhile: more take the interpreter from each other."""
 _begins = threading.Lock()
 _shared: Workers | None = None
 

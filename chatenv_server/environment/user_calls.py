@@ -71,7 +71,7 @@ class UserCall(Pause[Outcome]):
         self._lock = threading.Lock()
         self._is_told = False
         self._task: asyncio.Task[Outcome] | None = None
-        self._over = threading.Event()
+        self._over: threading.Event | None = None
 
     # -- Pause ------------------------------------------------------------------------------------
 
@@ -108,7 +108,11 @@ class UserCall(Pause[Outcome]):
 
     def wait_for_its_end(self, seconds: float | None) -> bool:
         """Wait until the function has really come to its end, or seconds have passed; whether it has."""
-        return self.is_over or self._over.wait(seconds)
+        with self._lock:
+            if self.is_over:
+                return True
+            over = self._over = self._over or threading.Event()  # which takes long to make, and is hardly ever used
+        return over.wait(seconds)
 
     # -- the call itself --------------------------------------------------------------------------
 
@@ -147,7 +151,8 @@ class UserCall(Pause[Outcome]):
             if is_first:
                 self._outcome = outcome
             self.is_over = True
-        self._over.set()
+        if self._over is not None:
+            self._over.set()
         if is_first:
             if self._timeout_s:
                 DEADLINES.remove(self._run_out, self._timeout_s)

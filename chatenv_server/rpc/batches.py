@@ -109,8 +109,8 @@ class Batches:
         for index, one in enumerate(asked):
             exhaust(courses.add(one.item.episode_id, index))
         while courses:
-            if writing is not None and resumed.empty():
-                writing.write()  # who waits holds nothing that others may wait for
+            if resumed.empty():
+                _prepare_to_wait(courses, writing)
             course = resumed.get()
             if writing is not None:
                 writing.key = courses.item_of(course)
@@ -132,3 +132,9 @@ class Batches:
         asked.call.failures.add(error, asked.item.episode_id, seconds)
         # A result holds one of the two: setting the error removes what may have been written of the response.
         asked.result.error.CopyFrom(status_of(error))
+
+
+def _prepare_to_wait(courses: Courses[int, None], writing: Writing | None) -> None:
+    courses.begin_pauses()
+    if writing is not None:
+        writing.write()  # who waits holds nothing that others may wait for

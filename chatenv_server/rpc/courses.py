@@ -17,6 +17,9 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
+MOST_HELD_BACK: Final = 32
+"""Pauses that are begun together, at most. Each one held back saves two changes of threads; none is held back long."""
+
 exhaust: Final = deque[object](maxlen=0).extend
 """Has an iterator do its work."""
 
@@ -35,9 +38,20 @@ class Courses(Generic[ItemT, ResultT]):
         self._waiting: dict[str, deque[ItemT]] = {}
         """For each episode that is being worked on, the items that come next."""
         self._under_way: dict[Course[ResultT], _Item[ItemT]] = {}
+        self._held_back: list[Course[ResultT]] = []
+        """Those that have come to a pause which has not begun."""
 
     def __len__(self) -> int:
         return len(self._under_way)
+
+    def begin_pauses(self) -> None:
+        """Begin what items have come to wait for. To be called before this thread waits for them.
+
+        Begun one by one, each would wake a thread that takes the interpreter away from the items that are next.
+        """
+        held_back, self._held_back = self._held_back, []
+        for course in held_back:
+            course.wait()
 
     def add(self, episode_id: str, item: ItemT) -> Iterator[ResultT]:
         """Begin an item, or let it wait for its episode; what became of those that are done now."""
@@ -49,7 +63,8 @@ class Courses(Generic[ItemT, ResultT]):
             waits_for = work.send(None)
         except StopIteration as end:  # as most do, which wait for nothing
             return iter((end.value,))
-        return self._run(Course(work, self._resumed, waits_for), _Item(episode_id, item))
+        self._pauses(Course(work, self._resumed, waits_for), _Item(episode_id, item))
+        return iter(())
 
     def item_of(self, course: Course[ResultT]) -> ItemT:
         """The item that a course is of."""
@@ -60,22 +75,26 @@ class Courses(Generic[ItemT, ResultT]):
         return self._run(course, self._under_way.pop(course))
 
     def _run(self, course: Course[ResultT], of: _Item[ItemT]) -> Iterator[ResultT]:
-        episode_id = of.episode_id
         while True:
-            self._under_way[course] = of  # before it can be resumed
-            if episode_id:  # an item that names no episode waits for no other
-                self._waiting.setdefault(episode_id, deque())
-            course.go_on()
+            course.advance()
             if not course.is_done:
+                self._pauses(course, of)
                 return
-            del self._under_way[course]
             yield course.result
-            queue = self._waiting.get(episode_id)
+            queue = self._waiting.get(of.episode_id)
             if not queue:
-                self._waiting.pop(episode_id, None)
+                self._waiting.pop(of.episode_id, None)
                 return
-            of = _Item(episode_id, queue.popleft())
+            of = _Item(of.episode_id, queue.popleft())
             course = Course(self._begin(of.item), self._resumed)
+
+    def _pauses(self, course: Course[ResultT], of: _Item[ItemT]) -> None:
+        self._under_way[course] = of
+        if of.episode_id:  # an item that names no episode waits for no other
+            self._waiting.setdefault(of.episode_id, deque())
+        self._held_back.append(course)
+        if len(self._held_back) >= MOST_HELD_BACK:
+            self.begin_pauses()
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class StepStream:
         reading = True
         try:
             while reading or self._answers_left:
-                item = self._to_do.get()
+                item = self._next()
                 if item is None or isinstance(item, Exception):
                     reading, reason = False, reason or item
                     continue
@@ -118,10 +118,16 @@ class StepStream:
     def _finish(self) -> None:
         """Let steps that wait come to their end, whoever asked for them."""
         while self._courses:
-            item = self._to_do.get()
+            item = self._next()
             if isinstance(item, Course):
                 exhaust(self._courses.go_on(item))
         self._count(-self._counted)
+
+    def _next(self) -> ReadRequest | Course[pb.StreamStepsResponse] | Exception | None:
+        """What there is to do, waiting for it."""
+        if self._to_do.empty():
+            self._courses.begin_pauses()
+        return self._to_do.get()
 
     def _work_on(self, item: ReadRequest | Course[pb.StreamStepsResponse]) -> Iterator[pb.StreamStepsResponse]:
         """Begin a request, or go on with one; the answers that are there then."""
