@@ -43,7 +43,8 @@ class Options:
     """How often the rows of a step are trained on."""
     rows_per_update: int = 32
     learning_rate: float = 2e-3
-    """Of the first half of the steps; from there on it falls to zero."""
+    decay: float = 0.5
+    """Over this part of the steps, the last ones, the learning rate falls to zero. 1: from the first step on."""
     clip: tuple[float, float] = (0.7, 1.5)
     """How far a token's probability moves in a step: the ratios between which it counts."""
     entropy_bonus: float = 0.01
@@ -105,7 +106,8 @@ def train(model: Any, target: str, options: Options, rows_of: RowsOf = exact_row
             with clock("chatenv"):
                 batch = on_device(collate(rows, unrewarded="drop", framework="torch"), model.device)
             with clock("learning"):
-                optimizer.param_groups[0]["lr"] = options.learning_rate * min(1.0, 2 - 2 * number / options.steps)
+                left = 1 - number / options.steps
+                optimizer.param_groups[0]["lr"] = options.learning_rate * min(1.0, left / options.decay)
                 gap = update(model, optimizer, batch, options)
             prompts = sum(turn.has_logprobs for trajectory in trajectories for turn in trajectory.turns)
             yield Step(number, float(batch.rewards.mean()), prompts, gap, clock.seconds)
@@ -127,7 +129,7 @@ def play(
         with clock("chatenv"):
             results = env.step([turns.get(index) for index in range(len(results))])
     with clock("chatenv"):
-        return env.trajectories()
+        return env.finish()
 
 
 def sample(model: Any, prompts: Sequence[Any], stop_ids: list[int], max_new_tokens: int) -> list[ChatAction]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -27,7 +28,9 @@ from train_plots import write_plot
 from chatenv_client import ChatEnv
 
 TASK = "guessing_game:Guess"
-STEPS = 100
+USUAL = Options(steps=40, epochs=8, learning_rate=4e-4, decay=1.0)
+SIZES = {"hidden_size": 192, "layers": 4}
+"""Of the tiny model."""
 LAST = 5
 """Steps at the end that a run is judged by."""
 
@@ -35,7 +38,8 @@ LAST = 5
 def main() -> None:
     """Train, print a line for each step, and draw the plot."""
     arguments = parsed()
-    options = Options(
+    options = replace(
+        USUAL,
         steps=arguments.steps,
         task_args={"highest": arguments.highest},
         max_turns=arguments.max_turns,
@@ -61,20 +65,19 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    usual = Options()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder or a Hugging Face name; left out: a tiny model from scratch")
-    parser.add_argument("--hidden-size", type=int, default=64, help="of the tiny model")
-    parser.add_argument("--layers", type=int, default=2, help="of the tiny model")
+    parser.add_argument("--hidden-size", type=int, default=SIZES["hidden_size"], help="of the tiny model")
+    parser.add_argument("--layers", type=int, default=SIZES["layers"], help="of the tiny model")
     parser.add_argument("--device", default="cpu", help="such as `cuda`")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--highest", type=int, default=usual.task_args["highest"], help="the number is from 1 to this")
-    parser.add_argument("--max-turns", type=int, default=usual.max_turns, help="guesses that an episode has")
-    parser.add_argument("--max-new-tokens", type=int, default=usual.max_new_tokens, help="tokens of a turn")
-    parser.add_argument("--epochs", type=int, default=usual.epochs, help="how often the rows of a step are trained on")
-    parser.add_argument("--rows-per-update", type=int, default=usual.rows_per_update, help="fewer take less memory")
-    parser.add_argument("--learning-rate", type=float, default=usual.learning_rate)
-    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--steps", type=int, default=USUAL.steps)
+    parser.add_argument("--highest", type=int, default=USUAL.task_args["highest"], help="the number is from 1 to this")
+    parser.add_argument("--max-turns", type=int, default=USUAL.max_turns, help="guesses that an episode has")
+    parser.add_argument("--max-new-tokens", type=int, default=USUAL.max_new_tokens, help="tokens of a turn")
+    parser.add_argument("--epochs", type=int, default=USUAL.epochs, help="how often the rows of a step are trained on")
+    parser.add_argument("--rows-per-update", type=int, default=USUAL.rows_per_update, help="fewer take less memory")
+    parser.add_argument("--learning-rate", type=float, default=USUAL.learning_rate)
+    parser.add_argument("--seed", type=int, default=USUAL.seed)
     parser.add_argument("--out", type=Path, default=Path("build/train-demo"), help="folder for figures and plot")
     return parser.parse_args()
 

@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,7 +23,7 @@ from grpo import Options, exact_rows, train
 from retokenised import Mismatch, mismatch, retokenised_rows
 from server_process import server_of
 from tiny_model import write_merging_tokenizer
-from train_demo import LAST, STEPS, TASK, model_for, told
+from train_demo import LAST, SIZES, TASK, USUAL, model_for, told
 from train_plots import Curves, write_plot
 
 from chatenv_client import Origin, Sample, Trajectory
@@ -44,17 +45,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--steps", type=int, help=f"left out: {STEPS} of `demo`, {Options().steps} of the others")
+    parser.add_argument("--steps", type=int, help=f"left out: {USUAL.steps} of `demo`, {Options().steps} of the others")
     parser.add_argument("--runs", type=Path, default=Path("build/train-proof"), help="folder of the runs' files")
     parser.add_argument("--plots", type=Path, default=Path("docs"), help="folder of the plots")
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     runs = {
         kind: [
-            run_of(kind, Options(steps=arguments.steps or usual_steps(kind), seed=seed), arguments.runs)
+            run_of(kind, replace(usual, steps=arguments.steps or usual.steps, seed=seed), arguments.runs)
             for seed in arguments.seeds
         ]
         for kind in arguments.kinds
+        for usual in [usual_options(kind)]
     }
     for kind, seeds in runs.items():
         for seed, run in zip(arguments.seeds, seeds, strict=True):
@@ -62,9 +64,9 @@ def main() -> None:
     draw(runs, arguments.plots)
 
 
-def usual_steps(kind: str) -> int:
-    """The built-in tokenizer writes a text in more tokens than one with merges, so more is to be learnt."""
-    return STEPS if kind == "demo" else Options().steps
+def usual_options(kind: str) -> Options:
+    """Those of the demo, or those of the smaller model that the two kinds of rows are compared with."""
+    return USUAL if kind == "demo" else Options()
 
 
 def run_of(kind: str, options: Options, folder: Path) -> Run:
@@ -80,7 +82,7 @@ def trained(kind: str, options: Options) -> Run:
     """Run it."""
     if kind == "demo":
         with server_of(TASK) as target:
-            return [vars(told(step)) for step in train(model_for(target, options.seed), target, options)]
+            return [vars(told(step)) for step in train(model_for(target, options.seed, **SIZES), target, options)]
     with tempfile.TemporaryDirectory() as folder:
         write_merging_tokenizer(Path(folder))
         with server_of(TASK, folder) as target:
