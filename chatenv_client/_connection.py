@@ -212,17 +212,21 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
         tls: Tls | None,
         max_message_bytes: int,
         affinity: bool,
+        own: bool = False,
     ) -> None:
         """As for `Connection`.
 
         Raises:
             RuntimeError: no event loop runs here.
         """
-        self._at_close = AsyncExitStack()
+        self.at_close = AsyncExitStack()
+        """As for `Connection`."""
         if isinstance(target, str):
             self._loop = _running_loop()
-            channel = open_async_channel(target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
-            self._at_close.push_async_callback(channel.close)
+            channel = open_async_channel(
+                target, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity, own_connection=own
+            )
+            self.at_close.push_async_callback(channel.close)
         else:
             check_ready_channel(target, grpc.aio.Channel, tls, max_message_bytes)
             self._loop = _running_loop()
@@ -266,7 +270,7 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
         finally:
             self.is_closed = True
             if self._users.leave():
-                await self._at_close.aclose()
+                await self.at_close.aclose()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

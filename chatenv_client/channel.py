@@ -82,6 +82,9 @@ class Tls:
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
 
 
+_OWN_CONNECTION: Final = ("grpc.use_local_subchannel_pool", 1)
+
+
 def open_channel(
     target: str,
     *,
@@ -105,7 +108,7 @@ def open_channel(
     _check_target(target)
     options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL)
     if own_connection:
-        options.append(("grpc.use_local_subchannel_pool", 1))
+        options.append(_OWN_CONNECTION)
     if tls is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, tls.credentials(), options)
@@ -117,10 +120,13 @@ def open_async_channel(
     tls: Tls | None = None,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     affinity: bool = False,
+    own_connection: bool = False,
 ) -> grpc.aio.Channel:
     """Open a channel for asyncio, inside a running loop; see `open_channel`."""
     _check_target(target)
     options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL)
+    if own_connection:
+        options.append(_OWN_CONNECTION)
     if tls is None:
         return grpc.aio.insecure_channel(target, options)
     return grpc.aio.secure_channel(target, tls.credentials(), options)

@@ -3,68 +3,122 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import grpc.aio
 
 from chatenv_client import inquiries
 from chatenv_client._connection import AsyncConnection
+from chatenv_client._lanes import reach_all_async
 from chatenv_client.batch import BATCHED
-from chatenv_client.calls import Call, ResultT
+from chatenv_client.calls import Call, CallDefaults, ResultT
 from chatenv_client.errors import ChatEnvError, ServerBusyError, TokenLimitError, UnavailableError
+from chatenv_client.models import ServerInfo
 from chatenv_client.pool.together import Company
 from chatenv_client.succession import NO_ROOM
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 5.0
 
 
+class _Lane(NamedTuple):
+    connection: AsyncConnection
+    companies: dict[str, Company]
+    """By method, the calls that go along together here."""
+
+
 class Server:
-    """What is known of the server, and the calls to it that go along together."""
+    """What is known of the server, and the connections to its processes.
+
+    Args:
+        first: a connection to it.
+        another: opens one more, of its own; None: there is to be one alone.
+    """
 
     last_answer = -math.inf
     """When a call succeeded last, by the loop's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: AsyncConnection, another: Callable[[], AsyncConnection] | None) -> None:
+        self._first = first
+        self._another = another
         self._asks = asyncio.Lock()
-        self._companies: dict[str, Company] | None = None
+        self._lanes: list[_Lane] = []
 
-    async def company_for(self, method: str, connection: AsyncConnection) -> Company | None:
-        """Whom a call goes along with; None: it goes by itself.
+    async def lane(self, number: int, timeout_s: float | None) -> _Lane:
+        """The connection that the episodes of a number go over, and whom a call goes along with there.
 
-        With tasks all do but ends: a batch of them would be answered when the slowest of its tasks has answered.
+        With tasks all calls but ends go by themselves: a batch is answered when the slowest of its tasks has answered.
+
+        Raises:
+            ChatEnvError: the server did not say what it is.
         """
         async with self._asks:
-            if self._companies is None:
-                self._companies = await self._asked(connection)
-            return self._companies.get(method)
+            if not self._lanes:
+                self._lanes = await self._reached(timeout_s)
+            return self._lanes[number % len(self._lanes)]
 
     async def close(self) -> None:
         """Let nothing go on that nobody waits for."""
-        for company in (self._companies or {}).values():
-            await company.close()
+        for lane in self._lanes:
+            for company in lane.companies.values():
+                await company.close()
 
-    async def _asked(self, connection: AsyncConnection) -> dict[str, Company]:
-        info = await AsyncConnection.make(connection, inquiries.server_info(), None)
+    async def _reached(self, timeout_s: float | None) -> list[_Lane]:
+        async def ask(connection: AsyncConnection) -> ServerInfo:
+            return await AsyncConnection.make(connection, inquiries.server_info(), timeout_s)
+
+        info = await ask(self._first)
         methods = ("FinishEpisode",) if info.tasks else BATCHED
-        return {method: Company(info.limits) for method in methods}
+        connections = [self._first]
+        if self._another is not None:
+            connections = await reach_all_async(self._first, info, self._another, ask)
+        return [_Lane(one, {method: Company(info.limits, one) for method in methods}) for one in connections]
 
 
 class PooledConnection(AsyncConnection):
     """Calls of one episode: they go along with others', and are made again while the server is busy or away.
 
+    Of a server with several processes each gets its part of the episodes, over a connection of its own.
+
     Args:
+        target: as for `AsyncConnection`.
+        defaults: as for `AsyncConnection`.
         patience_s: seconds that a call is made again for while no other of the pool succeeds. One with a timeout of its
             own is made again for no longer than that.
+        affinity: whether each call says by itself which server is to get it.
         **options: as for `AsyncConnection`.
     """
 
-    def __init__(self, *arguments: Any, patience_s: float, affinity: bool, **options: Any) -> None:
-        super().__init__(*arguments, affinity=affinity, **options)
+    def __init__(
+        self,
+        target: str | grpc.aio.Channel,
+        defaults: CallDefaults,
+        *,
+        patience_s: float,
+        affinity: bool,
+        **options: Any,
+    ) -> None:
+        super().__init__(target, defaults, affinity=affinity, **options)
+        another = partial(AsyncConnection, target, defaults, affinity=affinity, own=True, **options)
+        self.server = Server(self, another if isinstance(target, str) else None)
         self._patience_s = patience_s
-        self.server = Server()
         self._goes_alone = affinity
-        """Whether each call says by itself which server is to get it."""
+        self._numbers = itertools.count(1)
+        self._number = 0
+
+    def shared(self, near: str | None = None) -> Self:
+        """As for `AsyncConnection`. Different ones may lead to different processes."""
+        other = super().shared(near)
+        other._number = next(self._numbers)
+        return other
 
     async def make(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
         """As for `AsyncConnection`. A server that is busy or holds too much is waited for, and one that was there."""
@@ -107,8 +161,10 @@ class PooledConnection(AsyncConnection):
         return result
 
     async def _alone_or_along(self, call: Call[ResultT], timeout_s: float | None) -> ResultT:
-        if timeout_s is None and not self._goes_alone and call.method in BATCHED:
-            company = await self.server.company_for(call.method, self)
-            if company is not None:
-                return await company.make(self, call)
-        return await super().make(call, timeout_s)
+        if self._goes_alone:
+            return await super().make(call, timeout_s)
+        lane = await self.server.lane(self._number, timeout_s)
+        company = lane.companies.get(call.method)
+        if timeout_s is None and company is not None:
+            return await company.make(call)
+        return await AsyncConnection.make(lane.connection, call, timeout_s)

@@ -1,4 +1,4 @@
-"""EpisodePool: many episodes in one event loop, each at its own pace, over one channel."""
+"""EpisodePool: many episodes in one event loop, each at its own pace."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class EpisodePool:
                 ...
 
     Where no task answers on the server, steps that are ready at the same time travel in one BatchStep, and resets in
-    one BatchReset. A server that is busy, has no room for one episode more, or is started anew, is waited for.
+    one BatchReset. A server that is busy, has no room for one episode more, or is started anew, is waited for. Of a
+    server with several processes each gets its part of the episodes, over a connection of its own, unless the target is
+    a channel.
 
     Tasks: any number of them may use a pool within one event loop. Processes: as for `ChatEnv`.
     """

@@ -29,7 +29,6 @@ CLOSED: Final = "the pool was closed; open another one"
 class _Asked(Generic[ResultT]):
     """A call whose caller waits for its answer."""
 
-    connection: AsyncConnection
     call: Call[ResultT]
     answer: asyncio.Future[ResultT]
 
@@ -58,22 +57,24 @@ class Company:
 
     Args:
         limits: of the server.
+        connection: over which they are made.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, connection: AsyncConnection) -> None:
         self._limits = limits
+        self._connection = connection
         self._waiting: deque[_Asked[Any]] = deque()
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def make(self, connection: AsyncConnection, call: Call[ResultT]) -> ResultT:
+    async def make(self, call: Call[ResultT]) -> ResultT:
         """Make a call with those that are ready, too.
 
         Raises:
             ChatEnvError: it failed.
         """
         answer: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Asked(connection, call, answer))
+        self._waiting.append(_Asked(call, answer))
         self._set_off()
         return await answer
 
@@ -128,7 +129,7 @@ class Company:
             round_.ask(index, one.waited_for)
         parts = deque(round_.parts(self._limits))
         while parts:
-            parts.extend(await _answered(asked[0].connection, parts.popleft()))
+            parts.extend(await _answered(self._connection, parts.popleft()))
         for index, one in enumerate(asked):
             one.settle(round_.results[index], round_.errors.get(index))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -15,7 +16,15 @@ from urllib.request import urlopen
 import grpc
 import pytest
 
-from chatenv_client import ChatAction, ChatEnv, VectorChatEnv, channel_options
+from chatenv_client import (
+    ChatAction,
+    ChatEnv,
+    ChatObservation,
+    EpisodePool,
+    Trajectory,
+    VectorChatEnv,
+    channel_options,
+)
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.health import health_of
@@ -127,6 +136,38 @@ def test_a_vector_client_gives_each_process_its_part_of_the_episodes(launch: Lau
         pages = metrics_of(server)
         assert ["chatenv_episodes_started_total 4.0" in page for page in pages] == [True, True]
         assert ["chatenv_store_conflicts_total 0.0" in page for page in pages] == [True, True]
+
+
+def test_a_pool_gives_each_process_its_part_of_the_episodes(launch: Launch, store: str) -> None:
+    pytest.importorskip("prometheus_client", reason="the extra metrics is not installed")
+    server = several(launch, store, "--metrics-listen", "127.0.0.1:0")
+
+    async def play() -> list[str]:
+        async with EpisodePool(server.addresses[0]) as pool:
+            envs = await asyncio.gather(*(pool.reset(messages=[HI]) for _ in range(8)))
+            await asyncio.gather(*(env.step(ChatAction(tokens=[65, 257])) for env in envs))
+            return metrics_of(server)
+
+    pages = asyncio.run(play())
+    assert ["chatenv_episodes_started_total 4.0" in page for page in pages] == [True, True]
+    assert ["chatenv_store_conflicts_total 0.0" in page for page in pages] == [True, True]
+
+
+def test_a_pool_goes_on_when_processes_die(launch: Launch, store: str) -> None:
+    server = several(launch, store)
+
+    async def policy(observation: ChatObservation) -> ChatAction | None:
+        if observation.messages[-1]["role"] == "assistant":
+            return None
+        os.kill(pids_of(server)[0], signal.SIGKILL)
+        return ChatAction(tokens=[65, 257])
+
+    async def play() -> list[Trajectory]:
+        async with EpisodePool(server.addresses[0]) as pool:
+            return [trajectory async for trajectory in pool.run([{"messages": [HI]}] * 3, policy, in_flight=1)]
+
+    sampled = [trajectory.tokens[trajectory.loss_mask].tolist() for trajectory in asyncio.run(play())]
+    assert sampled == [[65, 257]] * 3
 
 
 def test_groups_that_are_forked_reach_every_process_too(launch: Launch, store: str) -> None:
