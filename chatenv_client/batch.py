@@ -20,7 +20,8 @@ from chatenv_client.errors import BatchError, ChatEnvError, MessageTooLargeError
 from chatenv_client.models import Limits
 
 EDGE_ITEMS: Final = 32
-"""Items of a round's first part and of its last: the server begins early, and little is left to read at the end."""
+"""Items of a round's first part and of its last: the server begins early, and little is left to read at the end. Where
+several processes serve, each gets its share of them, since all of them wait for one client."""
 MIDDLE_ITEMS: Final = 96
 """Items of the other parts, at most. They are few because each part costs the server as much as some ten Steps."""
 
@@ -56,6 +57,8 @@ class Round(Generic[ResultT]):
         self._asked: dict[str, dict[int, Call[ResultT]]] = {}
         """By method, then by index of the episode."""
         self._planned: tuple[Sequence[int], Callable[[int, pb.StepRequest], Call[ResultT]]] | None = None
+        self._lanes = 1
+        """Connections that it is spread over."""
         self._errors: dict[int, ChatEnvError] = {}
         self._lost_calls: list[ChatEnvError] = []
         self._answered = 0
@@ -96,6 +99,7 @@ class Round(Generic[ResultT]):
 
         An item that is too large by itself travels alone, to get an error of its own.
         """
+        self._lanes = lanes
         for method, calls in self._asked.items():
             if method in BATCHED:
                 yield from self._spread(method, list(calls), partial(_copied, calls), limits, lanes)
@@ -138,7 +142,7 @@ class Round(Generic[ResultT]):
         lane: int,
     ) -> Iterator[Part[ResultT]]:
         start = 0
-        for size in _sizes(len(indices), limits.max_batch_items):
+        for size in _sizes(len(indices), EDGE_ITEMS // self._lanes or 1, limits.max_batch_items):
             part = self._batch(BATCHED[method], indices[start : start + size], build, lane)
             start += size
             yield from part.fitting(limits.max_message_bytes)
@@ -207,9 +211,9 @@ def _copied(calls: Mapping[int, Call[ResultT]], index: int, request: Any) -> Cal
     return calls[index].copied_to(request)
 
 
-def _sizes(items: int, most: int | None) -> list[int]:
+def _sizes(items: int, edge: int, most: int | None) -> list[int]:
     """How many items go into each part: few at both ends, where one side waits for the other, more between."""
-    edge, middle = (size if most is None else min(size, most) for size in (EDGE_ITEMS, MIDDLE_ITEMS))
+    edge, middle = (size if most is None else min(size, most) for size in (edge, MIDDLE_ITEMS))
     if items <= 3 * edge:
         return _evenly(items, edge)
     return [edge, *_evenly(items - 2 * edge, middle), edge]

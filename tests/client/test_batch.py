@@ -50,3 +50,12 @@ def test_the_first_part_and_the_last_are_small_and_the_others_few(items: int, si
     round_: Round[Any] = Round(items)
     round_.plan(range(items), lambda _, request: Call("Step", request, bool))
     assert [len(part.items) for part in round_.parts(Limits())] == sizes
+
+
+def test_lanes_share_what_goes_first_and_last() -> None:
+    items = 2 * (EDGE_ITEMS + MIDDLE_ITEMS)
+    round_: Round[Any] = Round(items)
+    round_.plan(range(items), lambda _, request: Call("Step", request, bool))
+    parts = [(part.lane, len(part.items)) for part in round_.parts(Limits(), lanes=2)]
+    edge = EDGE_ITEMS // 2
+    assert parts == [(lane, size) for size in (edge, MIDDLE_ITEMS, edge) for lane in (0, 1)]
