@@ -47,6 +47,15 @@ def merging(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Beside other tests one thread is faster than two that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def trained(target: str, options: Options = FEW) -> list[Step]:
     return list(train(model_for(target, options.seed), target, options))
 
