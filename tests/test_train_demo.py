@@ -115,7 +115,7 @@ def test_a_model_in_a_folder_is_trained_with_the_tokenizer_beside_it(target: str
 
 
 def test_a_run_that_is_told_to_end_leaves_no_server_behind() -> None:
-    command = [sys.executable, train_demo.__file__, "--steps", "1000"]
+    command = [sys.executable, train_demo.__file__, "--steps", "1000", "--hidden-size", "32", "--layers", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         assert run.stdout.readline().startswith("step ")
