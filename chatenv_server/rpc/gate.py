@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from chatenv_client.errors import ChatEnvError, ServerBusyError, UnavailableError
 
@@ -38,19 +39,15 @@ class Gate:
         """Whether the server serves."""
         return self._open
 
-    @property
-    def is_shut(self) -> bool:
-        """Whether a call that comes now would be refused."""
-        return not self._open or self._in_flight >= self._limit
+    def refusal(self) -> Callable[[], ChatEnvError] | None:
+        """What makes the error for a call that comes now and is not let in; None: it is.
 
-    def refusal(self) -> ChatEnvError:
-        """The error for a call that is not let in: UnavailableError where the server does not serve, else busy."""
+        That is UnavailableError where the server does not serve, else ServerBusyError. It is settled here, although the
+        error is made later: by then the server may have opened, and would seem busy.
+        """
         if not self._open:
-            return UnavailableError(self._refusal)
-        return ServerBusyError(
-            f"the server works on {self._limit} calls, as many as it takes at once; "
-            "try again later, or raise --max-concurrent-calls"
-        )
+            return partial(UnavailableError, self._refusal)
+        return self._busy if self._in_flight >= self._limit else None
 
     def __enter__(self) -> None:
         """Take a place.
@@ -60,8 +57,8 @@ class Gate:
             ServerBusyError: all places are taken.
         """
         with self._changed:
-            if self.is_shut:
-                raise self.refusal()
+            if (refusal := self.refusal()) is not None:
+                raise refusal()
             self._in_flight += 1
 
     def __exit__(self, *_: object) -> None:
@@ -90,3 +87,9 @@ class Gate:
             for callback in self._on_drain:
                 callback()
             return self._changed.wait_for(lambda: self._in_flight == 0, timeout_s)
+
+    def _busy(self) -> ChatEnvError:
+        return ServerBusyError(
+            f"the server works on {self._limit} calls, as many as it takes at once; "
+            "try again later, or raise --max-concurrent-calls"
+        )

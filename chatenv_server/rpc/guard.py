@@ -57,8 +57,8 @@ class CallGuard(grpc.ServerInterceptor):
             method = self._methods[path] = GuardedMethod(path, handler, self._crew, self._failures)
         if not (method.is_open_to_all or self._admits(handler_call_details.invocation_metadata or ())):
             return method.refused(access.refusal)
-        if method.gate is not None and method.gate.is_shut:
-            return method.refused(method.gate.refusal)
+        if method.gate is not None and (refusal := method.gate.refusal()) is not None:
+            return method.refused(refusal)
         return method.next_call()
 
     def _admits(self, metadata: Any) -> bool:
