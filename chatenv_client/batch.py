@@ -57,8 +57,6 @@ class Round(Generic[ResultT]):
         self._asked: dict[str, dict[int, Call[ResultT]]] = {}
         """By method, then by index of the episode."""
         self._planned: tuple[Sequence[int], Callable[[int, pb.StepRequest], Call[ResultT]]] | None = None
-        self._lanes = 1
-        """Connections that it is spread over."""
         self._errors: dict[int, ChatEnvError] = {}
         self._lost_calls: list[ChatEnvError] = []
         self._answered = 0
@@ -99,7 +97,6 @@ class Round(Generic[ResultT]):
 
         An item that is too large by itself travels alone, to get an error of its own.
         """
-        self._lanes = lanes
         for method, calls in self._asked.items():
             if method in BATCHED:
                 yield from self._spread(method, list(calls), partial(_copied, calls), limits, lanes)
@@ -125,7 +122,11 @@ class Round(Generic[ResultT]):
         of_lanes: list[list[int]] = [[] for _ in range(lanes)]
         for index in indices:
             of_lanes[self._lane(index, lanes)].append(index)
-        parts = [self._batches(method, each, build, limits, lane) for lane, each in enumerate(of_lanes)]
+        edge = EDGE_ITEMS // lanes or 1
+        parts = [
+            self._batches(method, _pieces(each, edge, limits.max_batch_items), build, limits, lane)
+            for lane, each in enumerate(of_lanes)
+        ]
         while parts:
             for lane in list(parts):
                 if (part := next(lane, None)) is None:
@@ -136,16 +137,13 @@ class Round(Generic[ResultT]):
     def _batches(
         self,
         method: str,
-        indices: Sequence[int],
+        pieces: Iterable[Sequence[int]],
         build: Callable[[int, Any], Call[ResultT]],
         limits: Limits,
         lane: int,
     ) -> Iterator[Part[ResultT]]:
-        start = 0
-        for size in _sizes(len(indices), EDGE_ITEMS // self._lanes or 1, limits.max_batch_items):
-            part = self._batch(BATCHED[method], indices[start : start + size], build, lane)
-            start += size
-            yield from part.fitting(limits.max_message_bytes)
+        for indices in pieces:
+            yield from self._batch(BATCHED[method], indices, build, lane).fitting(limits.max_message_bytes)
 
     def _batch(
         self, batch: _Batch, indices: Sequence[int], build: Callable[[int, Any], Call[ResultT]], lane: int
@@ -209,6 +207,14 @@ class Round(Generic[ResultT]):
 
 def _copied(calls: Mapping[int, Call[ResultT]], index: int, request: Any) -> Call[ResultT]:
     return calls[index].copied_to(request)
+
+
+def _pieces(indices: Sequence[int], edge: int, most: int | None) -> Iterator[Sequence[int]]:
+    """The episodes of each part."""
+    start = 0
+    for size in _sizes(len(indices), edge, most):
+        yield indices[start : start + size]
+        start += size
 
 
 def _sizes(items: int, edge: int, most: int | None) -> list[int]:
