@@ -18,7 +18,6 @@ from contextlib import (
     contextmanager,
     suppress,
 )
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import grpc
@@ -185,10 +184,12 @@ class Connection(BaseConnection[grpc.Channel]):
 
     def future(self, method: str, request: Any, timeout_s: float | None) -> PendingCall:
         """Make a call without waiting for its answer. The caller has to `check` before."""
-        begin = partial(getattr(self._stub, method).future, request, **self._defaults.keywords(request, timeout_s))
-        if self._uses_grpc:
-            return undisturbed(lambda: PendingCall(begin()))
-        return PendingCall(begin())
+        keywords = self._defaults.keywords(request, timeout_s)
+
+        def begin() -> PendingCall:
+            return PendingCall(getattr(self._stub, method).future(request, **keywords))
+
+        return undisturbed(begin) if self._uses_grpc else begin()
 
     @contextmanager
     def closing(self) -> Iterator[None]:

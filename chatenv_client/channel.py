@@ -82,9 +82,6 @@ class Tls:
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
 
 
-_OWN_CONNECTION: Final = ("grpc.use_local_subchannel_pool", 1)
-
-
 def open_channel(
     target: str,
     *,
@@ -106,9 +103,7 @@ def open_channel(
         ValueError: the target is a URL of another kind, or begins with `local:`.
     """
     _check_target(target)
-    options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL)
-    if own_connection:
-        options.append(_OWN_CONNECTION)
+    options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL, own_connection=own_connection)
     if tls is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, tls.credentials(), options)
@@ -124,9 +119,7 @@ def open_async_channel(
 ) -> grpc.aio.Channel:
     """Open a channel for asyncio, inside a running loop; see `open_channel`."""
     _check_target(target)
-    options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL)
-    if own_connection:
-        options.append(_OWN_CONNECTION)
+    options = _options(max_message_bytes, affinity=affinity, retries=_EVERY_CALL, own_connection=own_connection)
     if tls is None:
         return grpc.aio.insecure_channel(target, options)
     return grpc.aio.secure_channel(target, tls.credentials(), options)
@@ -170,7 +163,9 @@ def channel_options(
     return _options(max_message_bytes, affinity=affinity, retries=_NO_OPENINGS)
 
 
-def _options(max_message_bytes: int, *, affinity: bool, retries: Sequence[str]) -> list[tuple[str, int | str]]:
+def _options(
+    max_message_bytes: int, *, affinity: bool, retries: Sequence[str], own_connection: bool = False
+) -> list[tuple[str, int | str]]:
     if affinity:
         os.environ.setdefault(_HASH_BY_HEADER_VARIABLE, "true")
     return [
@@ -186,6 +181,8 @@ def _options(max_message_bytes: int, *, affinity: bool, retries: Sequence[str]) 
         ("grpc.max_reconnect_backoff_ms", _LATEST_RECONNECT_MS),
         # A request beyond the buffer, 256 KiB by default, is silently not retried.
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
+        # Left out where it is off: a caller of `channel_options` may set it.
+        *([("grpc.use_local_subchannel_pool", 1)] if own_connection else []),
     ]
 
 
