@@ -20,8 +20,7 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
         self._by_seconds: dict[float, OrderedDict[Overrun, float]] = {}
         self._looks_at: float | None = None
         """When the thread looks next; None: there is no thread."""
@@ -33,19 +32,17 @@ class Deadlines:
             ServerBusyError: the machine gives no thread for it.
         """
         moment = time.monotonic() + seconds
-        with self._lock:
+        with self._changed:
             if self._looks_at is None:
                 start_thread(self._watch, "deadlines")
                 self._looks_at = moment
-            if seconds not in self._by_seconds:
-                self._by_seconds[seconds] = OrderedDict()
-            self._by_seconds[seconds][overrun] = moment
+            self._by_seconds.setdefault(seconds, OrderedDict())[overrun] = moment
             if moment < self._looks_at:
                 self._changed.notify()
 
     def remove(self, overrun: Overrun, seconds: float) -> None:
         """Do not call it any more."""
-        with self._lock:
+        with self._changed:
             self._by_seconds[seconds].pop(overrun, None)
 
     def _watch(self) -> None:

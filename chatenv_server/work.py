@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 ResultT = TypeVar("ResultT")
@@ -72,7 +73,7 @@ class Course(Generic[ResultT]):
         waits_for: the pause that the work has come to already; None: it has not begun.
     """
 
-    __slots__ = ("_goes_on", "_pause", "_work", "is_done", "result")
+    __slots__ = ("_goes_on", "_outcome", "_pause", "_work", "is_done", "result")
 
     result: ResultT
     """What the work came to, once it is done."""
@@ -83,6 +84,8 @@ class Course(Generic[ResultT]):
         self._work = work
         self._goes_on = goes_on
         self._pause = waits_for
+        self._outcome: Callable[[], Any] | None = None
+        """Gives what the pause came to; None: it has not begun."""
         self.is_done = False
 
     def go_on(self) -> None:
@@ -93,9 +96,9 @@ class Course(Generic[ResultT]):
 
     def advance(self) -> None:
         """Work up to the next pause, or to the end. The pause before must be over."""
-        before, self._pause = self._pause, None
+        before, self._outcome, self._pause = self._outcome, None, None
         try:
-            self._pause = self._work.send(None) if before is None else _after(self._work, before.result)
+            self._pause = self._work.send(None) if before is None else _after(self._work, before)
         except StopIteration as end:
             self.result, self.is_done = end.value, True
 
@@ -104,29 +107,16 @@ class Course(Generic[ResultT]):
         pause = self._pause
         if pause is None:
             raise RuntimeError("the work has come to no pause")
+        self._outcome = pause.result
         try:
             pause.start(self._resume)
         except BaseException as error:  # noqa: BLE001 - the work decides what becomes of it
-            self._pause = _NotBegun(error)
+            self._outcome = partial(_raise, error)
             self._resume()
 
     def _resume(self) -> None:
         self._goes_on(self)
 
 
-class _NotBegun(Pause[Any]):
-    """A pause in place of one that something kept from beginning."""
-
-    __slots__ = ("_why",)
-
-    def __init__(self, why: BaseException) -> None:
-        self._why = why
-
-    def wait(self) -> None:
-        raise self._why
-
-    def start(self, ended: Callable[[], None]) -> None:
-        ended()
-
-    def result(self) -> None:
-        raise self._why
+def _raise(error: BaseException) -> None:
+    raise error
