@@ -51,12 +51,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     runs = {
-        kind: [
-            run_of(kind, replace(usual, steps=arguments.steps or usual.steps, seed=seed), arguments.runs)
-            for seed in arguments.seeds
-        ]
+        kind: [run_of(kind, options_of(kind, arguments.steps, seed), arguments.runs) for seed in arguments.seeds]
         for kind in arguments.kinds
-        for usual in [usual_options(kind)]
     }
     for kind, seeds in runs.items():
         for seed, run in zip(arguments.seeds, seeds, strict=True):
@@ -64,9 +60,10 @@ def main() -> None:
     draw(runs, arguments.plots)
 
 
-def usual_options(kind: str) -> Options:
-    """Those of the demo, or those of the smaller model that the two kinds of rows are compared with."""
-    return USUAL if kind == "demo" else Options()
+def options_of(kind: str, steps: int | None, seed: int) -> Options:
+    """As the demo has them, or as they suit the smaller model that the two kinds of rows are compared with."""
+    usual = USUAL if kind == "demo" else Options()
+    return replace(usual, steps=steps or usual.steps, seed=seed)
 
 
 def run_of(kind: str, options: Options, folder: Path) -> Run:
