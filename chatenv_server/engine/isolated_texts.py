@@ -1,8 +1,8 @@
-"""Texts between control tokens: each is encoded for itself, the short ones once, those of a batch together.
+"""Texts between control tokens: each is encoded for itself, the short ones once.
 
 A parting token (see `AddedTokens`) separates two texts: neither changes how the other is encoded. So of a rendered tail
-only what was never seen before goes through the tokenizer: the message's own text. Knows nothing of messages but who
-speaks.
+only what was never seen before has to be encoded: the message's own text. It is put together from its words where that
+is certain (`pre_tokens.py`); the others of a batch are encoded together. Knows nothing of messages but who speaks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.encodings import encoding_of, ids_of, in_turn, token_at
+from chatenv_server.engine.pre_tokens import PreTokens
 
 MOST_EXPECTED: Final = 16
 """Different surroundings that texts are encoded ahead for. Callers choose roles, so there must be a bound."""
@@ -42,8 +43,10 @@ class Surroundings(NamedTuple):
 
     lead: list[int]
     """What stands before the text, through the last control token."""
+    control: str
+    """The text of that token."""
     before: str
-    """That control token, and what stands between it and the text."""
+    """What stands between it and the text."""
     after: str
     """What stands between the text and the next control token."""
     trail: list[int]
@@ -57,12 +60,14 @@ class IsolatedTexts:
         self._tokenizer = tokenizer
         self._added = added
         self._id_of = {added.texts[token_id]: token_id for token_id in added.parting_ids}
+        self._pre_tokens = PreTokens.of(tokenizer, added)
+        self._taking_nothing = {added.texts[token_id] for token_id in added.parting_ids & added.isolating_ids}
         self._encode_short = lru_cache(maxsize=_MOST_KEPT)(self._encode_one)
         self._encode_short_marked = lru_cache(maxsize=_MOST_KEPT)(self._encode_marked)
         self._expected: dict[tuple[str, str, str], None] = {}
-        """(Role, what stands before the text, what after it), in order."""
+        """(Role, what stands before the text from its control token on, what after it), in order."""
         self._ahead: dict[str, list[int]] = {}
-        """Ids of texts that were encoded ahead and that nobody has asked for."""
+        """Ids of texts after control tokens that were encoded ahead and that nobody has asked for."""
 
     def encode(self, last: int, text: str, marks: Sequence[int] = ()) -> PartedText | None:
         """Ids of a text after the token `last`; None where that token parts nothing.
@@ -106,7 +111,7 @@ class IsolatedTexts:
         elif len(whole) <= _LONGEST_KEPT:
             ids += self._encode_short(whole)
         else:
-            ids += self._encode_unless_ahead(whole)
+            ids += self._encode_after(control, text)
 
     def _encode_marked(self, whole: str, marks: tuple[int, ...]) -> tuple[list[int], list[int]]:
         """Ids of a text, without the control token that it begins with, and the index of each marked character's."""
@@ -117,9 +122,15 @@ class IsolatedTexts:
 
         return in_turn(len(whole), encode)
 
-    def _encode_unless_ahead(self, whole: str) -> list[int]:
+    def _encode_after(self, control: str, text: str) -> list[int]:
+        """Ids of a text after a control token, without that token's."""
+        if self._pre_tokens and control in self._taking_nothing:
+            ids = self._pre_tokens.encode(text)
+            if ids is not None:
+                return ids
+        whole = control + text
         ahead = self._ahead.pop(whole, None)
-        return ids_of(self._tokenizer, whole)[1:] if ahead is None else ahead
+        return self._encode_one(whole) if ahead is None else ahead
 
     def _encode_one(self, whole: str) -> list[int]:
         return ids_of(self._tokenizer, whole)[1:]
@@ -150,18 +161,17 @@ class IsolatedTexts:
         lead, trail = self.encode(last, before[:opened]), self.encode(last, after[end:])
         if lead is None or trail is None:
             return None
-        return Surroundings(lead.ids, control + before[opened:], after[:end], trail.ids)
+        return Surroundings(lead.ids, control, before[opened:], after[:end], trail.ids)
 
     def encode_in(self, surroundings: Surroundings, text: str) -> Int32Array:
         """(n,) int32, the ids of a text with what stands around it."""
-        whole = surroundings.before + text + surroundings.after
-        ids = self._encode_unless_ahead(whole)
-        return np.array([*surroundings.lead, *ids, *surroundings.trail], dtype=np.int32)
+        lead, control, before, after, trail = surroundings
+        return np.array([*lead, *self._encode_after(control, before + text + after), *trail], dtype=np.int32)
 
     def expect(self, role: str, surroundings: Surroundings) -> None:
         """Take note of what stands around a role's texts, for those that will be encoded ahead."""
         if len(self._expected) < MOST_EXPECTED:
-            self._expected[role, surroundings.before, surroundings.after] = None
+            self._expected[role, surroundings.control + surroundings.before, surroundings.after] = None
 
     @contextmanager
     def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> Iterator[None]:
@@ -172,7 +182,7 @@ class IsolatedTexts:
         texts = [
             before + text + after
             for role, text in said
-            if len(text) <= LONGEST_AHEAD
+            if len(text) <= LONGEST_AHEAD and not (self._pre_tokens and text.isascii())
             for before, after in around.get(role, ())
         ]
         if len(texts) > 1:  # one alone is encoded where it is needed

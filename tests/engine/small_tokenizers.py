@@ -25,6 +25,7 @@ def byte_level(
     control: Sequence[str | AddedToken] = CHATML_TOKENS,
     merges: Sequence[tuple[str, str]] = (),
     nfc: bool = False,
+    cuts: bool = False,
     adds_bos: bool = False,
     eos: str = "<|im_end|>",
 ) -> Any:
@@ -35,13 +36,14 @@ def byte_level(
         control: its control tokens, by text or in full.
         merges: pairs that BPE merges, in order.
         nfc: whether text is normalised, as Qwen does.
+        cuts: whether text is cut into words first, across whose edges nothing merges, as GPT-2 does.
         adds_bos: whether `encode` puts `<s>` in front unless told not to, as Llama does.
         eos: which control token ends a turn.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: i for i, piece in enumerate([*alphabet, *(left + right for left, right in merges)])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cuts)
     backend.decoder = decoders.ByteLevel()
     if nfc:
         backend.normalizer = normalizers.NFC()

@@ -20,11 +20,18 @@ from tests.engine.subjects import subject
 
 NEWLINES = [("Ċ", "Ċ"), ("Ġ", "Ġ"), ("r", "Ċ"), (">", "a"), ("a", "<")]
 CLOSED_BY_TEXT = CHATML.replace("{{ m.content }}", "{{ m.content }}{% if m.role == 'user' %}\n\n{% endif %}")
+BARE = (
+    "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+TAKES_AFTER = (*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, rstrip=True))
 
 ENCLOSED = {
     "bytes": byte_level(),
     "merges across edges": byte_level(merges=NEWLINES),
     "text before the close": byte_level(CLOSED_BY_TEXT, merges=NEWLINES),
+    "words": byte_level(merges=NEWLINES, cuts=True),
+    "words, normalised": byte_level(merges=NEWLINES, cuts=True, nfc=True),
     "normalised": byte_level(merges=NEWLINES, nfc=True),
     "a word beside": byte_level(
         control=(*CHATML_TOKENS, AddedToken("stop", special=True, normalized=False, single_word=True))
@@ -32,9 +39,8 @@ ENCLOSED = {
     "a token that takes white space": byte_level(
         control=(*CHATML_TOKENS, AddedToken("<tab>", special=True, normalized=False, lstrip=True, rstrip=True))
     ),
-    "a control token that takes white space after it": byte_level(
-        control=(*CHATML_TOKENS[1:], AddedToken("<|im_start|>", special=True, normalized=False, rstrip=True))
-    ),
+    "a control token that takes white space after it": byte_level(control=TAKES_AFTER),
+    "words, and a control token that takes white space after it": byte_level(BARE, control=TAKES_AFTER, cuts=True),
     "a prefix space": sentencepiece_like(),
     "a prefix space by a normaliser": sentencepiece_like(metaspace=False),
 }

@@ -1,0 +1,71 @@
+"""Ids of short ASCII texts, put together from those of their pre-tokens.
+
+A byte-level tokenizer cuts a text into pre-tokens, words as a rule, and encodes each for itself. Most words of a text
+were seen before, so their ids need not be found again: that takes a third of the time. What this cannot tell is left to
+the tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from typing import Final
+
+from tokenizers import Tokenizer, models
+from tokenizers.normalizers import NFC
+
+from chatenv_server.engine.added_tokens import AddedTokens
+from chatenv_server.engine.encodings import LONG
+from chatenv_server.engine.split_pattern import AS_BYTE_LEVEL, Cut, ascii_cut
+
+_LONGEST_KEPT: Final = 64
+"""Characters of a pre-token whose ids are kept."""
+MOST_KEPT: Final = 2**15
+"""Pre-tokens whose ids are kept; when there are more, all are forgotten. Some eight megabytes."""
+
+
+class _KnownIds(dict[str, list[int]]):
+    """Ids by pre-token, found when they are first asked for. A dictionary, since nothing is asked more often."""
+
+    def __init__(self, model: models.BPE) -> None:
+        super().__init__()
+        self._model = model
+
+    def __missing__(self, pre_token: str) -> list[int]:
+        ids = [token.id for token in self._model.tokenize(pre_token.translate(AS_BYTE_LEVEL))]
+        if len(pre_token) <= _LONGEST_KEPT:
+            if len(self) >= MOST_KEPT:
+                self.clear()
+            self[pre_token] = ids
+        return ids
+
+
+class PreTokens:
+    """The pre-tokens of one tokenizer. Safe for threads."""
+
+    def __init__(self, cut: Cut, model: models.BPE, added: re.Pattern[str]) -> None:
+        self._cut = cut
+        self._added = added
+        self._known = _KnownIds(model)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, added: AddedTokens) -> PreTokens | None:
+        """Those of a tokenizer; None where it is not certain how it cuts text, or it encodes at random."""
+        model, cut = tokenizer.model, ascii_cut(tokenizer.pre_tokenizer)
+        if cut is None or not isinstance(model, models.BPE) or model.dropout:
+            return None
+        # Of ASCII text, NFC changes nothing.
+        if tokenizer.normalizer is not None and not isinstance(tokenizer.normalizer, NFC):
+            return None
+        return cls(cut, model, added.pattern)
+
+    @property
+    def kept(self) -> int:
+        """Number of pre-tokens whose ids are kept."""
+        return len(self._known)
+
+    def encode(self, text: str) -> list[int] | None:
+        """Ids of a text alone, or after an added token that takes nothing; None: the tokenizer must tell."""
+        if len(text) > LONG or not text.isascii() or self._added.search(text) is not None:
+            return None
+        return [*chain.from_iterable(map(self._known.__getitem__, self._cut(text)))]

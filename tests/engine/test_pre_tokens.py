@@ -1,0 +1,188 @@
+"""A text has the ids of its pre-tokens, one after another; how it is cut is certain, or not told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from chatenv_server.engine.codec import Codec
+from chatenv_server.engine.encodings import LONG
+from chatenv_server.engine.pre_tokens import MOST_KEPT, PreTokens
+from chatenv_server.engine.split_pattern import BYTE_LEVEL_PATTERN, ascii_cut
+from tests.engine.subjects import RECORDED, subject
+
+ENDS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+LINES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+LEAD = r"[^\r\n\p{L}\p{N}]?"
+SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+
+CUT_BY = {
+    "GPT-2": [BYTE_LEVEL_PATTERN],
+    "Qwen 2": [rf"{ENDS}|{LEAD}\p{{L}}+|\p{{N}}|{SIGNS}|{LINES}"],
+    "Llama 3": [rf"{ENDS}|{LEAD}\p{{L}}+|\p{{N}}{{1,3}}|{SIGNS}|{LINES}"],
+    "GPT-4o": [rf"{LEAD}{UPPER}*{LOWER}+{ENDS}?|{LEAD}{UPPER}+{LOWER}*{ENDS}?|\p{{N}}{{1,3}}|{SIGNS}|{LINES}"],
+    "DeepSeek V3": [
+        r"\p{N}{1,3}",
+        "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        rf"{PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{LINES}",
+    ],
+    "only numbers": [r"\p{N}+"],
+}
+NOT_CERTAIN = {
+    "a group that is remembered": r"(a)b",
+    "a class of POSIX": r"[[:alpha:]]+",
+    "an escape of Ruby's": r"\h+",
+    "a bound that is possessive or not": r"a{1,3}+",
+    "a class within another": r"[a-z&&aeiou]+",
+    "the beginning of a line": r"^a",
+    "a property that is no category": r"\p{Alpha}+",
+    "nothing": r"a*",
+}
+FRAGMENTS = (
+    *("a", "b", "Z", "hello", " world", "0", "12", "'s", "'LL", "'"),
+    *(" ", "  ", "\n", "\r\n", "\t", "\x0b", "\x1c", "_", ".", "/", "-", "&", "[", "]", "\\", "^"),
+)
+ascii_texts = st.one_of(
+    st.text(st.characters(max_codepoint=127), max_size=40),
+    st.lists(st.sampled_from(FRAGMENTS), max_size=20).map("".join),
+)
+BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+def splitting(patterns: Sequence[str]) -> pre_tokenizers.PreTokenizer:
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+CERTAIN = {name: splitting(patterns) for name, patterns in CUT_BY.items()} | {
+    "ByteLevel": BYTE_LEVEL,
+    "digits, then ByteLevel": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL]),
+    "runs of digits, then ByteLevel": pre_tokenizers.Sequence([pre_tokenizers.Digits(), BYTE_LEVEL]),
+}
+
+
+@pytest.mark.parametrize("pre_tokenizer", CERTAIN.values(), ids=CERTAIN)
+def test_an_ascii_text_is_cut_as_the_tokenizer_cuts_it(pre_tokenizer: pre_tokenizers.PreTokenizer) -> None:
+    cut = ascii_cut(pre_tokenizer)
+    assert cut is not None
+
+    @given(ascii_texts)
+    def law(text: str) -> None:
+        spans = [span for _, span in pre_tokenizer.pre_tokenize_str(text)]
+        assert cut(text) == [text[start:stop] for start, stop in spans]
+
+    law()
+
+
+@pytest.mark.parametrize("pattern", NOT_CERTAIN.values(), ids=NOT_CERTAIN)
+def test_a_pattern_that_might_be_read_otherwise_is_not_read(pattern: str) -> None:
+    assert ascii_cut(splitting([pattern])) is None
+    assert ascii_cut(splitting([*CUT_BY["Qwen 2"], pattern])) is None
+
+
+@pytest.mark.parametrize(
+    "pre_tokenizer",
+    [
+        None,
+        pre_tokenizers.ByteLevel(add_prefix_space=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        pre_tokenizers.Whitespace(),
+        pre_tokenizers.Metaspace(),
+        pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(" "), "removed"), BYTE_LEVEL]),
+        pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("a"), "isolated", invert=True), BYTE_LEVEL]),
+        pre_tokenizers.Sequence([pre_tokenizers.Split("a", "isolated"), BYTE_LEVEL]),
+        pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), BYTE_LEVEL]),
+    ],
+)
+def test_what_does_more_than_cut_by_patterns_is_not_read(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> None:
+    assert ascii_cut(pre_tokenizer) is None
+
+
+# -- ids --------------------------------------------------------------------------------------------------
+
+
+def bpe(**parts: Any) -> Tokenizer:
+    """A byte-level tokenizer that merges a little; `parts` take the place of its own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "w"), ("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ċ", "Ċ"), ("1", "2"), ("o", "r")]
+    vocabulary = {piece: i for i, piece in enumerate([*alphabet, *(left + right for left, right in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, dropout=parts.pop("dropout", None)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    for name, part in parts.items():
+        setattr(tokenizer, name, part)
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.add_tokens(["<think>"])
+    return tokenizer
+
+
+def pre_tokens_of(tokenizer: Tokenizer) -> PreTokens | None:
+    return PreTokens.of(tokenizer, Codec(tokenizer).added)
+
+
+SOME = {"ByteLevel": bpe(), "normalised": bpe(normalizer=normalizers.NFC())} | {
+    name: bpe(pre_tokenizer=pre_tokenizer) for name, pre_tokenizer in CERTAIN.items()
+}
+
+
+@pytest.mark.parametrize("tokenizer", SOME.values(), ids=SOME)
+def test_a_text_has_the_ids_that_the_tokenizer_gives_it(tokenizer: Tokenizer) -> None:
+    pre_tokens = pre_tokens_of(tokenizer)
+    assert pre_tokens is not None
+
+    @given(ascii_texts)
+    def law(text: str) -> None:
+        expected = tokenizer.encode(text, add_special_tokens=False).ids
+        assert pre_tokens.encode(text) == expected  # found
+        assert pre_tokens.encode(text) == expected  # and found again
+
+    law()
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_tokenizer_is_read_right_or_not_at_all(name: str) -> None:
+    tokenizer = subject(name).tokenizer.backend_tokenizer
+    pre_tokens = pre_tokens_of(tokenizer)
+    assert (pre_tokens is None) == (name in ("tiny_bytes", "mistral_7b_v0_3", "phi3_5"))
+
+    @given(ascii_texts)
+    def law(text: str) -> None:
+        ids = pre_tokens.encode(text) if pre_tokens is not None else None
+        assert ids is None or ids == tokenizer.encode(text, add_special_tokens=False).ids
+
+    law()
+
+
+@pytest.mark.parametrize("text", ["caf\u00e9", "a <think> b", "<|im_end|>", "a" * (LONG + 1)])
+def test_what_is_not_short_plain_ascii_is_left_to_the_tokenizer(text: str) -> None:
+    pre_tokens = pre_tokens_of(bpe())
+    assert pre_tokens is not None
+    assert pre_tokens.encode(text) is None
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [bpe(dropout=0.1), bpe(normalizer=normalizers.Lowercase()), bpe(normalizer=normalizers.NFKC())],
+)
+def test_a_tokenizer_that_changes_text_or_encodes_at_random_is_not_read(tokenizer: Tokenizer) -> None:
+    assert pre_tokens_of(tokenizer) is None
+
+
+def test_pre_tokens_are_kept_in_bounds() -> None:
+    pre_tokens = pre_tokens_of(bpe())
+    assert pre_tokens is not None
+    numbers = range(MOST_KEPT + 10)
+    for number in numbers:
+        pre_tokens.encode(str(number))
+    assert 0 < pre_tokens.kept <= MOST_KEPT
+    before = pre_tokens.kept
+    pre_tokens.encode("a" * 1000)
+    assert pre_tokens.kept == before
+    assert pre_tokens.encode("123") == bpe().encode("123").ids
