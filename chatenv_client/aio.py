@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import grpc.aio
 
-from chatenv_client import inquiries
+from chatenv_client import inquiries, reading
 from chatenv_client._connection import FAREWELL_S, AsyncConnection, yielding_to
 from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
@@ -139,7 +139,7 @@ class AsyncChatEnv:
 
     async def peek(self, episode_id: str, *, timeout_s: float | None = None) -> ChatState:
         """As in `ChatEnv`."""
-        return await self._connection.make(self._session.peek(episode_id), timeout_s)
+        return await self._connection.make(reading.state(episode_id), timeout_s)
 
     async def audit(self, *, timeout_s: float | None = None) -> AuditReport:
         """As in `ChatEnv`."""

@@ -17,6 +17,7 @@ from chatenv_client.channel import AFFINITY_HEADER
 from chatenv_client.errors import ChatEnvError, InvalidRequestError, ProtocolError
 
 ResultT = TypeVar("ResultT")
+OtherT = TypeVar("OtherT")
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 
@@ -34,6 +35,11 @@ class Call(Generic[ResultT]):
     """The protobuf request."""
     receive: Callable[[Any], ResultT]
     """Turns the protobuf answer into the result. Whoever asked for the call changes only in here; see `taken`."""
+
+    def then(self, make: Callable[[ResultT], OtherT]) -> Call[OtherT]:
+        """The call, with what `make` makes of its result as the result."""
+        receive = self.receive
+        return Call(self.method, self.request, lambda response: make(receive(response)))
 
     def copied_to(self, request: Any) -> Call[ResultT]:
         """The call, after its request is copied into an empty message."""

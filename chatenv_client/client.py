@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from chatenv_client import inquiries
+from chatenv_client import inquiries, reading
 from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
 from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
@@ -267,7 +267,7 @@ class ChatEnv(CopyingClient, JudgingClient):
         Raises:
             EpisodeNotFoundError: there is none of that id.
         """
-        return self._connection.make(self._session.peek(episode_id), timeout_s)
+        return self._connection.make(reading.state(episode_id), timeout_s)
 
     def audit(self, *, timeout_s: float | None = None) -> AuditReport:
         """Compare the stream with a full rendering of the conversation. Costs time proportional to it."""

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from chatenv_client import wire
+from chatenv_client import reading, snapshots, wire
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.calls import Call
 from chatenv_client.errors import ProtocolError
+from chatenv_client.forks import Forks
 from chatenv_client.mirror import Mirror
 from chatenv_client.models import (
     Action,
@@ -50,14 +51,13 @@ class Session:
         self._next_id = uuid.uuid4().hex
         """For the next Reset that names no episode. The same until one is answered: where only the answer was lost, the
         next starts that episode anew, and leaves none behind that nobody knows."""
-        self._unanswered_forks: dict[tuple[str, int], str] = {}
-        """How the ids of forks begin that were not answered yet, by episode and step: for the same reason."""
+        self._forks = Forks()
 
     @classmethod
     def of_mirror(cls, mirror: Mirror) -> Session:
         """The session of an episode that was made for it."""
         session = cls()
-        session._mirror, session._owns = mirror, True
+        session._own(mirror)
         return session
 
     @property
@@ -81,11 +81,10 @@ class Session:
         mirror = Mirror(episode_id, options.get("seed"))
 
         def receive(response: pb.ResetResponse) -> StepResult:
-            observation = mirror.absorb(wire.observation_from_proto(response.observation))
-            self._mirror, self._owns = mirror, True
+            mirror.absorb(wire.observation_from_proto(response.observation))
             if episode_id == self._next_id:
                 self._next_id = uuid.uuid4().hex
-            return result_of(observation)
+            return self._own(mirror)
 
         return Call("Reset", request, receive)
 
@@ -125,8 +124,7 @@ class Session:
     def resume(self, episode_id: str) -> Call[StepResult]:
         """Take up an episode that is live on the server. Whoever opened it goes on to own it."""
 
-        def receive(response: pb.GetStateResponse) -> StepResult:
-            state = _state_of(episode_id, response)
+        def take(state: ChatState) -> StepResult:
             mirror = Mirror.of_state(state)
             observation = mirror.observation(state)
             if self.episode_id != episode_id:
@@ -134,7 +132,7 @@ class Session:
             self._mirror = mirror
             return result_of(observation)
 
-        return Call("GetState", pb.GetStateRequest(episode_id=episode_id), receive)
+        return reading.state(episode_id).then(take)
 
     def fork(self, n: int, episode_ids: Sequence[str] | None, at_step: int | None) -> Call[list[Session]]:
         """Make episodes that share this one's past up to a step, or as this session knows it; a session for each.
@@ -143,43 +141,12 @@ class Session:
             ValueError: `n` or `episode_ids` asks for no episode.
             InvalidRequestError: there is no such step.
         """
-        mirror = self._live()
-        step = mirror.step_count if at_step is None else at_step
-        key = (mirror.episode_id, step)
-        ids = self._fork_ids(key, n, episode_ids)
-
-        def receive(response: pb.ForkEpisodeResponse) -> list[Session]:
-            if list(response.fork_ids) != ids:
-                what = "the answer names other forks than were asked for; update the older of client and server"
-                raise ProtocolError(what)
-            delta = wire.observation_from_proto(response.observation)
-            mirrors = [Mirror.of_copy(delta, fork_id, step, mirror.seed) for fork_id in ids]
-            if step == mirror.step_count and delta.observation.prompt_fingerprint != mirror.prompt_fingerprint:
-                raise ProtocolError(f"the forks are of another stream than {mirror.episode_id!r} has; call resume()")
-            self._unanswered_forks.pop(key, None)
-            return list(map(Session.of_mirror, mirrors))
-
-        return Call("ForkEpisode", wire.fork_to_proto(mirror.episode_id, ids, step), receive)
-
-    def _fork_ids(self, key: tuple[str, int], n: int, episode_ids: Sequence[str] | None) -> list[str]:
-        if isinstance(episode_ids, str) or (episode_ids is not None and n not in (1, len(episode_ids))):
-            raise ValueError("episode_ids has one id for each fork; give n, or the ids")
-        if (n if episode_ids is None else len(episode_ids)) < 1:
-            raise ValueError("a fork makes at least one episode")
-        if episode_ids is not None:
-            return list(episode_ids)
-        begin = self._unanswered_forks.setdefault(key, uuid.uuid4().hex)
-        return [f"{begin}.{number}" for number in range(n)]
+        forking = self._forks.ask(self._live(), n, episode_ids, at_step)
+        return forking.then(lambda mirrors: list(map(Session.of_mirror, mirrors)))
 
     def export(self) -> Call[pb.EpisodeSnapshot]:
         """Read the whole episode, to take it elsewhere."""
-        episode_id = self._live().episode_id
-
-        def receive(response: pb.ExportEpisodeResponse) -> pb.EpisodeSnapshot:
-            _check_episode(response.snapshot.episode_id, episode_id)
-            return response.snapshot
-
-        return Call("ExportEpisode", pb.ExportEpisodeRequest(episode_id=episode_id), receive)
+        return snapshots.export(self._live().episode_id)
 
     def take_up(self, snapshot: pb.EpisodeSnapshot | bytes, episode_id: str | None) -> Call[StepResult]:
         """Make an exported episode live, under its own id or another one. This session owns it.
@@ -187,20 +154,7 @@ class Session:
         Raises:
             InvalidRequestError: the bytes are no snapshot.
         """
-        told = wire.snapshot_of_bytes(snapshot) if isinstance(snapshot, bytes) else snapshot
-        name = episode_id or told.episode_id
-        steps = len(told.entries) - 1
-
-        def receive(response: pb.ImportEpisodeResponse) -> StepResult:
-            opened = told.entries[0].opened if told.entries else pb.ResetRequest()
-            seed = opened.seed if opened.HasField("seed") else None
-            mirror = Mirror.of_copy(wire.observation_from_proto(response.observation), name, steps, seed)
-            if told.entries[-1].prompt_fingerprint not in ("", mirror.prompt_fingerprint):
-                raise ProtocolError(f"episode {name!r} has another stream than its snapshot; update the older side")
-            self._mirror, self._owns = mirror, True
-            return result_of(mirror.shown)
-
-        return Call("ImportEpisode", pb.ImportEpisodeRequest(snapshot=told, episode_id=name), receive)
+        return snapshots.take_up(snapshot, episode_id).then(self._own)
 
     def set_reward(
         self, rewards: Any, weights: Mapping[str, Any] | None, step: int | None, turn: int | None
@@ -241,38 +195,30 @@ class Session:
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> Call[Rendered]:
         """Ask what messages would add now."""
-        request = wire.render_to_proto(messages, episode_id=self._live().episode_id)
-        return Call("RenderMessage", request, wire.rendered_from_proto)
+        return reading.render(messages, self._live().episode_id)
 
     def preview(self, message: Mapping[str, Any]) -> Call[ChatAction]:
         """Make an action of a message, with the tokens that it would add now."""
-        given: Message = own_message(message)
-
-        def receive(response: pb.RenderMessageResponse) -> ChatAction:
-            return ChatAction(tokens=wire.rendered_from_proto(response).tokens, messages=(given,))
-
-        return Call("RenderMessage", wire.render_to_proto([given], episode_id=self._live().episode_id), receive)
+        return reading.preview(message, self._live().episode_id)
 
     def state(self) -> Call[ChatState]:
         """Read the whole episode."""
-        return self.peek(self._live().episode_id)
+        return reading.state(self._live().episode_id)
 
     def trajectory(self, *, assistants: bool = False) -> Call[Trajectory]:
         """Read the episode as training wants it, perhaps with what given assistants say."""
-        episode_id = self._live().episode_id
+        return reading.trajectory(self._live().episode_id, assistants=assistants)
 
-        def receive(response: pb.GetTrajectoryResponse) -> Trajectory:
-            return _trajectory_of(episode_id, response, assistants=assistants)
-
-        request = pb.GetTrajectoryRequest(episode_id=episode_id, assistants=assistants)
-        return Call("GetTrajectory", request, receive)
+    def audit(self) -> Call[AuditReport]:
+        """Compare the stream with a full rendering."""
+        return reading.audit(self._live().episode_id)
 
     def finish(self, *, assistants: bool = False) -> Call[Trajectory]:
         """Read the episode as training wants it, and end it, whoever opened it."""
         mirror = self._live()
 
         def receive(response: pb.FinishEpisodeResponse) -> Trajectory:
-            trajectory = _trajectory_of(mirror.episode_id, response.trajectory, assistants=response.assistants)
+            trajectory = reading.trajectory_of(mirror.episode_id, response.trajectory, assistants=response.assistants)
             self._forget(mirror)
             return trajectory
 
@@ -285,14 +231,6 @@ class Session:
         self._forget(mirror)
         return mirror.episode_id
 
-    def peek(self, episode_id: str) -> Call[ChatState]:
-        """Read somebody's episode."""
-        return Call("GetState", pb.GetStateRequest(episode_id=episode_id), partial(_state_of, episode_id))
-
-    def audit(self) -> Call[AuditReport]:
-        """Compare the stream with a full rendering."""
-        return Call("AuditEpisode", pb.AuditEpisodeRequest(episode_id=self._live().episode_id), wire.audit_from_proto)
-
     def close(self, unless: str | None = None) -> Call[None] | None:
         """End the live episode; None when there is none that this session opened, or when it is the one named."""
         mirror = self._mirror
@@ -304,6 +242,11 @@ class Session:
 
         return Call("CloseEpisode", pb.CloseEpisodeRequest(episode_id=mirror.episode_id), receive)
 
+    def _own(self, mirror: Mirror) -> StepResult:
+        """Have an episode that was made for this session; what it shows."""
+        self._mirror, self._owns = mirror, True
+        return result_of(mirror.shown)
+
     def _forget(self, mirror: Mirror) -> None:
         """Have no episode any more, unless it is another one by now."""
         if self._mirror is mirror:
@@ -313,22 +256,6 @@ class Session:
         if self._mirror is None:
             raise RuntimeError("there is no episode yet; call reset() first, or resume() one")
         return self._mirror
-
-
-def _state_of(episode_id: str, response: pb.GetStateResponse) -> ChatState:
-    _check_episode(response.episode_id, episode_id)
-    return wire.state_from_proto(response)
-
-
-def _trajectory_of(episode_id: str, response: pb.GetTrajectoryResponse, *, assistants: bool) -> Trajectory:
-    _check_episode(response.episode_id, episode_id)
-    return wire.trajectory_from_proto(response, assistants=assistants)
-
-
-def _check_episode(answered: str, asked: str) -> None:
-    if answered != asked:
-        what = f"the answer is about episode {answered!r}, not {asked!r}; update the older of client and server"
-        raise ProtocolError(what)
 
 
 def _take_step(

@@ -141,13 +141,11 @@ class VectorSession:
         return finishing
 
     def _finish_at(self, index: int, *, assistants: bool) -> Call[Trajectory]:
-        call = self.sessions[index].finish(assistants=assistants)
-
-        def receive(response: Any) -> Trajectory:
-            trajectory = self._finished[index] = call.receive(response)
+        def keep(trajectory: Trajectory) -> Trajectory:
+            self._finished[index] = trajectory
             return trajectory
 
-        return Call(call.method, call.request, receive)
+        return self.sessions[index].finish(assistants=assistants).then(keep)
 
     def take_finished(self, finishing: Round[Trajectory]) -> list[Trajectory]:
         """All trajectories, once all episodes are finished.
@@ -247,14 +245,11 @@ class VectorSession:
         return Succession(opening, resets, closes)
 
     def _reset_at(self, index: int, options: ResetOptions) -> Call[StepResult]:
-        call = self.sessions[index].reset(options)
-
-        def receive(response: Any) -> StepResult:
-            result = call.receive(response)
+        def note(result: StepResult) -> StepResult:
             self._options[index] = options
             return result
 
-        return Call(call.method, call.request, receive)
+        return self.sessions[index].reset(options).then(note)
 
     def _round(self) -> Round[Any]:
         return Round(len(self.sessions))
