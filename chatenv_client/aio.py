@@ -13,7 +13,6 @@ from chatenv_client._connection import FAREWELL_S, AsyncConnection, yielding_to
 from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
-from chatenv_client.judging import Rewards
 from chatenv_client.models import (
     Action,
     AuditReport,
@@ -25,6 +24,7 @@ from chatenv_client.models import (
     FailureKind,
     Rendered,
     ResetOptions,
+    Rewards,
     Row,
     ServerInfo,
     StepResult,

@@ -1,19 +1,13 @@
-"""What a blocking client can say of steps that were taken: rewards, and that an episode failed."""
+"""What a blocking client of one episode can say of steps that were taken: rewards, and that the episode failed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import SupportsFloat
 
 from chatenv_client._connection import Connection
-from chatenv_client.batch import Round
-from chatenv_client.calls import ResultT
-from chatenv_client.models import Failure, FailureKind, StepReward
+from chatenv_client.models import Failure, FailureKind, Rewards, StepReward
 from chatenv_client.session import Session
-from chatenv_client.vector_session import VectorSession
-
-Rewards = SupportsFloat | Mapping[str, SupportsFloat]
-"""What `set_reward` takes: a number, or numbers by name."""
 
 
 class JudgingClient:
@@ -72,71 +66,3 @@ class JudgingClient:
             InvalidRequestError: there is no such kind, or the reason has more than 4,096 characters.
         """
         return self._connection.make(self._session.fail(reason, kind), timeout_s)
-
-
-class VectorJudgingClient:
-    """The part of a client of many episodes that judges them."""
-
-    _session: VectorSession
-
-    def _make(self, round_: Round[ResultT], timeout_s: float | None) -> Round[ResultT]:
-        raise NotImplementedError
-
-    def set_reward(
-        self,
-        rewards: Sequence[Rewards | None],
-        *,
-        step: Sequence[int | None] | None = None,
-        turn: Sequence[int | None] | None = None,
-        weights: Mapping[str, SupportsFloat] | None = None,
-        timeout_s: float | None = None,
-    ) -> list[StepReward | None]:
-        """Set rewards of a step of each episode that has some; see `ChatEnv.set_reward`.
-
-        Args:
-            rewards: one an episode: a number, or numbers by name. None leaves the episode as it is.
-            step: one an episode; None: the last one that this client knows, unless a turn is named.
-            turn: one an episode, in place of steps.
-            weights: of rewards by name, in all episodes.
-            timeout_s: deadline of each call.
-
-        Returns:
-            For each episode the rewards of the step as they are now; None where there was nothing to set.
-
-        Raises:
-            TypeError: a reward is no number; nothing was sent.
-            ValueError: there are more or fewer rewards, steps or turns than episodes.
-            BatchError: some could not be set; the others were.
-            ChatEnvError: no answer came.
-        """
-        setting = self._make(self._session.set_reward(rewards, weights, step, turn), timeout_s)
-        setting.check()
-        return setting.results
-
-    def fail(
-        self,
-        reasons: Sequence[str | None],
-        kind: FailureKind | str = FailureKind.OTHER,
-        *,
-        timeout_s: float | None = None,
-    ) -> list[Failure | None]:
-        """End each episode that has a reason, because something broke; see `ChatEnv.fail`.
-
-        Args:
-            reasons: one an episode. None leaves the episode as it is.
-            kind: what broke, in all of them.
-            timeout_s: deadline of each call.
-
-        Returns:
-            For each episode the failure on record; None where there was no reason.
-
-        Raises:
-            TypeError: a reason is no text; nothing was sent.
-            ValueError: there are more or fewer reasons than episodes.
-            BatchError: some episodes could not be ended; the others were.
-            ChatEnvError: no answer came.
-        """
-        failing = self._make(self._session.fail(reasons, kind), timeout_s)
-        self._session.take_failures(failing)
-        failing.check()
-        return failing.results

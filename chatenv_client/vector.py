@@ -1,38 +1,30 @@
-"""VectorChatEnv: many episodes driven side by side. It makes the rounds that its session builds; all else is theirs."""
+"""VectorChatEnv: many episodes driven side by side. Its session builds the rounds, and its `RoundMaker` makes them."""
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
-from chatenv_client import inquiries
-from chatenv_client._connection import FAREWELL_S, Connection, warned_of, yielding_to
-from chatenv_client._lanes import reach_all
-from chatenv_client.batch import Part, Round
-from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults, ResultT, error_from_rpc
+from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
+from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.fork import FORKS_WAIT
-from chatenv_client.judging import VectorJudgingClient
-from chatenv_client.models import Action, ChatObservation, Limits, ResetOptions, ServerInfo, StepResult, Trajectory
-from chatenv_client.pending import PendingCall
-from chatenv_client.succession import STAYS, Succession
+from chatenv_client.models import Action, ResetOptions, StepResult, Trajectory
+from chatenv_client.rounds import RoundMaker
+from chatenv_client.vector_episodes import VectorEpisodes
 from chatenv_client.vector_session import VectorSession
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class VectorChatEnv(VectorJudgingClient):
+class VectorChatEnv(VectorEpisodes):
     """Many episodes on a chatenv server, each at its own pace, as a context manager.
 
         with VectorChatEnv("localhost:50051", 64) as env:
@@ -76,38 +68,13 @@ class VectorChatEnv(VectorJudgingClient):
             token: as for `ChatEnv`.
             affinity: whether all of these episodes, which travel together, stick to one of several servers.
         """
-        self._session = VectorSession(n, autoreset=autoreset)
+        session = VectorSession(n, autoreset=autoreset)
         defaults = CallDefaults.of(timeout_s=timeout_s, token=token)
         if affinity:
             defaults = defaults.sticking_to(uuid.uuid4().hex)
         connect = partial(Connection, target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
-        self._connection = connect()
-        self._lanes = [self._connection]
-        """The connections that episodes are spread over."""
-        self._another = partial(connect, own=True) if isinstance(target, str) else None
-        self._limits: Limits | None = None
-        self._has_tasks = False
-        """Whether tasks answer, which may wait: then all of a round is sent at once."""
-        self._ends_by: float | None = None
-        """When all has to be over, by the monotonic clock; set where a `with` block raised."""
-
-    def __len__(self) -> int:
-        """Number of episodes."""
-        return len(self._session.sessions)
-
-    @property
-    def episode_ids(self) -> list[str | None]:
-        """Of the live episodes, in order; None before reset and after close."""
-        return [session.episode_id for session in self._session.sessions]
-
-    @property
-    def observations(self) -> list[ChatObservation]:
-        """What each episode showed last, in order.
-
-        Raises:
-            RuntimeError: not every episode was started.
-        """
-        return self._session.observations
+        another = partial(connect, own=True) if isinstance(target, str) else None
+        super().__init__(RoundMaker(connect(), another, most=n), session)
 
     def reset(
         self,
@@ -132,7 +99,7 @@ class VectorChatEnv(VectorJudgingClient):
             BatchError: some episodes could not be started.
             ChatEnvError: no answer came.
         """
-        return self._session.show(self._succeed(self._session.reset(episodes, shared), timeout_s))
+        return self._session.show(self._rounds.succeed(self._session.reset(episodes, shared), timeout_s))
 
     def reset_at(
         self,
@@ -162,7 +129,7 @@ class VectorChatEnv(VectorJudgingClient):
             BatchError: some episodes could not be started; those that were before them stay.
             ChatEnvError: no answer came.
         """
-        return self._session.show(self._succeed(self._session.reset_at(indices, episodes, shared), timeout_s))
+        return self._session.show(self._rounds.succeed(self._session.reset_at(indices, episodes, shared), timeout_s))
 
     def step(self, actions: Sequence[Action | None], *, timeout_s: float | None = None) -> list[StepResult]:
         """Append one turn to each episode that has an action.
@@ -180,23 +147,7 @@ class VectorChatEnv(VectorJudgingClient):
                 step, where they have no action in it.
             ChatEnvError: no answer came; the same step may be tried again.
         """
-        return self._session.show(self._succeed(self._session.step(actions), timeout_s))
-
-    def trajectories(self, *, assistants: bool = False, timeout_s: float | None = None) -> list[Trajectory]:
-        """All episodes as training wants them, in order; see `ChatEnv.trajectory`.
-
-        Args:
-            assistants: as for `ChatEnv.trajectory`.
-            timeout_s: deadline of each call.
-
-        Raises:
-            RuntimeError: there was no reset.
-            BatchError: some episodes could not be read.
-            ChatEnvError: no answer came.
-        """
-        reading = self._make(self._session.trajectories(assistants=assistants), timeout_s)
-        reading.check()
-        return [trajectory for trajectory in reading.results if trajectory is not None]
+        return self._session.show(self._rounds.succeed(self._session.step(actions), timeout_s))
 
     def finish(self, *, assistants: bool = False, timeout_s: float | None = None) -> list[Trajectory]:
         """All episodes as training wants them, in order, and their end, in a few calls; see `ChatEnv.finish`.
@@ -213,7 +164,7 @@ class VectorChatEnv(VectorJudgingClient):
             BatchError: some episodes could not be finished; `results` has the trajectories of the others.
             ChatEnvError: no answer came.
         """
-        finishing = self._make(self._session.finish(assistants=assistants), timeout_s)
+        finishing = self._rounds.make(self._session.finish(assistants=assistants), timeout_s)
         return self._session.take_finished(finishing)
 
     def fork_groups(self, n: int, *, timeout_s: float | None = None) -> VectorChatEnv:
@@ -234,12 +185,9 @@ class VectorChatEnv(VectorJudgingClient):
             BatchError: some episodes could not be forked; there are no forks then.
             ChatEnvError: no answer came.
         """
-        forking = self._make(self._session.fork_groups(n), timeout_s)
+        forking = self._rounds.make(self._session.fork_groups(n), timeout_s)
         groups = VectorChatEnv.__new__(VectorChatEnv)
-        groups._connection, groups._limits, groups._ends_by = self._connection.shared(), self._limits, None
-        groups._has_tasks = self._has_tasks
-        groups._lanes, groups._another = [groups._connection, *self._lanes[1:]], None
-        groups._session = self._session.of_forks(forking.results)
+        VectorEpisodes.__init__(groups, self._rounds.shared(), self._session.of_forks(forking.results))
         try:
             forking.check()
         except ChatEnvError:
@@ -254,10 +202,11 @@ class VectorChatEnv(VectorJudgingClient):
         Raises:
             ChatEnvError: the server could not be told of all; this client is closed all the same.
         """
-        if self._connection.is_over:
+        connection = self._rounds.connection
+        if connection.is_over:
             return
-        with self._connection.closing():
-            self._make(self._session.close(), timeout_s).check()
+        with connection.closing():
+            self._rounds.make(self._session.close(), timeout_s).check()
 
     def __enter__(self) -> Self:
         return self
@@ -266,82 +215,6 @@ class VectorChatEnv(VectorJudgingClient):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with yielding_to(error):
-            self._ends_by = None if error is None else time.monotonic() + FAREWELL_S
+            if error is not None:
+                self._rounds.end_within(FAREWELL_S)
             self.close()
-
-    def _succeed(self, succession: Succession, timeout_s: float | None) -> Round[StepResult]:
-        """Open episodes, and close those before them; a refused one leaves the one before it as it was."""
-        opening = self._make(succession.opening, timeout_s)
-        room = self._make(succession.making_room(), timeout_s)
-        opening.take_in(self._make(succession.opening_again(room), timeout_s))
-        with warned_of(STAYS):
-            self._make(succession.closing(), timeout_s).check()
-        return opening
-
-    def _make(self, round_: Round[ResultT], timeout_s: float | None) -> Round[ResultT]:
-        self._connection.check()
-        if round_.is_empty:
-            return round_
-        limits = self._server_limits(timeout_s)
-        with FORKS_WAIT:
-            self._make_parts(round_, limits, timeout_s)
-        return round_
-
-    def _make_parts(self, round_: Round[ResultT], limits: Limits, timeout_s: float | None) -> None:
-        in_flight: list[deque[tuple[Part[ResultT], PendingCall]]] = [deque() for _ in self._lanes]
-        try:
-            for part in round_.parts(limits, len(self._lanes)):
-                lane = in_flight[part.lane]
-                is_full = len(lane) == part.most_in_flight and not self._has_tasks
-                answers = [_answer(*lane.popleft())] if is_full else []
-                # The server has its next call before the answer to the last one is read.
-                lane.append((part, self._begin(part, timeout_s)))
-                for answered, answer in answers:
-                    self._take(answered, answer, timeout_s)
-        except Exception:
-            raise
-        except BaseException:  # somebody pressed Ctrl-C, say, and waits for nothing more
-            for _, call in chain.from_iterable(in_flight):
-                call.cancel()
-            in_flight.clear()
-            raise
-        finally:
-            # Also where a later part could not be built: what was sent may be applied, and its episodes have to know.
-            for begun in chain.from_iterable(in_flight):
-                self._take(*_answer(*begun), timeout_s)
-
-    def _begin(self, part: Part[ResultT], timeout_s: float | None) -> PendingCall:
-        """Make the call of a part, without waiting for its answer."""
-        if self._ends_by is not None:
-            timeout_s = max(0.0, self._ends_by - time.monotonic())
-        return self._lanes[part.lane].future(part.method, part.request, timeout_s)
-
-    def _take(self, part: Part[ResultT], answer: Any, timeout_s: float | None) -> None:
-        """Take in the answer to a part, or what its call failed with. What was too large is called for in halves."""
-        for smaller in part.fail(answer) if isinstance(answer, ChatEnvError) else part.receive(answer):
-            self._take(*_answer(smaller, self._begin(smaller, timeout_s)), timeout_s)
-
-    def _server_limits(self, timeout_s: float | None) -> Limits:
-        if self._limits is None:
-            info = self._ask(self._connection, timeout_s)
-            if info.processes > 1 and self._another is not None:
-                ask = partial(self._ask, timeout_s=timeout_s)
-                self._lanes = reach_all(self._connection, info, len(self), self._another, ask)
-            self._limits, self._has_tasks = info.limits, bool(info.tasks)
-        return self._limits
-
-    def _ask(self, connection: Connection, timeout_s: float | None) -> ServerInfo:
-        return connection.make(inquiries.server_info(), timeout_s)
-
-
-def _answer(part: Part[ResultT], call: PendingCall) -> tuple[Part[ResultT], Any]:
-    """Wait for the call of a part: the part, and the answer or the error that the call failed with."""
-    try:
-        return part, call.result()
-    except grpc.RpcError as error:
-        failure = error_from_rpc(error)
-        failure.__cause__ = error
-        return part, failure
-    except BaseException:
-        call.cancel()  # somebody pressed Ctrl-C, say
-        raise

@@ -13,7 +13,7 @@ from chatenv_client.models.fidelity import AuditReport, FidelityKind, FidelityRe
 from chatenv_client.models.messages import Message, MessageSnapshot, ToolCall, is_plain, own_message
 from chatenv_client.models.observation import ChatObservation, Rendered, StepResult
 from chatenv_client.models.reset_options import ControlTokenPolicy, EpisodeDefaults, HistoryPolicy, ResetOptions
-from chatenv_client.models.rewards import RewardChange, StepReward
+from chatenv_client.models.rewards import RewardChange, Rewards, StepReward
 from chatenv_client.models.rows import Row
 from chatenv_client.models.sample import Float64Array, Sample, Split
 from chatenv_client.models.server_info import Limits, RowCount, ServerInfo, SpecialToken
@@ -58,6 +58,7 @@ __all__ = [
     "Rendered",
     "ResetOptions",
     "RewardChange",
+    "Rewards",
     "Row",
     "RowCount",
     "Rows",

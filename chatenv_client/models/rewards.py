@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, SupportsFloat
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.reasons import Reason
+
+Rewards = SupportsFloat | Mapping[str, SupportsFloat]
+"""What `set_reward` takes: a number, or numbers by name."""
 
 MAX_NAME_CHARACTERS: Final = 64
 """Of the name of a component."""

@@ -25,6 +25,7 @@ from chatenv_client import (
     VectorChatEnv,
 )
 from chatenv_client.batch import EDGE_ITEMS, MIDDLE_ITEMS, Part
+from chatenv_client.rounds import RoundMaker
 from tests.contract.conftest import Sampler, Serving
 
 HELLO = {"role": "user", "content": "Hello!"}
@@ -169,7 +170,7 @@ def test_the_server_has_its_next_batch_before_the_answer_to_the_last_one_is_read
 
     env = vector(2 * EDGE_ITEMS + MIDDLE_ITEMS + 1)
     env.reset()
-    monkeypatch.setattr(VectorChatEnv, "_begin", noting("sent", VectorChatEnv._begin))
+    monkeypatch.setattr(RoundMaker, "_begin", noting("sent", RoundMaker._begin))
     monkeypatch.setattr(Part, "receive", noting("read", Part.receive))
     env.step([HELLO] * len(env))
     assert seen == ["sent", "sent", "sent", "read", "sent", "read", "read", "read"]
@@ -249,14 +250,14 @@ def test_what_was_applied_before_somebody_pressed_ctrl_c_is_what_the_next_step_s
 ) -> None:
     env = vector(EDGE_ITEMS + 1)
     env.reset(messages=[HELLO])
-    take, taken = VectorChatEnv._take, []
+    take, taken = RoundMaker._take, []
 
-    def take_one(self: VectorChatEnv, *arguments: Any) -> None:
+    def take_one(self: RoundMaker, *arguments: Any) -> None:
         take(self, *arguments)
         taken.append(arguments[0])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(VectorChatEnv, "_take", take_one)
+    monkeypatch.setattr(RoundMaker, "_take", take_one)
     with pytest.raises(KeyboardInterrupt):
         env.step([sample() for _ in range(len(env))])
     monkeypatch.undo()
