@@ -198,35 +198,22 @@ class AsyncChatEnv:
         self, prefix: str = "", *, page_size: int = 0, timeout_s: float | None = None
     ) -> AsyncIterator[EpisodeSummary]:
         """As in `ChatEnv`; to be read with `async for`."""
-        token = ""
-        while True:
-            page = await self._connection.make(inquiries.episodes(prefix, page_size, token), timeout_s)
-            for episode in page.episodes:
+        for call in inquiries.episodes(prefix, page_size):
+            for episode in await self._connection.make(call, timeout_s):
                 yield episode
-            if not (token := page.next_token):
-                return
 
     async def list_rows(
         self, task: str | None = None, split: str | None = None, *, page_size: int = 0, timeout_s: float | None = None
     ) -> AsyncIterator[Row]:
         """As in `ChatEnv`; to be read with `async for`."""
-        token = ""
-        while True:
-            page = await self._connection.make(inquiries.rows(task, split, page_size, token), timeout_s)
-            for row in page.rows:
+        for call in inquiries.rows(task, split, page_size):
+            for row in await self._connection.make(call, timeout_s):
                 yield row
-            if not (token := page.next_token):
-                return
 
     async def describe_tokens(self, ids: Iterable[int], *, timeout_s: float | None = None) -> Sequence[TokenText]:
         """As in `ChatEnv`."""
-        asked = [*ids]
-        described: list[TokenText] = []
-        for start in range(0, len(asked), inquiries.MOST_TOKENS):
-            some = asked[start : start + inquiries.MOST_TOKENS]
-            answer = await self._connection.make(inquiries.tokens(some), timeout_s)
-            described.extend(answer)
-        return described
+        asking = inquiries.tokens(ids)
+        return [text for call in asking for text in await self._connection.make(call, timeout_s)]
 
     async def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
         """As in `ChatEnv`."""

@@ -284,13 +284,8 @@ class ChatEnv(CopyingClient, JudgingClient):
             ids: any; each is best asked for once.
             timeout_s: deadline of each call.
         """
-        asked = [*ids]
-        described: list[TokenText] = []
-        for start in range(0, len(asked), inquiries.MOST_TOKENS):
-            some = asked[start : start + inquiries.MOST_TOKENS]
-            answer = self._connection.make(inquiries.tokens(some), timeout_s)
-            described.extend(answer)
-        return described
+        asking = inquiries.tokens(ids)
+        return [text for call in asking for text in self._connection.make(call, timeout_s)]
 
     def list_rows(
         self, task: str | None = None, split: str | None = None, *, page_size: int = 0, timeout_s: float | None = None
@@ -308,12 +303,8 @@ class ChatEnv(CopyingClient, JudgingClient):
         Raises:
             InvalidRequestError: there is no such task or split.
         """
-        token = ""
-        while True:
-            page = self._connection.make(inquiries.rows(task, split, page_size, token), timeout_s)
-            yield from page.rows
-            if not (token := page.next_token):
-                return
+        for call in inquiries.rows(task, split, page_size):
+            yield from self._connection.make(call, timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """End the episode unless it was resumed, and close the channel if it was opened here. Closing twice is fine.

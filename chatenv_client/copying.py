@@ -91,9 +91,5 @@ class CopyingClient:
             page_size: how many are read at once; 0: as many as the server likes.
             timeout_s: deadline of each call.
         """
-        token = ""
-        while True:
-            page = self._connection.make(inquiries.episodes(prefix, page_size, token), timeout_s)
-            yield from page.episodes
-            if not (token := page.next_token):
-                return
+        for call in inquiries.episodes(prefix, page_size):
+            yield from self._connection.make(call, timeout_s)
