@@ -13,11 +13,11 @@ from chatenv_client._connection import FAREWELL_S, AsyncConnection, yielding_to
 from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
+from chatenv_client.holding import EpisodeHolder
 from chatenv_client.models import (
     Action,
     AuditReport,
     ChatAction,
-    ChatObservation,
     ChatState,
     EpisodeSummary,
     Failure,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class AsyncChatEnv:
+class AsyncChatEnv(EpisodeHolder):
     """One episode on a chatenv server, for asyncio. The methods of `ChatEnv` and its rule for processes hold here, too.
 
         async with AsyncChatEnv("localhost:50051") as env:
@@ -64,7 +64,7 @@ class AsyncChatEnv:
         self._connection = AsyncConnection(
             target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity
         )
-        self._session = Session()
+        super().__init__(Session())
 
     @classmethod
     async def from_snapshot(
@@ -83,16 +83,6 @@ class AsyncChatEnv:
             await env.close()
             raise
         return env
-
-    @property
-    def episode_id(self) -> str | None:
-        """As in `ChatEnv`."""
-        return self._session.episode_id
-
-    @property
-    def observation(self) -> ChatObservation:
-        """As in `ChatEnv`."""
-        return self._session.observation
 
     async def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> StepResult:
         """As in `ChatEnv`."""
@@ -132,10 +122,6 @@ class AsyncChatEnv:
     async def finish(self, *, assistants: bool = False, timeout_s: float | None = None) -> Trajectory:
         """As in `ChatEnv`."""
         return await self._connection.make(self._session.finish(assistants=assistants), timeout_s)
-
-    def detach(self) -> str:
-        """As in `ChatEnv`. It makes no call, so it is not awaited."""
-        return self._session.detach()
 
     async def peek(self, episode_id: str, *, timeout_s: float | None = None) -> ChatState:
         """As in `ChatEnv`."""
@@ -179,7 +165,8 @@ class AsyncChatEnv:
     def _beside(self, session: Session) -> AsyncChatEnv:
         """A client of a fork of this one's episode."""
         env = AsyncChatEnv.__new__(AsyncChatEnv)
-        env._connection, env._session = self._connection.shared(near=self.episode_id), session
+        env._connection = self._connection.shared(near=self.episode_id)
+        EpisodeHolder.__init__(env, session)
         return env
 
     async def export(self, *, timeout_s: float | None = None) -> EpisodeSnapshot:

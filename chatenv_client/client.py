@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from chatenv_client import inquiries, reading
 from chatenv_client._connection import FAREWELL_S, Connection, yielding_to
 from chatenv_client._generated.chatenv_pb2 import EpisodeSnapshot
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
-from chatenv_client.copying import CopyingClient
 from chatenv_client.docker import ContainerOptions, ServerContainer
-from chatenv_client.judging import JudgingClient
-from chatenv_client.models import (
-    Action,
-    AuditReport,
-    ChatAction,
-    ChatObservation,
-    ChatState,
-    Rendered,
-    ResetOptions,
-    Row,
-    ServerInfo,
-    StepResult,
-    TokenText,
-    Trajectory,
-)
+from chatenv_client.episode_client import EpisodeClient
+from chatenv_client.models import Action, ChatAction, ResetOptions, StepResult, Trajectory
 from chatenv_client.preview import action_from_message
 from chatenv_client.session import Session
 
@@ -37,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 
-class ChatEnv(CopyingClient, JudgingClient):
+class ChatEnv(EpisodeClient):
     """One episode on a chatenv server, as a context manager.
 
         with ChatEnv("localhost:50051") as env:
@@ -75,8 +60,8 @@ class ChatEnv(CopyingClient, JudgingClient):
             ValueError: the target is no gRPC target, no header can carry the token, or an option is the channel's.
         """
         defaults = CallDefaults.of(timeout_s=timeout_s, token=token, affinity=affinity)
-        self._connection = Connection(target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
-        self._session = Session()
+        connection = Connection(target, defaults, tls=tls, max_message_bytes=max_message_bytes, affinity=affinity)
+        super().__init__(connection, Session())
 
     @classmethod
     def from_docker_image(
@@ -144,20 +129,6 @@ class ChatEnv(CopyingClient, JudgingClient):
             raise
         return env
 
-    @property
-    def episode_id(self) -> str | None:
-        """The live episode; None before reset and after close."""
-        return self._session.episode_id
-
-    @property
-    def observation(self) -> ChatObservation:
-        """What the last call showed, or the fork or import that made the episode.
-
-        Raises:
-            RuntimeError: there is no episode yet.
-        """
-        return self._session.observation
-
     def reset(self, *, timeout_s: float | None = None, **options: Unpack[ResetOptions]) -> StepResult:
         """Start an episode; the one before it is closed then. Keywords: see `ResetOptions`.
 
@@ -200,6 +171,25 @@ class ChatEnv(CopyingClient, JudgingClient):
         """
         return self._connection.make(self._session.resume(episode_id), timeout_s)
 
+    def import_episode(
+        self, snapshot: EpisodeSnapshot | bytes, episode_id: str | None = None, *, timeout_s: float | None = None
+    ) -> StepResult:
+        """Take an exported episode up, on this server or another, and go on with it. The one before it is closed then.
+
+        Args:
+            snapshot: what `export` gave, or its bytes.
+            episode_id: the id that it gets; None: its own.
+            timeout_s: deadline of this call.
+
+        Raises:
+            InvalidRequestError: it is no snapshot, or is cut off or altered.
+            TokenizerMismatchError: another tokenizer, chat template or token-id limit wrote it.
+            EpisodeExistsError: the id is that of another live episode.
+        """
+        taking_up = self._session.take_up(snapshot, episode_id)
+        closing = self._session.close(unless=taking_up.request.episode_id)
+        return self._connection.succeed(closing, taking_up, timeout_s)
+
     def message_to_action(
         self, message: Mapping[str, Any], tokenizer: Any = None, *, timeout_s: float | None = None
     ) -> ChatAction:
@@ -214,24 +204,6 @@ class ChatEnv(CopyingClient, JudgingClient):
         if tokenizer is not None:
             return action_from_message(message, tokenizer)
         return self._connection.make(self._session.preview(message), timeout_s)
-
-    def render(self, messages: Sequence[Mapping[str, Any]], *, timeout_s: float | None = None) -> Rendered:
-        """What the stream would become if messages were appended now. Changes nothing."""
-        return self._connection.make(self._session.render(messages), timeout_s)
-
-    def state(self, *, timeout_s: float | None = None) -> ChatState:
-        """The whole episode, read from the server."""
-        return self._connection.make(self._session.state(), timeout_s)
-
-    def trajectory(self, *, assistants: bool = False, timeout_s: float | None = None) -> Trajectory:
-        """The whole episode as training wants it: per segment tokens, loss mask, logprobs, turns.
-
-        Args:
-            assistants: whether to find what assistants say in messages that were given, for `mask("assistant")`. Takes
-                the server two renders of the conversation for each of them, or three.
-            timeout_s: deadline of this call.
-        """
-        return self._connection.make(self._session.trajectory(assistants=assistants), timeout_s)
 
     def finish(self, *, assistants: bool = False, timeout_s: float | None = None) -> Trajectory:
         """The episode as training wants it, and its end, in one call: the way to leave an episode that was played.
@@ -250,61 +222,6 @@ class ChatEnv(CopyingClient, JudgingClient):
             MessageTooLargeError: the trajectory is larger than a message may be; the episode lives on.
         """
         return self._connection.make(self._session.finish(assistants=assistants), timeout_s)
-
-    def detach(self) -> str:
-        """Let go of the episode, which stays live until somebody ends it or it expires; its id. Makes no call.
-
-        Afterwards this client has no episode: neither `close` nor the end of a `with` block ends the one that it had.
-
-        Raises:
-            RuntimeError: there is no episode.
-        """
-        return self._session.detach()
-
-    def peek(self, episode_id: str, *, timeout_s: float | None = None) -> ChatState:
-        """The whole of somebody's episode, read from the server. This client's own stays what it is.
-
-        Raises:
-            EpisodeNotFoundError: there is none of that id.
-        """
-        return self._connection.make(reading.state(episode_id), timeout_s)
-
-    def audit(self, *, timeout_s: float | None = None) -> AuditReport:
-        """Compare the stream with a full rendering of the conversation. Costs time proportional to it."""
-        return self._connection.make(self._session.audit(), timeout_s)
-
-    def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
-        """What the server is. Needs no episode."""
-        return self._connection.make(inquiries.server_info(), timeout_s)
-
-    def describe_tokens(self, ids: Iterable[int], *, timeout_s: float | None = None) -> Sequence[TokenText]:
-        """What tokens of the server's tokenizer stand for, one for each id. Needs no episode.
-
-        Args:
-            ids: any; each is best asked for once.
-            timeout_s: deadline of each call.
-        """
-        asking = inquiries.tokens(ids)
-        return [text for call in asking for text in self._connection.make(call, timeout_s)]
-
-    def list_rows(
-        self, task: str | None = None, split: str | None = None, *, page_size: int = 0, timeout_s: float | None = None
-    ) -> Iterator[Row]:
-        """The rows of data that the server has for a task, in order: what `reset(row=...)` chooses from.
-
-        Needs no episode. What a row is to hide, such as its answer, stays on the server.
-
-        Args:
-            task: name of the task; None: the only one.
-            split: name of the split; None: the only one, or `train`.
-            page_size: how many are read at once; 0: as many as the server likes.
-            timeout_s: deadline of each call.
-
-        Raises:
-            InvalidRequestError: there is no such task or split.
-        """
-        for call in inquiries.rows(task, split, page_size):
-            yield from self._connection.make(call, timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """End the episode unless it was resumed, and close the channel if it was opened here. Closing twice is fine.

@@ -1,4 +1,4 @@
-"""What a client of many episodes does with them, wherever they are in their course: it reads them and judges them."""
+"""What a client of many episodes can do with them, also after their end: read them and judge them."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from chatenv_client._connection import FAREWELL_S, yielding_to
 from chatenv_client.aio import AsyncChatEnv
 from chatenv_client.calls import DEFAULT_TIMEOUT_S, CallDefaults
 from chatenv_client.channel import DEFAULT_MAX_MESSAGE_BYTES, Tls
+from chatenv_client.holding import EpisodeHolder
 from chatenv_client.models import ResetOptions, ServerInfo, StepResult, Trajectory
 from chatenv_client.pool.connection import PooledConnection
 from chatenv_client.pool.run import Errors, Policy, Run
@@ -210,7 +211,8 @@ class _PooledChatEnv(AsyncChatEnv):
     """A client of one episode of a pool, among those that are open until it is closed."""
 
     def __init__(self, connection: PooledConnection, among: set[AsyncChatEnv], farewells: _Farewells) -> None:
-        self._connection, self._session = connection, Session()
+        EpisodeHolder.__init__(self, Session())
+        self._connection = connection
         self._among, self._farewells = among, farewells
         among.add(self)
 
