@@ -1,7 +1,7 @@
 """The connection that a client holds: its channel, the checks before each call, and its end.
 
-`ChatEnv` and `VectorChatEnv` hold a `Connection`, `AsyncChatEnv` holds an `AsyncConnection`. The two differ in how a
-channel is opened, a call is awaited and a channel is closed. Neither knows anything of episodes.
+Blocking clients hold a `Connection`, those for asyncio an `AsyncConnection`. The two differ in how a channel is opened,
+a call is awaited and a channel is closed. Neither knows anything of episodes.
 """
 
 from __future__ import annotations
