@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from chatenv_client.models import FidelityReport, Message
+from chatenv_client.models import Message
 from chatenv_server.engine.conversation import Tail, TailPlace
 from chatenv_server.engine.isolated_texts import Surroundings
 from chatenv_server.engine.reuse.recording import are_met, shape_of
@@ -54,9 +54,11 @@ class ReusingTails:
             TemplateRejectedError: the template rejects the messages.
         """
         exchange, pending = self._exchange(place, messages), place.pending
-        if exchange is None or (pending is not None and self._writer.brings_rewrite(place, pending, messages)):
+        if exchange is None:
             return self._writer.tail(place, messages)
-        known = self._recordings.of(exchange.shape)
+        # Which turn is pending is no part of the shape, so whether its rewrite has come is asked every time.
+        brings_rewrite = pending is not None and self._writer.brings_rewrite(place, pending, messages)
+        known = self._recordings.of((brings_rewrite, exchange.shape))
         for recording, surroundings in known.recordings:
             if _fits(recording, exchange.texts, place.last.text):
                 return self._tail_of(recording, surroundings, exchange.given, place)
@@ -122,19 +124,15 @@ class ReusingTails:
 
     def _tail_of(self, recording: TailRecording, around: Surroundings | None, given: str, place: TailPlace) -> Tail:
         """The recorded tail with another message in it, after another turn."""
-        reports, last = recording.tail.reports, place.last
-        if reports:
-            reports = tuple(
-                FidelityReport(report.kind, report.detail, last.start, last.message_index) for report in reports
-            )
+        reports, pending = recording.reports_for(place), recording.pending_after(place.last)
         if around is not None:
             ids = self._codec.isolated_texts.encode_in(around, given)
-            return Tail(ids, recording.tail.generation_prompt_length, recording.tail.message_starts, reports)
+            return Tail(ids, recording.tail.generation_prompt_length, recording.tail.message_starts, reports, pending)
         text = recording.before + given + recording.after
         marks = (recording.start, len(text) - recording.prompt)
         encoded = self._codec.encode_pieces([(text, False)], place.before[-1:], marks)
         start, prompt = encoded.marks
-        return Tail(encoded.ids, len(encoded.ids) - prompt, (start,), reports)
+        return Tail(encoded.ids, len(encoded.ids) - prompt, (start,), reports, pending)
 
 
 def _digest(value: Any) -> bytes:

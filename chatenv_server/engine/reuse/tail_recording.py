@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import FidelityKind, Message
+from chatenv_client.models import FidelityKind, FidelityReport, Message
 from chatenv_client.tokens import EMPTY_TOKENS
 from chatenv_server.engine.bound_template import Fill
-from chatenv_server.engine.conversation import SampledTurn, Tail, TailPlace
+from chatenv_server.engine.conversation import EMPTY_TAIL, PendingRewrite, SampledTurn, Tail, TailPlace
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.reuse.recording import with_texts
 from chatenv_server.engine.reuse.recording_template import recording_template
@@ -30,6 +30,7 @@ from chatenv_server.engine.reuse.traced_text import (
     expression_of,
     value_of,
 )
+from chatenv_server.engine.rewrites import report_of
 from chatenv_server.engine.tail_encoder import WrittenTail
 from chatenv_server.engine.tails import TailWriter
 from chatenv_server.engine.template import ChatTemplate
@@ -57,12 +58,30 @@ class TailRecording(NamedTuple):
     """What it writes between the turn and the message's text."""
     after: str
     """What it writes after that text."""
-    tail: Tail
-    """The tail that it was learnt from, without its tokens: the rest holds for others."""
+    tail: Tail = EMPTY_TAIL
+    """The tail that it was learnt from, without its tokens, with those of its reports that are on the turn."""
+    brings_rewrite: bool = False
+    """Whether it makes the template rewrite the pending turn."""
     start: int = 0
     """Character of `before` where the message's part begins."""
     prompt: int = 0
     """Characters of the generation prompt that `after` ends in."""
+
+    def reports_for(self, place: TailPlace) -> tuple[FidelityReport, ...]:
+        """Its reports, of another turn and another pending rewrite."""
+        reports, last = self.tail.reports, place.last
+        if reports:
+            reports = tuple(
+                FidelityReport(report.kind, report.detail, last.start, last.message_index) for report in reports
+            )
+        if self.brings_rewrite and place.pending is not None:
+            return (*reports, report_of(place.pending))
+        return reports
+
+    def pending_after(self, last: SampledTurn) -> PendingRewrite | None:
+        """The pending rewrite that it leaves, of another turn."""
+        pending = self.tail.pending_rewrite
+        return None if pending is None else PendingRewrite(last.message, last.message_index, pending.follower)
 
 
 class _NotRecordedError(Exception):
@@ -94,7 +113,7 @@ def learn(write_with: WriteWith, place: TailPlace, message: Message, texts: Text
         texts: of the turn's message and of `message`, as `shape_of` gives them.
         tail: what was written.
     """
-    if tail.pending_rewrite is not None or any(report.kind not in _TOLD for report in tail.reports):
+    if any(report.kind not in _TOLD for report in tail.reports):
         return None
     trace = Trace(texts)
     remaining = iter(trace.texts)
@@ -109,12 +128,21 @@ def learn(write_with: WriteWith, place: TailPlace, message: Message, texts: Text
         return None
     (start,) = writer.encoder.message_starts(written)
     prompt = len(writer.encoder.prompt_at_end(written.text))
-    unplaced = _recording(trace, texts, given["content"], place.last, written, tail)
-    return None if unplaced is None else unplaced._replace(start=start, prompt=prompt)
+    unplaced = _recording(trace, texts, given["content"], place.last, written)
+    if unplaced is None:
+        return None
+    coming = None if place.pending is None else report_of(place.pending)
+    reports = tuple(report for report in tail.reports if report != coming)
+    return unplaced._replace(
+        tail=tail._replace(tokens=EMPTY_TOKENS, reports=reports),
+        brings_rewrite=reports != tail.reports,
+        start=start,
+        prompt=prompt,
+    )
 
 
 def _recording(
-    trace: Trace, texts: Texts, content: TracedText, last: SampledTurn, written: WrittenTail, tail: Tail
+    trace: Trace, texts: Texts, content: TracedText, last: SampledTurn, written: WrittenTail
 ) -> TailRecording | None:
     cut = written.cut
     if cut is None:
@@ -136,7 +164,6 @@ def _recording(
         taken=said.of(texts)[len(asked) + len(last.text) :],
         before="".join(parts[:place]),
         after="".join(parts[place + 1 :]),
-        tail=tail._replace(tokens=EMPTY_TOKENS),
     )
 
 
