@@ -69,7 +69,7 @@ class EpisodeCalls:
             episode.begin(environment, Place(new_run(), 0), time.time())
         finally:
             table.account(episode, reserved=1)
-        close = self._shelf.closings.begin
+        close = self._shelf.endings.closings.begin
         if writing is not None:
             try:
                 piece, summary = await self._told(episode, environment, writing)
@@ -95,11 +95,12 @@ class EpisodeCalls:
         """
         self._limits.check_tokens()
         before, shelf = episode.environment, self._shelf
-        if writing is None or (before is not None and not shelf.needs_ended):
+        needs_episode = shelf.endings.needs_episode
+        if writing is None or (before is not None and not needs_episode):
             return False, before
         standing = shelf.store.standing(episode.episode_id)
         if standing is not None and standing.end is None:
-            return False, await shelf.to_be_closed(episode, standing, writing) if shelf.needs_ended else before
+            return False, await shelf.to_be_closed(episode, standing, writing) if needs_episode else before
         if before is not None and writing.unwritten_of(episode):
             return False, before
         self._limits.check_episodes(unwritten=writing.new_episodes)
@@ -176,11 +177,11 @@ class EpisodeCalls:
             await self._check_current(episode, writing)
             told = answer(environment)
             if writing is None:
-                self._shelf.end(episode, StoreEnd.CLOSED, told)
+                self._shelf.endings.end(episode, StoreEnd.CLOSED, told)
             else:
                 run, version = episode.place
                 end = Finish(episode_id, run, StoreEnd.CLOSED, time.time(), version=version, answer=told)
-                writing.add(episode, end, episode.place, partial(self._shelf.leave, episode, StoreEnd.CLOSED))
+                writing.add(episode, end, episode.place, partial(self._shelf.endings.leave, episode, StoreEnd.CLOSED))
             return b""
         finally:
             self._shelf.release(episode, writing)
@@ -206,7 +207,7 @@ class EpisodeCalls:
         if await self._shelf.is_outdated(episode, writing):
             self._shelf.drop(episode)
             raise Outdated
-        self._shelf.note_use(episode)
+        self._shelf.usage.note(episode)
 
     async def _append(
         self,

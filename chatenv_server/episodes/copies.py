@@ -44,7 +44,7 @@ class Copies:
     def _snapshot(self, episode_id: str, at_step: int | None, caller: Caller | None) -> pb.EpisodeSnapshot:
         with self._shelf.reading(episode_id, caller) as episode:
             if self._store.keeps:
-                snapshot = self._shelf.snapshot_of(episode_id)
+                snapshot = self._shelf.journals.snapshot_of(episode_id)
                 if at_step is not None:
                     cut_at(snapshot, at_step)
                 return snapshot

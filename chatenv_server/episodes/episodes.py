@@ -277,7 +277,7 @@ class Episodes:
         """End an episode; whether it was live until now."""
         while (episode := self._for_its_end(episode_id, caller)) is not None:
             try:
-                if self.shelf.end(episode, End.CLOSED):
+                if self.shelf.endings.end(episode, End.CLOSED):
                     return True
             finally:
                 episode.release()
@@ -289,7 +289,7 @@ class Episodes:
         Where its task has to be closed or its record archived, it is brought in, as the store has it now. One that
         cannot be read ends in the store alone, and neither is done.
         """
-        if self._store.keeps and self.shelf.needs_ended:
+        if self._store.keeps and self.shelf.endings.needs_episode:
             try:
                 return done(self.shelf.acquire_current(episode_id, caller))
             except DeadlineError:
@@ -305,8 +305,7 @@ class Episodes:
         """End an episode that this process does not hold."""
         while (standing := self._store.standing(episode_id)) is not None and standing.end is None:
             if self._store.write([Finish(episode_id, standing.place.run, End.CLOSED, time.time())])[0]:
-                self.shelf.closings.unread(episode_id)
-                self.shelf.tell_of_end(episode_id, End.CLOSED)
+                self.shelf.endings.leave_unread(episode_id, End.CLOSED)
                 return True
         return False
 
@@ -320,8 +319,8 @@ class Episodes:
             Whether all are closed, those of episodes that ended before included.
         """
         for episode in [] if self._store.keeps else self.shelf.table.all():
-            self.shelf.closings.begin_when_free(episode, TaskEnd.STOPPED)
-        return self.shelf.closings.wait(seconds)
+            self.shelf.endings.closings.begin_when_free(episode, TaskEnd.STOPPED)
+        return self.shelf.endings.closings.wait(seconds)
 
     def check_room(self, episodes: int, tokens: int) -> None:
         """Raise EpisodeLimitError or TokenLimitError unless the store may keep so many episodes and tokens more."""

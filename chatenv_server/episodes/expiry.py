@@ -41,15 +41,15 @@ class Expiry:
             for episode in self._idle_episodes():
                 self._expire(episode)
         if self._shelf.store.keeps:
-            self._shelf.note_long_calls()
+            self._shelf.usage.note_long_calls(self._shelf.table.all())
             self._expire_in_store(self._shelf.clock() - self._timeout_s)
 
     def _expire(self, episode: Episode) -> None:
         """End an episode that this process holds, unless a call is at work on it."""
         if episode.try_acquire():
             try:
-                if self._shelf.is_idle(episode):
-                    self._shelf.end(episode, End.EXPIRED)
+                if self._shelf.usage.is_idle(episode):
+                    self._shelf.endings.end(episode, End.EXPIRED)
             finally:
                 episode.release()
 
@@ -64,12 +64,11 @@ class Expiry:
         ended = self._shelf.store.write(finishes) if finishes else []
         for finish, took_place in zip(finishes, ended, strict=True):
             if took_place:
-                self._shelf.closings.unread(finish.episode_id)
-                self._shelf.tell_of_end(finish.episode_id, End.EXPIRED)
+                self._shelf.endings.leave_unread(finish.episode_id, End.EXPIRED)
 
     def _is_brought_to_its_end(self, episode_id: str) -> bool:
         """Bring an idle episode in, where more is to be done at its end: it expires then. False: it ends otherwise."""
-        if not self._shelf.needs_ended:
+        if not self._shelf.endings.needs_episode:
             return False
         try:
             self._shelf.release(done(self._shelf.acquire(episode_id, None)))
@@ -87,7 +86,7 @@ class Expiry:
         if not episode.try_acquire():
             return True
         try:
-            return not episode.is_out and not self._shelf.is_idle(episode)
+            return not episode.is_out and not self._shelf.usage.is_idle(episode)
         finally:
             episode.release()
 
@@ -96,7 +95,7 @@ class Expiry:
         now = self._shelf.clock()
         idle, oldest = [], now
         for episode in self._shelf.table.all():
-            if self._shelf.is_idle(episode):
+            if self._shelf.usage.is_idle(episode):
                 idle.append(episode)
             else:
                 oldest = min(oldest, episode.last_used)

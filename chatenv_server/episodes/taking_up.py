@@ -108,8 +108,8 @@ class TakingUp:
             return
         if done(self._shelf.is_outdated(episode, None)):
             self._shelf.drop(episode)
-        elif self._shelf.is_idle(episode):
-            self._shelf.end(episode, End.EXPIRED)
+        elif self._shelf.usage.is_idle(episode):
+            self._shelf.endings.end(episode, End.EXPIRED)
 
     def _let_go(self, episode: Episode) -> None:
         if episode.environment is None:
