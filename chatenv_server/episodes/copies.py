@@ -11,7 +11,8 @@ from chatenv_client.reasons import Reason
 from chatenv_server.environment.snapshots import cut_at, mark_as_fork, seal
 from chatenv_server.episodes.calls import environment_of
 from chatenv_server.episodes.episode import Caller, Write
-from chatenv_server.episodes.episodes import Episodes, checked_id
+from chatenv_server.episodes.episodes import Episodes
+from chatenv_server.episodes.ids import checked_id
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.taking_up import TakingUp
 from chatenv_server.stores.paging import Use, chosen, use_after

@@ -1,6 +1,6 @@
 """The end of an episode: in its store, in what the process holds, and for all who are told of it.
 
-Who decides on it is elsewhere: callers (`episodes.py`, `calls.py`), or the clock (`expiry.py`).
+Who decides on it is elsewhere: callers (`close.py`, `calls.py`), or the clock (`expiry.py`).
 """
 
 from __future__ import annotations

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any
 
-from chatenv_client.errors import ChatEnvError, DeadlineError, InvalidRequestError
-from chatenv_client.models import ChatAction, ChatObservation, Failure, ResetOptions
-from chatenv_client.reasons import Reason
+from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
 from chatenv_server.archive.archive import Archive
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.environment.rewards import Earned, LateReward
-from chatenv_server.environment.snapshots import piece_of_notes
 from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.calls import EpisodeCalls, environment_of
-from chatenv_server.episodes.episode import Caller, Episode, Write
+from chatenv_server.episodes.close import close
+from chatenv_server.episodes.episode import Caller, Write
 from chatenv_server.episodes.expiry import Expiry
+from chatenv_server.episodes.ids import checked_id
 from chatenv_server.episodes.limits import StoreLimits
+from chatenv_server.episodes.notes import Notes
 from chatenv_server.episodes.shelf import Shelf
-from chatenv_server.episodes.writing import Outdated, Writing
+from chatenv_server.episodes.writing import Writing, written
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.stores.memory import MemoryStore
-from chatenv_server.stores.store import End, Finish, Store
+from chatenv_server.stores.store import Store
 from chatenv_server.tasks.task import End as TaskEnd
-from chatenv_server.work import Work, done
-
-_EPISODE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-ResultT = TypeVar("ResultT")
+from chatenv_server.work import done
 
 
 class Episodes:
@@ -79,6 +73,8 @@ class Episodes:
             archive=archive,
         )
         self._calls = EpisodeCalls(self.shelf, self._limits)
+        self.notes = Notes(self.shelf, self._calls)
+        """What is told of them beside their steps."""
         self._expiry = Expiry(self.shelf, budget.idle_timeout_s)
 
     @property
@@ -137,7 +133,9 @@ class Episodes:
         episode_id = checked_id(options.get("episode_id"))
         named: ResetOptions = {**options, "episode_id": episode_id}
         if writing is None and self._store.keeps:
-            return await self._written(lambda alone: self._calls.reset(episode_id, named, caller, answer, alone))
+            return await written(
+                self.shelf.writing, lambda alone: self._calls.reset(episode_id, named, caller, answer, alone)
+            )
         return await self._calls.reset(episode_id, named, caller, answer, writing)
 
     async def stepping(
@@ -170,47 +168,11 @@ class Episodes:
             ChatEnvError: whatever the environment refuses.
         """
         if writing is None and self._store.keeps:
-            return await self._written(
-                lambda alone: self._calls.step(episode_id, action, digest, step_index, caller, answer, alone)
+            return await written(
+                self.shelf.writing,
+                lambda alone: self._calls.step(episode_id, action, digest, step_index, caller, answer, alone),
             )
         return await self._calls.step(episode_id, action, digest, step_index, caller, answer, writing)
-
-    def set_reward(
-        self,
-        episode_id: str,
-        reward: Earned,
-        *,
-        step: int | None = None,
-        turn: int | None = None,
-        caller: Caller | None = None,
-    ) -> LateReward:
-        """Set what a step earned: the step, and what it has earned then.
-
-        Raises:
-            EpisodeNotFoundError: unknown, closed or expired.
-            InvalidRequestError: there is no such step or turn.
-        """
-
-        def set_it(environment: ChatEnvironment) -> tuple[LateReward, bytes]:
-            of, now = environment.set_late_reward(reward, step=step, turn=turn)
-            return LateReward(of, now), piece_of_notes([LateReward(of, reward)])
-
-        return done(self._noted(episode_id, caller, set_it))
-
-    def fail(self, episode_id: str, failure: Failure, *, caller: Caller | None = None) -> Failure:
-        """End an episode because something broke; the failure on record, which is the first.
-
-        Raises:
-            EpisodeNotFoundError: unknown, closed or expired.
-            InvalidRequestError: it does not say what broke.
-        """
-
-        def fail(environment: ChatEnvironment) -> tuple[Failure, bytes]:
-            is_first = environment.progress.failure is None
-            on_record = environment.record_failure(failure)
-            return on_record, piece_of_notes((), on_record) if is_first else b""
-
-        return done(self._noted(episode_id, caller, fail))
 
     def finish(
         self, episode_id: str, answer: Callable[[ChatEnvironment], bytes], *, caller: Caller | None = None
@@ -242,26 +204,10 @@ class Episodes:
             EpisodeNotFoundError: unknown, expired, or closed with another call or too long ago.
         """
         if writing is None and self._store.keeps:
-            return await self._written(lambda alone: self._calls.finish(episode_id, caller, answer, alone))
+            return await written(
+                self.shelf.writing, lambda alone: self._calls.finish(episode_id, caller, answer, alone)
+            )
         return await self._calls.finish(episode_id, caller, answer, writing)
-
-    async def _noted(
-        self, episode_id: str, caller: Caller | None, work: Callable[[ChatEnvironment], tuple[ResultT, bytes]]
-    ) -> ResultT:
-        if not self._store.keeps:
-            return await self._calls.note(episode_id, caller, work, None)
-        return await self._written(lambda alone: self._calls.note(episode_id, caller, work, alone))
-
-    async def _written(self, work: Callable[[Writing], Work[ResultT]]) -> ResultT:
-        """Do and write something, again for as long as other processes are quicker."""
-        while True:
-            writing = self.shelf.writing()
-            try:
-                result = await work(writing)
-                writing.settle()
-            except Outdated:
-                continue
-            return result
 
     @contextmanager
     def reading(self, episode_id: str, *, caller: Caller | None = None) -> Iterator[ChatEnvironment]:
@@ -275,39 +221,7 @@ class Episodes:
 
     def close(self, episode_id: str, *, caller: Caller | None = None) -> bool:
         """End an episode; whether it was live until now."""
-        while (episode := self._for_its_end(episode_id, caller)) is not None:
-            try:
-                if self.shelf.endings.end(episode, End.CLOSED):
-                    return True
-            finally:
-                episode.release()
-        return self._close_in_store(episode_id)
-
-    def _for_its_end(self, episode_id: str, caller: Caller | None) -> Episode | None:
-        """An episode whose lock is held, to end it; None: this process does not hold it.
-
-        Where its task has to be closed or its record archived, it is brought in, as the store has it now. One that
-        cannot be read ends in the store alone, and neither is done.
-        """
-        if self._store.keeps and self.shelf.endings.needs_episode:
-            try:
-                return done(self.shelf.acquire_current(episode_id, caller))
-            except DeadlineError:
-                raise
-            except ChatEnvError:
-                return None
-        episode = self.shelf.table.get(episode_id)
-        if episode is not None:
-            episode.acquire(caller)
-        return episode
-
-    def _close_in_store(self, episode_id: str) -> bool:
-        """End an episode that this process does not hold."""
-        while (standing := self._store.standing(episode_id)) is not None and standing.end is None:
-            if self._store.write([Finish(episode_id, standing.place.run, End.CLOSED, time.time())])[0]:
-                self.shelf.endings.leave_unread(episode_id, End.CLOSED)
-                return True
-        return False
+        return close(self.shelf, episode_id, caller)
 
     def close_tasks(self, seconds: float) -> bool:
         """Close the tasks of all episodes that end with this process, which are none where a store keeps them.
@@ -328,23 +242,3 @@ class Episodes:
             self._limits.ask()
         self._limits.check_tokens(tokens)
         self._limits.check_episodes(episodes)
-
-
-def is_episode_id(text: str) -> bool:
-    """Whether a text could be the id of an episode."""
-    return _EPISODE_ID.fullmatch(text) is not None
-
-
-def checked_id(episode_id: str | None, field: str = "episode_id") -> str:
-    """An id, or a new one where none is given.
-
-    Raises:
-        InvalidRequestError: it is none.
-    """
-    if not episode_id:
-        return uuid.uuid4().hex
-    if not is_episode_id(episode_id):
-        raise InvalidRequestError(
-            f"{field} must be 1 to 128 characters of A-Z a-z 0-9 . _ : -", reason=Reason.BAD_EPISODE_ID, field=field
-        )
-    return episode_id

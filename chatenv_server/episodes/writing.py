@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from chatenv_client.errors import ChatEnvError
 from chatenv_server.episodes.episode import Episode
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.stores.store import Change, Place, Store
+from chatenv_server.work import Work
+
+ResultT = TypeVar("ResultT")
 
 
 class Outdated(Exception):  # noqa: N818 - no error: it is done again
@@ -153,3 +156,23 @@ def write_timed(store: Store, changes: Sequence[Change], telemetry: Telemetry) -
     if store.keeps:
         telemetry.store_wrote(len(changes), time.perf_counter() - began)
     return took
+
+
+async def written(begin: Callable[[], Writing], work: Callable[[Writing], Work[ResultT]]) -> ResultT:
+    """Do something and have it written, again for as long as other processes are quicker.
+
+    Args:
+        begin: a new way to write.
+        work: does it, and leaves to that what is to be written.
+
+    Raises:
+        ChatEnvError: it is refused, or the store did not take it.
+    """
+    while True:
+        writing = begin()
+        try:
+            result = await work(writing)
+            writing.settle()
+        except Outdated:
+            continue
+        return result

@@ -26,7 +26,7 @@ from chatenv_client import wire
 from chatenv_client._generated import status_pb2
 from chatenv_client.errors import ChatEnvError, TaskError, TransformError, UnexpectedStatusError
 from chatenv_client.reasons import Reason
-from chatenv_server.episodes.episodes import is_episode_id
+from chatenv_server.episodes.ids import is_episode_id
 from chatenv_server.observing.telemetry import Telemetry
 from chatenv_server.user_objects import text_of
 

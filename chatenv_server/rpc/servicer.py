@@ -211,12 +211,13 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     def SetReward(self, request: pb.SetRewardRequest, context: grpc.ServicerContext) -> pb.SetRewardResponse:
         """Set rewards of a step."""
         change, step, turn = wire.set_reward_from_proto(request)
-        of, now = self._episodes.set_reward(request.episode_id, Earned(*change), step=step, turn=turn, caller=context)
+        notes = self._episodes.notes
+        of, now = notes.set_reward(request.episode_id, Earned(*change), step=step, turn=turn, caller=context)
         return wire.step_reward_to_proto(StepReward(of, now.total or 0.0, dict(now.named)))
 
     def FailEpisode(self, request: pb.FailEpisodeRequest, context: grpc.ServicerContext) -> pb.FailEpisodeResponse:
         """End an episode because something broke."""
-        failure = self._episodes.fail(request.episode_id, wire.fail_from_proto(request), caller=context)
+        failure = self._episodes.notes.fail(request.episode_id, wire.fail_from_proto(request), caller=context)
         return pb.FailEpisodeResponse(failure=wire.failure_to_proto(failure))
 
     def ListRows(
