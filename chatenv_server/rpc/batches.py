@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from chatenv_client.errors import InvalidRequestError
+from chatenv_client.reasons import Reason
 from chatenv_server.episodes.writing import Outdated, Writing
 from chatenv_server.rpc.answering import AnswerOne
 from chatenv_server.rpc.courses import Courses, exhaust
@@ -67,15 +69,26 @@ class Batches:
 
     Args:
         writing: a way to write what they do together; None where nothing is written.
+        max_items: of one batch.
     """
 
-    def __init__(self, writing: Callable[[], Writing | None]) -> None:
+    def __init__(self, writing: Callable[[], Writing | None], max_items: int) -> None:
         self._writing = writing
+        self._max_items = max_items
 
     @property
     def writes(self) -> bool:
         """Whether anything is written of what items do."""
         return self._writing() is not None
+
+    def check_size(self, items: Sequence[Any], field: str) -> None:
+        """Raise InvalidRequestError where a batch is empty or too large."""
+        if not 1 <= len(items) <= self._max_items:
+            raise InvalidRequestError(
+                f"a batch holds 1 to {self._max_items} items, and this one {len(items)}; send several",
+                reason=Reason.BATCH_SIZE,
+                field=field,
+            )
 
     def answer_each(self, answer: AnswerOne, items: Sequence[Any], results: Any, call: CallOfItems) -> None:
         """Answer many items, with a result each, in their order. What does not fit into the answer fails by itself."""

@@ -1,12 +1,14 @@
-"""The RPCs: each reads its request, asks the episodes, writes the answer. Failures are raised, or written per item."""
+"""The RPCs, one method each. Puts the parts together that answer them, and hands each request to its part.
+
+Failures are raised, or written per item.
+"""
 # ruff: noqa: N802 - gRPC names the methods
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
@@ -15,36 +17,34 @@ from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client._generated import chatenv_pb2_grpc as pb_grpc
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.inquiries import MOST_TOKENS
-from chatenv_client.models import ChatObservation, ServerInfo, StepReward, TokenText
+from chatenv_client.models import ServerInfo, StepReward, TokenText
 from chatenv_client.reasons import Reason
-from chatenv_client.wire.requests import timestamp
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.rewards import Earned
 from chatenv_server.episodes.copies import Copies
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.rpc.answering import Answering
-from chatenv_server.rpc.batches import Asked, Batches, CallOfItems, WatchedCaller
+from chatenv_server.rpc.batches import Batches, CallOfItems, WatchedCaller
+from chatenv_server.rpc.copying import Copying
 from chatenv_server.rpc.failures import FailureLog, ItemFailures
 from chatenv_server.rpc.gate import Gate
+from chatenv_server.rpc.listing import Listing
 from chatenv_server.rpc.room import AnswerRoom
+from chatenv_server.rpc.stream_items import StreamItems
 from chatenv_server.rpc.streams import StepStream
 from chatenv_server.rpc.together import Together
 from chatenv_server.rpc.traffic import Traffic
-from chatenv_server.stores.store import Summary
 from chatenv_server.tasks.choice import Tasks
 from chatenv_server.work import done
-
-PAGE: Final = 100
-"""Episodes of a page of a list, where the caller does not say."""
 
 
 class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     """Serves episodes. `CallGuard` stands before it and makes statuses of what it raises."""
 
     _episodes: Episodes
-    _tasks: Tasks
-    _copies: Copies
     _answering: Answering
+    _copying: Copying
+    _listing: Listing
     _batches: Batches
     _together: Together
     _describe: Callable[[], ServerInfo]
@@ -90,10 +90,11 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
             encoding_ahead: see `TokenEngine`.
         """
         self._episodes = episodes
-        self._tasks = tasks
-        self._copies = Copies(episodes)
+        copies = Copies(episodes)
         self._answering = Answering(episodes, self._failures.telemetry, self._max_text_bytes)
-        self._batches = Batches(episodes.writing)
+        self._copying = Copying(copies, self._max_batch_items)
+        self._listing = Listing(copies, tasks)
+        self._batches = Batches(episodes.writing, self._max_batch_items)
         self._together = Together(episodes.writing, self._work_on_next_step)
         self._describe = describe
         self._describe_tokens = describe_tokens
@@ -159,41 +160,19 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def ForkEpisode(self, request: pb.ForkEpisodeRequest, context: grpc.ServicerContext) -> pb.ForkEpisodeResponse:
         """New episodes that share an episode's past."""
-        count = len(request.fork_ids) or max(1, request.count)
-        if count > self._max_batch_items or (request.fork_ids and request.count not in (0, count)):
-            raise InvalidRequestError(
-                f"a fork makes 1 to {self._max_batch_items} episodes, and as many as fork_ids where they are given",
-                reason=Reason.BAD_COUNT,
-                field="count",
-            )
-        if len(set(request.fork_ids)) < len(request.fork_ids):
-            what = "fork_ids names one episode twice; give each fork an id of its own"
-            raise InvalidRequestError(what, reason=Reason.BAD_COUNT, field="fork_ids")
-        ids = list(request.fork_ids) or [""] * count
-        response = pb.ForkEpisodeResponse()
-        at_step = request.at_step if request.HasField("at_step") else None
-        answer = partial(self._write_whole, response)
-        made = self._copies.fork(request.episode_id, ids, at_step, caller=context, answer=answer)
-        response.fork_ids.extend(made)
-        response.observation.episode_id = ""
-        return response
+        return self._copying.fork(request, context, self._room())
 
     def ExportEpisode(
         self, request: pb.ExportEpisodeRequest, context: grpc.ServicerContext
     ) -> pb.ExportEpisodeResponse:
         """The whole episode."""
-        response = pb.ExportEpisodeResponse(snapshot=self._copies.exported(request.episode_id, caller=context))
-        self._room().take(response)
-        return response
+        return self._copying.exported(request, context, self._room())
 
     def ImportEpisode(
         self, request: pb.ImportEpisodeRequest, context: grpc.ServicerContext
     ) -> pb.ImportEpisodeResponse:
         """Take an exported episode up."""
-        response = pb.ImportEpisodeResponse()
-        answer = partial(self._write_whole, response)
-        self._copies.imported(request.snapshot, request.episode_id, caller=context, answer=answer)
-        return response
+        return self._copying.imported(request, context, self._room())
 
     def ListEpisodes(
         self,
@@ -201,12 +180,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> pb.ListEpisodesResponse:
         """A page of live episodes."""
-        listed, after = self._copies.listed(request.id_prefix, request.page_token, request.page_size or PAGE)
-        response = pb.ListEpisodesResponse(next_page_token=after)
-        for episode_id, summary in listed:
-            response.episodes.append(summary_to_proto(episode_id, summary))
-        self._room().take(response)
-        return response
+        return self._listing.episodes(request, self._room())
 
     def SetReward(self, request: pb.SetRewardRequest, context: grpc.ServicerContext) -> pb.SetRewardResponse:
         """Set rewards of a step."""
@@ -226,11 +200,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> pb.ListRowsResponse:
         """A page of the rows that tasks have."""
-        task = self._tasks.chosen(request.task)
-        rows, after, count = self._tasks.rows.listed(task, request.split, request.page_token, request.page_size or PAGE)
-        response = wire.row_page_to_proto(wire.RowPage(rows, after, count))
-        self._room().take(response)
-        return response
+        return self._listing.rows(request, self._room())
 
     def DescribeTokens(
         self,
@@ -250,7 +220,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def BatchReset(self, request: pb.BatchResetRequest, context: grpc.ServicerContext) -> pb.BatchResetResponse:
         """Many Resets, each with its own status."""
-        self._check_size(request.resets, "resets")
+        self._batches.check_size(request.resets, "resets")
 
         response = pb.BatchResetResponse()
         call = self._items_of("BatchReset", context)
@@ -259,7 +229,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def BatchStep(self, request: pb.BatchStepRequest, context: grpc.ServicerContext) -> pb.BatchStepResponse:
         """Many Steps, each with its own status; those of one episode in order."""
-        self._check_size(request.steps, "steps")
+        self._batches.check_size(request.steps, "steps")
 
         response = pb.BatchStepResponse()
         with self._encoding_ahead(wire.lone_texts(request.steps, most_bytes=self._max_text_bytes)):
@@ -271,7 +241,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self, request: pb.BatchFinishEpisodeRequest, context: grpc.ServicerContext
     ) -> pb.BatchFinishEpisodeResponse:
         """Many FinishEpisodes, each with its own status."""
-        self._check_size(request.finishes, "finishes")
+        self._batches.check_size(request.finishes, "finishes")
 
         response = pb.BatchFinishEpisodeResponse()
         call = self._items_of("BatchFinishEpisode", context)
@@ -283,30 +253,11 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     ) -> Iterator[pb.StreamStepsResponse]:
         """Steps pipelined; those of one episode in order."""
         call = self._items_of("StreamSteps", context)
-
-        def asked_by(request: pb.StreamStepsRequest) -> Asked:
-            return Asked(request.step, _outcome_of(request), call._replace(room=self._room()))
-
-        async def answer(request: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
-            asked = asked_by(request)
-            await self._batches.answer_item(self._answering.step, asked)
-            return asked.result  # type: ignore[no-any-return]
-
-        def answer_together(requests: Sequence[pb.StreamStepsRequest]) -> list[pb.StreamStepsResponse]:
-            asked = [asked_by(one) for one in requests]
-            self._batches.answer_together(self._answering.step, asked)
-            return [one.result for one in asked]
-
-        together = answer_together if self._batches.writes and not self._waits else None
-        stream = StepStream(request_iterator, answer, self._traffic, together)
+        items = StreamItems(self._batches, self._answering.step, call, self._room)
+        together = items.answer_together if self._batches.writes and not self._waits else None
+        stream = StepStream(request_iterator, items.answer, self._traffic, together)
         with call.closing(), self._gate.told_of_drain(stream.interrupt):
             yield from stream.answers()
-
-    def _write_whole(self, response: Any, observation: ChatObservation) -> None:
-        """Write an observation into an answer that holds nothing else of that size."""
-        response.Clear()
-        wire.write_observation(response.observation, observation)
-        self._room().take(response)
 
     def _room(self) -> AnswerRoom:
         return AnswerRoom(self._max_message_bytes)
@@ -316,35 +267,3 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
 
     def _reading(self, request: Any, context: grpc.ServicerContext) -> AbstractContextManager[ChatEnvironment]:
         return self._episodes.reading(request.episode_id, caller=context)
-
-    def _check_size(self, items: Sequence[Any], field: str) -> None:
-        if not 1 <= len(items) <= self._max_batch_items:
-            raise InvalidRequestError(
-                f"a batch holds 1 to {self._max_batch_items} items, and this one {len(items)}; send several",
-                reason=Reason.BATCH_SIZE,
-                field=field,
-            )
-
-
-def _outcome_of(request: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
-    """The answer of a stream to a request, as far as that tells."""
-    outcome = pb.StreamStepsResponse(request_id=request.request_id, episode_id=request.step.episode_id)
-    if request.step.HasField("step_index"):
-        outcome.step_index = request.step.step_index
-    return outcome
-
-
-def summary_to_proto(episode_id: str, summary: Summary) -> pb.EpisodeSummary:
-    """What a list shows of an episode."""
-    return pb.EpisodeSummary(
-        episode_id=episode_id,
-        step_count=summary.step_count,
-        token_count=summary.token_count,
-        message_count=summary.message_count,
-        created=timestamp(summary.created),
-        last_used=timestamp(summary.last_used),
-        terminated=summary.terminated,
-        truncated=summary.truncated,
-        failed=summary.failed,
-        metadata_json=summary.metadata_json,
-    )
