@@ -20,7 +20,7 @@ from chatenv_server.episodes.copies import Copies
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.stores import memory as episode_store
 from chatenv_server.stores.sqlite import SqliteStore
-from chatenv_server.stores.store import Journal
+from chatenv_server.stores.store import Begin, Journal, new_run
 from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 
 OpenStore = Callable[..., Episodes]
@@ -535,20 +535,27 @@ def test_steps_written_together_are_done_again_together_where_another_process_wa
         assert [step_count(each, "e") for each in (here, there)] == [1, 1]
 
 
-@pytest.mark.parametrize("index", [0, 7])
-def test_a_step_that_writes_nothing_puts_expiry_off_in_a_store_too(
-    engine: TokenEngine, tmp_path: Path, clock: Clock, index: int
+@pytest.mark.parametrize("index", [0, 7, None])
+def test_a_call_that_writes_nothing_puts_expiry_off_in_every_process(
+    engine: TokenEngine, tmp_path: Path, clock: Clock, index: int | None
 ) -> None:
-    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+    with (
+        contextlib.closing(SqliteStore(tmp_path / "store.db")) as file,
+        contextlib.closing(SqliteStore(tmp_path / "store.db")) as same,
+    ):
         budget = Budget(10, 10**6, idle_timeout_s=1000)
-        store = Episodes(lambda: ChatEnvironment(engine), budget, store=file, clock=lambda: time.time() + clock.now)
-        store.reset({"episode_id": "e"})
-        step(store, "e", 0)
+        here, there = (
+            Episodes(lambda: ChatEnvironment(engine), budget, store=each, clock=lambda: time.time() + clock.now)
+            for each in (file, same)
+        )
+        here.reset({"episode_id": "e"})
+        step(here, "e", 0)
         for clock.now in (600, 1200):
             with contextlib.suppress(errors.StepIndexMismatchError):
-                step(store, "e", index)
-            store.expire_idle()
-        assert step_count(store, "e") == 1
+                step_count(here, "e") if index is None else step(here, "e", index)
+            there.expire_idle()
+            here.expire_idle()
+        assert [step_count(each, "e") for each in (here, there)] == [1, 1]
 
 
 def test_an_id_whose_episode_this_server_cannot_read_is_taken(engine: TokenEngine, tmp_path: Path) -> None:
@@ -567,6 +574,45 @@ def test_an_id_whose_episode_this_server_cannot_read_is_taken(engine: TokenEngin
         with pytest.raises(errors.EpisodeExistsError, match="cannot read"):
             copies.imported(copies.exported("e"), "taken")
         assert step_count(other, "taken") == 0
+
+
+def test_a_record_that_holds_no_episode_is_told_as_damaged_and_is_left_as_it_is(
+    engine: TokenEngine, tmp_path: Path
+) -> None:
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as file:
+        store = Episodes(lambda: ChatEnvironment(engine), Budget(10, 10**6), store=file)
+        store.reset({"episode_id": "whole"})
+        journal = file.load("whole")
+        assert journal is not None
+        for episode_id, entry in (("cut", journal.entries[0][:-1]), ("empty", b"")):
+            file.write([Begin(episode_id, new_run(), [entry], journal.summary, replaces=False)])
+            for _ in range(2):
+                with pytest.raises(errors.EpisodeDamagedError, match="is damaged, and is left as it is"):
+                    step(store, episode_id, None)
+            with pytest.raises(errors.EpisodeDamagedError):
+                Copies(store).exported(episode_id)
+            left = file.load(episode_id)
+            assert left is not None
+            assert list(left.entries) == [entry]
+            assert store.close(episode_id)
+
+
+def test_who_waits_for_an_episode_holds_no_other(on_a_file: Callable[..., Episodes]) -> None:
+    store = on_a_file(10, 10**6)
+    for episode_id in ("done", "held"):
+        store.reset({"episode_id": episode_id})
+    writing = store.writing()
+    assert writing is not None
+    store.step("done", SAMPLED, digest=b"", writing=writing)
+    with pytest.raises(errors.DeadlineError):
+        store.close("done", caller=Impatient())  # its step is not written yet
+    held = store.shelf.table.find_or_add("held")
+    held.acquire(None)
+    with pytest.raises(errors.DeadlineError):
+        store.step("held", SAMPLED, digest=b"", caller=Impatient(), writing=writing)
+    assert store.close("done", caller=Impatient())
+    held.release()
+    assert writing.finish() == []
 
 
 class Untold(ChatEnvironment):
