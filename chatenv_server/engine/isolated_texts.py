@@ -103,9 +103,8 @@ class IsolatedTexts:
         whole = control + text
         inside = marks[bisect_right(marks, position) : bisect_left(marks, position + len(text))]
         if inside:
-            start = len(control) - position
             encode = self._encode_short_marked if len(whole) <= _LONGEST_KEPT else self._encode_marked
-            found, tokens = encode(whole, tuple(mark + start for mark in inside))
+            found, tokens = encode(control, text, tuple(mark - position for mark in inside))
             places.update(zip(inside, (len(ids) + token for token in tokens), strict=True))
             ids += found
         elif len(whole) <= _LONGEST_KEPT:
@@ -113,14 +112,18 @@ class IsolatedTexts:
         else:
             ids += self._encode_after(control, text)
 
-    def _encode_marked(self, whole: str, marks: tuple[int, ...]) -> tuple[list[int], list[int]]:
-        """Ids of a text, without the control token that it begins with, and the index of each marked character's."""
+    def _encode_marked(self, control: str, text: str, marks: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """Ids of a text after a control token, without that token's, and the index of each marked character's."""
+        if self._pre_tokens and control in self._taking_nothing:
+            found = self._pre_tokens.encode_marked(text, marks)
+            if found is not None:
+                return found
 
         def encode() -> tuple[list[int], list[int]]:
-            encoding = encoding_of(self._tokenizer, whole)
-            return encoding.ids[1:], [token_at(encoding, mark) - 1 for mark in marks]
+            encoding = encoding_of(self._tokenizer, control + text)
+            return encoding.ids[1:], [token_at(encoding, len(control) + mark) - 1 for mark in marks]
 
-        return in_turn(len(whole), encode)
+        return in_turn(len(text), encode)
 
     def _encode_after(self, control: str, text: str) -> list[int]:
         """Ids of a text after a control token, without that token's."""

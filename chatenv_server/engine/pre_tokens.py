@@ -8,6 +8,7 @@ the tokenizer.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import chain
 from typing import Final
 
@@ -66,6 +67,26 @@ class PreTokens:
 
     def encode(self, text: str) -> list[int] | None:
         """Ids of a text alone, or after an added token that takes nothing; None: the tokenizer must tell."""
-        if len(text) > LONG or not text.isascii() or self._added.search(text) is not None:
+        if not self._is_plain(text):
             return None
         return [*chain.from_iterable(map(self._known.__getitem__, self._cut(text)))]
+
+    def encode_marked(self, text: str, marks: Sequence[int]) -> tuple[list[int], list[int]] | None:
+        """As `encode`, and for each marked character, in order, the index of the token that starts there.
+
+        None also where a mark lies inside of a pre-token, or at the end.
+        """
+        if not self._is_plain(text):
+            return None
+        ids: list[int] = []
+        token_at: dict[int, int] = {}
+        place = 0
+        for piece in self._cut(text):
+            token_at[place] = len(ids)
+            ids += self._known[piece]
+            place += len(piece)
+        tokens = [token_at.get(mark) for mark in marks]
+        return None if None in tokens else (ids, tokens)  # type: ignore[return-value] # there is no None
+
+    def _is_plain(self, text: str) -> bool:
+        return len(text) <= LONG and text.isascii() and self._added.search(text) is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from chatenv_server.engine.codec import Codec
-from chatenv_server.engine.encodings import LONG
+from chatenv_server.engine.encodings import LONG, token_at
 from chatenv_server.engine.pre_tokens import MOST_KEPT, PreTokens
 from chatenv_server.engine.split_pattern import BYTE_LEVEL_PATTERN, ascii_cut
 from tests.engine.subjects import RECORDED, subject
@@ -146,6 +146,24 @@ def test_a_text_has_the_ids_that_the_tokenizer_gives_it(tokenizer: Tokenizer) ->
     law()
 
 
+@pytest.mark.parametrize("tokenizer", SOME.values(), ids=SOME)
+def test_a_mark_is_at_the_token_that_the_tokenizer_starts_there(tokenizer: Tokenizer) -> None:
+    pre_tokens = pre_tokens_of(tokenizer)
+    assert pre_tokens is not None
+
+    @given(ascii_texts)
+    def law(text: str) -> None:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        for mark in range(len(text) + 1):
+            found = pre_tokens.encode_marked(text, [mark])
+            assert found is None or found == (encoding.ids, [token_at(encoding, mark)])
+        starts = [start for _, (start, _) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+        found = pre_tokens.encode_marked(text, starts)
+        assert found == (encoding.ids, [token_at(encoding, start) for start in starts])
+
+    law()
+
+
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_recorded_tokenizer_is_read_right_or_not_at_all(name: str) -> None:
     tokenizer = subject(name).tokenizer.backend_tokenizer
@@ -165,6 +183,7 @@ def test_what_is_not_short_plain_ascii_is_left_to_the_tokenizer(text: str) -> No
     pre_tokens = pre_tokens_of(bpe())
     assert pre_tokens is not None
     assert pre_tokens.encode(text) is None
+    assert pre_tokens.encode_marked(text, [0]) is None
 
 
 @pytest.mark.parametrize(
