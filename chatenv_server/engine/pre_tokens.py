@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Final
 
 from tokenizers import Tokenizer, models
@@ -74,19 +74,18 @@ class PreTokens:
     def encode_marked(self, text: str, marks: Sequence[int]) -> tuple[list[int], list[int]] | None:
         """As `encode`, and for each marked character, in order, the index of the token that starts there.
 
-        None also where a mark lies inside of a pre-token, or at the end.
+        None also where a mark lies inside of a pre-token.
         """
         if not self._is_plain(text):
             return None
-        ids: list[int] = []
-        token_at: dict[int, int] = {}
-        place = 0
-        for piece in self._cut(text):
-            token_at[place] = len(ids)
-            ids += self._known[piece]
-            place += len(piece)
-        tokens = [token_at.get(mark) for mark in marks]
-        return None if None in tokens else (ids, tokens)  # type: ignore[return-value] # there is no None
+        pre_tokens = self._cut(text)
+        ids = [*map(self._known.__getitem__, pre_tokens)]
+        starts = [0, *accumulate(map(len, pre_tokens))]
+        tokens = [0, *accumulate(map(len, ids))]
+        try:
+            return [*chain.from_iterable(ids)], [tokens[starts.index(mark)] for mark in marks]
+        except ValueError:
+            return None
 
     def _is_plain(self, text: str) -> bool:
         return len(text) <= LONG and text.isascii() and self._added.search(text) is None
