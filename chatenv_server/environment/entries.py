@@ -48,7 +48,7 @@ def read_entry(encoded: pb.EpisodeEntry, record: EpisodeRecord, engine: TokenEng
     """
     if not (encoded.HasField("sampled") or encoded.HasField("went_on")):
         raise refusal("an entry has neither sampled tokens nor what the template wrote")
-    if record.is_over:
+    if record.progress.is_over:
         raise refusal("the episode was over before its last entry")
     outcome = _outcome(encoded)
     return _span(encoded, record, outcome, engine) if encoded.HasField("sampled") else Entry(outcome=outcome)

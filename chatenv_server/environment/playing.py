@@ -196,7 +196,7 @@ class Playing(EnvironmentReading):
         episode = self._episode or self._current()
         if self._is_closed:
             raise EpisodeClosedError("the episode was closed; reset to begin another")
-        if episode.is_over:
+        if episode.progress.is_over:
             raise EpisodeDoneError("the episode is over; reset it to go on")
         return episode
 

@@ -23,7 +23,8 @@ from chatenv_server.engine import TokenEngine, audit
 from chatenv_server.engine.given_assistants import given_assistants
 from chatenv_server.engine.log import NO_CHANGE
 from chatenv_server.environment.blame import blaming
-from chatenv_server.environment.record import EpisodeRecord, Progress
+from chatenv_server.environment.progress import Progress
+from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.validation import check_messages
 
 
@@ -138,4 +139,4 @@ class EnvironmentReading:
     @property
     def done(self) -> bool:
         """Whether the episode is over."""
-        return self._episode is not None and self._episode.is_over
+        return self._episode is not None and self._episode.progress.is_over

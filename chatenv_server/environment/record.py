@@ -31,23 +31,10 @@ from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.columns import checked_columns
 from chatenv_server.environment.journal import NO_OUTCOME, Appended, Entry, Journal, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
+from chatenv_server.environment.progress import Progress
 from chatenv_server.environment.rewards import Earned, LateReward, Rewards
 from chatenv_server.environment.times import Moments, Times, unix_ms
 from chatenv_server.tasks.task import ModelTurn
-
-
-class Progress(NamedTuple):
-    """How far an episode is; replaced as a whole."""
-
-    step_count: int = 0
-    terminated: bool = False
-    truncated: bool = False
-    failure: Failure | None = None
-    turn_count: int = 0
-    """Turns that the model has ended."""
-    sampled_tokens: int = 0
-    turn_open: bool = False
-    """Whether the model's turn was aborted, and is to go on."""
 
 
 class Moment(NamedTuple):
@@ -93,11 +80,6 @@ class EpisodeRecord:
         self.row: Mapping[str, Any] | None = None
         """The data that its task has."""
         self.journal = Journal(keeps=keeps_journal)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the episode ended: by itself, cut off, or because something broke."""
-        return self.progress.terminated or self.progress.truncated or self.progress.failure is not None
 
     @property
     def moment(self) -> Moment:
@@ -220,7 +202,7 @@ class EpisodeRecord:
             copy.deepcopy(dict(options.metadata)) if options.metadata else {},
             options.seed,
             self.row,
-            self._turns_left() if self._has_limits else None,
+            progress.turns_left(options) if self._has_limits else None,
         )
 
     def sampled(self, action: ChatAction) -> Sampled:
@@ -332,32 +314,8 @@ class EpisodeRecord:
 
     def _look_at_limits(self) -> None:
         """Note that the episode is truncated, if it is at a limit."""
-        options, progress = self.options, self.progress
-        if (
-            _is_at(progress.step_count, options.max_steps)
-            or _is_at(len(self.log), options.max_tokens)
-            or _is_at(progress.turn_count, options.max_turns)
-            or _is_at(progress.sampled_tokens, options.max_sampled_tokens)
-        ):
-            self.progress = progress._replace(truncated=True)
-
-    def _turns_left(self) -> int | None:
-        most = self.options.max_turns
-        return None if most is None else max(0, most - self.progress.turn_count)
-
-    def _tokens_left(self) -> int | None:
-        options = self.options
-        if options.max_tokens is None and options.max_sampled_tokens is None:
-            return None
-        left = [
-            most - used
-            for most, used in (
-                (options.max_tokens, len(self.log)),
-                (options.max_sampled_tokens, self.progress.sampled_tokens),
-            )
-            if most is not None
-        ]
-        return max(0, min(left))
+        if self.progress.is_at_limit(self.options, len(self.log)):
+            self.progress = self.progress._replace(truncated=True)
 
     # -- what callers are shown -------------------------------------------------------------------
 
@@ -378,8 +336,8 @@ class EpisodeRecord:
             held_tokens=change.held_tokens,
             held_messages=change.held_messages,
             segment=len(head.sealed),
-            turns_left=self._turns_left() if self._has_limits else None,
-            tokens_left=self._tokens_left() if self._has_limits else None,
+            turns_left=progress.turns_left(options) if self._has_limits else None,
+            tokens_left=progress.tokens_left(options, len(log)) if self._has_limits else None,
             turn_open=progress.turn_open,
             failure=progress.failure,
         )
@@ -407,8 +365,8 @@ class EpisodeRecord:
             max_sampled_tokens=options.max_sampled_tokens,
             turn_count=progress.turn_count,
             turn_open=progress.turn_open,
-            turns_left=self._turns_left(),
-            tokens_left=self._tokens_left(),
+            turns_left=progress.turns_left(options),
+            tokens_left=progress.tokens_left(options, len(log)),
             failure=progress.failure,
             task=options.task,
             seed=options.seed,
@@ -440,10 +398,6 @@ def show_reward(observation: ChatObservation, reward: Earned) -> None:
     """Have an observation show what its step earned."""
     if reward:
         observation.reward, observation.rewards = reward.total, dict(reward.named)
-
-
-def _is_at(count: int, most: int | None) -> bool:
-    return most is not None and count >= most
 
 
 def _notes_with_runs(action: ChatAction) -> SpanNotes:
