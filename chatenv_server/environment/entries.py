@@ -27,6 +27,7 @@ from chatenv_server.engine.conversation import PendingRewrite, Prefill, Tail
 from chatenv_server.environment.journal import Entry, Outcome
 from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.rewards import NO_REWARD, Earned, earned
+from chatenv_server.environment.spans import sampled_span
 from chatenv_server.environment.times import MOST_MS, Moments
 from chatenv_server.environment.validation import check_action, check_messages, check_token_ids
 
@@ -116,7 +117,7 @@ def _span(encoded: pb.EpisodeEntry, record: EpisodeRecord, outcome: Outcome, eng
         **_columns(span, record.log, len(tokens)),
     )
     check_action(action, engine.token_id_limit)
-    sampled = record.sampled(action)
+    sampled = sampled_span(action, record.log)
     if not span.message_was_given:
         sampled = sampled._replace(message=None)
     return Entry(

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chatenv_client.errors import InvalidRequestError, PromptMismatchError
+from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import (
     ChatAction,
     ChatObservation,
@@ -18,21 +18,19 @@ from chatenv_client.models import (
     SegmentEnd,
     StopReason,
     Trajectory,
-    as_stop_reason,
     own_message,
 )
 from chatenv_client.reasons import Reason
-from chatenv_client.tokens import runs_of_mask
 from chatenv_server.engine import EpisodeLog
 from chatenv_server.engine.continuations import Continuation
-from chatenv_server.engine.conversation import NO_NOTES, RecordedTurn, SpanNotes
+from chatenv_server.engine.conversation import RecordedTurn
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
-from chatenv_server.environment.columns import checked_columns
 from chatenv_server.environment.journal import NO_OUTCOME, Appended, Entry, Journal, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.progress import Progress
 from chatenv_server.environment.rewards import Earned, LateReward, Rewards
+from chatenv_server.environment.spans import sampled_span
 from chatenv_server.environment.times import Moments, Times, unix_ms
 from chatenv_server.tasks.task import ModelTurn
 
@@ -144,7 +142,7 @@ class EpisodeRecord:
             messages = [own_message(message) for message in action.messages]
             appended = Appended(self.log.append_messages(messages, step, action.replace_from), moments=moments)
         else:
-            sampled = self.sampled(action)
+            sampled = sampled_span(action, self.log)
             appended = Appended(self.log.append_sampled(*sampled, step=step), sampled, moments=moments)
         self._count(step, appended.sampled)
         return appended
@@ -203,35 +201,6 @@ class EpisodeRecord:
             options.seed,
             self.row,
             progress.turns_left(options) if self._has_limits else None,
-        )
-
-    def sampled(self, action: ChatAction) -> Sampled:
-        """The span of an action, as a log takes it.
-
-        Raises:
-            PromptMismatchError: it was sampled from another prompt.
-            InvalidRequestError: its columns do not fit the segment.
-        """
-        log = self.log
-        if action.prompt_fingerprint and action.prompt_fingerprint != log.fingerprint():
-            raise PromptMismatchError(
-                "these tokens were sampled from another prompt than the one on record; read the state and sample again",
-                details={
-                    "expected_fingerprint": log.fingerprint(),
-                    "received_fingerprint": action.prompt_fingerprint,
-                },
-            )
-        notes = SpanNotes(action.model_version) if action.model_version else NO_NOTES
-        if action.mask is not None or action.model_version_runs:
-            notes = _notes_with_runs(action)
-        if action.extras or action.amended_extras:
-            notes = notes._replace(columns=checked_columns(action, log))
-        return Sampled(
-            action.tokens,
-            action.logprobs if len(action.tokens) else None,
-            None if action.stop_reason is None else as_stop_reason(action.stop_reason),
-            notes,
-            None if action.message is None else own_message(action.message),
         )
 
     def book(self, appended: Appended, outcome: Outcome) -> None:
@@ -398,10 +367,3 @@ def show_reward(observation: ChatObservation, reward: Earned) -> None:
     """Have an observation show what its step earned."""
     if reward:
         observation.reward, observation.rewards = reward.total, dict(reward.named)
-
-
-def _notes_with_runs(action: ChatAction) -> SpanNotes:
-    """What an action says of its span, with the last of its versions as that of the whole."""
-    runs = action.model_version_runs
-    sampled = () if action.mask is None or action.mask.all() else runs_of_mask(action.mask)
-    return SpanNotes(runs[-1][0] if runs else action.model_version, runs, sampled)
