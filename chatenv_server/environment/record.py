@@ -22,8 +22,6 @@ from chatenv_client.models import (
 )
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import EpisodeLog
-from chatenv_server.engine.continuations import Continuation
-from chatenv_server.engine.conversation import RecordedTurn
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.journal import NO_OUTCOME, Appended, Entry, Journal, Outcome, Sampled
@@ -144,10 +142,10 @@ class EpisodeRecord:
         else:
             sampled = sampled_span(action, self.log)
             appended = Appended(self.log.append_sampled(*sampled, step=step), sampled, moments=moments)
-        self._count(step, appended.sampled)
+        self.count_step(step, appended.sampled)
         return appended
 
-    def _count(self, step: int, sampled: Sampled | None) -> None:
+    def count_step(self, step: int, sampled: Sampled | None) -> None:
         """Note how far the episode is after a step, and whether that is a limit."""
         _, _, _, _, turns, tokens, is_open = self.progress
         is_open = False
@@ -244,36 +242,6 @@ class EpisodeRecord:
         if self.progress.failure is None:
             self.progress = self.progress._replace(failure=failure)
         return self.progress.failure or failure
-
-    # -- again ------------------------------------------------------------------------------------
-
-    def span_again(self, entry: Entry, step: int) -> Appended:
-        """Append the span of an entry that was written before, as that step."""
-        span = entry.sampled or Sampled()
-        recorded = RecordedTurn(entry.read, entry.reports)
-        return Appended(self.log.append_sampled(*span, step=step, recorded=recorded), span)
-
-    def messages_again(self, then: Continuation, step: int, appended: Appended | None) -> Appended:
-        """Go on as an entry did that was written before; 0 is the opening.
-
-        Args:
-            then: how it went on.
-            step: the step.
-            appended: the span of the same entry.
-        """
-        change = self.log.go_on_as_recorded(then, step)
-        return Appended(change) if appended is None else appended._replace(answered=change)
-
-    def settle_again(self, appended: Appended, outcome: Outcome, step: int) -> ChatObservation:
-        """Let a step come to what it came to before; what it showed."""
-        self._count(step, appended.sampled)
-        self.end_as(outcome.terminated, outcome.truncated)
-        observation = self.observation(appended.shown)
-        if outcome.metadata is not None:
-            observation.metadata = dict(outcome.metadata)
-        show_reward(observation, outcome.reward)
-        self.book(appended, outcome)
-        return observation
 
     def end_as(self, terminated: bool, truncated: bool, failure: Failure | None = None) -> None:
         """Note whether the episode has ended, and how."""

@@ -14,9 +14,12 @@ from chatenv_client.errors import ChatEnvError, TokenizerMismatchError
 from chatenv_client.models import ChatObservation, ForkOrigin
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import TokenEngine
+from chatenv_server.engine.continuations import Continuation
+from chatenv_server.engine.conversation import RecordedTurn
 from chatenv_server.environment.entries import read_continuation, read_entry, read_moments, read_reward, refusal
+from chatenv_server.environment.journal import Appended, Entry, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
-from chatenv_server.environment.record import EpisodeRecord
+from chatenv_server.environment.record import EpisodeRecord, show_reward
 from chatenv_server.environment.snapshots import FORMAT, GOES_ON, new_snapshot
 
 Restored = tuple[EpisodeRecord, ChatObservation]
@@ -87,16 +90,39 @@ def _step_again(
     """
     entry, appended = read_entry(encoded, record, engine), None
     if entry.sampled is not None:
-        appended = record.span_again(entry, step)
+        appended = _span_again(record, entry, entry.sampled, step)
         is_sure = _is_as_written(encoded.sampled_fingerprint, record, step)
     if appended is None or encoded.HasField("went_on"):
         if encoded.went_on.begins_segment and not is_sure:
             raise refusal(f"no fingerprint says what the segment before step {step} was")
-        appended = record.messages_again(read_continuation(encoded, record, engine), step, appended)
+        appended = _messages_again(record, read_continuation(encoded, record, engine), step, appended)
     appended = appended._replace(moments=read_moments(encoded, record.times.last))
-    observation = record.settle_again(appended, entry.outcome, step)
+    observation = _settle_again(record, appended, entry.outcome, step)
     fingerprint = encoded.prompt_fingerprint.removeprefix(GOES_ON)
     return observation, _is_as_written(fingerprint, record, step) or is_sure
+
+
+def _span_again(record: EpisodeRecord, entry: Entry, span: Sampled, step: int) -> Appended:
+    recorded = RecordedTurn(entry.read, entry.reports)
+    return Appended(record.log.append_sampled(*span, step=step, recorded=recorded), span)
+
+
+def _messages_again(record: EpisodeRecord, then: Continuation, step: int, appended: Appended | None) -> Appended:
+    """Go on with messages as an entry did, after the span of the same entry, if it has one."""
+    change = record.log.go_on_as_recorded(then, step)
+    return Appended(change) if appended is None else appended._replace(answered=change)
+
+
+def _settle_again(record: EpisodeRecord, appended: Appended, outcome: Outcome, step: int) -> ChatObservation:
+    """Let a step come to what it came to before; what it showed."""
+    record.count_step(step, appended.sampled)
+    record.end_as(outcome.terminated, outcome.truncated)
+    observation = record.observation(appended.shown)
+    if outcome.metadata is not None:
+        observation.metadata = dict(outcome.metadata)
+    show_reward(observation, outcome.reward)
+    record.book(appended, outcome)
+    return observation
 
 
 def _is_as_written(fingerprint: str, record: EpisodeRecord, step: int) -> bool:
