@@ -57,6 +57,7 @@ def _exported(file: Path, engine: TokenEngine | None) -> Trajectory:
     if engine is None:
         raise ValueError(f"{file} is an exported episode: give --tokenizer, the one of the server that wrote it")
     from chatenv_server.environment.restoring import restored
+    from chatenv_server.environment.views import trajectory_of
 
     record, _ = restored(engine, snapshot, keeps_journal=False)
-    return record.trajectory()
+    return trajectory_of(record)

@@ -28,12 +28,13 @@ from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.journal import NO_OUTCOME, Appended, Outcome
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.reading import EnvironmentReading
-from chatenv_server.environment.record import EpisodeRecord, Moment, show_reward
+from chatenv_server.environment.record import EpisodeRecord, Moment
 from chatenv_server.environment.restoring import restored
 from chatenv_server.environment.rewards import Earned
 from chatenv_server.environment.snapshots import EpisodeSnapshot
 from chatenv_server.environment.task_guard import NOTHING_SAID, Said, TaskGuard, rejected
 from chatenv_server.environment.validation import check_action, check_failure, check_replace_from
+from chatenv_server.environment.views import ended_turn, observation_of, show_reward
 from chatenv_server.tasks.choice import Tasks
 from chatenv_server.tasks.task import End
 
@@ -109,7 +110,7 @@ class Playing(EnvironmentReading):
             opening = asked.opening
             raise blaming(error, log, opening, len(opening) - len(asked.messages)) from error
         episode.row = None if opened is None else opened.row
-        return episode, episode.observation(change)
+        return episode, observation_of(episode, change)
 
     # -- step -------------------------------------------------------------------------------------
 
@@ -123,11 +124,11 @@ class Playing(EnvironmentReading):
         try:
             appended = episode.append(action)
             if self._task is None and self._transform is None:
-                observation = episode.observation(appended.change)
+                observation = observation_of(episode, appended.change)
                 outcome = Outcome(truncated=True) if episode.progress.truncated else NO_OUTCOME
             else:
                 appended, said, state = await self._answered(episode, appended, action, went_on=went_on)
-                observation = episode.observation(appended.shown)
+                observation = observation_of(episode, appended.shown)
                 outcome = await self._outcome(episode, observation, said, state)
             if answer is not None:
                 answer(observation)
@@ -155,7 +156,7 @@ class Playing(EnvironmentReading):
         is_over = not progress.turn_open or progress.truncated  # nobody goes on with a turn that a limit cut off
         if self._task is None or appended.sampled is None or not is_over:
             return appended, NOTHING_SAID, episode.task_state
-        said, state = await self._task.answer(episode.turn(action, goes_on=went_on))
+        said, state = await self._task.answer(ended_turn(episode, action, goes_on=went_on))
         self._casting.check_kept(self._task, state)
         return _with_messages(episode, appended, said), said, state
 

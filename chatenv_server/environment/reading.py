@@ -26,6 +26,7 @@ from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.progress import Progress
 from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.validation import check_messages
+from chatenv_server.environment.views import observation_of, state_of, trajectory_of
 
 
 class EnvironmentReading:
@@ -68,12 +69,12 @@ class EnvironmentReading:
     @property
     def state(self) -> ChatState:
         """The whole episode as it is now."""
-        return self._current().state()
+        return state_of(self._current())
 
     @property
     def observation(self) -> ChatObservation:
         """What the episode shows now, as a step shows it that did nothing."""
-        return self._current().observation(NO_CHANGE)
+        return observation_of(self._current(), NO_CHANGE)
 
     def trajectory(self, *, assistants: bool = False) -> Trajectory:
         """The episode as training wants it: per segment tokens, loss mask, logprobs, turns.
@@ -83,7 +84,7 @@ class EnvironmentReading:
                 two renders of the conversation for each of them, or three.
         """
         episode = self._current()
-        trajectory = episode.trajectory()
+        trajectory = trajectory_of(episode)
         if not assistants:
             return trajectory
         return dataclasses.replace(trajectory, given_assistants=given_assistants(episode.log, self.engine.stop_ids))

@@ -1,25 +1,16 @@
-"""What is on record of one episode: its options, its log, how far it is; and what callers are shown of all that."""
+"""What is on record of one episode: its options, its log, how far it is, what its steps earned, when they came.
+
+Steps are appended here, taken back, and booked. What others are shown of an episode is made in `views.py`.
+"""
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chatenv_client.errors import InvalidRequestError
-from chatenv_client.models import (
-    ChatAction,
-    ChatObservation,
-    ChatState,
-    Failure,
-    ForkOrigin,
-    Message,
-    SegmentEnd,
-    StopReason,
-    Trajectory,
-    own_message,
-)
+from chatenv_client.models import ChatAction, Failure, ForkOrigin, Message, StopReason, own_message
 from chatenv_client.reasons import Reason
 from chatenv_server.engine import EpisodeLog
 from chatenv_server.engine.log import Change
@@ -30,7 +21,6 @@ from chatenv_server.environment.progress import Progress
 from chatenv_server.environment.rewards import Earned, LateReward, Rewards
 from chatenv_server.environment.spans import sampled_span
 from chatenv_server.environment.times import Moments, Times, unix_ms
-from chatenv_server.tasks.task import ModelTurn
 
 
 class Moment(NamedTuple):
@@ -44,9 +34,9 @@ class EpisodeRecord:
     """One episode from its reset on. Not safe for threads."""
 
     __slots__ = (
-        "_has_limits",
         "episode_id",
         "forked_from",
+        "has_limits",
         "journal",
         "log",
         "options",
@@ -69,7 +59,8 @@ class EpisodeRecord:
         self.options = options
         self.log = log
         self.forked_from = forked_from
-        self._has_limits = options.has_limits
+        self.has_limits = options.has_limits
+        """Kept, since every step asks."""
         self.progress = Progress()
         self.rewards = Rewards()
         self.times = Times(unix_ms() if began_unix_ms is None else began_unix_ms)
@@ -154,7 +145,7 @@ class EpisodeRecord:
             turns += not is_open
             tokens += len(sampled.tokens)
         self.progress = Progress(step, False, False, None, turns, tokens, is_open)
-        if self._has_limits:
+        if self.has_limits:
             self._look_at_limits()
 
     def answer(self, appended: Appended, messages: Sequence[Message]) -> Appended:
@@ -169,37 +160,6 @@ class EpisodeRecord:
         self._look_at_limits()
         told = None if sampled is None else sampled._replace(stop_reason=stop_reason)
         return appended._replace(sampled=told, answered=answered, moments=moments)
-
-    def turn(self, action: ChatAction, *, goes_on: bool) -> ModelTurn:
-        """The turn that a model has just ended, as a task reads it.
-
-        Args:
-            action: that ended it.
-            goes_on: whether it went on with one that was aborted.
-        """
-        log, options, progress = self.log, self.options, self.progress
-        last = log.head.last
-        if last is None:
-            raise LookupError("no turn was sampled")
-        # Copies: whatever a task does to them, the record stays.
-        tokens, logprobs = log.last_turn() if goes_on else (action.tokens.copy(), action.logprobs)
-        if logprobs is not None:
-            logprobs = logprobs.copy()
-        return ModelTurn(
-            own_message(last.message),
-            last.text,
-            tokens,
-            logprobs,
-            last.stop_reason,
-            log.conversation,
-            self.episode_id,
-            progress.step_count,
-            progress.turn_count,
-            copy.deepcopy(dict(options.metadata)) if options.metadata else {},
-            options.seed,
-            self.row,
-            progress.turns_left(options) if self._has_limits else None,
-        )
 
     def book(self, appended: Appended, outcome: Outcome) -> None:
         """Book what a step came to, once nothing can take it back any more."""
@@ -253,85 +213,3 @@ class EpisodeRecord:
         """Note that the episode is truncated, if it is at a limit."""
         if self.progress.is_at_limit(self.options, len(self.log)):
             self.progress = self.progress._replace(truncated=True)
-
-    # -- what callers are shown -------------------------------------------------------------------
-
-    def observation(self, change: Change) -> ChatObservation:
-        """The episode as it is now, after a step or reset that did this to its log."""
-        log, head, progress, options = self.log, self.log.head, self.progress, self.options
-        return ChatObservation(
-            episode_id=self.episode_id,
-            step_count=progress.step_count,
-            stream=log.stream,
-            conversation=log.conversation,
-            terminated=progress.terminated,
-            truncated=progress.truncated,
-            metadata=copy.deepcopy(dict(options.metadata)) if options.metadata else {},
-            generation_prompt_length=head.tail.generation_prompt_length,
-            fidelity=change.reports,
-            seed=options.seed,
-            held_tokens=change.held_tokens,
-            held_messages=change.held_messages,
-            segment=len(head.sealed),
-            turns_left=progress.turns_left(options) if self._has_limits else None,
-            tokens_left=progress.tokens_left(options, len(log)) if self._has_limits else None,
-            turn_open=progress.turn_open,
-            failure=progress.failure,
-        )
-
-    def state(self) -> ChatState:
-        """The episode as it is now."""
-        log, progress, options = self.log, self.progress, self.options
-        return ChatState(
-            episode_id=self.episode_id,
-            step_count=progress.step_count,
-            history_messages=log.conversation.copy(),
-            message_spans=log.message_spans(),
-            token_ids=log.stream.token_ids,
-            turns=self.times.on_turns(
-                self.rewards.on_turns(log.turns(), after=log.sealed[-1].last_step if log.sealed else 0)
-            ),
-            fidelity=log.reports(),
-            generation_prompt_length=log.generation_prompt_length,
-            prompt_fingerprint=log.fingerprint(),
-            terminated=progress.terminated,
-            truncated=progress.truncated,
-            max_steps=options.max_steps,
-            max_tokens=options.max_tokens,
-            max_turns=options.max_turns,
-            max_sampled_tokens=options.max_sampled_tokens,
-            turn_count=progress.turn_count,
-            turn_open=progress.turn_open,
-            turns_left=progress.turns_left(options),
-            tokens_left=progress.tokens_left(options, len(log)),
-            failure=progress.failure,
-            task=options.task,
-            seed=options.seed,
-            metadata=copy.deepcopy(dict(options.metadata)),
-            group=options.group,
-            clock_unix_seconds=log.options.clock_unix_seconds,
-            column_rows=log.column_rows(),
-            forked_from=self.forked_from,
-            sealed=tuple(SegmentEnd(one.length, one.message_count, one.last_step) for one in log.sealed),
-        )
-
-    def trajectory(self) -> Trajectory:
-        """The episode as training wants it."""
-        progress, options = self.progress, self.options
-        return Trajectory(
-            self.episode_id,
-            self.times.on_segments(self.rewards.on_segments(self.log.segments())),
-            progress.terminated,
-            progress.truncated,
-            progress.failure,
-            tuple(self.log.conversation.copy()),
-            copy.deepcopy(dict(options.metadata)),
-            options.seed,
-            options.group,
-        )
-
-
-def show_reward(observation: ChatObservation, reward: Earned) -> None:
-    """Have an observation show what its step earned."""
-    if reward:
-        observation.reward, observation.rewards = reward.total, dict(reward.named)

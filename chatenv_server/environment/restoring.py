@@ -19,8 +19,9 @@ from chatenv_server.engine.conversation import RecordedTurn
 from chatenv_server.environment.entries import read_continuation, read_entry, read_moments, read_reward, refusal
 from chatenv_server.environment.journal import Appended, Entry, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
-from chatenv_server.environment.record import EpisodeRecord, show_reward
+from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.snapshots import FORMAT, GOES_ON, new_snapshot
+from chatenv_server.environment.views import observation_of, show_reward
 
 Restored = tuple[EpisodeRecord, ChatObservation]
 """An episode, and what its last step showed."""
@@ -117,7 +118,7 @@ def _settle_again(record: EpisodeRecord, appended: Appended, outcome: Outcome, s
     """Let a step come to what it came to before; what it showed."""
     record.count_step(step, appended.sampled)
     record.end_as(outcome.terminated, outcome.truncated)
-    observation = record.observation(appended.shown)
+    observation = observation_of(record, appended.shown)
     if outcome.metadata is not None:
         observation.metadata = dict(outcome.metadata)
     show_reward(observation, outcome.reward)
