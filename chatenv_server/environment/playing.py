@@ -26,6 +26,7 @@ from chatenv_server.environment.blame import blaming
 from chatenv_server.environment.casting import Casting, Opened, closed, is_the_tasks
 from chatenv_server.environment.guard import TransformGuard
 from chatenv_server.environment.journal import NO_OUTCOME, Appended, Outcome
+from chatenv_server.environment.late_rewards import set_late, step_of_turn
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.reading import EnvironmentReading
 from chatenv_server.environment.record import EpisodeRecord, Moment
@@ -212,8 +213,8 @@ class Playing(EnvironmentReading):
             InvalidRequestError: there is no such step or turn.
         """
         episode = self._current()
-        of = episode.step_of_turn(turn) if turn is not None else step or 0
-        return of, episode.set_reward(of, reward)
+        of = step_of_turn(episode.log, turn) if turn is not None else step or 0
+        return of, set_late(episode, of, reward)
 
     def record_failure(self, failure: Failure) -> Failure:
         """End the episode because something broke; the failure on record, which is the first.

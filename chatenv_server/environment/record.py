@@ -9,16 +9,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import ChatAction, Failure, ForkOrigin, Message, StopReason, own_message
-from chatenv_client.reasons import Reason
 from chatenv_server.engine import EpisodeLog
 from chatenv_server.engine.log import Change
 from chatenv_server.engine.log_head import Head
 from chatenv_server.environment.journal import NO_OUTCOME, Appended, Entry, Journal, Outcome, Sampled
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.progress import Progress
-from chatenv_server.environment.rewards import Earned, LateReward, Rewards
+from chatenv_server.environment.rewards import Rewards
 from chatenv_server.environment.spans import sampled_span
 from chatenv_server.environment.times import Moments, Times, unix_ms
 
@@ -167,35 +165,6 @@ class EpisodeRecord:
             self.rewards.book(self.progress.step_count, outcome.reward, of_messages=appended.sampled is None)
         self.times.book(appended.moments)
         self.journal.add(appended, outcome)
-
-    # -- after the step ---------------------------------------------------------------------------
-
-    def set_reward(self, step: int, reward: Earned) -> Earned:
-        """Set what a step earned, where it is said later; what it has earned then.
-
-        Raises:
-            InvalidRequestError: no such step was taken, or there is nothing to set.
-        """
-        if not reward or not 1 <= step <= self.progress.step_count:
-            taken = self.progress.step_count
-            what = f"a step from 1 to {taken}, not {step}" if reward else "a number or numbers by name; give one"
-            raise InvalidRequestError(
-                f"a reward is of {what}", reason=Reason.BAD_REWARD, field="step" if reward else "rewards"
-            )
-        self.rewards.set_late(LateReward(step, reward), of_messages=step not in self.log.sampled_steps())
-        return self.rewards.of(step)
-
-    def step_of_turn(self, turn: int) -> int:
-        """The step that ended a turn of the model, from 0.
-
-        Raises:
-            InvalidRequestError: it has ended no such turn.
-        """
-        ends = self.log.ends_of_turns()
-        if not 0 <= turn < len(ends):
-            what = f"the model has ended {len(ends)} turns, so turn is below that, not {turn}"
-            raise InvalidRequestError(what, reason=Reason.BAD_REWARD, field="turn")
-        return ends[turn]
 
     def fail(self, failure: Failure) -> Failure:
         """End the episode because something broke; the failure on record, which is the first."""

@@ -18,6 +18,7 @@ from chatenv_server.engine.continuations import Continuation
 from chatenv_server.engine.conversation import RecordedTurn
 from chatenv_server.environment.entries import read_continuation, read_entry, read_moments, read_reward, refusal
 from chatenv_server.environment.journal import Appended, Entry, Outcome, Sampled
+from chatenv_server.environment.late_rewards import set_late
 from chatenv_server.environment.options import EpisodeOptions
 from chatenv_server.environment.record import EpisodeRecord
 from chatenv_server.environment.snapshots import FORMAT, GOES_ON, new_snapshot
@@ -68,7 +69,7 @@ def _restored(engine: TokenEngine, snapshot: pb.EpisodeSnapshot, *, keeps_texts:
     if not last or last.startswith(GOES_ON):
         raise refusal("it is cut off: its last entry does not say what the stream is then")
     for late in snapshot.late_rewards:
-        record.set_reward(late.step, read_reward(late))
+        set_late(record, late.step, read_reward(late))
     if snapshot.HasField("failure"):
         observation.failure = record.fail(wire.failure_from_proto(snapshot.failure))
     return record, observation
