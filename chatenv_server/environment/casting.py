@@ -53,25 +53,15 @@ class Casting:
             prompt_is_given: whether this reset gave the system prompt.
         """
         name = self._tasks.chosen(asked.task)
-        chosen = self._tasks.rows.chosen(name, asked.split, asked.row, asked.row_id) if name else None
         if not name:
             self._tasks.refuse_data(asked.task_args, asked.row, asked.row_id, asked.split)
             return None
-        asked = dataclasses.replace(asked, task=name, row=None, row_id="", split="")
-        if chosen is not None:
-            asked = dataclasses.replace(asked, row_id=chosen.row_id, split=chosen.split)
-        row = None if chosen is None else chosen.row
+        chosen = self._tasks.rows.chosen(name, asked.split, asked.row, asked.row_id)
+        row_id, split, row = ("", "", None) if chosen is None else (chosen.row_id, chosen.split, chosen.row)
+        asked = dataclasses.replace(asked, task=name, row=None, row_id=row_id, split=split)
         task = TaskGuard(self._tasks.made(name, asked.task_args), name, self._timeout_s)
-        given = TaskEpisode(
-            asked.episode_id,
-            asked.seed,
-            copy.deepcopy(asked.messages),
-            copy.deepcopy(asked.tools),
-            copy.deepcopy(dict(asked.metadata)),
-            row,
-        )
         try:
-            opening, state = await task.open(given)
+            opening, state = await task.open(_seen_by_task(asked, row))
             self.check_kept(task, state)
             return Opened(task, _with_opening(asked, opening, prompt_is_given=prompt_is_given), state, row)
         except BaseException:
@@ -123,6 +113,18 @@ async def _closed_now(task: TaskGuard, reason: End) -> None:
     except ChatEnvError as error:
         _LOG.warning("task not closed", extra={"task": task.name, "end": reason.value, "problem": str(error)})
         _LOG.debug("a task was not closed because of this exception", exc_info=error)
+
+
+def _seen_by_task(asked: EpisodeOptions, row: Mapping[str, Any] | None) -> TaskEpisode:
+    """What the caller asked for, in copies: whatever a task does to them, the options stay."""
+    return TaskEpisode(
+        asked.episode_id,
+        asked.seed,
+        copy.deepcopy(asked.messages),
+        copy.deepcopy(asked.tools),
+        copy.deepcopy(dict(asked.metadata)),
+        row,
+    )
 
 
 def _with_opening(asked: EpisodeOptions, opening: Opening, *, prompt_is_given: bool) -> EpisodeOptions:
