@@ -21,7 +21,8 @@ from benchmarks.measure import Figure, interleave, ratio
 from benchmarks.turns import KINDS, Conversation, Kind, Speaker, Turn
 from benchmarks.work import CONFORMANCE
 from chatenv_client.errors import ChatEnvError
-from chatenv_client.models import ChatAction, ChatObservation, Message, StopReason
+from chatenv_client.models import ChatAction, Message, StopReason
+from chatenv_client.tokens import Int32Array
 from chatenv_server.doctor.reference import NotTakenError, Reference
 from chatenv_server.doctor.scenarios import TOOLS
 from chatenv_server.doctor.stand_in import stand_in
@@ -116,6 +117,8 @@ class _Contest:
             [speaker.conversation(rng, scale.turns, SAMPLED_TOKENS) for _ in range(scale.episodes)]
             for _ in range(1 + scale.rounds)
         ]
+        self._call_ids = self._read_call_ids(speaker.conversation(rng, scale.turns, SAMPLED_TOKENS))
+        """By turn; those of all conversations are the same."""
 
     def figures(self) -> dict[str, Figure]:
         """Microseconds a turn, after a round that is not counted."""
@@ -139,28 +142,44 @@ class _Contest:
         return next_round
 
     def _our_seconds(self, said: Sequence[Conversation]) -> float:
-        took = 0.0
-        for conversation in said:
-            environment = ChatEnvironment(self._engine)
-            environment.reset(messages=[conversation.opening], tools=self._tools)
-            for turn in conversation.turns:
-                # Where a template closes no turn, only the sampler knows that the model stopped.
-                stop_reason = None if turn.has_stop else StopReason.STOP
-                began = time.process_time()
-                read = environment.step(ChatAction(tokens=turn.ids, stop_reason=stop_reason))
-                took += time.process_time() - began
-                reply = _answering(turn.reply, read)
-                began = time.process_time()
+        """Time of all turns. One clock reading for all of them, as for theirs: it is a call of the system."""
+        episodes = [(self._begun(conversation), self._steps(conversation)) for conversation in said]
+        began = time.process_time()
+        for environment, steps in episodes:
+            for tokens, stop_reason, reply in steps:
+                environment.step(ChatAction(tokens=tokens, stop_reason=stop_reason))
                 environment.step(reply)
-                took += time.process_time() - began
-        return took
+        return time.process_time() - began
+
+    def _begun(self, conversation: Conversation) -> ChatEnvironment:
+        environment = ChatEnvironment(self._engine)
+        environment.reset(messages=[conversation.opening], tools=self._tools)
+        return environment
+
+    def _steps(self, conversation: Conversation) -> list[tuple[Int32Array, StopReason | None, Message]]:
+        """By turn what is sampled, why that stopped, and the message that answers it."""
+        replies = map(_answering, conversation.replies, self._call_ids)
+        return [(turn.ids, _stop_reason(turn), reply) for turn, reply in zip(conversation.turns, replies, strict=True)]
+
+    def _read_call_ids(self, conversation: Conversation) -> list[str]:
+        """The id that each turn's call is read with; empty where it has none."""
+        environment, ids = self._begun(conversation), []
+        for turn in conversation.turns:
+            read = environment.step(ChatAction(tokens=turn.ids, stop_reason=_stop_reason(turn)))
+            calls = read.messages[-1].get("tool_calls")
+            ids.append(calls[0]["id"] if calls else "")
+            environment.step(_answering(turn.reply, ids[-1]))
+        return ids
 
 
-def _answering(reply: Message, read: ChatObservation) -> Message:
-    """A reply, a tool's result with the id of the call that was read."""
-    if reply["role"] != "tool":
-        return reply
-    return {**reply, "tool_call_id": read.messages[-1]["tool_calls"][0]["id"]}
+def _stop_reason(turn: Turn) -> StopReason | None:
+    """Where a template closes no turn, only the sampler knows that the model stopped."""
+    return None if turn.has_stop else StopReason.STOP
+
+
+def _answering(reply: Message, call_id: str) -> Message:
+    """A reply, a tool's result with the id of the call that it answers."""
+    return {**reply, "tool_call_id": call_id} if reply["role"] == "tool" else reply
 
 
 @dataclass(frozen=True)
