@@ -134,14 +134,12 @@ class GrowingArray:
 
     def extend(self, *more: npt.NDArray[Any]) -> None:
         """Append arrays, each (n,) of the array's type."""
-        start = self._length
-        end = start + sum(map(len, more))
-        if end > len(self._array):
-            self._grow(end)
         for values in more:
-            self._array[start : start + len(values)] = values
-            start += len(values)
-        self._length = end
+            end = self._length + len(values)
+            if end > len(self._array):
+                self._grow(end)
+            self._array[self._length : end] = values
+            self._length = end
 
     def _grow(self, needed: int) -> None:
         # A quarter, and a few turns, keeps the slack of a live episode small and the copies amortised.

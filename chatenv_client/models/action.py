@@ -142,9 +142,9 @@ def as_action(action: Any, replace_from: int | None = None) -> ChatAction:
 
 def _action_of(action: Any) -> ChatAction:
     if isinstance(action, (dict, Mapping)):  # nearly all are, and asking for a Mapping takes longer
-        return ChatAction(messages=(action,))  # type: ignore[arg-type]
+        return ChatAction.of_checked(tokens=EMPTY_TOKENS, messages=(action,))  # type: ignore[arg-type]
     if isinstance(action, (list, tuple)) and all(isinstance(item, Mapping) for item in action):
-        return ChatAction(messages=tuple(action))
+        return ChatAction.of_checked(tokens=EMPTY_TOKENS, messages=tuple(action))
     raise TypeError(
         f"step takes a ChatAction, a message or a list of messages, not {type(action).__name__}; "
         "wrap sampled token ids as ChatAction(tokens=...)"

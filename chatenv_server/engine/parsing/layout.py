@@ -208,11 +208,17 @@ def _led_by(lead: str, text: str) -> str:
 
 def strip_start(text: str, lead: str) -> str:
     """`text` without `lead`; if `lead` is only whitespace, without as much of its end as is there."""
-    starts = range(len(lead)) if not lead.strip() else range(1)
-    return next((text.removeprefix(lead[start:]) for start in starts if text.startswith(lead[start:])), text)
+    while not text.startswith(lead):
+        if lead.strip():
+            return text
+        lead = lead[1:]
+    return text[len(lead) :]
 
 
 def strip_end(text: str, trail: str) -> str:
     """`text` without `trail`; if `trail` is only whitespace, without as much of its beginning as is there."""
-    ends = range(len(trail), 0, -1) if not trail.strip() else range(len(trail), len(trail) - 1, -1)
-    return next((text.removesuffix(trail[:end]) for end in ends if text.endswith(trail[:end])), text)
+    while not text.endswith(trail):
+        if trail.strip():
+            return text
+        trail = trail[:-1]
+    return text.removesuffix(trail)
