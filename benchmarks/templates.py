@@ -110,7 +110,7 @@ class _Contest:
     """Ours and theirs at one kind of conversation. Every round has texts of its own, the same for all contestants."""
 
     def __init__(self, tokenizer: Any, engine: TokenEngine, kind: Kind, scale: Scale) -> None:
-        speaker, rng = Speaker(Reference(tokenizer), kind), random.Random(0)
+        speaker, rng = Speaker(Reference(tokenizer), kind), random.Random(kind.name)
         self._scale, self._engine, self._tools = scale, engine, list(TOOLS) if kind.tools else None
         self._theirs = _Theirs(tokenizer, engine, self._tools)
         self._rounds = [
