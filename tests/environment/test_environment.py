@@ -152,6 +152,30 @@ def test_a_limit_truncates_and_is_no_error(engine: TokenEngine, limit: dict[str,
     assert not env.reset(messages=[QUESTION]).done
 
 
+@pytest.mark.parametrize(("room", "is_truncated"), [(3, False), (2, True), (1, True)])
+def test_the_token_limit_is_reached_by_the_last_token_that_fits(
+    engine: TokenEngine, room: int, is_truncated: bool
+) -> None:
+    env = ChatEnvironment(engine)
+    length = len(env.reset(messages=[QUESTION]).token_ids)
+    env.reset(messages=[QUESTION], max_tokens=length + room)
+    assert env.step(said("5")).truncated == is_truncated
+
+
+def test_an_episode_that_has_ended_is_restored_as_one_that_is_over(engine: TokenEngine) -> None:
+    def ends(observation: ChatObservation) -> ChatObservation:
+        observation.terminated = True
+        return observation
+
+    env, again = ChatEnvironment(engine, transform=ends), ChatEnvironment(engine)
+    env.reset(messages=[QUESTION])
+    env.step(said("5"))
+    assert again.restore(env.snapshot()).terminated
+    assert again.state.terminated
+    with pytest.raises(EpisodeDoneError):
+        again.step(QUESTION)
+
+
 def test_transforms_set_reward_end_and_metadata_and_compose(engine: TokenEngine) -> None:
     def reward(observation: ChatObservation) -> ChatObservation:
         observation.reward = 1.5
@@ -289,6 +313,15 @@ def test_a_late_reward_is_of_a_step_or_of_a_turn(engine: TokenEngine) -> None:
     with pytest.raises(InvalidRequestError, match="of a step or of a turn") as caught:
         env.set_reward(1.0, step=1, turn=0)
     assert caught.value.reason == "BAD_REWARD"
+    assert env.trajectory().reward is None
+
+
+@pytest.mark.parametrize("turn", [-1, 1])
+def test_a_late_reward_is_of_a_turn_that_the_model_ended(env: ChatEnvironment, turn: int) -> None:
+    env.step(said("5"))
+    with pytest.raises(InvalidRequestError, match="the model has ended 1 turns") as caught:
+        env.set_reward(1.0, turn=turn)
+    assert (caught.value.reason, caught.value.field) == ("BAD_REWARD", "turn")
     assert env.trajectory().reward is None
 
 
