@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from graphlib import TopologicalSorter
-from pathlib import Path
-
 import chatenv_client
 from chatenv_client import errors
 
@@ -55,22 +50,3 @@ def test_nothing_public_is_there_that_is_not_exported() -> None:
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("chatenv_client.")
     }
     assert public <= set(chatenv_client.__all__)
-
-
-ROOT = Path(chatenv_client.__file__).parent
-FILES = {
-    ".".join(("chatenv_client", *source.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): source
-    for source in ROOT.rglob("*.py")
-}
-"""Every module of the package by its name."""
-
-
-def imported_by(source: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module in FILES:
-            named = {f"{node.module}.{alias.name}" for alias in node.names} & set(FILES)
-            yield from named or {node.module}
-
-
-def test_no_two_files_import_each_other() -> None:
-    list(TopologicalSorter({name: set(imported_by(source)) for name, source in FILES.items()}).static_order())
