@@ -28,6 +28,8 @@ LONGEST_AHEAD: Final = 4096
 _LONGEST_KEPT: Final = 64
 """Characters of a text whose ids are kept: what templates write between control tokens is short."""
 _MOST_KEPT: Final = 1024
+_WHITE_SPACE: Final = " \t\n\v\f\r"
+"""What control tokens take that take white space, of ASCII."""
 
 
 class PartedText(NamedTuple):
@@ -127,8 +129,8 @@ class IsolatedTexts:
 
     def _encode_after(self, control: str, text: str) -> list[int]:
         """Ids of a text after a control token, without that token's."""
-        if self._pre_tokens and control in self._taking_nothing:
-            ids = self._pre_tokens.encode(text)
+        if self._pre_tokens:
+            ids = self._pre_tokens.encode(text if control in self._taking_nothing else text.lstrip(_WHITE_SPACE))
             if ids is not None:
                 return ids
         whole = control + text

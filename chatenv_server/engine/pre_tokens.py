@@ -1,23 +1,22 @@
 """Ids of short ASCII texts, put together from those of their pre-tokens.
 
-A byte-level tokenizer cuts a text into pre-tokens, words as a rule, and encodes each for itself. Most words of a text
-were seen before, so their ids need not be found again: that takes a third of the time. What this cannot tell is left to
-the tokenizer.
+Most tokenizers cut a text into pre-tokens, words as a rule, and encode each for itself. Most words of a text were seen
+before, so their ids need not be found again: that takes a third of the time. What this cannot tell is left to the
+tokenizer.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
 from typing import Final
 
 from tokenizers import Tokenizer, models
-from tokenizers.normalizers import NFC
 
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.encodings import LONG
-from chatenv_server.engine.split_pattern import AS_BYTE_LEVEL, Cut, ascii_cut
+from chatenv_server.engine.written_text import WrittenText, written_text
 
 _LONGEST_KEPT: Final = 64
 """Characters of a pre-token whose ids are kept."""
@@ -28,12 +27,13 @@ MOST_KEPT: Final = 2**15
 class _KnownIds(dict[str, list[int]]):
     """Ids by pre-token, found when they are first asked for. A dictionary, since nothing is asked more often."""
 
-    def __init__(self, model: models.BPE) -> None:
+    def __init__(self, model: models.BPE, table: Mapping[int, str]) -> None:
         super().__init__()
         self._model = model
+        self._table = table
 
     def __missing__(self, pre_token: str) -> list[int]:
-        ids = [token.id for token in self._model.tokenize(pre_token.translate(AS_BYTE_LEVEL))]
+        ids = [token.id for token in self._model.tokenize(pre_token.translate(self._table))]
         if len(pre_token) <= _LONGEST_KEPT:
             if len(self) >= MOST_KEPT:
                 self.clear()
@@ -44,21 +44,16 @@ class _KnownIds(dict[str, list[int]]):
 class PreTokens:
     """The pre-tokens of one tokenizer. Safe for threads."""
 
-    def __init__(self, cut: Cut, model: models.BPE, added: re.Pattern[str]) -> None:
-        self._cut = cut
+    def __init__(self, written: WrittenText, model: models.BPE, added: re.Pattern[str]) -> None:
+        self._cut, table, self._before = written
         self._added = added
-        self._known = _KnownIds(model)
+        self._known = _KnownIds(model, table)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, added: AddedTokens) -> PreTokens | None:
-        """Those of a tokenizer; None where it is not certain how it cuts text, or it encodes at random."""
-        model, cut = tokenizer.model, ascii_cut(tokenizer.pre_tokenizer)
-        if cut is None or not isinstance(model, models.BPE) or model.dropout:
-            return None
-        # Of ASCII text, NFC changes nothing.
-        if tokenizer.normalizer is not None and not isinstance(tokenizer.normalizer, NFC):
-            return None
-        return cls(cut, model, added.pattern)
+        """Those of a tokenizer; None where it is not certain how it writes and cuts text."""
+        written = written_text(tokenizer)
+        return None if written is None else cls(written, tokenizer.model, added.pattern)
 
     @property
     def kept(self) -> int:
@@ -66,17 +61,18 @@ class PreTokens:
         return len(self._known)
 
     def encode(self, text: str) -> list[int] | None:
-        """Ids of a text alone, or after an added token that takes nothing; None: the tokenizer must tell."""
+        """Ids of a text after an added token that takes nothing; None: the tokenizer must tell."""
         if not self._is_plain(text):
             return None
-        return [*chain.from_iterable(map(self._known.__getitem__, self._cut(text)))]
+        written = self._before + text if text else ""
+        return [*chain.from_iterable(map(self._known.__getitem__, self._cut(written)))]
 
     def encode_marked(self, text: str, marks: Sequence[int]) -> tuple[list[int], list[int]] | None:
         """As `encode`, and for each marked character, in order, the index of the token that starts there.
 
         None also where a mark lies inside of a pre-token.
         """
-        if not self._is_plain(text):
+        if self._before or not self._is_plain(text):
             return None
         pre_tokens = self._cut(text)
         ids = [*map(self._known.__getitem__, pre_tokens)]

@@ -17,17 +17,12 @@ from typing import Any, Final
 
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from chatenv_server.engine.token_bytes import byte_level_alphabet
-
 Cut = Callable[[str], list[str]]
 """Cuts an ASCII text into its pre-tokens, in order."""
 
 BYTE_LEVEL_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the tokenizers library's `ByteLevel` cuts by (Radford et al. 2019, "Language Models are Unsupervised Multitask
 Learners": the pattern of GPT-2)."""
-
-AS_BYTE_LEVEL: Final = dict(enumerate(byte_level_alphabet()[:128]))
-"""What byte-level tokenizers write for ASCII characters, for `str.translate`."""
 
 _CATEGORY: Final = r"\\p\{(?P<category>[A-Z][a-z]?)\}"
 _ESCAPE: Final = rf"\\[rntsSdD]|\\[{re.escape(string.punctuation)}]"
@@ -121,5 +116,4 @@ def _one_after_another(cuts: list[Cut]) -> Cut:
 
 def _is_alike(cut: Cut, pre_tokenizer: PreTokenizer) -> bool:
     tried = "".join(itertools.chain.from_iterable(itertools.product(_ATOMS, repeat=3)))
-    pieces = [piece.translate(AS_BYTE_LEVEL) for piece in cut(tried)]
-    return pieces == [piece for piece, _ in pre_tokenizer.pre_tokenize_str(tried)]
+    return cut(tried) == [tried[start:stop] for _, (start, stop) in pre_tokenizer.pre_tokenize_str(tried)]
