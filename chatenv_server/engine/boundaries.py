@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 from unicodedata import combining
 
@@ -20,6 +21,7 @@ from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.encodings import UNREADABLE, encoding_of, reaches_over, token_at
 from chatenv_server.engine.spellings import normalized
+from chatenv_server.engine.split_pattern import Cut
 
 CONTEXT_TOKENS: Final = 8
 """Tokens before a boundary of ordinary text that are looked at, to see what would merge across it."""
@@ -35,12 +37,15 @@ TextOf = Callable[[Sequence[int], Sequence[int]], str]
 class Boundaries:
     """The edges of texts under one tokenizer. Safe for threads."""
 
-    def __init__(self, tokenizer: Tokenizer, added: AddedTokens, neutral_text: str, text_of: TextOf) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, added: AddedTokens, neutral_text: str, text_of: TextOf, ascii_cut: Cut | None
+    ) -> None:
         self._tokenizer = tokenizer
         self._added = added
         self._neutral_text = neutral_text
         self._text_of = text_of
         cutter = tokenizer.pre_tokenizer
+        self._ascii_cut = ascii_cut
         self._cuts_pieces = cutter is not None and len(cutter.pre_tokenize_str("a\nb")) > 1
         # Prompts end alike, in the generation prompt, and many turns begin alike.
         self._encode_context = lru_cache(maxsize=1024)(self._encode)
@@ -100,21 +105,21 @@ class Boundaries:
             return None
         if not self._is_normal(text + more):
             return None
-        together = self._cut(text + more)
+        together = self._edges(text + more)
         if together[: len(alone)] == alone:
             return False
-        if not any(start == len(text) for _, (start, _) in together):
+        if len(text) not in together:
             return None  # one piece reaches over the edge, and may go on
         return self._look(before, (first,))
 
-    def _cut_context(self, before: tuple[int, ...]) -> tuple[str, list[tuple[str, tuple[int, int]]]] | None:
-        """The text of `before`, in one and in the pieces that it is cut into; None where that decides nothing."""
+    def _cut_context(self, before: tuple[int, ...]) -> tuple[str, list[int]] | None:
+        """The text of `before`, and where its pieces end; None where that decides nothing."""
         # A token that takes nothing from a text is found before anything is cut: the pieces begin after it.
         start = int(before[0] in self._added.isolating_ids and before[0] in self._added.parting_ids)
         text = self._text_of(before[start:], before[:start])
         if any(token_id in self._added for token_id in before[start:]) or not self._is_normal(text):
             return None
-        return text, self._cut(text)
+        return text, self._edges(text)
 
     def _look(self, before: tuple[int, ...], first: tuple[int, ...]) -> bool:
         context = self._neutral_text + self._text_of(before, ())
@@ -124,9 +129,12 @@ class Boundaries:
     def _is_normal(self, text: str) -> bool:
         return normalized(self._tokenizer.normalizer, text) == text
 
-    def _cut(self, text: str) -> list[tuple[str, tuple[int, int]]]:
+    def _edges(self, text: str) -> list[int]:
+        """Where the pieces end that a text is cut into."""
+        if self._ascii_cut is not None and text.isascii():
+            return [*accumulate(map(len, self._ascii_cut(text)))]
         cutter = self._tokenizer.pre_tokenizer
-        return [] if cutter is None else cutter.pre_tokenize_str(text)
+        return [] if cutter is None else [stop for _, (_, stop) in cutter.pre_tokenize_str(text)]
 
     def _encode(self, text: str) -> list[int]:
         return encoding_of(self._tokenizer, text).ids

@@ -24,8 +24,10 @@ from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.boundaries import CONTEXT_TOKENS, Boundaries
 from chatenv_server.engine.encodings import LONG, UNREADABLE, decoded, encoding_of, in_turn, reaches_over, token_at
 from chatenv_server.engine.isolated_texts import IsolatedTexts
+from chatenv_server.engine.pre_tokens import PreTokens
 from chatenv_server.engine.spellings import add_in_order, normalized
 from chatenv_server.engine.token_bytes import TokenBytes, token_bytes
+from chatenv_server.engine.written_text import written_text
 
 _OFFSETS = re.compile(r'"trim_offsets":(true|false),?')
 
@@ -75,9 +77,12 @@ class Codec:
         self._neutral_text = self.added.text_of(self.added.neutral_id)
         # Some tokenizers put a space of their own before text after a control token.
         self._writes_prefix_space = self._decode_run(self._encode_after_neutral("a")).startswith(" ")
-        self.boundaries = Boundaries(self._tokenizer, self.added, self._neutral_text, self._text_after)
+        written = written_text(self._tokenizer)
+        cut = None if written is None else written.cut
+        self.boundaries = Boundaries(self._tokenizer, self.added, self._neutral_text, self._text_after, cut)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
-        self.isolated_texts = IsolatedTexts(self._tokenizer, self.added)
+        pre_tokens = None if written is None else PreTokens(written, self._tokenizer.model, self.added)
+        self.isolated_texts = IsolatedTexts(self._tokenizer, self.added, pre_tokens)
 
     @cached_property
     def fingerprint(self) -> str:

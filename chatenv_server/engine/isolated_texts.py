@@ -58,11 +58,11 @@ class Surroundings(NamedTuple):
 class IsolatedTexts:
     """Encodes texts between control tokens, for one tokenizer. Safe for threads."""
 
-    def __init__(self, tokenizer: Tokenizer, added: AddedTokens) -> None:
+    def __init__(self, tokenizer: Tokenizer, added: AddedTokens, pre_tokens: PreTokens | None) -> None:
         self._tokenizer = tokenizer
         self._added = added
         self._id_of = {added.texts[token_id]: token_id for token_id in added.parting_ids}
-        self._pre_tokens = PreTokens.of(tokenizer, added)
+        self._pre_tokens = pre_tokens
         self._taking_nothing = {added.texts[token_id] for token_id in added.parting_ids & added.isolating_ids}
         self._encode_short = lru_cache(maxsize=_MOST_KEPT)(self._encode_one)
         self._encode_short_marked = lru_cache(maxsize=_MOST_KEPT)(self._encode_marked)

@@ -7,16 +7,15 @@ tokenizer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
 from typing import Final
 
-from tokenizers import Tokenizer, models
+from tokenizers import models
 
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.encodings import LONG
-from chatenv_server.engine.written_text import WrittenText, written_text
+from chatenv_server.engine.written_text import WrittenText
 
 _LONGEST_KEPT: Final = 64
 """Characters of a pre-token whose ids are kept."""
@@ -44,16 +43,10 @@ class _KnownIds(dict[str, list[int]]):
 class PreTokens:
     """The pre-tokens of one tokenizer. Safe for threads."""
 
-    def __init__(self, written: WrittenText, model: models.BPE, added: re.Pattern[str]) -> None:
+    def __init__(self, written: WrittenText, model: models.BPE, added: AddedTokens) -> None:
         self._cut, table, self._before = written
-        self._added = added
+        self._added = added.pattern
         self._known = _KnownIds(model, table)
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, added: AddedTokens) -> PreTokens | None:
-        """Those of a tokenizer; None where it is not certain how it writes and cuts text."""
-        written = written_text(tokenizer)
-        return None if written is None else cls(written, tokenizer.model, added.pattern)
 
     @property
     def kept(self) -> int:

@@ -14,6 +14,8 @@ from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.isolated_texts import LONGEST_AHEAD, MOST_EXPECTED, IsolatedTexts, Surroundings
+from chatenv_server.engine.pre_tokens import PreTokens
+from chatenv_server.engine.written_text import written_text
 from tests.engine.learning import format_of, played, recorded_tails
 from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, byte_level, sentencepiece_like
 from tests.engine.subjects import subject
@@ -133,21 +135,26 @@ _tokens = st.lists(
 _parted = st.lists(st.sampled_from((*PARTED, "b", "hello", "e\u0301", "'s", " a")), min_size=1, max_size=6).map("".join)
 
 
-@given(_tokens, st.lists(st.tuples(_parted, _parted), min_size=3, max_size=8))
+@given(_tokens, st.lists(st.tuples(_parted, _parted), min_size=3, max_size=8), st.booleans())
 def test_whatever_tokens_are_added_the_parts_are_those_of_the_whole(
-    control: list[AddedToken], said: list[tuple[str, str]]
+    control: list[AddedToken], said: list[tuple[str, str]], cuts: bool
 ) -> None:
-    backend = byte_level(control=(), merges=NEWLINES, eos="a").backend_tokenizer
+    backend = byte_level(control=(), merges=NEWLINES, eos="a", cuts=cuts).backend_tokenizer
     for token in control:
         (backend.add_special_tokens if token.special else backend.add_tokens)([token])
     added = AddedTokens(backend)
-    isolated = IsolatedTexts(backend, added)
+    written = written_text(backend)
+    assert written is not None
+    isolated = IsolatedTexts(backend, added, PreTokens(written, backend.model, added))
     for last in added.parting_ids:
         for before, text in said:
             whole = backend.encode(before + added.texts[last] + text, add_special_tokens=False).ids
             parted = isolated.encode(last, text)
             assert parted is not None
             assert whole[len(whole) - len(parted.ids) - 1 :] == [last, *parted.ids]
+            around = isolated.surroundings(last, "", "")
+            if around is not None and not added.parting_pattern.search(text):
+                assert isolated.encode_in(around, text).tolist() == parted.ids
 
 
 @pytest.mark.parametrize("name", ["bytes", "qwen2_5", "standin_kimi_k2", "standin_glm4_5", "phi3_5"])
@@ -182,9 +189,9 @@ def test_an_encoding_is_taken_once_and_none_is_kept_after_the_batch() -> None:
     engine = TokenEngine.load(byte_level(merges=NEWLINES))
     asked(engine, [])
     ahead = isolated_texts_of(engine)._ahead
-    with engine.encoding_ahead([("user", "one more question"), ("user", "and another one"), ("critic", "never heard")]):
+    with engine.encoding_ahead([("user", "one more qu\u00e9stion"), ("user", "and another \u00f6ne"), ("critic", "never heard")]):
         assert len(ahead) == 2
-        asked(engine, ["one more question"])
+        asked(engine, ["one more qu\u00e9stion"])
         assert len(ahead) == 1
     assert not ahead
 

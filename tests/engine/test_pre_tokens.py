@@ -14,6 +14,7 @@ from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.encodings import LONG, token_at
 from chatenv_server.engine.pre_tokens import MOST_KEPT, PreTokens
 from chatenv_server.engine.split_pattern import BYTE_LEVEL_PATTERN, ascii_cut
+from chatenv_server.engine.written_text import written_text
 from tests.engine.small_tokenizers import sentencepiece_like
 from tests.engine.subjects import RECORDED, subject
 
@@ -167,7 +168,8 @@ def ids_after(control: str, tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def pre_tokens_of(tokenizer: Tokenizer) -> PreTokens | None:
-    return PreTokens.of(tokenizer, Codec(tokenizer).added)
+    written = written_text(tokenizer)
+    return None if written is None else PreTokens(written, tokenizer.model, Codec(tokenizer).added)
 
 
 SOME = {"ByteLevel": bpe(), "normalised": bpe(normalizer=normalizers.NFC())} | {
