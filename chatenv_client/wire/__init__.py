@@ -43,7 +43,6 @@ from chatenv_client.wire.observations import (
 )
 from chatenv_client.wire.requests import (
     action_from_proto,
-    lone_texts,
     render_from_proto,
     render_to_proto,
     reset_from_proto,
@@ -83,7 +82,6 @@ __all__ = [
     "info_to_proto",
     "late_reward_from_proto",
     "late_reward_to_proto",
-    "lone_texts",
     "message_from_proto",
     "message_to_proto",
     "messages_from_proto",

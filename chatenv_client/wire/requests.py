@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -259,17 +259,6 @@ def _mask_from_proto(request: pb.StepRequest) -> BoolArray:
         what = f"sampled_runs cover {covered} tokens, and there are {tokens}; they add up to the number of tokens"
         raise InvalidRequestError(what, reason=Reason.SAMPLED_RUNS, field="sampled_runs")
     return mask_of_runs(request.sampled_runs)
-
-
-def lone_texts(requests: Iterable[pb.StepRequest], *, most_bytes: int) -> Iterator[tuple[str, str]]:
-    """(role, text) of each Step that appends one message of one text, up to so many bytes together."""
-    for request in requests:
-        messages = request.messages
-        if len(messages) == 1 and (text := messages[0].content):
-            most_bytes -= len(text.encode())
-            if most_bytes < 0:
-                return
-            yield messages[0].role, text
 
 
 def render_to_proto(messages: Sequence[Mapping[str, Any]], *, episode_id: str) -> pb.RenderMessageRequest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -174,16 +173,6 @@ class TokenEngine:
     def template_fingerprint_for(self, *, with_tools: bool) -> str:
         """As `template_fingerprint`, of the template that episodes with tools, or without, are written with."""
         return (self._tools_path if with_tools else self._path).template_fingerprint
-
-    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
-        """Encode texts together that are about to be appended to different episodes, each as its only message.
-
-        The tokenizer does so with threads of its own, one a core. What is encoded is the same, here or later.
-
-        Args:
-            said: (role, text) of each.
-        """
-        return self._path.encoding_ahead(said)
 
     def open(self, options: RenderOptions, *, keeps_texts: bool = True) -> EpisodeLog:
         """A new episode's log; see `EpisodeLog`."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
@@ -56,10 +54,6 @@ class ExactPath:
             asks=options.add_generation_prompt,
             template_kwargs=options.template_kwargs,
         )
-
-    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
-        """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""
-        return self.chat_format.codec.isolated_texts.encoding_ahead(said)
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -1,15 +1,14 @@
 """Texts between control tokens: each is encoded for itself, the short ones once.
 
 A parting token (see `AddedTokens`) separates two texts: neither changes how the other is encoded. So of a rendered tail
-only what was never seen before has to be encoded: the message's own text. It is put together from its words where that
-is certain (`pre_tokens.py`); the others of a batch are encoded together. Knows nothing of messages but who speaks.
+only what was never seen before has to be encoded: the message's own text, which is put together from its words where
+that is certain (`pre_tokens.py`). Knows nothing of messages.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -21,10 +20,6 @@ from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.encodings import encoding_of, ids_of, in_turn, token_at
 from chatenv_server.engine.pre_tokens import PreTokens
 
-MOST_EXPECTED: Final = 16
-"""Different surroundings that texts are encoded ahead for. Callers choose roles, so there must be a bound."""
-LONGEST_AHEAD: Final = 4096
-"""Characters of a text that is encoded ahead; a longer one gains nothing by it, and many would take memory."""
 _LONGEST_KEPT: Final = 64
 """Characters of a text whose ids are kept: what templates write between control tokens is short."""
 _MOST_KEPT: Final = 1024
@@ -66,10 +61,6 @@ class IsolatedTexts:
         self._taking_nothing = {added.texts[token_id] for token_id in added.parting_ids & added.isolating_ids}
         self._encode_short = lru_cache(maxsize=_MOST_KEPT)(self._encode_one)
         self._encode_short_marked = lru_cache(maxsize=_MOST_KEPT)(self._encode_marked)
-        self._expected: dict[tuple[str, str, str], None] = {}
-        """(Role, what stands before the text from its control token on, what after it), in order."""
-        self._ahead: dict[str, list[int]] = {}
-        """Ids of texts after control tokens that were encoded ahead and that nobody has asked for."""
 
     def encode(self, last: int, text: str, marks: Sequence[int] = ()) -> PartedText | None:
         """Ids of a text after the token `last`; None where that token parts nothing.
@@ -133,23 +124,10 @@ class IsolatedTexts:
             ids = self._pre_tokens.encode(text if control in self._taking_nothing else text.lstrip(_WHITE_SPACE))
             if ids is not None:
                 return ids
-        whole = control + text
-        ahead = self._ahead.pop(whole, None)
-        return self._encode_one(whole) if ahead is None else ahead
+        return self._encode_one(control + text)
 
     def _encode_one(self, whole: str) -> list[int]:
         return ids_of(self._tokenizer, whole)[1:]
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        """Texts encoded side by side, each alone, in the tokenizer's own threads where there are several.
-
-        Each begins with a control token, whose id is left out.
-        """
-
-        def encode() -> list[list[int]]:
-            return [found.ids[1:] for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-        return in_turn(sum(map(len, texts)), encode)
 
     def surroundings(self, last: int, before: str, after: str) -> Surroundings | None:
         """What is always the same around a text between `before` and `after`, after the token `last`.
@@ -172,28 +150,3 @@ class IsolatedTexts:
         """(n,) int32, the ids of a text with what stands around it."""
         lead, control, before, after, trail = surroundings
         return np.array([*lead, *self._encode_after(control, before + text + after), *trail], dtype=np.int32)
-
-    def expect(self, role: str, surroundings: Surroundings) -> None:
-        """Take note of what stands around a role's texts, for those that will be encoded ahead."""
-        if len(self._expected) < MOST_EXPECTED:
-            self._expected[role, surroundings.control + surroundings.before, surroundings.after] = None
-
-    @contextmanager
-    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> Iterator[None]:
-        """Have the ids of texts, given as (role, text), at hand for as long as the block lasts."""
-        around: dict[str, list[tuple[str, str]]] = {}
-        for role, before, after in tuple(self._expected):
-            around.setdefault(role, []).append((before, after))
-        texts = [
-            before + text + after
-            for role, text in said
-            if len(text) <= LONGEST_AHEAD and not (self._pre_tokens and text.isascii())
-            for before, after in around.get(role, ())
-        ]
-        if len(texts) > 1:  # one alone is encoded where it is needed
-            self._ahead.update(zip(texts, self._encode(texts), strict=True))
-        try:
-            yield
-        finally:
-            for text in texts:
-                self._ahead.pop(text, None)

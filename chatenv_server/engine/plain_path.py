@@ -8,8 +8,7 @@ says `plain_path`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,10 +68,6 @@ class PlainPath:
     def renderer(self, options: RenderOptions) -> PlainRenderer:
         """The path under one episode's options."""
         return PlainRenderer(self, options)
-
-    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
-        """Nothing: what is rendered and encoded here is always the whole."""
-        return nullcontext()
 
 
 class PlainRenderer:

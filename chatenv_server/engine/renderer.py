@@ -6,8 +6,7 @@ Each has two implementations: the exact path, and the plain path for objects wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from chatenv_client.models import Message, TokenText
@@ -100,6 +99,3 @@ class RenderPath(Protocol):
 
     def renderer(self, options: RenderOptions) -> Renderer:
         """The path under one episode's options."""
-
-    def encoding_ahead(self, said: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
-        """While it lasts, texts that are about to be appended, as (role, text), are at hand encoded."""

@@ -49,7 +49,6 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
     _together: Together
     _describe: Callable[[], ServerInfo]
     _describe_tokens: Callable[[Iterable[int]], Sequence[TokenText]]
-    _encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]]
 
     def __init__(
         self,
@@ -78,7 +77,6 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         tasks: Tasks,
         describe: Callable[[], ServerInfo],
         describe_tokens: Callable[[Iterable[int]], Sequence[TokenText]],
-        encoding_ahead: Callable[[Iterable[tuple[str, str]]], AbstractContextManager[None]],
     ) -> None:
         """Give it what to serve; before the gate opens.
 
@@ -87,7 +85,6 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
             tasks: what episodes choose from.
             describe: says what the server is.
             describe_tokens: says what tokens stand for.
-            encoding_ahead: see `TokenEngine`.
         """
         self._episodes = episodes
         copies = Copies(episodes)
@@ -98,7 +95,6 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._together = Together(episodes.writing, self._work_on_next_step)
         self._describe = describe
         self._describe_tokens = describe_tokens
-        self._encoding_ahead = encoding_ahead
 
     def Reset(self, request: pb.ResetRequest, context: grpc.ServicerContext) -> pb.ResetResponse:
         """Start an episode, or start the named one anew."""
@@ -232,9 +228,8 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         self._batches.check_size(request.steps, "steps")
 
         response = pb.BatchStepResponse()
-        with self._encoding_ahead(wire.lone_texts(request.steps, most_bytes=self._max_text_bytes)):
-            call = self._items_of("BatchStep", context)
-            self._batches.answer_each(self._answering.step, request.steps, response.results, call)
+        call = self._items_of("BatchStep", context)
+        self._batches.answer_each(self._answering.step, request.steps, response.results, call)
         return response
 
     def BatchFinishEpisode(

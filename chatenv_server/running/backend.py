@@ -83,7 +83,7 @@ class Backend:
     def attach_to(self, servicer: ChatEnvServicer) -> None:
         """Give a servicer what to serve; before its gate opens."""
         engine = self._engine
-        servicer.attach(self.episodes, self.tasks, self.describe, engine.describe_tokens, engine.encoding_ahead)
+        servicer.attach(self.episodes, self.tasks, self.describe, engine.describe_tokens)
 
     def describe(self) -> ServerInfo:
         """What this server is and holds now."""

@@ -1,4 +1,4 @@
-"""What is encoded between control tokens is what the whole gives; what is encoded ahead is what is encoded later."""
+"""What is encoded between control tokens is what the whole gives."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tokenizers import AddedToken
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.added_tokens import AddedTokens
-from chatenv_server.engine.isolated_texts import LONGEST_AHEAD, MOST_EXPECTED, IsolatedTexts, Surroundings
+from chatenv_server.engine.isolated_texts import IsolatedTexts, Surroundings
 from chatenv_server.engine.pre_tokens import PreTokens
 from chatenv_server.engine.written_text import written_text
-from tests.engine.learning import format_of, played, recorded_tails
+from tests.engine.learning import played, recorded_tails
 from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, byte_level, sentencepiece_like
 from tests.engine.subjects import subject
 
@@ -166,56 +166,3 @@ def test_recorded_tokenizers_give_the_same_stream_with_and_without(name: str) ->
         assert asked(engine, questions)[1] == asked(engine, questions, learning=False)[1]
 
     law()
-
-
-# -- encoded ahead --------------------------------------------------------------------------------
-
-
-def isolated_texts_of(engine: TokenEngine) -> IsolatedTexts:
-    return format_of(engine).codec.isolated_texts
-
-
-@given(st.lists(texts, min_size=2, max_size=6))
-def test_texts_that_were_encoded_ahead_give_the_same_streams(questions: list[str]) -> None:
-    engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    asked(engine, [])
-    said = [("user", question) for question in questions]
-    with engine.encoding_ahead(said):
-        together = [asked(engine, [question])[1] for question in questions]
-    assert together == [asked(engine, [question])[1] for question in questions]
-
-
-def test_an_encoding_is_taken_once_and_none_is_kept_after_the_batch() -> None:
-    engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    asked(engine, [])
-    ahead = isolated_texts_of(engine)._ahead
-    with engine.encoding_ahead([("user", "one more qu\u00e9stion"), ("user", "and another \u00f6ne"), ("critic", "never heard")]):
-        assert len(ahead) == 2
-        asked(engine, ["one more qu\u00e9stion"])
-        assert len(ahead) == 1
-    assert not ahead
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        [],
-        [("user", "one alone gains nothing")],
-        [("user", "short"), ("user", "t" * (LONGEST_AHEAD + 1))],
-        [("critic", "never heard of"), ("critic", "before")],
-    ],
-    ids=["nothing", "one alone", "long ones", "a role that nobody spoke in"],
-)
-def test_what_would_gain_nothing_is_not_encoded_ahead(said: list[tuple[str, str]]) -> None:
-    engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    asked(engine, [])
-    with engine.encoding_ahead(said):
-        assert not isolated_texts_of(engine)._ahead
-
-
-def test_callers_cannot_have_texts_encoded_for_roles_without_end() -> None:
-    engine = TokenEngine.load(byte_level(merges=NEWLINES))
-    (around,) = surroundings(asked(engine, [])[0])
-    for number in range(2 * MOST_EXPECTED):
-        isolated_texts_of(engine).expect(f"role {number}", around)
-    assert len(isolated_texts_of(engine)._expected) == MOST_EXPECTED

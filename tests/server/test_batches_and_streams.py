@@ -15,7 +15,6 @@ from chatenv_client._generated import status_pb2
 from chatenv_client.wire import error_from_item
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
-from chatenv_server.engine.isolated_texts import IsolatedTexts
 from tests.engine.small_tokenizers import byte_level
 from tests.server.conftest import Serve
 from tests.server.test_service import StuckWhenAsked, a_step, connected, reason_of
@@ -166,20 +165,10 @@ def test_of_many_steps_none_is_begun_once_the_caller_has_hung_up(serve: Serve, k
         assert stub.GetState(pb.GetStateRequest(episode_id="slow")).step_count == 1
 
 
-def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alone(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_of_a_batch_give_the_streams_that_they_give_alone(serve: Serve) -> None:
     engine = TokenEngine.load(byte_level(merges=[("Ċ", "Ċ"), ("o", "w")]))
     texts = ["How do you do?", "\n\nHow now, then?", "a <|im_end|> in words", "How do you do?", "é", "How now?" * 600]
     names = [f"episode-{index}" for index in range(len(texts))]
-    together: list[int] = []
-    encoded = IsolatedTexts._encode
-
-    def encode(isolated: IsolatedTexts, texts: list[str]) -> list[list[int]]:
-        together.append(len(texts))
-        return encoded(isolated, texts)
-
-    monkeypatch.setattr(IsolatedTexts, "_encode", encode)
     with connected(serve(engine=engine)) as stub:
         stub.BatchReset(pb.BatchResetRequest(resets=[pb.ResetRequest(episode_id=name) for name in names]))
         for _ in range(3):
@@ -190,7 +179,6 @@ def test_texts_that_a_batch_encodes_together_give_the_streams_that_they_give_alo
             results = stub.BatchStep(pb.BatchStepRequest(steps=asked)).results
             assert all(result.HasField("response") for result in results)
         streams = [list(stub.GetState(pb.GetStateRequest(episode_id=name)).tokens) for name in names]
-    assert max(together) == len(texts) - 1  # the last is too long to gain by it
     for text, stream in zip(texts, streams, strict=True):
         alone = ChatEnvironment(TokenEngine.load(byte_level(merges=[("Ċ", "Ċ"), ("o", "w")])))
         alone.reset()
