@@ -18,6 +18,7 @@ from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.conversation import TailPlace
 from chatenv_server.engine.cut import Cut
 from chatenv_server.engine.reading_back import conversation_at
+from chatenv_server.engine.template import FilledTemplate
 from chatenv_server.engine.template_renderer import TemplateRenderer
 from tests.engine.learning import format_of
 from tests.engine.subjects import recorded_tokenizer
@@ -77,6 +78,15 @@ def played() -> Played:
     return Played()
 
 
+def play(engine: TokenEngine) -> None:
+    """Another episode of the page's conversation."""
+    environment, codec = ChatEnvironment(engine), format_of(engine).codec
+    environment.reset(messages=[{"role": "user", "content": "What is 2 + 2?"}])
+    for said, reply in TURNS:
+        environment.step(ChatAction(tokens=[*codec.encode(said), codec.id_of("<|im_end|>")]))
+        environment.step(reply)
+
+
 def shown(text: str) -> str:
     return text.replace("\n", "⏎")
 
@@ -114,6 +124,24 @@ def test_the_page_counts_the_turns(played: Played) -> None:
     turns = played.environment.state.turns
     assert [(int(start), int(stop)) for _, start, stop in rows] == [(turn.start, turn.stop) for turn in turns]
     assert [kind for kind, *_ in rows] == ["S" if turn.stop_reason else "T" for turn in turns]
+
+
+def test_the_third_episode_like_the_pages_renders_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[object] = []
+    really = FilledTemplate.render
+
+    def render(self: FilledTemplate, messages: Sequence[Any], prompt: bool) -> str:
+        rendered.append(messages)
+        return really(self, messages, prompt)
+
+    monkeypatch.setattr(FilledTemplate, "render", render)
+    engine = TokenEngine.load(recorded_tokenizer("standin_qwen3_6"))
+    renders = []
+    for _ in range(3):
+        rendered.clear()
+        play(engine)
+        renders.append(len(rendered))
+    assert renders[0] > renders[1] > renders[2] == 0
 
 
 def test_every_file_of_the_engine_has_a_line_that_says_what_it_owns() -> None:
