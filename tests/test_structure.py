@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -13,6 +14,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("chatenv_client", "chatenv_server")
 LONGEST_CLASS = 249
 """Lines, docstrings included."""
+UNNAMED = {"__init__.py", "__main__.py", "_version.py"}
+"""Files that tell by their names what they are."""
+
+
+def rows() -> list[str]:
+    """Files and folders of both packages in the order in which the page on the architecture has them."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## Where things are")[1]
+    named = [re.findall(r"`([^`]+)`", row) for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)]
+    return [name.rstrip("/") for names in named for name in names]
+
+
+def parts(package: str) -> set[str]:
+    """Files and folders right in a package."""
+    found = {
+        path.name for path in (ROOT / package).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    return found - UNNAMED - {"_generated"}
 
 
 def modules(package: str) -> dict[str, ast.Module]:
@@ -49,3 +67,26 @@ def test_no_class_is_too_long_to_be_read_at_once(package: str) -> None:
     ]
     assert len(classes) > 100
     assert [(name, lines) for name, lines in classes if lines > LONGEST_CLASS] == []
+
+
+def test_every_part_has_a_row_on_the_page_of_the_architecture() -> None:
+    named = rows()
+    client, server = named[named.index("chatenv_client") + 1 :], named[named.index("chatenv_server") + 1 :]
+    client = client[: client.index("chatenv_server")]
+    assert (set(client), set(server)) == (parts("chatenv_client"), parts("chatenv_server"))
+    assert len(named) == len(client) + len(server) + 3
+
+
+def test_each_part_of_the_server_imports_only_those_below_it_on_the_page() -> None:
+    named = rows()
+    order = {name.removesuffix(".py"): index for index, name in enumerate(named[named.index("chatenv_server") + 1 :])}
+    found = modules("chatenv_server")
+    uses = {
+        (name.split(".")[1], used.split(".")[1])
+        for name, module in found.items()
+        for used in imported_by(module, set(found))
+        if name.count(".") and used.count(".")
+    }
+    known = [(one, other) for one, other in uses if one in order and other in order]
+    assert len(known) > 50
+    assert [(one, other) for one, other in known if order[one] > order[other]] == []
