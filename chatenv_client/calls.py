@@ -34,7 +34,7 @@ class Call(Generic[ResultT]):
     request: Any
     """The protobuf request."""
     receive: Callable[[Any], ResultT]
-    """Turns the protobuf answer into the result. Whoever asked for the call changes only in here; see `taken`."""
+    """Turns the protobuf answer into the result. What asked for the call changes only in here; see `taken`."""
 
     def then(self, make: Callable[[ResultT], OtherT]) -> Call[OtherT]:
         """The call, with what `make` makes of its result as the result."""

@@ -122,7 +122,7 @@ class Session:
         return Call("Step", request, partial(_take_step, mirror, sampled, given, action.replace_from))
 
     def resume(self, episode_id: str) -> Call[StepResult]:
-        """Take up an episode that is live on the server. Whoever opened it goes on to own it."""
+        """Take up an episode that is live on the server. The client that opened it goes on to own it."""
 
         def take(state: ChatState) -> StepResult:
             mirror = Mirror.of_state(state)
@@ -214,7 +214,7 @@ class Session:
         return reading.audit(self._live().episode_id)
 
     def finish(self, *, assistants: bool = False) -> Call[Trajectory]:
-        """Read the episode as training wants it, and end it, whoever opened it."""
+        """Read the episode as training wants it, and end it, also where another client opened it."""
         mirror = self._live()
 
         def receive(response: pb.FinishEpisodeResponse) -> Trajectory:

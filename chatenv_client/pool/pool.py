@@ -191,7 +191,7 @@ class _Farewells:
         self._under_way: set[asyncio.Task[None]] = set()
 
     def begin(self, farewell: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin one, whoever waits for it."""
+        """Begin one; it goes on if nobody waits for it."""
         task = asyncio.ensure_future(farewell)
         self._under_way.add(task)
         task.add_done_callback(self._forget)

@@ -19,7 +19,7 @@ from chatenv_server.engine.tail_encoder import TailEncoder
 
 
 class _Cut(NamedTuple):
-    """A place behind a control token, where a text may be cut in two."""
+    """A place after a control token, where a text may be cut in two."""
 
     character: int
     token: int

@@ -1,1 +1,1 @@
-"""One episode as its caller steps it: checks, limits, transforms."""
+"""One episode as its caller steps it: checks, limits, tasks, transforms."""

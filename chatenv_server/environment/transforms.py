@@ -1,4 +1,4 @@
-"""Transforms: functions of a step's observation, which shape its reward, its end and its metadata, behind the task."""
+"""Transforms: functions of a step's observation, which shape its reward, its end and its metadata, after the task."""
 
 from __future__ import annotations
 

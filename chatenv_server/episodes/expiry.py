@@ -54,7 +54,7 @@ class Expiry:
                 episode.release()
 
     def _expire_in_store(self, moment: float) -> None:
-        """End episodes that no process has used for too long, whoever held them."""
+        """End episodes that no process has used for too long, in whichever process they are held."""
         idle = self._shelf.store.idle_since(moment, _EXPIRED_AT_ONCE)
         finishes = [
             Finish(episode_id, run, End.EXPIRED, time.time(), moment)

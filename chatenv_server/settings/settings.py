@@ -88,7 +88,7 @@ class Settings:
     transform: str = _setting(
         "",
         values.text,
-        "shapes reward and end of each step, behind the task: `module:attribute` or the name of an entry point",
+        "shapes reward and end of each step, after the task: `module:attribute` or the name of an entry point",
     )
     add_generation_prompt: bool = _setting(
         EpisodeOptions.add_generation_prompt,

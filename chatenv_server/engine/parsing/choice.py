@@ -23,7 +23,7 @@ def learn_reader(write: Write, generation_prompt: str = "", close: str = "") -> 
     empty then), or anywhere before it, the beginning of the whole render included. The turn is what follows their
     common beginning, so a generation prompt that opens a thought, or writes an empty one, is understood as the
     template means it. A text ends before what closes the turn; where that is no token but a text, it ends in `close`,
-    which need not stand behind calls to be read.
+    which need not stand after calls to be read.
     """
 
     def write_open(message: Mapping[str, Any]) -> str | None:

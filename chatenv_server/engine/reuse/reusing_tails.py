@@ -1,9 +1,9 @@
-"""Tails that are put together without a render, a search or a cut: those of one message after one finished turn.
+"""Tails that are put together without a search or a cut: those of one message after one finished turn.
 
 What the template writes around such a message is told by one recording of all the renders that its tail took
 (`tail_recording.py`). It holds for every other exchange of the same shape whose texts meet the conditions, and whose
-turn the template writes as it was sampled, or not, as it did then. Anything out of the ordinary is left to the writer
-of tails.
+turn the template writes as it was sampled, or not, as it did then. Nothing is rendered, except to see whether a
+pending rewrite has come. Anything out of the ordinary is left to the writer of tails.
 """
 
 from __future__ import annotations
