@@ -1,4 +1,4 @@
-"""Episodes as snapshots: the entries of a journal as protobuf messages, and an episode made anew from them.
+"""Episodes as snapshots: the entries of a journal as protobuf messages. `restoring.py` makes an episode of one.
 
 Pieces of a snapshot that follow on each other, as bytes, are the snapshot: the first has the opening, each further one
 an entry more. That is what stores keep, and `newest_piece` makes them.
