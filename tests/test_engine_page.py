@@ -148,7 +148,7 @@ def test_every_file_of_the_engine_has_a_line_that_says_what_it_owns() -> None:
     folder = Path(chatenv_server.__file__).parent / "engine"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if path.name != "__init__.py"}
     named = set(re.findall(r"`([a-z_/]+\.py)`", PAGE[PAGE.index("## Who owns what") :]))
-    assert {name for name in files if not name.startswith("parsing/")} == named
+    assert files == named
 
 
 def test_the_picture_names_files_that_exist() -> None:
