@@ -26,13 +26,16 @@ Learners": the pattern of GPT-2)."""
 
 _CATEGORY: Final = r"\\p\{(?P<category>[A-Z][a-z]?)\}"
 _ESCAPE: Final = rf"\\[rntsSdD]|\\[{re.escape(string.punctuation)}]"
+_ANY_CASE: Final = r"\(\?i:(?:[A-Za-z'|]|\[[A-Za-z]+\])+\)"
+"""Letters of either case. Oniguruma has them match more than `re` does where there is more than letters."""
 _OUTSIDE: Final = re.compile(
-    rf"{_CATEGORY}|(?P<bracket>\[\^?(?!\]))|{_ESCAPE}|\(\?(?:i:|:|!|=)|[)|]"
-    r"|[?*+][?+]?|\{\d+(?:,\d*)?\}|[^\\\[\](){}?*+|.^$]"
+    rf"{_CATEGORY}|(?P<bracket>\[\^?(?!\]))|{_ESCAPE}|{_ANY_CASE}|\(\?[:!=]|[)|]"
+    r"|[?*+][?+]?|\{\d+(?:,\d*)?\}(?![?*+])|[^\\\[\](){}?*+|.^$]"
 )
 """A construct outside of `[...]` that both engines read alike."""
 _INSIDE: Final = re.compile(rf"{_CATEGORY}|(?P<bracket>\])|{_ESCAPE}|[^\\\[\]]")
 """The same inside of `[...]`."""
+_LOOK_AHEAD: Final = re.compile(r"\(\?[!=]")
 _SET_OPERATORS: Final = ("&&", "||", "~~", "--")
 
 _NONE_IN_ASCII: Final = "\U0010ffff"
@@ -74,9 +77,16 @@ def _cut_by(pattern: str | None) -> Cut | None:
         return None
     between = rf"(?:(?!{ascii_pattern})[\s\S])+"
     try:
+        if _may_match_nothing(ascii_pattern):
+            return None
         return re.compile(rf"{ascii_pattern}|{between}", re.ASCII).findall
     except re.error:  # a construct that this version of Python does not know
         return None
+
+
+def _may_match_nothing(ascii_pattern: str) -> bool:
+    """Whether it may match between two characters, where engines go on in ways of their own."""
+    return re.fullmatch(_LOOK_AHEAD.sub("(?:|", ascii_pattern), "", re.ASCII) is not None
 
 
 def _for_ascii(pattern: str) -> str | None:

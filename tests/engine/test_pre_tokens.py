@@ -42,10 +42,16 @@ NOT_CERTAIN = {
     "a class of POSIX": r"[[:alpha:]]+",
     "an escape of Ruby's": r"\h+",
     "a bound that is possessive or not": r"a{1,3}+",
+    "the same of a letter that is seldom tried": r"x{1,3}+",
+    "a bound that is lazy or optional": r"x{2}?y",
     "a class within another": r"[a-z&&aeiou]+",
     "the beginning of a line": r"^a",
     "a property that is no category": r"\p{Alpha}+",
     "nothing": r"a*",
+    "nothing, where a certain letter follows": r"(?=Z)|x",
+    "a category in either case": r"(?i:[\p{Ll}])x",
+    "all but a letter in either case": r"(?i:[^k])x",
+    "two letters that are one in another case": "(?i:\u00df)x",
 }
 FRAGMENTS = (
     *("a", "b", "Z", "hello", " world", "0", "12", "'s", "'LL", "'"),
