@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from tokenizers import AddedToken, Tokenizer
 
-from chatenv_server.engine.spellings import Spellings, any_of
+from chatenv_server.engine.spellings import Spellings, any_of, normalized
 
 
 class AddedTokens:
@@ -65,6 +65,19 @@ class AddedTokens:
             for start in range(max(0, len(text) - self.longest + 1), len(text))
             for own in self._by_first.get(whole[start], ())
             if start + len(own) > len(text)
+        )
+
+    def may_hide_in_ascii(self) -> bool:
+        """Whether one of them may be found in ASCII text in which its own text does not stand, once that is normalised.
+
+        NFC makes `K` of the Kelvin sign, and SentencePiece's normalisers make U+2581 of a space.
+        """
+        plain = set(normalized(self._normalizer, "".join(map(chr, range(128)))))
+        return any(
+            self._depends_on_normalizing(token)
+            and not token.content.isascii()
+            and plain.issuperset(normalized(self._normalizer, token.content))
+            for token in self._found.values()
         )
 
     def _takes_nothing(self, token: AddedToken) -> bool:

@@ -77,7 +77,7 @@ class Codec:
         self._neutral_text = self.added.text_of(self.added.neutral_id)
         # Some tokenizers put a space of their own before text after a control token.
         self._writes_prefix_space = self._decode_run(self._encode_after_neutral("a")).startswith(" ")
-        written = written_text(self._tokenizer)
+        written = written_text(self._tokenizer, self.added)
         cut = None if written is None else written.cut
         self.boundaries = Boundaries(self._tokenizer, self.added, self._neutral_text, self._text_after, cut)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from tokenizers import Tokenizer, models
 
+from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.split_pattern import Cut, ascii_cut
 from chatenv_server.engine.token_bytes import byte_level_alphabet
 
@@ -35,10 +36,10 @@ class WrittenText(NamedTuple):
     """What is put before every text."""
 
 
-def written_text(tokenizer: Tokenizer) -> WrittenText | None:
+def written_text(tokenizer: Tokenizer, added: AddedTokens) -> WrittenText | None:
     """How a tokenizer writes and cuts; None where that is not certain, or its model encodes at random."""
     model = tokenizer.model
-    if not isinstance(model, models.BPE) or model.dropout:
+    if not isinstance(model, models.BPE) or model.dropout or added.may_hide_in_ascii():
         return None
     normalizes, cuts = _state(tokenizer.normalizer), _state(tokenizer.pre_tokenizer)
     if normalizes in ({}, {"type": "NFC"}):  # of ASCII text, NFC changes nothing

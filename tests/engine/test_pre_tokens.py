@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.encodings import LONG, token_at
@@ -174,8 +174,9 @@ def ids_after(control: str, tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def pre_tokens_of(tokenizer: Tokenizer) -> PreTokens | None:
-    written = written_text(tokenizer)
-    return None if written is None else PreTokens(written, tokenizer.model, Codec(tokenizer).added)
+    added = Codec(tokenizer).added
+    written = written_text(tokenizer, added)
+    return None if written is None else PreTokens(written, tokenizer.model, added)
 
 
 SOME = {"ByteLevel": bpe(), "normalised": bpe(normalizer=normalizers.NFC())} | {
@@ -264,6 +265,26 @@ def test_what_is_not_short_plain_ascii_is_left_to_the_tokenizer(text: str) -> No
     ids=["at random", "in small letters", "normalised", *NOT_IN_WORDS],
 )
 def test_a_tokenizer_whose_words_may_be_encoded_otherwise_in_a_text_is_not_read(tokenizer: Tokenizer) -> None:
+    assert pre_tokens_of(tokenizer) is None
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text", "spelt"),
+    [
+        (normalizers.NFC(), "\u212a", "K"),
+        (normalizers.NFC(), "<\u037e>", "<;>"),
+        (normalizers.NFC(), "\u1fef\u1fef", "``"),
+        (normalizers.Replace(" ", "\u2581"), "\u2581\u2581", "  "),
+    ],
+    ids=["the Kelvin sign", "the Greek question mark", "the Greek varia", "two spaces"],
+)
+def test_a_tokenizer_with_an_added_token_that_ascii_text_may_hide_is_not_read(
+    normalizer: Any, text: str, spelt: str
+) -> None:
+    tokenizer = spaced(normalizer, None) if " " in spelt else bpe(normalizer=normalizer)
+    assert pre_tokens_of(tokenizer) is not None
+    tokenizer.add_tokens([AddedToken(text, normalized=True)])
+    assert tokenizer.encode(spelt).ids == [tokenizer.token_to_id(text)]
     assert pre_tokens_of(tokenizer) is None
 
 
