@@ -27,7 +27,7 @@ An example, with a template that strips thoughts before the last user message:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chatenv_client.errors import TemplateRejectedError
@@ -64,10 +64,28 @@ def report_of(pending: PendingRewrite) -> FidelityReport:
     )
 
 
+Compare = Callable[[str, str, Sequence[str] | None], bool]
+"""As `is_rewritten`."""
+
+
+def is_rewritten(now: str, then: str, own: Sequence[str] | None) -> bool:
+    """Whether a text that goes on begins in another way, up to the end of a turn.
+
+    Args:
+        now: what the template writes without what came later.
+        then: what it writes with that.
+        own: the texts of the turn; None: the stand-in for an answer follows it.
+    """
+    end = now.find(_ANSWER) if own is None else _end_of(own, now)
+    return end >= 0 and not then.startswith(now[:end])
+
+
 class RewriteFinder:
     """Looks for rewrites with the renders of one bound template, each after a head that stands for the rest."""
 
     def __init__(self, template: BoundTemplate) -> None:
+        self.compare: Compare = is_rewritten
+        """Tells what `find` asks. Whoever wants to know what that depends on puts another in its place."""
         self._template = template
         self._may_come = template.needs.forgets
         self._may_come_late = template.needs.forgets_late
@@ -90,7 +108,7 @@ class RewriteFinder:
             if message.get("role") != "assistant" or (answered and not (self._may_come_late and role == "user")):
                 continue
             pending = PendingRewrite(message, start + position, role)
-            if self.has_come(pending, later, head):
+            if self._is_rewritten(pending, later, head, self.compare):
                 return pending
         return None
 
@@ -98,6 +116,15 @@ class RewriteFinder:
         self, pending: PendingRewrite, later: Sequence[PreparedMessage], head: Sequence[PreparedMessage]
     ) -> bool:
         """Whether the template writes the turn differently when `later` follows it and what answered it."""
+        return self._is_rewritten(pending, later, head, is_rewritten)
+
+    def _is_rewritten(
+        self,
+        pending: PendingRewrite,
+        later: Sequence[PreparedMessage],
+        head: Sequence[PreparedMessage],
+        compare: Compare,
+    ) -> bool:
         turn = self._template.prepare_own(pending.message)
         answers = [self._template.prepare_own(message) for message in _answers(pending)]
         try:
@@ -105,8 +132,7 @@ class RewriteFinder:
             then = self._template.render_local([*head, turn, *answers, *later], False)
         except TemplateRejectedError:
             return False
-        end = now.find(_ANSWER) if answers else _end_of(turn, now)
-        return end >= 0 and not then.startswith(now[:end])
+        return compare(now, then, None if answers else texts_of(turn))
 
 
 def _answers(pending: PendingRewrite) -> list[dict[str, Any]]:
@@ -117,8 +143,8 @@ def _answers(pending: PendingRewrite) -> list[dict[str, Any]]:
     return [user(_ANSWER)] if pending.follower == "user" else []
 
 
-def _end_of(turn: PreparedMessage, text: str) -> int:
-    """Where the turn's own text ends; -1 where it has none that can be found."""
-    own = "".join(texts_of(turn)).strip()
+def _end_of(texts: Sequence[str], text: str) -> int:
+    """Where the turn's own texts end; -1 where it has none that can be found."""
+    own = "".join(texts).strip()
     found = text.rfind(own) if own else -1
     return found + len(own) if found >= 0 else -1

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from chatenv_client import TemplateRejectedError, Verdict
+from chatenv_client import FidelityReport, TemplateRejectedError, Verdict
 from chatenv_server import ChatEnvironment
 from chatenv_server.doctor.stand_in import stand_in
 from chatenv_server.engine import TokenEngine
@@ -24,7 +24,7 @@ from chatenv_server.engine.reuse.reusing_tails import ReusingTails
 from chatenv_server.engine.reuse.reusing_template import MOST_MESSAGES, ReusingTemplate
 from chatenv_server.engine.reuse.traced_text import MOST_CONDITIONS, Trace, TracedLength, TracedText
 from chatenv_server.engine.template import ChatTemplate, FilledTemplate
-from tests.engine.learning import format_of, played, recorded_tails, sampled, tails_of
+from tests.engine.learning import format_of, played, recorded_tails, render_every_time, sampled, tails_of
 from tests.engine.small_tokenizers import user
 
 CHATML = "{{ '<|im_start|>' + message.role + '\\n' }}%s{{ '<|im_end|>\\n' }}"
@@ -352,6 +352,46 @@ def test_what_is_learnt_is_not_used_for_a_text_that_answers_otherwise() -> None:
     played(engine, [("General greetings", "How do you do?")] * 2, learning=True)
     _, ids = played(engine, [("General greetings", "Is </think> a thought?")], learning=True)
     assert "T:Is </think>" in format_of(engine).codec.decode(np.array(ids, dtype=np.int32))
+
+
+# -- rewrites ---------------------------------------------------------------------------------------
+
+REWRITING = {
+    "stripped": ("lstrip('\\n')", "\n\nGeneral greetings"),
+    "trimmed": ("strip()", "  General greetings"),
+    "replaced in": ("replace('aa', 'b')", "aa General greetings"),
+}
+"""What a template does to turns before the last user's message, beside leaving out thoughts; and a turn it changes."""
+KEPT = "General greetings"
+
+
+def engine_rewriting(written: str) -> TokenEngine:
+    last = "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    is_old = "message.role == 'assistant' and loop.index0 < ns.last"
+    content = f"{{{{ message.content.split('</think>')[-1].{written} if {is_old} else message.content }}}}"
+    template = "{% set ns = namespace(last=-1) %}" + last + template_writing(content)
+    return TokenEngine.load(stand_in(template))
+
+
+def reported(engine: TokenEngine, answer: str, *, learning: bool) -> list[list[FidelityReport]]:
+    """What is reported by step, where an answer is followed by a critic, and then a user speaks."""
+    env = ChatEnvironment(engine)
+    env.reset(messages=[user("Good morning.")])
+    if not learning:
+        render_every_time(env)
+    told = []
+    for said, reply in ((answer, {"role": "critic", "content": "Is that so?"}), (KEPT, user("Well."))):
+        told += [[*env.step(sampled(engine, said)).fidelity], [*env.step(reply).fidelity]]
+    return told
+
+
+@pytest.mark.parametrize(("written", "changed"), REWRITING.values(), ids=REWRITING)
+def test_a_rewrite_comes_of_the_texts_that_are_rewritten_and_of_no_others(written: str, changed: str) -> None:
+    for answers in ([KEPT, KEPT, KEPT, changed], [changed, changed, changed, KEPT]):
+        engine = engine_rewriting(written)
+        told = [reported(engine, answer, learning=True) for answer in answers]
+        assert told == [reported(engine, answer, learning=False) for answer in answers]
+        assert [len(reports) for *_, reports in told] == [int(answer == changed) for answer in answers]
 
 
 # -- what is asked of a text ----------------------------------------------------------------------

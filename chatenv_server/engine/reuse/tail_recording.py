@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from chatenv_client.errors import ChatEnvError
@@ -30,7 +31,7 @@ from chatenv_server.engine.reuse.traced_text import (
     expression_of,
     value_of,
 )
-from chatenv_server.engine.rewrites import report_of
+from chatenv_server.engine.rewrites import is_rewritten, report_of
 from chatenv_server.engine.tail_encoder import WrittenTail
 from chatenv_server.engine.tails import TailWriter
 from chatenv_server.engine.template import ChatTemplate
@@ -120,6 +121,7 @@ def learn(write_with: WriteWith, place: TailPlace, message: Message, texts: Text
     turn = place.last._replace(message=with_texts(place.last.message, remaining))
     given = with_texts(message, remaining)
     writer = write_with(lambda template, variables: _RecordedTemplate(template, variables, trace))
+    writer.rewrites.compare = partial(trace.told, is_rewritten)
     try:
         written = writer.write(place._replace(last=turn), [given])
     except (_NotRecordedError, ChatEnvError):

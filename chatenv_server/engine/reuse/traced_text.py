@@ -129,6 +129,13 @@ class Trace:
         if len(self.conditions) > MOST_CONDITIONS:
             self.spoil()
 
+    def told(self, question: Callable[..., bool], *arguments: Any) -> bool:
+        """What a function without side effects answers, which decides something outside of a render."""
+        answer = question(*arguments)
+        if trace_of(arguments) is not None:
+            self.note(Applied(question, tuple(map(expression_of, arguments))), answer)
+        return answer
+
     def result(self, function: Callable[..., Any], arguments: tuple[Any, ...], value: Any) -> Any:
         """The value that a function gave for arguments, some of them traced: traced where it is text, else noted."""
         if not self.is_open or value is NotImplemented:
