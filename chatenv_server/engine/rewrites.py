@@ -85,7 +85,7 @@ class RewriteFinder:
 
     def __init__(self, template: BoundTemplate) -> None:
         self.compare: Compare = is_rewritten
-        """Tells what `find` asks. Whoever wants to know what that depends on puts another in its place."""
+        """Tells what `find` asks. To learn what that depends on, another is put in its place."""
         self._template = template
         self._may_come = template.needs.forgets
         self._may_come_late = template.needs.forgets_late
