@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("chatenv_client", "chatenv_server")
+import chatenv_client
+import chatenv_server
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "architecture.md"
+FOLDERS = {package.__name__: Path(str(package.__file__)).parent for package in (chatenv_client, chatenv_server)}
+"""Of both packages, as they are imported here."""
+PACKAGES = tuple(FOLDERS)
 LONGEST_CLASS = 249
 """Lines, docstrings included."""
 UNNAMED = {"__init__.py", "__main__.py", "_version.py"}
@@ -20,7 +25,7 @@ UNNAMED = {"__init__.py", "__main__.py", "_version.py"}
 
 def rows() -> list[str]:
     """Files and folders of both packages in the order in which the page on the architecture has them."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## Where things are")[1]
+    page = PAGE.read_text(encoding="utf-8").split("\n## Where things are")[1]
     named = [re.findall(r"`([^`]+)`", row) for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)]
     return [name.rstrip("/") for names in named for name in names]
 
@@ -28,18 +33,19 @@ def rows() -> list[str]:
 def parts(package: str) -> set[str]:
     """Files and folders right in a package."""
     found = {
-        path.name for path in (ROOT / package).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+        path.name for path in FOLDERS[package].iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
     }
     return found - UNNAMED - {"_generated"}
 
 
 def modules(package: str) -> dict[str, ast.Module]:
     """Every module of a package by its name."""
-    return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
-        for path in (ROOT / package).rglob("*.py")
-        if "_generated" not in path.parts
-    }
+    found = {}
+    for path in FOLDERS[package].rglob("*.py"):
+        if "_generated" not in path.parts:
+            name = ".".join((package, *path.relative_to(FOLDERS[package]).with_suffix("").parts))
+            found[name.removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
 
 
 def imported_by(module: ast.Module, known: set[str]) -> Iterator[str]:
