@@ -99,8 +99,10 @@ class TokenBytes:
         known = self._known
         try:
             whole = b"".join([known[token_id] for token_id in ids])  # type: ignore[misc] # None is found out by the join
-        except (TypeError, IndexError):
-            whole = b"".join([(token_id < len(known) and known[token_id]) or self[token_id] for token_id in ids])
+        except TypeError:  # a token that nobody has asked for yet
+            whole = b"".join([known[token_id] or self[token_id] for token_id in ids])
+        except IndexError:
+            whole = b"".join(map(self.__getitem__, ids))
         try:
             return whole.decode(errors=self._errors)
         except UnicodeDecodeError:
