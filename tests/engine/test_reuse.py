@@ -394,6 +394,20 @@ def test_a_rewrite_comes_of_the_texts_that_are_rewritten_and_of_no_others(writte
         assert [len(reports) for *_, reports in told] == [int(answer == changed) for answer in answers]
 
 
+THINKING = template_writing(
+    "{% if message.role == 'assistant' %}{{ '<think>\\n' }}"
+    "{{ message.reasoning_content if message.reasoning_content is string else '' }}{{ '\\n</think>\\n\\n' }}{% endif %}"
+    "{{ message.content }}"
+).replace("assistant\\n' }}{% endif %}", "assistant\\n<think>\\n' }}{% endif %}")
+
+
+def test_a_turn_of_its_stop_token_alone_is_like_no_turn_that_says_something() -> None:
+    engine = TokenEngine.load(stand_in(THINKING))
+    played(engine, [("An unfinished thought", "How do you do?")] * 3, learning=True)
+    learnt, rendered = (played(engine, [("", "How do you do?")], learning=learning)[0] for learning in (True, False))
+    assert learnt.state.fidelity == rendered.state.fidelity
+
+
 # -- what is asked of a text ----------------------------------------------------------------------
 
 HARMLESS = {"__new__", "__getattribute__", "__doc__", "__getnewargs__", "__sizeof__", "maketrans", "__str__"}

@@ -84,8 +84,8 @@ class ReusingTails:
         said = shape_of(last.message, texts)
         count = len(texts)
         prompted = self._writer.turns.was_prompted(last)
-        # Where nothing was said, the cut looks for the turn in another way.
-        told = last.stop_id, last.close, prompted, place.pending is None, "" in texts
+        # Where nothing was said, the cut looks for the turn in another way; a text may be empty where some was said.
+        told = last.stop_id, last.close, prompted, place.pending is None, not last.text, *map(bool, texts)
         shape: tuple[Any, ...] = (told, said, shape_of(messages[0], texts))
         if self._spell_control_tokens(texts[count:]):
             return None
