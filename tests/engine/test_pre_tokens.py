@@ -36,6 +36,7 @@ CUT_BY = {
         rf"{PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{LINES}",
     ],
     "only numbers": [r"\p{N}+"],
+    "categories that ASCII has nothing of": [r"\p{M}+|[\p{Lt}\p{Lo}]| ?[^\p{M}]\p{L}*"],
 }
 NOT_CERTAIN = {
     "a group that is remembered": r"(a)b",
@@ -265,6 +266,13 @@ def test_what_is_not_short_plain_ascii_is_left_to_the_tokenizer(text: str) -> No
     ids=["at random", "in small letters", "normalised", *NOT_IN_WORDS],
 )
 def test_a_tokenizer_whose_words_may_be_encoded_otherwise_in_a_text_is_not_read(tokenizer: Tokenizer) -> None:
+    assert pre_tokens_of(tokenizer) is None
+
+
+@pytest.mark.parametrize("model", [models.WordLevel({"a": 0}, unk_token="a"), models.Unigram([("a", 0.0)], unk_id=0)])
+def test_a_tokenizer_that_merges_nothing_is_not_read(model: models.Model) -> None:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = BYTE_LEVEL
     assert pre_tokens_of(tokenizer) is None
 
 
