@@ -115,6 +115,16 @@ def test_a_token_that_others_may_ask_for_or_take_parts_nothing(text: str) -> Non
         assert {added.texts[token_id] for token_id in added.parting_ids} == {"<|im_end|>"}
 
 
+@pytest.mark.parametrize("text", ["  hello you", "\n\nhello you", "hello you"])
+def test_a_marked_text_after_a_token_that_takes_white_space_lacks_what_that_takes(text: str) -> None:
+    backend = byte_level(BARE, control=TAKES_AFTER, cuts=True).backend_tokenizer
+    added = AddedTokens(backend)
+    (last,) = (token_id for token_id in added.parting_ids if added.texts[token_id] == "<|im_start|>")
+    whole = backend.encode("<|im_start|>" + text, add_special_tokens=False)
+    parted = IsolatedTexts(backend, added).encode(last, text, [text.index(" you")])
+    assert parted == (whole.ids[1:], [whole.ids[1:].index(backend.token_to_id("y")) - 1])
+
+
 PARTED = (
     *("<|im_end|>", "<a>", "<a", "a>", "<>", "<<a>>", " ", "\n", "  ", "stop", "ab", "\u00e9", "<\u00e9>", "|", "<|"),
     *("<|im_end|>\n", "\n<|im_end|>", "a<|im", "_", "<_", "1", "\t", "end|>", "[INST]"),
