@@ -29,11 +29,12 @@ TOOL_ROUNDS = ARCHETYPES["a default system prompt, results of tools in one user 
 )
 FORGETS = "standin_qwen3_6"
 """A recorded tokenizer whose template strips thoughts, and writes none there, once a user has spoken."""
-TEMPLATES = {**ARCHETYPES, "rounds": TOOL_ROUNDS}
+AS_TEXT = "arguments as text"
+TEMPLATES = {**ARCHETYPES, "rounds": TOOL_ROUNDS, AS_TEXT: TOOL_ROUNDS.replace("arguments | tojson", "arguments")}
 
 
 class Round(NamedTuple):
-    """A call, its result, and whether a user speaks after them."""
+    """A call, its result, whether a user speaks after them, and whether the call is written without spaces."""
 
     city: str = "Bern"
     days: Any = 1
@@ -41,6 +42,7 @@ class Round(NamedTuple):
     result: str = "Sunny all day long"
     answers: bool = True
     user: bool = False
+    tight: bool = False
 
 
 @functools.cache
@@ -57,7 +59,7 @@ texts = st.one_of(
     ),
 )
 rounds = st.lists(
-    st.builds(Round, texts, st.sampled_from([1, True, "1"]), texts, texts, st.booleans(), st.booleans()),
+    st.builds(Round, texts, st.sampled_from([1, True, "1"]), texts, texts, st.booleans(), st.booleans(), st.booleans()),
     min_size=1,
     max_size=5,
 )
@@ -79,6 +81,7 @@ def played(name: str, said: Sequence[Round], *, learning: bool) -> tuple[ChatEnv
             turn: Any = {"role": "assistant", "content": one.content, "tool_calls": [{**call, "function": function}]}
             result: Any = {"role": "tool", "content": one.result, "tool_call_id": call["id"]}
             text = sampled_text(reference, history, turn, [result], tools=True, prompt=True).text
+            text = text.replace('": ', '":') if one.tight else text
             seen = env.step(ChatAction(tokens=sampled_ids(reference, env.state.token_ids.tolist(), text)))
             calls = seen.messages[-1].get("tool_calls", [])
             answered = calls[0]["id"] if calls and one.answers else "another"
@@ -119,6 +122,16 @@ def test_rounds_met_for_the_third_time_are_not_rendered(name: str, monkeypatch: 
             name, [Round(f"{city} {number}", result=f"Sunny all day {number}") for number in range(4)], learning=True
         )
     assert not written
+
+
+@pytest.mark.parametrize("name", ["rounds", AS_TEXT])
+@pytest.mark.parametrize("tight", [False, True])
+def test_a_call_that_the_template_writes_otherwise_is_told_from_one_that_it_does_not(name: str, tight: bool) -> None:
+    engine_of.cache_clear()
+    for _ in range(3):
+        played(name, [Round(tight=tight)], learning=True)
+    (_, reports), *_ = played(name, [Round("Oslo", tight=not tight)], learning=True)[1]
+    assert [report.kind for report in reports] == ([] if tight else [FidelityKind.HISTORY_REWRITTEN])
 
 
 def test_a_result_that_answers_no_call_is_reported_although_one_that_does_was_learnt(
