@@ -408,6 +408,16 @@ def test_a_turn_of_its_stop_token_alone_is_like_no_turn_that_says_something() ->
     assert learnt.state.fidelity == rendered.state.fidelity
 
 
+@pytest.mark.parametrize("said", ["General greetings", "General greetings\n"])
+def test_a_turn_with_all_of_its_close_is_told_from_one_with_its_end_alone(said: str) -> None:
+    engine = engine_for("{{ message.content }}{% if message.role == 'assistant' %}{{ '\\n' }}{% endif %}")
+    other = said.strip() if said != said.strip() else said + "\n"
+    played(engine, [(said, "How do you do?")] * 3, learning=True)
+    learnt, rendered = (played(engine, [(other, "How do you do?")], learning=how)[0] for how in (True, False))
+    assert learnt.state.fidelity == rendered.state.fidelity
+    assert len(rendered.state.fidelity) == (said != said.strip())
+
+
 # -- what is asked of a text ----------------------------------------------------------------------
 
 HARMLESS = {"__new__", "__getattribute__", "__doc__", "__getnewargs__", "__sizeof__", "maketrans", "__str__"}
