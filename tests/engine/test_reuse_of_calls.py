@@ -134,6 +134,14 @@ def test_a_call_that_the_template_writes_otherwise_is_told_from_one_that_it_does
     assert [report.kind for report in reports] == ([] if tight else [FidelityKind.HISTORY_REWRITTEN])
 
 
+def test_a_round_before_which_a_rewrite_was_pending_is_no_recording_of_one_before_which_none_was() -> None:
+    engine_of.cache_clear()
+    for number in range(3):
+        played(FORGETS, [Round(result=f"Sunny {number}")] * 2, learning=True)
+    *_, (_, reports) = played(FORGETS, [Round(), Round(user=True)], learning=True)[1]
+    assert [report.message_index for report in reports] == [3, 1]
+
+
 def test_a_result_that_answers_no_call_is_reported_although_one_that_does_was_learnt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
