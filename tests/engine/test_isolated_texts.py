@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
@@ -115,13 +115,18 @@ def test_a_token_that_others_may_ask_for_or_take_parts_nothing(text: str) -> Non
         assert {added.texts[token_id] for token_id in added.parting_ids} == {"<|im_end|>"}
 
 
+def isolated_texts(backend: Tokenizer, added: AddedTokens) -> IsolatedTexts:
+    written = written_text(backend, added)
+    return IsolatedTexts(backend, added, None if written is None else PreTokens(written, backend.model, added))
+
+
 @pytest.mark.parametrize("text", ["  hello you", "\n\nhello you", "hello you"])
 def test_a_marked_text_after_a_token_that_takes_white_space_lacks_what_that_takes(text: str) -> None:
     backend = byte_level(BARE, control=TAKES_AFTER, cuts=True).backend_tokenizer
     added = AddedTokens(backend)
     (last,) = (token_id for token_id in added.parting_ids if added.texts[token_id] == "<|im_start|>")
     whole = backend.encode("<|im_start|>" + text, add_special_tokens=False)
-    parted = IsolatedTexts(backend, added).encode(last, text, [text.index(" you")])
+    parted = isolated_texts(backend, added).encode(last, text, [text.index(" you")])
     assert parted == (whole.ids[1:], [whole.ids[1:].index(backend.token_to_id("y")) - 1])
 
 
@@ -153,9 +158,7 @@ def test_whatever_tokens_are_added_the_parts_are_those_of_the_whole(
     for token in control:
         (backend.add_special_tokens if token.special else backend.add_tokens)([token])
     added = AddedTokens(backend)
-    written = written_text(backend, added)
-    pre_tokens = None if written is None else PreTokens(written, backend.model, added)
-    isolated = IsolatedTexts(backend, added, pre_tokens)
+    isolated = isolated_texts(backend, added)
     for last in added.parting_ids:
         for before, text in said:
             whole = backend.encode(before + added.texts[last] + text, add_special_tokens=False).ids
