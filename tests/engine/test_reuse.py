@@ -394,6 +394,21 @@ def test_a_rewrite_comes_of_the_texts_that_are_rewritten_and_of_no_others(writte
         assert [len(reports) for *_, reports in told] == [int(answer == changed) for answer in answers]
 
 
+BANNER = template_writing(
+    "{% if message.role == 'user' and not messages[loop.index0 + 1:] | selectattr('role', 'equalto', 'user') | list %}"
+    "{{ 'Be brief. ' }}{% endif %}{{ message.content }}"
+)
+"""Writes something before the last user's message, so that every message of a user rewrites what came before it."""
+
+
+def test_a_rewrite_is_reported_of_the_message_that_is_rewritten_wherever_it_stands() -> None:
+    engine = TokenEngine.load(stand_in(BANNER))
+    said = [("General greetings", "How do you do?")] * 5
+    learnt, rendered = (played(engine, said, learning=learning)[0].state.fidelity for learning in (True, False))
+    assert learnt == rendered
+    assert [report.message_index for report in rendered] == [1, 3, 1, 5, 3, 7, 5, 9, 7]
+
+
 THINKING = template_writing(
     "{% if message.role == 'assistant' %}{{ '<think>\\n' }}"
     "{{ message.reasoning_content if message.reasoning_content is string else '' }}{{ '\\n</think>\\n\\n' }}{% endif %}"
