@@ -48,11 +48,6 @@ class PreTokens:
         self._added = added.pattern
         self._known = _KnownIds(model, table)
 
-    @property
-    def kept(self) -> int:
-        """Number of pre-tokens whose ids are kept."""
-        return len(self._known)
-
     def encode(self, text: str) -> list[int] | None:
         """Ids of a text after an added token that takes nothing; None: the tokenizer must tell."""
         if not self._is_plain(text):
