@@ -85,7 +85,8 @@ class RewriteFinder:
 
     def __init__(self, template: BoundTemplate) -> None:
         self.compare: Compare = is_rewritten
-        """Tells what `find` asks. To learn what that depends on, another is put in its place."""
+        """Tells what `find` asks. To learn what that depends on, another is put in its place. `has_come` never asks it:
+        that is asked anew of every tail, since the next one may have another turn pending."""
         self._template = template
         self._may_come = template.needs.forgets
         self._may_come_late = template.needs.forgets_late
