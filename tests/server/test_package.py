@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,26 +63,3 @@ def test_a_server_serves_in_this_process_until_the_end_of_its_context(address: s
         assert env.reset(messages=[{"role": "user", "content": "hi"}]).observation.step_count == 0
     with pytest.raises((ConnectionError, TimeoutError)), ChatEnv(server.target, timeout_s=0.5) as env:
         env.reset()
-
-
-PARTS = (
-    *("__main__", "commands", "doctor", "renderers", "running", "rpc", "episodes", "archive", "observing", "settings"),
-    *("environment", "tasks", "tokenizer_files", "engine", "stores", "event_loop", "deadlines", "workers", "work"),
-    *("user_objects", "bounded_cache", "threads"),
-)
-"""The files and folders of the package, from the top down."""
-
-
-def imports() -> Iterator[tuple[str, str]]:
-    """(part, part that it imports)."""
-    root = Path(chatenv_server.__file__).parent
-    for source in root.rglob("*.py"):
-        part = source.relative_to(root).with_suffix("").parts[0]
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("chatenv_server."):
-                yield part, str(node.module).split(".")[1]
-
-
-def test_each_part_imports_only_parts_below_it() -> None:
-    used = {(part, other) for part, other in imports() if part != "__init__"}
-    assert {(part, other) for part, other in used if PARTS.index(part) > PARTS.index(other)} == set()
