@@ -27,6 +27,8 @@ CONTEXT_TOKENS: Final = 8
 """Tokens before a boundary of ordinary text that are looked at, to see what would merge across it."""
 _FIRST_TOKENS: Final = 4
 """Sampled tokens that are looked at where the first one settles nothing."""
+_LAST_PIECES: Final = 2
+"""Pieces before a boundary that are looked at, where they are certain: with `'r`, two pieces, `e` would be one."""
 _MOST_KEPT: Final = 8192
 """Answers that are kept."""
 
@@ -49,6 +51,7 @@ class Boundaries:
         self._cuts_pieces = cutter is not None and len(cutter.pre_tokenize_str("a\nb")) > 1
         # Prompts end alike, in the generation prompt, and many turns begin alike.
         self._encode_context = lru_cache(maxsize=1024)(self._encode)
+        self._end_of = lru_cache(maxsize=1024)(self._last_pieces)
         self._read_context = lru_cache(maxsize=1024)(self._cut_context)
         self._is_settled = lru_cache(maxsize=_MOST_KEPT)(self._settle)
         self._merges = lru_cache(maxsize=_MOST_KEPT)(self._look)
@@ -57,8 +60,8 @@ class Boundaries:
         """Whether encoding the text of `before` and `ids` together gives other tokens for the text of `before`."""
         if len(before) == 0 or len(ids) == 0 or ids.item(0) in self._added.parting_ids:
             return False
-        context = tuple(self._from_last_parting(before[-CONTEXT_TOKENS:].tolist()))
-        settled = self._is_settled(context, ids.item(0))
+        context = self._from_last_parting(before[-CONTEXT_TOKENS:].tolist())
+        settled = self._is_settled(self._end_of(context), ids.item(0))
         return self._merges(context, tuple(ids[:_FIRST_TOKENS].tolist())) if settled is None else settled
 
     def edge(self, encoding: Encoding, context: str) -> tuple[int, bool]:
@@ -73,11 +76,20 @@ class Boundaries:
         count = token_at(encoding, len(context))
         return count, reaches_over(encoding, count, len(context)) or alone != encoding.ids[:count]
 
-    def _from_last_parting(self, ids: list[int]) -> list[int]:
+    def _from_last_parting(self, ids: list[int]) -> tuple[int, ...]:
         for place in range(len(ids) - 1, 0, -1):
             if ids[place] in self._added.parting_ids:
-                return ids[place:]
-        return ids
+                return tuple(ids[place:])
+        return tuple(ids)
+
+    def _last_pieces(self, before: tuple[int, ...]) -> tuple[int, ...]:
+        """The tokens of the last pieces of an ASCII text; all of them where the pieces are not certain."""
+        text = self._text_of(before, ())
+        if self._ascii_cut is None or not text.isascii() or not self._added.texts.keys().isdisjoint(before):
+            return before
+        length = sum(map(len, self._ascii_cut(text)[-_LAST_PIECES:]))
+        places = reversed(range(len(before)))
+        return next(before[place:] for place in places if len(self._text_of(before[place:], before[:place])) >= length)
 
     def _settle(self, before: tuple[int, ...], first: int) -> bool | None:
         """Whether `before` merges with whatever begins with the token `first`; None where more has to be seen."""

@@ -7,11 +7,16 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from chatenv_server.engine.boundaries import CONTEXT_TOKENS
 from chatenv_server.engine.codec import Codec
 from tests.engine.subjects import NAMES, subject
 
 CASES = 1500
 WHITE_SPACE = (" ", "\n", "\n\n", "\t", "  a", "\na", "a", "é", "<")
+FRAGMENTS = (
+    *("a", "the", "assistant", "user", " of", "General", "ll", "re", "s", "'", "'r", "'l", "1", "12", "1234567"),
+    *(":", ":\n", ".", "...", "(", "/", "_", " ", "  ", "\n", "\n\n", "\r\n", "\t", "\t\t", "\n ", " \n", "=", "\\"),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -22,6 +27,24 @@ def test_whether_texts_merge_is_settled_as_their_encoding_shows(name: str) -> No
         answer = edges._settle(before, after[0])
         if answer is not None and after[0] not in codec.added.parting_ids:
             assert answer == edges._look(before, after), (before, after)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_pieces_of_a_text_settle_what_all_of_it_does(name: str) -> None:
+    codec, rng = subject(name).chat_format.codec, random.Random(0)
+    edges = codec.boundaries
+    for _ in range(CASES):
+        before = tuple(_said(codec, rng, 12)[-CONTEXT_TOKENS:])
+        after = tuple(_said(codec, rng, 4))
+        settled = edges._settle(edges._end_of(before), after[0])
+        if settled is not None:
+            assert settled == edges._look(before, after), (codec._decode(before), codec._decode(after))
+
+
+def _said(codec: Codec, rng: random.Random, fragments: int) -> list[int]:
+    """Tokens of a text, as a tokenizer or as a model writes it."""
+    texts = [rng.choice(FRAGMENTS) for _ in range(fragments)]
+    return codec.encode("".join(texts)) if rng.random() < 0.5 else [i for text in texts for i in codec.encode(text)]
 
 
 def _edges(codec: Codec, rng: random.Random) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
