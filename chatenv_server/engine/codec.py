@@ -125,7 +125,7 @@ class Codec:
         if len(pieces) == 1 and not pieces[0][1] and len(before):
             parted = self.isolated_texts.encode(before.item(-1), pieces[0][0], marks)
             if parted is not None:
-                return Encoded(np.array(parted.ids, dtype=np.int32), parted.marks)
+                return Encoded(parted.ids, parted.marks)
 
         def encode() -> Encoded:
             encoded, merged = self._encode_each(pieces, before)

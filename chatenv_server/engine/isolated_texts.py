@@ -7,6 +7,7 @@ that is certain (`pre_tokens.py`). Knows nothing of messages.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.encodings import encoding_of, ids_of, in_turn, token_at
-from chatenv_server.engine.pre_tokens import PreTokens
+from chatenv_server.engine.pre_tokens import ID_SIZE, PreTokens, packed
 
 _LONGEST_KEPT: Final = 64
 """Characters of a text whose ids are kept: what templates write between control tokens is short."""
@@ -30,7 +31,8 @@ _WHITE_SPACE: Final = " \t\n\v\f\r"
 class PartedText(NamedTuple):
     """A text, encoded in the parts that control tokens separate."""
 
-    ids: list[int]
+    ids: Int32Array
+    """(n,) int32."""
     marks: list[int]
     """For each marked character, the index of the first token that starts there or after it."""
 
@@ -38,16 +40,16 @@ class PartedText(NamedTuple):
 class Surroundings(NamedTuple):
     """What stands around a text: ids, as far as control tokens part it from the rest, and what is encoded with it."""
 
-    lead: list[int]
-    """What stands before the text, through the last control token."""
+    lead: bytes
+    """Packed ids of what stands before the text, through the last control token."""
     control: str
     """The text of that token."""
     before: str
     """What stands between it and the text."""
     after: str
     """What stands between the text and the next control token."""
-    trail: list[int]
-    """What stands after the text, from that token on."""
+    trail: bytes
+    """Packed ids of what stands after the text, from that token on."""
 
 
 class IsolatedTexts:
@@ -72,7 +74,7 @@ class IsolatedTexts:
         """
         if last not in self._added.parting_ids:
             return None
-        ids: list[int] = []
+        ids = array("i")
         places = {0: 0}
         in_order = sorted(marks)
         control, position = self._added.texts[last], 0
@@ -86,10 +88,10 @@ class IsolatedTexts:
             places[end] = len(ids)
         if position < len(text):
             self._add(ids, places, control, text[position:], position, in_order)
-        return PartedText(ids, [places.get(mark, len(ids)) for mark in marks])
+        return PartedText(np.frombuffer(ids, dtype=np.int32), [places.get(mark, len(ids)) for mark in marks])
 
     def _add(
-        self, ids: list[int], places: dict[int, int], control: str, text: str, position: int, marks: Sequence[int]
+        self, ids: array[int], places: dict[int, int], control: str, text: str, position: int, marks: Sequence[int]
     ) -> None:
         """Add the ids of one part, and note where the marks inside of it stand; the marks are in order."""
         # The control token goes along: some tokenizers put a space before the first text of all.
@@ -99,35 +101,35 @@ class IsolatedTexts:
             encode = self._encode_short_marked if len(whole) <= _LONGEST_KEPT else self._encode_marked
             found, tokens = encode(control, text, tuple(mark - position for mark in inside))
             places.update(zip(inside, (len(ids) + token for token in tokens), strict=True))
-            ids += found
+            ids.frombytes(found)
         elif len(whole) <= _LONGEST_KEPT:
-            ids += self._encode_short(whole)
+            ids.frombytes(self._encode_short(whole))
         else:
-            ids += self._encode_after(control, text)
+            ids.frombytes(self._encode_after(control, text))
 
-    def _encode_marked(self, control: str, text: str, marks: tuple[int, ...]) -> tuple[list[int], list[int]]:
-        """Ids of a text after a control token, without that token's, and the index of each marked character's."""
+    def _encode_marked(self, control: str, text: str, marks: tuple[int, ...]) -> tuple[bytes, list[int]]:
+        """Packed ids of a text after a control token, without that token's; the index of each marked character's."""
         if self._pre_tokens and control in self._taking_nothing:
             found = self._pre_tokens.encode_marked(text, marks)
             if found is not None:
                 return found
 
-        def encode() -> tuple[list[int], list[int]]:
+        def encode() -> tuple[bytes, list[int]]:
             encoding = encoding_of(self._tokenizer, control + text)
-            return encoding.ids[1:], [token_at(encoding, len(control) + mark) - 1 for mark in marks]
+            return packed(encoding.ids[1:]), [token_at(encoding, len(control) + mark) - 1 for mark in marks]
 
         return in_turn(len(text), encode)
 
-    def _encode_after(self, control: str, text: str) -> list[int]:
-        """Ids of a text after a control token, without that token's."""
+    def _encode_after(self, control: str, text: str) -> bytes:
+        """Packed ids of a text after a control token, without that token's."""
         if self._pre_tokens:
             ids = self._pre_tokens.encode(text if control in self._taking_nothing else text.lstrip(_WHITE_SPACE))
             if ids is not None:
                 return ids
         return self._encode_one(control + text)
 
-    def _encode_one(self, whole: str) -> list[int]:
-        return ids_of(self._tokenizer, whole)[1:]
+    def _encode_one(self, whole: str) -> bytes:
+        return packed(ids_of(self._tokenizer, whole)[1:])
 
     def surroundings(self, last: int, before: str, after: str) -> Surroundings | None:
         """What is always the same around a text between `before` and `after`, after the token `last`.
@@ -144,9 +146,18 @@ class IsolatedTexts:
         lead, trail = self.encode(last, before[:opened]), self.encode(last, after[end:])
         if lead is None or trail is None:
             return None
-        return Surroundings(lead.ids, control, before[opened:], after[:end], trail.ids)
+        return Surroundings(lead.ids.tobytes(), control, before[opened:], after[:end], trail.ids.tobytes())
 
-    def encode_in(self, surroundings: Surroundings, text: str) -> Int32Array:
-        """(n,) int32, the ids of a text with what stands around it."""
+    def encode_in(self, surroundings: Surroundings, text: str, marks: tuple[int, ...] = ()) -> PartedText:
+        """Ids of a text with what stands around it.
+
+        Args:
+            surroundings: what stands around it.
+            text: what is to be encoded.
+            marks: characters of what control tokens do not part from the text, in order, whose tokens are asked for.
+        """
         lead, control, before, after, trail = surroundings
-        return np.array([*lead, *self._encode_after(control, before + text + after), *trail], dtype=np.int32)
+        whole = before + text + after
+        ids, tokens = self._encode_marked(control, whole, marks) if marks else (self._encode_after(control, whole), [])
+        told = np.frombuffer(b"".join((lead, ids, trail)), dtype=np.int32)
+        return PartedText(told, [len(lead) // ID_SIZE + token for token in tokens])

@@ -2,13 +2,14 @@
 
 Most tokenizers cut a text into pre-tokens, words as a rule, and encode each for itself. Most words of a text were seen
 before, so their ids need not be found again: that takes a third of the time. What this cannot tell is left to the
-tokenizer.
+tokenizer. Ids are packed, as int32 in bytes: bytes are put together faster than lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import accumulate, chain
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Final
 
 from tokenizers import models
@@ -20,19 +21,26 @@ from chatenv_server.engine.written_text import WrittenText
 _LONGEST_KEPT: Final = 64
 """Characters of a pre-token whose ids are kept."""
 MOST_KEPT: Final = 2**15
-"""Pre-tokens whose ids are kept; when there are more, all are forgotten. Some eight megabytes."""
+"""Pre-tokens whose ids are kept; when there are more, all are forgotten. Some four megabytes."""
+ID_SIZE: Final = array("i").itemsize
+"""Bytes of a packed id."""
 
 
-class _KnownIds(dict[str, list[int]]):
-    """Ids by pre-token, found when they are first asked for. A dictionary, since nothing is asked more often."""
+def packed(ids: Iterable[int]) -> bytes:
+    """Ids as int32 in bytes."""
+    return array("i", ids).tobytes()
+
+
+class _KnownIds(dict[str, bytes]):
+    """Packed ids by pre-token, found when they are first asked for. A dictionary: nothing is asked more often."""
 
     def __init__(self, model: models.BPE, table: Mapping[int, str]) -> None:
         super().__init__()
         self._model = model
         self._table = table
 
-    def __missing__(self, pre_token: str) -> list[int]:
-        ids = [token.id for token in self._model.tokenize(pre_token.translate(self._table))]
+    def __missing__(self, pre_token: str) -> bytes:
+        ids = packed([token.id for token in self._model.tokenize(pre_token.translate(self._table))])
         if len(pre_token) <= _LONGEST_KEPT:
             if len(self) >= MOST_KEPT:
                 self.clear()
@@ -48,14 +56,13 @@ class PreTokens:
         self._added = added.pattern
         self._known = _KnownIds(model, table)
 
-    def encode(self, text: str) -> list[int] | None:
-        """Ids of a text after an added token that takes nothing; None: the tokenizer must tell."""
+    def encode(self, text: str) -> bytes | None:
+        """Packed ids of a text after an added token that takes nothing; None: the tokenizer must tell."""
         if not self._is_plain(text):
             return None
-        written = self._before + text if text else ""
-        return [*chain.from_iterable(map(self._known.__getitem__, self._cut(written)))]
+        return self._encode(self._cut(self._before + text if text else ""))
 
-    def encode_marked(self, text: str, marks: Sequence[int]) -> tuple[list[int], list[int]] | None:
+    def encode_marked(self, text: str, marks: Sequence[int]) -> tuple[bytes, list[int]] | None:
         """As `encode`, and for each marked character, in order, the index of the token that starts there.
 
         None also where a mark lies inside of a pre-token.
@@ -63,13 +70,15 @@ class PreTokens:
         if self._before or not self._is_plain(text):
             return None
         pre_tokens = self._cut(text)
-        ids = [*map(self._known.__getitem__, pre_tokens)]
         starts = [0, *accumulate(map(len, pre_tokens))]
-        tokens = [0, *accumulate(map(len, ids))]
-        try:
-            return [*chain.from_iterable(ids)], [tokens[starts.index(mark)] for mark in marks]
-        except ValueError:
+        if not set(marks).issubset(starts):
             return None
+        places = [0, *map(starts.index, marks), len(pre_tokens)]
+        parts = [self._encode(pre_tokens[start:stop]) for start, stop in pairwise(places)]
+        return b"".join(parts), [size // ID_SIZE for size in accumulate(map(len, parts[:-1]))]
+
+    def _encode(self, pre_tokens: Iterable[str]) -> bytes:
+        return b"".join(map(self._known.__getitem__, pre_tokens))
 
     def _is_plain(self, text: str) -> bool:
         return len(text) <= LONG and text.isascii() and self._added.search(text) is None

@@ -9,9 +9,7 @@ from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.continuations import Continuations
-from chatenv_server.engine.isolated_texts import Surroundings
-from chatenv_server.engine.reuse.reusing_tails import ReusingTails
-from chatenv_server.engine.reuse.tail_recording import TailRecording
+from chatenv_server.engine.reuse.reusing_tails import RecordedTail, ReusingTails
 from chatenv_server.engine.template import FilledTemplate
 from chatenv_server.engine.template_renderer import TemplateRenderer
 
@@ -29,7 +27,7 @@ def tails_of(env: ChatEnvironment) -> ReusingTails:
     return renderer._tails
 
 
-def recorded_tails(env: ChatEnvironment) -> list[tuple[TailRecording, Surroundings | None]]:
+def recorded_tails(env: ChatEnvironment) -> list[RecordedTail]:
     """All recordings of tails."""
     return [one for known in tails_of(env)._recordings.all() for one in known.recordings]
 

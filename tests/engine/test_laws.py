@@ -28,10 +28,9 @@ from chatenv_client import (
     StopReason,
     channel_options,
 )
-from chatenv_client.tokens import Int32Array
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine.codec import Codec, Encoded
-from chatenv_server.engine.isolated_texts import IsolatedTexts, Surroundings
+from chatenv_server.engine.isolated_texts import IsolatedTexts, PartedText, Surroundings
 from chatenv_server.engine.reuse.recordings import MOST_RECORDINGS
 from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.running.process import start as start_server
@@ -406,9 +405,9 @@ class Meter:
             self._encoded += sum(len(text) for text, _ in pieces)
             return encode(codec, pieces, *arguments)
 
-        def counted_encode_in(isolated: IsolatedTexts, surroundings: Surroundings, text: str) -> Int32Array:
+        def counted_encode_in(isolated: IsolatedTexts, around: Surroundings, text: str, *marks: Any) -> PartedText:
             self._encoded += len(text)
-            return encode_in(isolated, surroundings, text)
+            return encode_in(isolated, around, text, *marks)
 
         patch.setattr(ChatTemplate, "render", counted_render)
         patch.setattr(Codec, "encode_pieces", counted_encode)

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from chatenv_server.engine.codec import Codec
 from chatenv_server.engine.encodings import LONG, token_at
-from chatenv_server.engine.pre_tokens import MOST_KEPT, PreTokens
+from chatenv_server.engine.pre_tokens import MOST_KEPT, PreTokens, packed
 from chatenv_server.engine.split_pattern import BYTE_LEVEL_PATTERN, ascii_cut
 from chatenv_server.engine.written_text import written_text
 from tests.engine.small_tokenizers import sentencepiece_like
@@ -211,7 +211,7 @@ def test_a_text_has_the_ids_that_the_tokenizer_gives_it(tokenizer: Tokenizer) ->
 
     @given(ascii_texts)
     def law(text: str) -> None:
-        expected = ids_after(control, tokenizer, text)
+        expected = packed(ids_after(control, tokenizer, text))
         assert pre_tokens.encode(text) == expected  # found
         assert pre_tokens.encode(text) == expected  # and found again
 
@@ -228,10 +228,10 @@ def test_a_mark_is_at_the_token_that_the_tokenizer_starts_there(tokenizer: Token
         encoding = tokenizer.encode(text, add_special_tokens=False)
         for mark in range(len(text) + 1):
             found = pre_tokens.encode_marked(text, [mark])
-            assert found is None or found == (encoding.ids, [token_at(encoding, mark)])
+            assert found is None or found == (packed(encoding.ids), [token_at(encoding, mark)])
         starts = [start for _, (start, _) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
         found = pre_tokens.encode_marked(text, starts)
-        assert found == (encoding.ids, [token_at(encoding, start) for start in starts])
+        assert found == (packed(encoding.ids), [token_at(encoding, start) for start in starts])
 
     law()
 
@@ -244,7 +244,7 @@ def test_a_recorded_tokenizer_is_read(name: str) -> None:
 
     @given(ascii_texts)
     def law(text: str) -> None:
-        assert pre_tokens.encode(text) in (None, ids_after(control, tokenizer, text))
+        assert pre_tokens.encode(text) in (None, packed(ids_after(control, tokenizer, text)))
 
     law()
 
@@ -308,4 +308,4 @@ def test_pre_tokens_are_kept_in_bounds() -> None:
     before = len(pre_tokens._known)
     pre_tokens.encode("a" * 1000)
     assert len(pre_tokens._known) == before
-    assert pre_tokens.encode("123") == bpe().encode("123").ids
+    assert pre_tokens.encode("123") == packed(bpe().encode("123").ids)

@@ -328,7 +328,7 @@ def test_callers_cannot_make_a_renderer_learn_without_end() -> None:
 def test_no_recording_keeps_the_texts_that_it_was_learnt_from() -> None:
     told = "How do you do? " * 100
     env, _ = played(engine_for(PASSING["as it is"]), [("General greetings", told)] * 3, learning=True)
-    (recording,) = [one for one, _ in recorded_tails(env)]
+    (recording,) = [known.recording for known in recorded_tails(env)]
     assert len(repr(recording)) < len(told)
     assert not len(recording.tail.tokens)
     gc.collect()

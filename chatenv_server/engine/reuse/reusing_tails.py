@@ -31,6 +31,23 @@ class Exchange(NamedTuple):
     """The message's content, which is one of them."""
 
 
+class RecordedTail(NamedTuple):
+    """A recording, and how its tail is encoded with another message in it."""
+
+    recording: TailRecording
+    around: Surroundings
+    head: int
+    """Characters of `around.before` ahead of the message's part; 0 where that begins at a control token before."""
+    foot: int
+    """Characters of `around.after` that are of the generation prompt; 0 where that begins at a control token after."""
+
+    def marks(self, given: str) -> tuple[int, ...]:
+        """Where message and prompt begin in what is encoded with the message, if tokens do not tell always."""
+        if not (self.head or self.foot):
+            return ()
+        return self.head, len(self.around.before) + len(given) + len(self.around.after) - self.foot
+
+
 class ReusingTails:
     """A writer of tails that reuses what it wrote. Safe for threads.
 
@@ -45,7 +62,7 @@ class ReusingTails:
         self._needs = writer.template.needs
         self._controls = writer.template.chat_format.controls
         self._codec = writer.template.chat_format.codec
-        self._recordings: Recordings[tuple[TailRecording, Surroundings | None]] = Recordings()
+        self._recordings: Recordings[RecordedTail] = Recordings()
 
     def tail(self, place: TailPlace, messages: Sequence[Message]) -> Tail:
         """What the template writes after the last sampled turn for the messages that follow it.
@@ -59,9 +76,9 @@ class ReusingTails:
         # Which turn is pending is no part of the shape, so whether its rewrite has come is asked every time.
         brings_rewrite = pending is not None and self._writer.brings_rewrite(place, pending, messages)
         known = self._recordings.of((brings_rewrite, exchange.shape))
-        for recording, surroundings in known.recordings:
-            if _fits(recording, exchange.texts, place.last.text):
-                return self._tail_of(recording, surroundings, exchange.given, place)
+        for each in known.recordings:
+            if _fits(each.recording, exchange.texts, place.last.text):
+                return self._tail_of(each, exchange.given, place)
         tail = self._writer.tail(place, messages)
         # Nothing is learnt from texts that were marked, or would have to be: what the marks do is done unseen.
         if not self._controls.occur_in((place.last.message, messages[0])):
@@ -105,32 +122,30 @@ class ReusingTails:
         """Whether texts that were given have to be marked before they are rendered."""
         return any(map(self._controls.occur_in_text, texts))
 
-    def _record(
-        self, place: TailPlace, message: Message, exchange: Exchange, tail: Tail
-    ) -> tuple[TailRecording, Surroundings | None] | None:
+    def _record(self, place: TailPlace, message: Message, exchange: Exchange, tail: Tail) -> RecordedTail | None:
         """A recording that gives the tail it was learnt from; None where there is none."""
         recording, stop_id = learn(self._write_with, place, message, exchange.texts, tail), place.last.stop_id
         if recording is None or stop_id is None or self._writer.forgeries.may_join(recording.before, recording.after):
             return None
         around = self._codec.isolated_texts.surroundings(stop_id, recording.before, recording.after)
-        if around is not None and not _tells_all(around, tail):
-            around = None
-        alike = self._tail_of(recording, around, exchange.given, place)
-        if alike.tokens.tolist() != tail.tokens.tolist() or alike[1:] != tail[1:]:
+        if around is None:
             return None
-        return recording, around
+        head = recording.start - (len(recording.before) - len(around.before))
+        foot = recording.prompt - (len(recording.after) - len(around.after))
+        known = RecordedTail(recording, around, max(0, head), max(0, foot))
+        alike = self._tail_of(known, exchange.given, place)
+        return known if alike.tokens.tolist() == tail.tokens.tolist() and alike[1:] == tail[1:] else None
 
-    def _tail_of(self, recording: TailRecording, around: Surroundings | None, given: str, place: TailPlace) -> Tail:
+    def _tail_of(self, known: RecordedTail, given: str, place: TailPlace) -> Tail:
         """The recorded tail with another message in it, after another turn."""
+        recording, marks = known.recording, known.marks(given)
+        ids, tokens = self._codec.isolated_texts.encode_in(known.around, given, marks)
+        starts, prompt = recording.tail.message_starts, recording.tail.generation_prompt_length
+        if marks:
+            starts = (tokens[0],) if known.head else starts
+            prompt = len(ids) - tokens[1] if known.foot else prompt
         reports, pending = recording.reports_for(place), recording.pending_after(place.last)
-        if around is not None:
-            ids = self._codec.isolated_texts.encode_in(around, given)
-            return Tail(ids, recording.tail.generation_prompt_length, recording.tail.message_starts, reports, pending)
-        text = recording.before + given + recording.after
-        marks = (recording.start, len(text) - recording.prompt)
-        encoded = self._codec.encode_pieces([(text, False)], place.before[-1:], marks)
-        start, prompt = encoded.marks
-        return Tail(encoded.ids, len(encoded.ids) - prompt, (start,), reports, pending)
+        return Tail(ids, prompt, starts, reports, pending)
 
 
 def _digest(value: Any) -> bytes:
@@ -148,8 +163,3 @@ def _fits(recording: TailRecording, texts: Sequence[str], said: str) -> bool:
         return False
     sampled = recording.asked + said
     return written == sampled + recording.taken if recording.exact else not written.startswith(sampled)
-
-
-def _tells_all(around: Surroundings, tail: Tail) -> bool:
-    """Whether message and generation prompt begin in what is always the same, at tokens that are always the same."""
-    return tail.message_starts[0] <= len(around.lead) and tail.generation_prompt_length <= len(around.trail)
