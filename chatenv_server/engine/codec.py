@@ -122,8 +122,8 @@ class Codec:
         Raises:
             ValueError: control text cannot be encoded as ordinary text by this tokenizer.
         """
-        if len(pieces) == 1 and not pieces[0][1] and len(before):
-            parted = self.isolated_texts.encode(before.item(-1), pieces[0][0], marks)
+        if len(pieces) == 1 and not pieces[0][1]:
+            parted = self.isolated_texts.encode(before.item(-1) if len(before) else None, pieces[0][0], marks)
             if parted is not None:
                 return Encoded(parted.ids, parted.marks)
 

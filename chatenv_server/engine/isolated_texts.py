@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -52,6 +52,30 @@ class Surroundings(NamedTuple):
     """Packed ids of what stands after the text, from that token on."""
 
 
+class _Written:
+    """Ids that are put together part by part, and at which characters a token is known to begin."""
+
+    __slots__ = ("_characters", "_tokens", "ids")
+
+    def __init__(self) -> None:
+        self.ids = array("i")
+        self._characters: list[int] = []
+        """In order."""
+        self._tokens: list[int] = []
+
+    def add(self, ids: bytes, position: int, inside: Iterable[tuple[int, int]] = ()) -> None:
+        """Add a part that begins at a character, and (character, token of the part) inside of it, in order."""
+        for character, token in ((position, 0), *inside):
+            self._characters.append(character)
+            self._tokens.append(len(self.ids) + token)
+        self.ids.frombytes(ids)
+
+    def token_at(self, character: int) -> int:
+        """Index of the first token that begins at a character that was asked for, or after it."""
+        place = bisect_left(self._characters, character)
+        return self._tokens[place] if place < len(self._tokens) else len(self.ids)
+
+
 class IsolatedTexts:
     """Encodes texts between control tokens, for one tokenizer. Safe for threads."""
 
@@ -64,48 +88,42 @@ class IsolatedTexts:
         self._encode_short = lru_cache(maxsize=_MOST_KEPT)(self._encode_one)
         self._encode_short_marked = lru_cache(maxsize=_MOST_KEPT)(self._encode_marked)
 
-    def encode(self, last: int, text: str, marks: Sequence[int] = ()) -> PartedText | None:
-        """Ids of a text after the token `last`; None where that token parts nothing.
+    def encode(self, last: int | None, text: str, marks: Sequence[int] = ()) -> PartedText | None:
+        """Ids of a text after the token `last`; None where nothing parts it from what stands before.
 
         Args:
-            last: the token before the text.
+            last: the token before the text; None: the text is the first.
             text: what is to be encoded.
             marks: characters of the text whose tokens are asked for.
         """
-        if last not in self._added.parting_ids:
+        begins_parted = last is None and self._added.parting_pattern.match(text)
+        if not begins_parted and last not in self._added.parting_ids:
             return None
-        ids = array("i")
-        places = {0: 0}
-        in_order = sorted(marks)
-        control, position = self._added.texts[last], 0
+        written, in_order = _Written(), sorted(marks)
+        control, position = self._added.text_of(last), 0
         for found in self._added.parting_pattern.finditer(text):
             start, end = found.span()
             if start > position:
-                self._add(ids, places, control, text[position:start], position, in_order)
+                self._add(written, control, text[position:start], position, in_order)
             control, position = found[0], end
-            places[start] = len(ids)
-            ids.append(self._id_of[control])
-            places[end] = len(ids)
+            written.add(packed([self._id_of[control]]), start)
         if position < len(text):
-            self._add(ids, places, control, text[position:], position, in_order)
-        return PartedText(np.frombuffer(ids, dtype=np.int32), [places.get(mark, len(ids)) for mark in marks])
+            self._add(written, control, text[position:], position, in_order)
+        return PartedText(np.frombuffer(written.ids, dtype=np.int32), [*map(written.token_at, marks)])
 
-    def _add(
-        self, ids: array[int], places: dict[int, int], control: str, text: str, position: int, marks: Sequence[int]
-    ) -> None:
-        """Add the ids of one part, and note where the marks inside of it stand; the marks are in order."""
+    def _add(self, written: _Written, control: str, text: str, position: int, marks: Sequence[int]) -> None:
+        """Add the ids of one part, and where the marks inside of it stand; the marks are in order."""
         # The control token goes along: some tokenizers put a space before the first text of all.
         whole = control + text
         inside = marks[bisect_right(marks, position) : bisect_left(marks, position + len(text))]
         if inside:
             encode = self._encode_short_marked if len(whole) <= _LONGEST_KEPT else self._encode_marked
             found, tokens = encode(control, text, tuple(mark - position for mark in inside))
-            places.update(zip(inside, (len(ids) + token for token in tokens), strict=True))
-            ids.frombytes(found)
+            written.add(found, position, zip(inside, tokens, strict=True))
         elif len(whole) <= _LONGEST_KEPT:
-            ids.frombytes(self._encode_short(whole))
+            written.add(self._encode_short(whole), position)
         else:
-            ids.frombytes(self._encode_after(control, text))
+            written.add(self._encode_after(control, text), position)
 
     def _encode_marked(self, control: str, text: str, marks: tuple[int, ...]) -> tuple[bytes, list[int]]:
         """Packed ids of a text after a control token, without that token's; the index of each marked character's."""

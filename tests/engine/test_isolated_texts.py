@@ -13,12 +13,13 @@ from tokenizers import AddedToken, Tokenizer
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.added_tokens import AddedTokens
-from chatenv_server.engine.isolated_texts import IsolatedTexts, Surroundings
+from chatenv_server.engine.encodings import token_at
+from chatenv_server.engine.isolated_texts import IsolatedTexts, PartedText, Surroundings
 from chatenv_server.engine.pre_tokens import PreTokens
 from chatenv_server.engine.written_text import written_text
 from tests.engine.learning import played, recorded_tails
 from tests.engine.small_tokenizers import CHATML, CHATML_TOKENS, byte_level, sentencepiece_like
-from tests.engine.subjects import subject
+from tests.engine.subjects import NAMES, subject
 
 NEWLINES = [("Ċ", "Ċ"), ("Ġ", "Ġ"), ("r", "Ċ"), (">", "a"), ("a", "<")]
 CLOSED_BY_TEXT = CHATML.replace("{{ m.content }}", "{{ m.content }}{% if m.role == 'user' %}\n\n{% endif %}")
@@ -149,7 +150,18 @@ _tokens = st.lists(
     max_size=6,
     unique_by=lambda token: token.content,
 )
+_said = st.text(max_size=12) | st.lists(st.sampled_from((" ", "\n", "the", " of", "user", "é", "12")), max_size=30).map(
+    "".join
+)
 _parted = st.lists(st.sampled_from((*PARTED, "b", "hello", "e\u0301", "'s", " a")), min_size=1, max_size=6).map("".join)
+
+
+def assert_is_whole(parted: PartedText | None, backend: Tokenizer, text: str) -> None:
+    """A text in parts, each of its characters marked, is what the tokenizer makes of it."""
+    whole = backend.encode(text, add_special_tokens=False)
+    assert parted is not None
+    assert parted.ids.tolist() == whole.ids
+    assert parted.marks == [token_at(whole, character) for character in range(len(text) + 1)]
 
 
 @given(_tokens, st.lists(st.tuples(_parted, _parted), min_size=3, max_size=8), st.booleans())
@@ -167,9 +179,25 @@ def test_whatever_tokens_are_added_the_parts_are_those_of_the_whole(
             parted = isolated.encode(last, text)
             assert parted is not None
             assert whole[len(whole) - len(parted.ids) - 1 :] == [last, *parted.ids.tolist()]
+            first = added.texts[last] + text
+            assert_is_whole(isolated.encode(None, first, range(len(first) + 1)), backend, first)
             around = isolated.surroundings(last, "", "")
             if around is not None and not added.parting_pattern.search(text):
                 assert isolated.encode_in(around, text).ids.tolist() == parted.ids.tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_that_begins_in_a_control_token_is_the_first_of_all(name: str) -> None:
+    codec, backend = subject(name).chat_format.codec, subject(name).tokenizer.backend_tokenizer
+    controls = sorted(codec.added.texts[token_id] for token_id in codec.added.parting_ids)
+
+    @given(st.lists(st.sampled_from(controls) | _said, min_size=1, max_size=6), st.sampled_from(controls))
+    def law(parts: list[str], control: str) -> None:
+        text = control + "".join(parts)
+        assert_is_whole(codec.isolated_texts.encode(None, text, range(len(text) + 1)), backend, text)
+
+    if controls:
+        law()
 
 
 @pytest.mark.parametrize("name", ["bytes", "qwen2_5", "standin_kimi_k2", "standin_glm4_5", "phi3_5"])
