@@ -40,7 +40,7 @@ def main() -> None:
     run = Run()
     found, missing = subjects()
     run.skipped += missing
-    if (reason := servers.why_no_peer()) and "throughput" in arguments.only:
+    if (reason := servers.why_no_peer()) and {"throughput", "keeping-up"} & {*arguments.only}:
         run.skipped.append(reason)
     if (reason := keeping_up.why_not_apart()) and "keeping-up" in arguments.only:
         run.skipped.append(reason)
@@ -84,23 +84,7 @@ def _measure_templates(arguments: argparse.Namespace, run: Run, load_process: Ex
 
 def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_process: Executor) -> None:
     quick, name = arguments.quick, subject.name
-    if "throughput" in arguments.only:
-        scale = Scale(rounds=1, turns=1, lone_turns=20) if quick else Scale(arguments.rounds, turns=8, lone_turns=100)
-        for tokens in [128] if quick else arguments.tokens:
-            figures = throughput.measure(subject, tokens, scale, load_process)
-            run.throughput.setdefault(name, {})[tokens] = figures
-            report.print_throughput(name, tokens, figures)
-            run.bars += bars.of_throughput(name, tokens, figures)
-    if "keeping-up" in arguments.only:
-        turns, rounds = (1, 1) if quick else (8, arguments.rounds)
-        run.keeping_up[name] = keeping_up.measure(subject, turns, rounds, load_process)
-        report.print_keeping_up(name, run.keeping_up[name])
-        run.bars += bars.of_keeping_up(name, run.keeping_up[name])
-    if "user-code" in arguments.only:
-        turns, rounds = (1, 1) if quick else (8, arguments.rounds)
-        run.user_code[name] = user_code.measure(subject, turns, rounds, load_process)
-        report.print_user_code(name, run.user_code[name])
-        run.bars += bars.of_user_code(name, run.user_code[name])
+    _measure_rates(subject, arguments, run, load_process)
     if "growth" in arguments.only:
         turns, rounds = (100, 1) if quick else (1000, 5)
         run.growth[name] = growth.measure(subject, turns, rounds, load_process)
@@ -116,6 +100,29 @@ def _measure(subject: Subject, arguments: argparse.Namespace, run: Run, load_pro
         report.print_memory(name, run.memory[name])
         run.bars += bars.of_memory(name, run.memory[name])
     _measure_what_stores_bring(subject, arguments, run, load_process)
+
+
+def _measure_rates(subject: Subject, arguments: argparse.Namespace, run: Run, load_process: Executor) -> None:
+    quick, name = arguments.quick, subject.name
+    if "throughput" in arguments.only:
+        scale = Scale(rounds=1, turns=1, lone_turns=20) if quick else Scale(arguments.rounds, turns=8, lone_turns=100)
+        for tokens in [128] if quick else arguments.tokens:
+            figures = throughput.measure(subject, tokens, scale, load_process)
+            run.throughput.setdefault(name, {})[tokens] = figures
+            report.print_throughput(name, tokens, figures)
+            run.bars += bars.of_throughput(name, figures) if tokens == 128 else []
+    if "keeping-up" in arguments.only:
+        turns, rounds = (1, 1) if quick else (8, arguments.rounds)
+        for tokens in [128] if quick else bars.PEER:
+            figures = keeping_up.measure(subject, tokens, turns, rounds)
+            run.keeping_up.setdefault(name, {})[tokens] = figures
+            report.print_keeping_up(name, tokens, figures)
+            run.bars += bars.of_keeping_up(name, tokens, figures)
+    if "user-code" in arguments.only:
+        turns, rounds = (1, 1) if quick else (8, arguments.rounds)
+        run.user_code[name] = user_code.measure(subject, turns, rounds, load_process)
+        report.print_user_code(name, run.user_code[name])
+        run.bars += bars.of_user_code(name, run.user_code[name])
 
 
 def _measure_what_stores_bring(

@@ -17,7 +17,7 @@ from benchmarks.tasks import Tasks
 from benchmarks.templates import Measured
 from benchmarks.turns import PLAIN, WITH_TOOLS
 
-_PEER = {128: 8, 1024: 12}
+PEER = {128: 8, 1024: 12}
 """By sampled tokens a turn: how many times the peer's Steps."""
 _OF_MEMORY = {
     "sqlite": dict(zip(stores.WAYS, (0.6, 0.75, 0.6), strict=True)),
@@ -53,17 +53,8 @@ class Bar:
         return self.median >= self.limit if self.is_floor else self.median <= self.limit
 
 
-def of_throughput(subject: str, sampled_tokens: int, figures: Mapping[str, Figure]) -> list[Bar]:
-    """Bars on Steps a second: all of them at 128 tokens a turn, the one on the peer at 1,024 as well."""
-    bars = _of_ways(subject, figures) if sampled_tokens == 128 else []
-    if "peer" in figures and sampled_tokens in _PEER:
-        what = f"whole episodes, {sampled_tokens} tokens, against the peer"
-        rounds = ratio(figures["VectorChatEnv"], figures["peer"])
-        bars.append(Bar(subject, what, _PEER[sampled_tokens], "x", True, rounds))
-    return bars
-
-
-def _of_ways(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
+def of_throughput(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
+    """Bars on Steps a second with 128 tokens a turn."""
 
     def bar(what: str, of: str, to: str, limit: float, least: str = "") -> Bar:
         least_work = ratio(figures[least], figures[to]) if least else []
@@ -85,21 +76,20 @@ def _of_ways(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
     return bars
 
 
-def of_keeping_up(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:
-    """Bars on VectorChatEnv beside recorded bytes."""
-    limits = {keeping_up.OWN: 0.85, keeping_up.SHARED: 0.75}
-    return [
-        Bar(
-            subject,
-            f"VectorChatEnv of {keeping_up.EPISODES} against BatchStep, {sharing}",
-            limit,
-            "x",
-            True,
-            ratio(figures[f"{keeping_up.VECTOR}, {sharing}"], figures[f"{keeping_up.RAW}, {sharing}"]),
-        )
-        for sharing, limit in limits.items()
-        if f"{keeping_up.RAW}, {sharing}" in figures
-    ]
+def of_keeping_up(subject: str, sampled_tokens: int, figures: Mapping[str, Figure]) -> list[Bar]:
+    """Bars on VectorChatEnv beside recorded bytes, with 128 tokens a turn, and beside the peer."""
+    episodes = f"VectorChatEnv of {keeping_up.EPISODES}, {sampled_tokens} tokens,"
+
+    def bar(to: str, sharing: str, limit: float) -> list[Bar]:
+        if f"{to}, {sharing}" not in figures:
+            return []
+        rounds = ratio(figures[f"{keeping_up.VECTOR}, {sharing}"], figures[f"{to}, {sharing}"])
+        return [Bar(subject, f"{episodes} against {to}, {sharing}", limit, "x", True, rounds)]
+
+    bars = bar(keeping_up.PEER, keeping_up.OWN, PEER[sampled_tokens])
+    if sampled_tokens == 128:
+        bars += bar(keeping_up.RAW, keeping_up.OWN, 0.85) + bar(keeping_up.RAW, keeping_up.SHARED, 0.75)
+    return bars
 
 
 def of_user_code(subject: str, figures: Mapping[str, Figure]) -> list[Bar]:

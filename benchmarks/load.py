@@ -218,6 +218,13 @@ def peer(target: str, said: Sequence[Conversation]) -> float:
     return _steps(said) / asyncio.run(peer_client.play(target, said))
 
 
+def peer_steps(target: str, said: Sequence[Conversation]) -> float:
+    """As `peer`, but the clock starts after the resets."""
+    from benchmarks import peer_client
+
+    return _steps(said) / asyncio.run(peer_client.play(target, said, counts_resets=False))
+
+
 def _steps(said: Sequence[Conversation]) -> int:
     return sum(2 * len(conversation.turns) for conversation in said)
 

@@ -35,11 +35,14 @@ class _PeerEnv(EnvClient[dict[str, Any], _Observation, dict[str, Any]]):  # type
         return payload
 
 
-async def play(target: str, said: Sequence[Conversation]) -> float:
+async def play(target: str, said: Sequence[Conversation], *, counts_resets: bool = True) -> float:
     """Seconds that all episodes take at once, each on its own WebSocket, which is open when the clock starts."""
     clients = [_PeerEnv(base_url=f"http://{target}") for _ in said]
     await asyncio.gather(*(client.connect() for client in clients))
     began = time.perf_counter()
+    await asyncio.gather(*(client.reset() for client in clients))
+    if not counts_resets:
+        began = time.perf_counter()
     await asyncio.gather(*map(_play_one, clients, said))
     took = time.perf_counter() - began
     await asyncio.gather(*(client.close() for client in clients))
@@ -47,7 +50,6 @@ async def play(target: str, said: Sequence[Conversation]) -> float:
 
 
 async def _play_one(client: _PeerEnv, said: Conversation) -> None:
-    await client.reset()
     await client.step({"message": said.opening})
     for sampled, reply in zip(said.sampled, said.replies, strict=True):
         await client.step({"tokens": sampled.tolist()})

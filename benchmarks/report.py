@@ -33,7 +33,7 @@ class Run:
 
     throughput: dict[str, dict[int, dict[str, Figure]]] = field(default_factory=dict)
     """By tokenizer and sampled tokens a turn."""
-    keeping_up: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    keeping_up: dict[str, dict[int, dict[str, Figure]]] = field(default_factory=dict)
     user_code: dict[str, dict[str, Figure]] = field(default_factory=dict)
     growth: dict[str, Growth] = field(default_factory=dict)
     memory: dict[str, dict[str, Figure]] = field(default_factory=dict)
@@ -54,9 +54,9 @@ def print_throughput(subject: str, sampled_tokens: int, figures: Mapping[str, Fi
     _print_figures(figures)
 
 
-def print_keeping_up(subject: str, figures: Mapping[str, Figure]) -> None:
+def print_keeping_up(subject: str, sampled_tokens: int, figures: Mapping[str, Figure]) -> None:
     """One block of the table."""
-    print(f"\n{subject}, VectorChatEnv of {keeping_up.EPISODES} beside recorded bytes [steps/s]")
+    print(f"\n{subject}, {sampled_tokens} sampled tokens a turn, {keeping_up.EPISODES} episodes [steps/s]")
     _print_figures(figures)
 
 
@@ -168,11 +168,8 @@ def write_json(run: Run, file: Path) -> None:
     """All rounds of all figures, and the machine that they were measured on."""
     content = {
         "machine": _machine(run),
-        "throughput_steps_per_second": {
-            subject: {str(tokens): _rounds(figures) for tokens, figures in by_tokens.items()}
-            for subject, by_tokens in run.throughput.items()
-        },
-        "keeping_up_steps_per_second": {subject: _rounds(figures) for subject, figures in run.keeping_up.items()},
+        "throughput_steps_per_second": {subject: _by_tokens(figures) for subject, figures in run.throughput.items()},
+        "keeping_up_steps_per_second": {subject: _by_tokens(figures) for subject, figures in run.keeping_up.items()},
         "user_code_steps_per_second": {subject: _rounds(figures) for subject, figures in run.user_code.items()},
         "growth": {subject: dataclasses.asdict(growth) for subject, growth in run.growth.items()},
         "tasks": None if run.tasks is None else dataclasses.asdict(run.tasks),
@@ -190,6 +187,10 @@ def write_json(run: Run, file: Path) -> None:
 def _of_template(one: Measured) -> dict[str, Any]:
     kinds = {kind: _rounds(figures) for kind, figures in one.kinds.items()}
     return {"name": one.name, "features": one.features, "kinds": kinds, "left_out": one.left_out}
+
+
+def _by_tokens(measured: Mapping[int, Mapping[str, Figure]]) -> dict[str, dict[str, list[float]]]:
+    return {str(tokens): _rounds(figures) for tokens, figures in measured.items()}
 
 
 def _rounds(figures: Mapping[str, Figure]) -> dict[str, list[float]]:

@@ -53,9 +53,9 @@ def echo(*arguments: str) -> Iterator[Server]:
 
 
 @contextmanager
-def peer(tokenizer: str) -> Iterator[Server]:
-    """The HTTP/WebSocket + JSON chat environment; only where `why_no_peer` is silent."""
-    with _process(["-m", "benchmarks.peer_server", tokenizer], "stdout") as (line, server_of):
+def peer(tokenizer: str, cores: Collection[int] = ()) -> Iterator[Server]:
+    """The HTTP/WebSocket + JSON chat environment, on cores as `chatenv`; only where `why_no_peer` is silent."""
+    with _process(["-m", "benchmarks.peer_server", tokenizer], "stdout", cores) as (line, server_of):
         yield server_of(f"127.0.0.1:{int(line)}")
 
 
