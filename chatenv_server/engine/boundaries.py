@@ -1,10 +1,11 @@
 """Whether a text would be encoded otherwise in one piece with what stands before it.
 
-Asked of every sampled span, about the end of its prompt. Two things keep that cheap. What stands before the last
-parting token of a prompt decides nothing (see `AddedTokens`), and after it prompts are alike. And most tokenizers first
-cut a text into pieces, from left to right, across whose edges nothing merges: there the first sampled token settles the
-answer, if it is more than white space, and many turns begin with the same token. An added token need not part texts: a
-line break that is one becomes another with the line break after it.
+Asked of every sampled span, about the end of its prompt. Three things keep that cheap. What stands before the last
+parting token of a prompt decides nothing (see `AddedTokens`), and after it prompts are alike. Most tokenizers first cut
+a text into pieces, from left to right, across whose edges nothing merges: there the first sampled token settles the
+answer, if it is more than white space, and many turns begin with the same token. And of such a text only the last
+pieces can join what follows: that counts where no token parts. An added token need not part texts: a line break that is
+one becomes another with the line break after it.
 """
 
 from __future__ import annotations
