@@ -11,6 +11,7 @@ in the new one.
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Sequence
 from enum import Enum
@@ -42,6 +43,8 @@ NOWHERE: Final = Place("", 0)
 
 
 _RUNS: Final = random.Random()  # noqa: S311 - no secret
+# A forked process would go on with the same runs as its parent.
+os.register_at_fork(after_in_child=_RUNS.seed)
 
 
 def new_run() -> str:
