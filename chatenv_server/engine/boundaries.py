@@ -29,7 +29,7 @@ CONTEXT_TOKENS: Final = 8
 _FIRST_TOKENS: Final = 4
 """Sampled tokens that are looked at where the first one settles nothing."""
 _LAST_PIECES: Final = 2
-"""Pieces before a boundary that are looked at, where they are certain: with `'r`, two pieces, `e` would be one."""
+"""Pieces before a boundary that are looked at, where it is certain where they begin."""
 _MOST_KEPT: Final = 8192
 """Answers that are kept."""
 
@@ -84,13 +84,13 @@ class Boundaries:
         return tuple(ids)
 
     def _last_pieces(self, before: tuple[int, ...]) -> tuple[int, ...]:
-        """The tokens of the last pieces of an ASCII text; all of them where the pieces are not certain."""
+        """The tokens of the last pieces of an ASCII text; all where those are not certain, or no token begins there."""
         text = self._text_of(before, ())
         if self._ascii_cut is None or not text.isascii() or not self._added.texts.keys().isdisjoint(before):
             return before
         length = sum(map(len, self._ascii_cut(text)[-_LAST_PIECES:]))
-        places = reversed(range(len(before)))
-        return next(before[place:] for place in places if len(self._text_of(before[place:], before[:place])) >= length)
+        ends = (before[place:] for place in reversed(range(1, len(before))))
+        return next((end for end in ends if len(self._text_of(end, ())) == length), before)
 
     def _settle(self, before: tuple[int, ...], first: int) -> bool | None:
         """Whether `before` merges with whatever begins with the token `first`; None where more has to be seen."""

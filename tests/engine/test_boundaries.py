@@ -6,9 +6,11 @@ import random
 from collections.abc import Iterator, Sequence
 
 import pytest
+from tokenizers import Regex, pre_tokenizers
 
 from chatenv_server.engine.boundaries import CONTEXT_TOKENS
 from chatenv_server.engine.codec import Codec
+from tests.engine.small_tokenizers import byte_level
 from tests.engine.subjects import NAMES, subject
 
 CASES = 1500
@@ -29,10 +31,23 @@ def test_whether_texts_merge_is_settled_as_their_encoding_shows(name: str) -> No
             assert answer == edges._look(before, after), (before, after)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_last_pieces_of_a_text_settle_what_all_of_it_does(name: str) -> None:
-    codec, rng = subject(name).chat_format.codec, random.Random(0)
-    edges = codec.boundaries
+def numbers_by_threes() -> Codec:
+    """As Llama 3 cuts numbers: three digits are a piece, so where a number begins decides on all of its pieces."""
+    digits = [(left, right) for left in "1234567890" for right in "1234567890"]
+    backend = byte_level(merges=[*digits, *((left + right, "1") for left, right in digits)]).backend_tokenizer
+    cut = pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    return Codec(backend)
+
+
+CODECS = {name: subject(name).chat_format.codec for name in NAMES} | {"numbers by threes": numbers_by_threes()}
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_the_last_pieces_of_a_text_settle_what_all_of_it_does(codec: Codec) -> None:
+    rng, edges = random.Random(0), codec.boundaries
     for _ in range(CASES):
         before = tuple(_said(codec, rng, 12)[-CONTEXT_TOKENS:])
         after = tuple(_said(codec, rng, 4))
@@ -42,9 +57,13 @@ def test_the_last_pieces_of_a_text_settle_what_all_of_it_does(name: str) -> None
 
 
 def _said(codec: Codec, rng: random.Random, fragments: int) -> list[int]:
-    """Tokens of a text, as a tokenizer or as a model writes it."""
-    texts = [rng.choice(FRAGMENTS) for _ in range(fragments)]
-    return codec.encode("".join(texts)) if rng.random() < 0.5 else [i for text in texts for i in codec.encode(text)]
+    """Tokens of a text, as a tokenizer or as a model writes it: numbers, too, in whatever pieces."""
+    way, texts = rng.randrange(3), [rng.choice(FRAGMENTS) for _ in range(fragments)]
+    if way == 0:
+        return codec.encode("".join(texts))
+    if way == 1:
+        texts = [*rng.choice([[], ["a"]]), *("1234567890"[: rng.randint(1, 4)] for _ in range(rng.randint(1, 4)))]
+    return [token_id for text in texts for token_id in codec.encode(text)]
 
 
 def _edges(codec: Codec, rng: random.Random) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
