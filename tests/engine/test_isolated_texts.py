@@ -200,6 +200,16 @@ def test_a_text_that_begins_in_a_control_token_is_the_first_of_all(name: str) ->
         law()
 
 
+@pytest.mark.parametrize(
+    "text", ["<tab> hello<|im_end|>", "<think>hello<|im_end|>", "hello<|im_end|>", " <|im_end|>", ""]
+)
+def test_a_first_text_that_begins_in_no_control_token_that_parts_is_left_to_the_tokenizer(text: str) -> None:
+    takes = AddedToken("<tab>", special=True, normalized=False, lstrip=True, rstrip=True)
+    normalized = AddedToken("<think>", special=False, normalized=True)
+    backend = byte_level(control=(*CHATML_TOKENS, takes, normalized), nfc=True).backend_tokenizer
+    assert isolated_texts(backend, AddedTokens(backend)).encode(None, text) is None
+
+
 @pytest.mark.parametrize("name", ["bytes", "qwen2_5", "standin_kimi_k2", "standin_glm4_5", "phi3_5"])
 def test_recorded_tokenizers_give_the_same_stream_with_and_without(name: str) -> None:
     engine = TokenEngine.load(subject(name).tokenizer)
