@@ -22,7 +22,16 @@ from chatenv_client.models import TokenText
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
 from chatenv_server.engine.boundaries import CONTEXT_TOKENS, Boundaries
-from chatenv_server.engine.encodings import LONG, UNREADABLE, decoded, encoding_of, in_turn, reaches_over, token_at
+from chatenv_server.engine.encodings import (
+    LONG,
+    UNREADABLE,
+    Encoded,
+    decoded,
+    encoding_of,
+    in_turn,
+    reaches_over,
+    token_at,
+)
 from chatenv_server.engine.isolated_texts import IsolatedTexts
 from chatenv_server.engine.pre_tokens import PreTokens
 from chatenv_server.engine.spellings import add_in_order, normalized
@@ -34,17 +43,6 @@ _OFFSETS = re.compile(r'"trim_offsets":(true|false),?')
 _DECODED_AGAIN = range(4, 9)
 """How many of the tokens that were decoded before are decoded again with those that go on: of four places in a row, one
 is between two characters."""
-
-
-class Encoded(NamedTuple):
-    """Token ids of a text, and where the marked characters went."""
-
-    ids: Int32Array
-    """(n,) int32."""
-    marks: list[int]
-    """For each marked character, the index of the first token that starts there or after it; n where none does."""
-    merged: bool = False
-    """Encoding the text together with what stands before it would have given other tokens at the boundary."""
 
 
 class _Piece(NamedTuple):
@@ -125,7 +123,7 @@ class Codec:
         if len(pieces) == 1 and not pieces[0][1]:
             parted = self.isolated_texts.encode(before.item(-1) if len(before) else None, pieces[0][0], marks)
             if parted is not None:
-                return Encoded(parted.ids, parted.marks)
+                return parted
 
         def encode() -> Encoded:
             encoded, merged = self._encode_each(pieces, before)

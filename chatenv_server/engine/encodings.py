@@ -7,9 +7,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from tokenizers import Encoding, Tokenizer
+
+from chatenv_client.tokens import Int32Array
 
 ResultT = TypeVar("ResultT")
 
@@ -25,6 +27,17 @@ gives."""
 
 UNREADABLE: Final = "\ufffd"
 """What decoders write for bytes that are no text."""
+
+
+class Encoded(NamedTuple):
+    """Token ids of a text, and where the marked characters went."""
+
+    ids: Int32Array
+    """(n,) int32."""
+    marks: list[int]
+    """For each marked character, the index of the first token that starts there or after it; n where none does."""
+    merged: bool = False
+    """Encoding the text together with what stands before it would have given other tokens at the boundary."""
 
 
 class _Room:

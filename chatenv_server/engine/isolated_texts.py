@@ -16,9 +16,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.added_tokens import AddedTokens
-from chatenv_server.engine.encodings import encoding_of, ids_of, in_turn, token_at
+from chatenv_server.engine.encodings import Encoded, encoding_of, ids_of, in_turn, token_at
 from chatenv_server.engine.pre_tokens import ID_SIZE, PreTokens, packed
 
 _LONGEST_KEPT: Final = 64
@@ -26,15 +25,6 @@ _LONGEST_KEPT: Final = 64
 _MOST_KEPT: Final = 1024
 _WHITE_SPACE: Final = " \t\n\v\f\r"
 """What control tokens take that take white space, of ASCII."""
-
-
-class PartedText(NamedTuple):
-    """A text, encoded in the parts that control tokens separate."""
-
-    ids: Int32Array
-    """(n,) int32."""
-    marks: list[int]
-    """For each marked character, the index of the first token that starts there or after it."""
 
 
 class Surroundings(NamedTuple):
@@ -88,7 +78,7 @@ class IsolatedTexts:
         self._encode_short = lru_cache(maxsize=_MOST_KEPT)(self._encode_one)
         self._encode_short_marked = lru_cache(maxsize=_MOST_KEPT)(self._encode_marked)
 
-    def encode(self, last: int | None, text: str, marks: Sequence[int] = ()) -> PartedText | None:
+    def encode(self, last: int | None, text: str, marks: Sequence[int] = ()) -> Encoded | None:
         """Ids of a text after the token `last`; None where nothing parts it from what stands before.
 
         Args:
@@ -109,7 +99,7 @@ class IsolatedTexts:
             written.add(packed([self._id_of[control]]), start)
         if position < len(text):
             self._add(written, control, text[position:], position, in_order)
-        return PartedText(np.frombuffer(written.ids, dtype=np.int32), [*map(written.token_at, marks)])
+        return Encoded(np.frombuffer(written.ids, dtype=np.int32), [*map(written.token_at, marks)])
 
     def _add(self, written: _Written, control: str, text: str, position: int, marks: Sequence[int]) -> None:
         """Add the ids of one part, and where the marks inside of it stand; the marks are in order."""
@@ -166,7 +156,7 @@ class IsolatedTexts:
             return None
         return Surroundings(lead.ids.tobytes(), control, before[opened:], after[:end], trail.ids.tobytes())
 
-    def encode_in(self, surroundings: Surroundings, text: str, marks: tuple[int, ...] = ()) -> PartedText:
+    def encode_in(self, surroundings: Surroundings, text: str, marks: tuple[int, ...] = ()) -> Encoded:
         """Ids of a text with what stands around it.
 
         Args:
@@ -178,4 +168,4 @@ class IsolatedTexts:
         whole = before + text + after
         ids, tokens = self._encode_marked(control, whole, marks) if marks else (self._encode_after(control, whole), [])
         told = np.frombuffer(b"".join((lead, ids, trail)), dtype=np.int32)
-        return PartedText(told, [len(lead) // ID_SIZE + token for token in tokens])
+        return Encoded(told, [len(lead) // ID_SIZE + token for token in tokens])

@@ -10,10 +10,10 @@ from chatenv_client.models import FidelityKind, FidelityReport
 from chatenv_client.reasons import Reason
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.bound_template import BoundTemplate
-from chatenv_server.engine.codec import Encoded
 from chatenv_server.engine.controls import has_marks, seen_before
 from chatenv_server.engine.conversation import PendingRewrite, Tail
 from chatenv_server.engine.cut import Cut
+from chatenv_server.engine.encodings import Encoded
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.heads import Heads
 from chatenv_server.engine.locate import Place

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import TokenEngine
 from chatenv_server.engine.added_tokens import AddedTokens
-from chatenv_server.engine.encodings import token_at
-from chatenv_server.engine.isolated_texts import IsolatedTexts, PartedText, Surroundings
+from chatenv_server.engine.encodings import Encoded, token_at
+from chatenv_server.engine.isolated_texts import IsolatedTexts, Surroundings
 from chatenv_server.engine.pre_tokens import PreTokens
 from chatenv_server.engine.written_text import written_text
 from tests.engine.learning import played, recorded_tails
@@ -156,7 +156,7 @@ _said = st.text(max_size=12) | st.lists(st.sampled_from((" ", "\n", "the", " of"
 _parted = st.lists(st.sampled_from((*PARTED, "b", "hello", "e\u0301", "'s", " a")), min_size=1, max_size=6).map("".join)
 
 
-def assert_is_whole(parted: PartedText | None, backend: Tokenizer, text: str) -> None:
+def assert_is_whole(parted: Encoded | None, backend: Tokenizer, text: str) -> None:
     """A text in parts, each of its characters marked, is what the tokenizer makes of it."""
     whole = backend.encode(text, add_special_tokens=False)
     assert parted is not None

@@ -29,8 +29,9 @@ from chatenv_client import (
     channel_options,
 )
 from chatenv_server import ChatEnvironment
-from chatenv_server.engine.codec import Codec, Encoded
-from chatenv_server.engine.isolated_texts import IsolatedTexts, PartedText, Surroundings
+from chatenv_server.engine.codec import Codec
+from chatenv_server.engine.encodings import Encoded
+from chatenv_server.engine.isolated_texts import IsolatedTexts, Surroundings
 from chatenv_server.engine.reuse.recordings import MOST_RECORDINGS
 from chatenv_server.engine.template import ChatTemplate
 from chatenv_server.running.process import start as start_server
@@ -405,7 +406,7 @@ class Meter:
             self._encoded += sum(len(text) for text, _ in pieces)
             return encode(codec, pieces, *arguments)
 
-        def counted_encode_in(isolated: IsolatedTexts, around: Surroundings, text: str, *marks: Any) -> PartedText:
+        def counted_encode_in(isolated: IsolatedTexts, around: Surroundings, text: str, *marks: Any) -> Encoded:
             self._encoded += len(text)
             return encode_in(isolated, around, text, *marks)
 

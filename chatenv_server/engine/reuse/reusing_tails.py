@@ -139,7 +139,7 @@ class ReusingTails:
     def _tail_of(self, known: RecordedTail, given: str, place: TailPlace) -> Tail:
         """The recorded tail with another message in it, after another turn."""
         recording, marks = known.recording, known.marks(given)
-        ids, tokens = self._codec.isolated_texts.encode_in(known.around, given, marks)
+        ids, tokens, _ = self._codec.isolated_texts.encode_in(known.around, given, marks)
         starts, prompt = recording.tail.message_starts, recording.tail.generation_prompt_length
         if marks:
             starts = (tokens[0],) if known.head else starts
