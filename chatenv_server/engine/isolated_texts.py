@@ -72,7 +72,7 @@ class IsolatedTexts:
     def __init__(self, tokenizer: Tokenizer, added: AddedTokens, pre_tokens: PreTokens | None) -> None:
         self._tokenizer = tokenizer
         self._added = added
-        self._id_of = {added.texts[token_id]: token_id for token_id in added.parting_ids}
+        self._packed = {added.texts[token_id]: packed([token_id]) for token_id in added.parting_ids}
         self._pre_tokens = pre_tokens
         self._taking_nothing = {added.texts[token_id] for token_id in added.parting_ids & added.isolating_ids}
         self._encode_short = lru_cache(maxsize=_MOST_KEPT)(self._encode_one)
@@ -96,7 +96,7 @@ class IsolatedTexts:
             if start > position:
                 self._add(written, control, text[position:start], position, in_order)
             control, position = found[0], end
-            written.add(packed([self._id_of[control]]), start)
+            written.add(self._packed[control], start)
         if position < len(text):
             self._add(written, control, text[position:], position, in_order)
         return Encoded(np.frombuffer(written.ids, dtype=np.int32), [*map(written.token_at, marks)])
