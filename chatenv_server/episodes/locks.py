@@ -61,8 +61,7 @@ class Locks:
                 episode.release()
 
 
-async def write_first(episode: Episode, writing: Writing | None) -> None:
-    """Have what waits of an episode written. The caller holds its lock, afterwards as before."""
+def write_first(episode: Episode, writing: Writing | None) -> None:
+    """Have what waits of an episode written. The caller works on it, and holds its lock afterwards as before."""
     if writing is not None and writing.unwritten_of(episode):
         writing.write()
-        await episode.acquired(None)

@@ -83,6 +83,7 @@ class Shelf:
             episode = self.table.get(episode_id) or self._place_for(episode_id)
             if writing is not None and writing.unwritten_of(episode):
                 check_waits(caller)
+                writing.go_on_with(episode)
                 return episode
             if not self._locks.try_acquire(episode, caller):
                 await self._locks.acquire(episode, caller, writing)
@@ -117,6 +118,7 @@ class Shelf:
             episode = self.table.find_or_add(episode_id)
             if writing is not None and writing.unwritten_of(episode):
                 check_waits(caller)
+                writing.go_on_with(episode)
                 return episode
             if not self._locks.try_acquire(episode, caller):
                 await self._locks.acquire(episode, caller, writing)
@@ -138,7 +140,7 @@ class Shelf:
     def release(self, episode: Episode, writing: Writing | None = None) -> None:
         """Let go of an episode, unless it waits to be written."""
         episode.last_used = self.clock()
-        if writing is not None and writing.unwritten_of(episode):
+        if writing is not None and writing.leave(episode):
             episode.noted_use = episode.last_used
         else:
             episode.release()
@@ -207,7 +209,7 @@ class Shelf:
         """Whether the store has another state of an episode than this process; what waits is written before."""
         if not self.store.keeps:
             return False
-        await write_first(episode, writing)
+        write_first(episode, writing)
         if episode.is_out:
             return True
         standing = self.store.standing(episode.episode_id)
@@ -215,7 +217,7 @@ class Shelf:
 
     async def give_up(self, episode: Episode, writing: Writing) -> None:
         """Forget what was done to an episode last, and that nobody can tell the store of."""
-        await write_first(episode, writing)
+        write_first(episode, writing)
         self.drop(episode)
 
     def drop(self, episode: Episode) -> None:

@@ -1,8 +1,10 @@
 """Writes what was done to episodes into their store, one call at a time or many together, before anybody is told.
 
-Until it is written, nobody else works on an episode: its lock is held. What the store refuses, because another process
-was quicker, or did not take for certain, is forgotten here: the episode is read from the store again when it is asked
-for. So nothing has to be undone.
+Until it is written, nobody else works on an episode: its lock is held. The next of those who ask together may go on
+with it; while that one works, which may wait for a task, the lock stays held whatever is written.
+
+What the store refuses, because another process was quicker, or did not take for certain, is forgotten here: the episode
+is read from the store again when it is asked for. So nothing has to be undone.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ class Writing:
         self._telemetry = telemetry
         self._unwritten: list[_Unwritten] = []
         self._held: dict[str, Episode] = {}
+        self._at_work: set[str] = set()
+        """Episodes of unwritten changes that somebody goes on with."""
         self._not_written: list[NotWritten] = []
         self.key = 0
         """Which of those who ask does what is done next."""
@@ -95,7 +99,7 @@ class Writing:
         episode.place = place
 
     def write(self) -> None:
-        """Write all changes, and give the locks back."""
+        """Write all changes, and give the locks back that nobody works under."""
         unwritten, held = self._unwritten, self._held
         self._unwritten, self._held, self.new_episodes = [], {}, 0
         if not unwritten:
@@ -112,8 +116,9 @@ class Writing:
             if not isinstance(error, ChatEnvError):
                 raise
         finally:
-            for episode in held.values():
-                episode.release()
+            for episode_id, episode in held.items():
+                if episode_id not in self._at_work:
+                    episode.release()
 
     def _write(self, unwritten: Sequence[_Unwritten]) -> None:
         took = write_timed(self._store, [one.change for one in unwritten], self._telemetry)
@@ -129,6 +134,15 @@ class Writing:
     def unwritten_of(self, episode: Episode) -> bool:
         """Whether there are changes of an episode that are not written yet."""
         return self._held.get(episode.episode_id) is episode
+
+    def go_on_with(self, episode: Episode) -> None:
+        """Work on an episode that has such changes, under the lock that is held for them, until `leave`."""
+        self._at_work.add(episode.episode_id)
+
+    def leave(self, episode: Episode) -> bool:
+        """Work on an episode no more; whether its lock is kept, since there are changes that are not written yet."""
+        self._at_work.discard(episode.episode_id)
+        return self.unwritten_of(episode)
 
     def finish(self) -> list[NotWritten]:
         """Write what is left; all changes that were not written."""
