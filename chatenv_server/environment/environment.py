@@ -217,7 +217,7 @@ class ChatEnvironment(Playing):
         """What the last Reset or Step did, as the bytes of a snapshot that goes on where those of the one before end.
 
         Args:
-            digest: of the request.
+            digest: of the action.
         """
         return newest_piece(self.engine, self._current(), digest)
 

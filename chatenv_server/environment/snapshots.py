@@ -280,7 +280,7 @@ def newest_piece(engine: TokenEngine, record: EpisodeRecord, digest: bytes) -> b
     Args:
         engine: the episode's.
         record: the episode.
-        digest: of the request.
+        digest: of the action.
     """
     is_opening = record.progress.step_count == 0
     piece = new_snapshot(engine, record) if is_opening else pb.EpisodeSnapshot()

@@ -11,7 +11,8 @@ from chatenv_client.errors import ChatEnvError, EpisodeClosedError, InvalidReque
 from chatenv_client.models import ChatAction, ChatObservation, ResetOptions
 from chatenv_client.reasons import Reason
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.episodes.episode import Answer, Caller, Episode, Write
+from chatenv_server.episodes.answers import Answer
+from chatenv_server.episodes.episode import Caller, Episode, Write
 from chatenv_server.episodes.limits import StoreLimits
 from chatenv_server.episodes.shelf import Shelf
 from chatenv_server.episodes.summaries import summary_of
@@ -110,7 +111,6 @@ class EpisodeCalls:
         self,
         episode_id: str,
         action: ChatAction,
-        digest: bytes,
         step_index: int | None,
         caller: Caller | None,
         answer: Write | None,
@@ -122,19 +122,19 @@ class EpisodeCalls:
         episode = await shelf.acquire(episode_id, caller, writing)
         try:
             environment = environment_of(episode)
-            stored = episode.replayed(environment.step_count, step_index, digest)
+            stored = episode.replayed(environment.step_count, step_index, action)
             if stored is not None:
                 await self._check_current(episode, writing)
                 if answer is not None:
                     answer(stored)
                 return stored
-            observation = await self._append(episode, environment, action, digest, answer)
+            observation = await self._append(episode, environment, action, answer)
         except ChatEnvError:
             await self._check_current(episode, writing)
             raise
         else:
             if writing is not None:
-                await self._append_piece(episode, writing, await self._told(episode, environment, writing, digest))
+                await self._append_piece(episode, writing, await self._told(episode, environment, writing))
             return observation
         finally:
             shelf.release(episode, writing)
@@ -192,11 +192,10 @@ class EpisodeCalls:
         append = Append(episode.episode_id, place, *told, continues)
         writing.add(episode, append, place._replace(version=place.version + 1))
 
-    async def _told(
-        self, episode: Episode, environment: ChatEnvironment, writing: Writing, digest: bytes = b""
-    ) -> tuple[bytes, Summary]:
+    async def _told(self, episode: Episode, environment: ChatEnvironment, writing: Writing) -> tuple[bytes, Summary]:
         """What the store is told of the last call."""
         try:
+            digest = b"" if episode.answer is None else episode.answer.digest
             return environment.newest_piece(digest), summary_of(environment, episode.created)
         except BaseException:
             await self._shelf.give_up(episode, writing)
@@ -214,7 +213,6 @@ class EpisodeCalls:
         episode: Episode,
         environment: ChatEnvironment,
         action: ChatAction,
-        digest: bytes,
         answer: Write | None,
     ) -> ChatObservation:
         _check_message_count(environment, action)
@@ -224,7 +222,7 @@ class EpisodeCalls:
         table.reserve(at_least)
         try:
             observation = await environment.stepping(action, answer=answer)
-            episode.answer = Answer(digest, observation)
+            episode.answer = Answer(observation, action)
         finally:
             table.account(episode, reserved=at_least)
         self._count_reports(observation)

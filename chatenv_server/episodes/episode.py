@@ -1,15 +1,16 @@
-"""One live episode of a server: its lock, its environment, and its last answer, in case that got lost on the way."""
+"""One live episode of a server: its lock, its environment, and its last answer."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from chatenv_client.errors import DeadlineError, StepIndexMismatchError
-from chatenv_client.models import ChatObservation
+from chatenv_client.models import ChatAction, ChatObservation
 from chatenv_server.environment.environment import ChatEnvironment
+from chatenv_server.episodes.answers import Answer, digest_of
 from chatenv_server.stores.store import NOWHERE, Place
 from chatenv_server.work import Pause
 from chatenv_server.workers import shared_workers
@@ -27,14 +28,6 @@ class Caller(Protocol):
 
 Write = Callable[[ChatObservation], None]
 """Writes an answer to a Reset or Step, before what it did is final; raises where there can be no answer."""
-
-
-class Answer(NamedTuple):
-    """The answer to the last step."""
-
-    digest: bytes
-    """Of the request that it answers."""
-    observation: ChatObservation
 
 
 @dataclass(eq=False)
@@ -111,7 +104,7 @@ class Episode:
         """Drop all that it holds, for good."""
         self.is_out, self.environment, self.answer, self.accounted_tokens = True, None, None, 0
 
-    def replayed(self, step_count: int, step_index: int | None, digest: bytes) -> ChatObservation | None:
+    def replayed(self, step_count: int, step_index: int | None, action: ChatAction) -> ChatObservation | None:
         """The stored answer if a Step repeats the last one; None if it is the next.
 
         Raises:
@@ -120,7 +113,7 @@ class Episode:
         if step_index is None or step_index == step_count:
             return None
         repeats_last = step_index == step_count - 1
-        if repeats_last and self.answer is not None and self.answer.digest == digest:
+        if repeats_last and self.answer is not None and self.answer.digest == digest_of(self.episode_id, action):
             return self.answer.observation
         what = "but asks another thing than the step on record" if repeats_last else "which is not the next step"
         raise StepIndexMismatchError(

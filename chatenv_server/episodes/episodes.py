@@ -143,7 +143,6 @@ class Episodes:
         episode_id: str,
         action: ChatAction,
         *,
-        digest: bytes,
         step_index: int | None = None,
         caller: Caller | None = None,
         answer: Write | None = None,
@@ -154,7 +153,6 @@ class Episodes:
         Args:
             episode_id: the episode.
             action: what to append.
-            digest: the same for two requests exactly if they ask the same.
             step_index: step_count as the caller has seen it; None: no check.
             caller: who waits for the answer.
             answer: writes it; may be called again, and only the last time counts.
@@ -170,9 +168,9 @@ class Episodes:
         if writing is None and self._store.keeps:
             return await written(
                 self.shelf.writing,
-                lambda alone: self._calls.step(episode_id, action, digest, step_index, caller, answer, alone),
+                lambda alone: self._calls.step(episode_id, action, step_index, caller, answer, alone),
             )
-        return await self._calls.step(episode_id, action, digest, step_index, caller, answer, writing)
+        return await self._calls.step(episode_id, action, step_index, caller, answer, writing)
 
     def finish(
         self, episode_id: str, answer: Callable[[ChatEnvironment], bytes], *, caller: Caller | None = None

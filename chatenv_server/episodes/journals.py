@@ -20,7 +20,7 @@ from chatenv_client.errors import (
     InvalidRequestError,
 )
 from chatenv_server.environment.environment import ChatEnvironment
-from chatenv_server.episodes.episode import Answer
+from chatenv_server.episodes.answers import Answer
 from chatenv_server.stores.store import End, Journal, Standing, Store
 
 _ENDS: Final = {End.CLOSED: EpisodeClosedError, End.EXPIRED: EpisodeExpiredError}
@@ -64,7 +64,7 @@ class Journals:
         environment = self._open_environment()
         with _told_as_damage():
             observation = await environment.restoring(snapshot)
-        return Read(journal, environment, Answer(snapshot.entries[-1].request_digest, observation))
+        return Read(journal, environment, Answer(observation, snapshot.entries[-1].request_digest))
 
     def snapshot_of(self, episode_id: str) -> pb.EpisodeSnapshot:
         """An episode as a snapshot.

@@ -19,7 +19,8 @@ from chatenv_client.errors import (
 from chatenv_client.models import ChatObservation
 from chatenv_server.environment.environment import ChatEnvironment
 from chatenv_server.environment.snapshots import prove_last_span
-from chatenv_server.episodes.episode import Answer, Caller, Episode, Write
+from chatenv_server.episodes.answers import Answer
+from chatenv_server.episodes.episode import Caller, Episode, Write
 from chatenv_server.episodes.episodes import Episodes
 from chatenv_server.episodes.summaries import summary_of
 from chatenv_server.episodes.writing import write_timed
@@ -132,7 +133,7 @@ class TakingUp:
                 if took_place:
                     self._settle(episode, newcomers[episode.episode_id], Place(begin.run, len(pieces)), created)
                     if digest := snapshot.entries[-1].request_digest:
-                        episode.answer = Answer(digest, newcomers[episode.episode_id].observation)
+                        episode.answer = Answer(newcomers[episode.episode_id].observation, digest)
         finally:
             for episode in free:
                 table.account(episode, reserved=tokens)

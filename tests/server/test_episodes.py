@@ -26,6 +26,7 @@ from chatenv_server.tokenizer_files.byte_tokenizer import ByteTokenizer
 OpenStore = Callable[..., Episodes]
 HELLO: tuple[Any, ...] = ({"role": "user", "content": "Hello!"},)
 SAMPLED = ChatAction(tokens=[*b"Hi!", 257])
+OTHER = ChatAction(tokens=[*b"Ho!", 257])
 
 
 class Clock:
@@ -65,8 +66,8 @@ def on_a_file(engine: TokenEngine, tmp_path: Path) -> Iterator[Callable[..., Epi
         yield lambda *limits: Episodes(lambda: ChatEnvironment(engine), Budget(*limits), store=file)
 
 
-def step(store: Episodes, episode_id: str, index: int | None, digest: bytes = b"a") -> ChatObservation:
-    return store.step(episode_id, SAMPLED, digest=digest, step_index=index)
+def step(store: Episodes, episode_id: str, index: int | None, action: ChatAction = SAMPLED) -> ChatObservation:
+    return store.step(episode_id, action, step_index=index)
 
 
 def step_count(store: Episodes, episode_id: str) -> int:
@@ -109,13 +110,15 @@ def test_the_last_step_of_a_finished_episode_is_replayed_too(open_store: OpenSto
         step(store, "e", 1)
 
 
-@pytest.mark.parametrize(("index", "digest"), [(0, b"a"), (1, b"other"), (3, b"a"), (99, b"a")])
-def test_neither_the_next_step_nor_the_last_one_again_is_refused(store: Episodes, index: int, digest: bytes) -> None:
+@pytest.mark.parametrize(("index", "action"), [(0, SAMPLED), (1, OTHER), (3, SAMPLED), (99, SAMPLED)])
+def test_neither_the_next_step_nor_the_last_one_again_is_refused(
+    store: Episodes, index: int, action: ChatAction
+) -> None:
     store.reset({"episode_id": "e"})
     step(store, "e", 0)
     step(store, "e", 1)
     with pytest.raises(errors.StepIndexMismatchError) as refusal:
-        step(store, "e", index, digest)
+        step(store, "e", index, action)
     assert refusal.value.details == {"expected_step_index": "2", "received_step_index": str(index)}
     assert step_count(store, "e") == 2
 
@@ -124,9 +127,9 @@ def test_a_step_that_was_refused_is_no_answer_to_replay(store: Episodes) -> None
     store.reset({"episode_id": "e"})
     step(store, "e", 0)
     with pytest.raises(errors.InvalidRequestError):
-        store.step("e", ChatAction(tokens=[-1]), digest=b"bad", step_index=1)
+        store.step("e", ChatAction(tokens=[-1]), step_index=1)
     with pytest.raises(errors.StepIndexMismatchError):
-        step(store, "e", 0, b"bad")
+        step(store, "e", 0, ChatAction(tokens=[-1]))
     assert step(store, "e", 0).step_count == 1
 
 
@@ -243,7 +246,7 @@ def test_idle_episodes_make_room_for_a_steps_tokens_too(open_store: OpenStore, c
     clock.now = 11
     store.reset({"episode_id": "busy", "messages": HELLO})
     room = 100 - store.live_tokens
-    store.step("busy", ChatAction(tokens=[65] * (room + 1)), digest=b"", step_index=0)
+    store.step("busy", ChatAction(tokens=[65] * (room + 1)), step_index=0)
     assert store.live_tokens == length(store, "busy")
     assert store.live_episodes == 1
 
@@ -253,7 +256,7 @@ def test_tokens_beyond_the_budget_are_refused_and_the_episode_stays_as_it_was(op
     store.reset({"episode_id": "e", "messages": HELLO})
     held = store.live_tokens
     with pytest.raises(errors.TokenLimitError):
-        store.step("e", ChatAction(tokens=[65] * 100), digest=b"", step_index=0)
+        store.step("e", ChatAction(tokens=[65] * 100), step_index=0)
     assert store.live_tokens == held == length(store, "e")
     assert step(store, "e", 0).step_count == 1
 
@@ -265,7 +268,7 @@ def test_live_tokens_are_the_lengths_of_the_live_episodes(store: Episodes) -> No
     assert store.live_tokens == length(store, "a") + length(store, "b")
     store.reset({"episode_id": "a"})
     with pytest.raises(errors.InvalidRequestError):
-        store.step("b", ChatAction(tokens=[999]), digest=b"", step_index=1)
+        store.step("b", ChatAction(tokens=[999]), step_index=1)
     assert store.live_tokens == length(store, "a") + length(store, "b")
     store.close("a")
     assert store.live_tokens == length(store, "b")
@@ -289,13 +292,13 @@ def test_two_threads_on_one_episode_leave_it_consistent(store: Episodes) -> None
     store.reset({"episode_id": "e"})
     applied: list[int] = []
 
-    def race() -> None:
+    def race(action: ChatAction) -> None:
         for index in range(50):
             with contextlib.suppress(errors.StepIndexMismatchError):
-                store.step("e", SAMPLED, digest=threading.current_thread().name.encode(), step_index=index)
+                store.step("e", action, step_index=index)
                 applied.append(index)
 
-    threads = [threading.Thread(target=race, name=name) for name in ("one", "other")]
+    threads = [threading.Thread(target=race, args=[action]) for action in (SAMPLED, OTHER)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -356,7 +359,7 @@ def test_other_episodes_do_not_wait_for_a_transform(stuck: Episodes) -> None:
 
 def test_a_call_waits_for_its_episode_no_longer_than_its_deadline(stuck: Episodes) -> None:
     with pytest.raises(errors.DeadlineError):
-        stuck.step("slow", SAMPLED, digest=b"", caller=Impatient())
+        stuck.step("slow", SAMPLED, caller=Impatient())
 
 
 def test_an_episode_at_work_does_not_expire(stuck: Episodes, clock: Clock) -> None:
@@ -404,7 +407,7 @@ def test_a_step_that_lasts_long_keeps_its_episode_from_expiring_in_another_proce
 def test_a_caller_who_hung_up_has_no_step_begun(store: Episodes) -> None:
     store.reset({"episode_id": "e"})
     with pytest.raises(errors.DeadlineError):
-        store.step("e", SAMPLED, digest=b"", caller=Impatient(active=False))
+        store.step("e", SAMPLED, caller=Impatient(active=False))
     assert step_count(store, "e") == 0
 
 
@@ -412,14 +415,14 @@ def test_a_caller_who_hung_up_has_no_call_begun_where_a_store_keeps_them(on_a_fi
     store, gone = on_a_file(10, 10**6), Impatient(active=False)
     store.reset({"episode_id": "e"})
     with pytest.raises(errors.DeadlineError):
-        store.step("e", SAMPLED, digest=b"", caller=gone)
+        store.step("e", SAMPLED, caller=gone)
     with pytest.raises(errors.DeadlineError):
         store.reset({"episode_id": "other"}, caller=gone)
     writing = store.writing()
     assert writing is not None
-    store.step("e", SAMPLED, digest=b"", writing=writing)
+    store.step("e", SAMPLED, writing=writing)
     with pytest.raises(errors.DeadlineError):  # while the step before it waits to be written
-        store.step("e", SAMPLED, digest=b"", caller=gone, writing=writing)
+        store.step("e", SAMPLED, caller=gone, writing=writing)
     assert writing.finish() == []
     assert step_count(store, "e") == 1
     with pytest.raises(errors.EpisodeUnknownError):
@@ -503,11 +506,11 @@ def test_history_may_change_in_an_episode_that_was_imported(
     store.reset({"episode_id": "e", "messages": HELLO})
     step(store, "e", 0)
     for _ in range(2):
-        store.step("e", ChatAction(messages=HELLO), digest=b"m")
+        store.step("e", ChatAction(messages=HELLO))
     copies.imported(copies.exported("e"), "copy")
     copies.fork("copy", ["fork"], at_step)
     for episode_id in ("copy", "fork"):
-        again = store.step(episode_id, ChatAction(messages=HELLO, replace_from=0), digest=b"r")
+        again = store.step(episode_id, ChatAction(messages=HELLO, replace_from=0))
         store.shelf.table.shrink(0)
         assert store.held_episodes == 0
         with store.reading(episode_id) as environment:
@@ -529,8 +532,8 @@ def test_steps_written_together_are_done_again_together_where_another_process_wa
         assert together is not None
         for key in range(2):
             together.key = key
-            here.step("e", SAMPLED, digest=b"", writing=together)
-        there.step("e", ChatAction(messages=HELLO), digest=b"quicker")
+            here.step("e", SAMPLED, writing=together)
+        there.step("e", ChatAction(messages=HELLO))
         assert together.finish() == [(0, None), (1, None)]
         assert [step_count(each, "e") for each in (here, there)] == [1, 1]
 
@@ -603,13 +606,13 @@ def test_who_waits_for_an_episode_holds_no_other(on_a_file: Callable[..., Episod
         store.reset({"episode_id": episode_id})
     writing = store.writing()
     assert writing is not None
-    store.step("done", SAMPLED, digest=b"", writing=writing)
+    store.step("done", SAMPLED, writing=writing)
     with pytest.raises(errors.DeadlineError):
         store.close("done", caller=Impatient())  # its step is not written yet
     held = store.shelf.table.find_or_add("held")
     held.acquire(None)
     with pytest.raises(errors.DeadlineError):
-        store.step("held", SAMPLED, digest=b"", caller=Impatient(), writing=writing)
+        store.step("held", SAMPLED, caller=Impatient(), writing=writing)
     assert store.close("done", caller=Impatient())
     held.release()
     assert writing.finish() == []
@@ -635,11 +638,11 @@ def test_a_call_that_the_store_cannot_be_told_of_has_changed_nothing(
         store = Episodes(lambda: Untold(engine), Budget(10, 10**6), store=file)
         store.reset({"episode_id": "e"})
         writing = store.writing() if together else None
-        store.step("e", SAMPLED, digest=b"0", step_index=0, writing=writing)
+        store.step("e", SAMPLED, step_index=0, writing=writing)
         Untold.fails = True
         with pytest.raises(MemoryError):
-            store.step("e", ChatAction(messages=HELLO), digest=b"1", step_index=1, writing=writing)
-        store.step("e", SAMPLED, digest=b"2", step_index=1, writing=writing)
+            store.step("e", ChatAction(messages=HELLO), step_index=1, writing=writing)
+        store.step("e", SAMPLED, step_index=1, writing=writing)
         assert writing is None or writing.finish() == []
         Untold.fails = True
         with pytest.raises(MemoryError):

@@ -53,7 +53,7 @@ def test_what_another_process_steps_while_it_is_read_is_in_the_answer(process: P
 
     def tell(environment: ChatEnvironment) -> bytes:
         if not told:
-            other.step("e", SAMPLED, digest=b"a")
+            other.step("e", SAMPLED)
         told.append(steps(environment))
         return told[-1]
 
@@ -85,7 +85,7 @@ def test_only_the_end_that_the_store_took_closes_the_task(engine: TokenEngine, t
 
         def tell(environment: ChatEnvironment) -> bytes:
             if not environment.step_count:
-                other.step("e", SAMPLED, digest=b"a")
+                other.step("e", SAMPLED)
             return steps(environment)
 
         one.finish("e", tell)
@@ -109,7 +109,7 @@ def test_a_step_on_what_another_process_has_finished_finds_no_episode(process: P
     one.reset({"episode_id": "e"})
     other.finish("e", steps)
     with pytest.raises(errors.EpisodeClosedError):
-        one.step("e", SAMPLED, digest=b"a")
+        one.step("e", SAMPLED)
     assert one.finish("e", steps) == b"0 steps"
 
 
@@ -117,7 +117,7 @@ def test_an_answer_that_fails_ends_nothing(episodes: Episodes) -> None:
     episodes.reset({"episode_id": "e"})
     with pytest.raises(ZeroDivisionError):
         episodes.finish("e", lambda _: b"x" * (1 // 0))
-    assert episodes.step("e", SAMPLED, digest=b"a").step_count == 1
+    assert episodes.step("e", SAMPLED).step_count == 1
     assert episodes.finish("e", steps) == b""
     assert episodes.finish("e", steps) == b"1 steps"
 

@@ -24,7 +24,6 @@ from chatenv_client.health import SERVICE
 from chatenv_client.models import ChatObservation
 from chatenv_client.wire import error_from_status, parse_status
 from chatenv_server.engine import TokenEngine
-from chatenv_server.rpc.answering import _digest
 from chatenv_server.rpc.crew import MAX_OTHER_CALLS
 from chatenv_server.rpc.failures import MAX_MESSAGE_BYTES, status_of
 from chatenv_server.running import healthcheck
@@ -268,11 +267,19 @@ def test_asking_for_a_status_logs_nothing_and_leaves_the_error_as_it_was(caplog:
     assert (len(status.message), vars(error), caplog.records) == (MAX_MESSAGE_BYTES + 3, before, [])
 
 
-def test_asking_what_a_step_asks_leaves_the_request_as_it_was() -> None:
-    request, other = (a_step("e", step_index=3, known_tokens=known, known_messages=1) for known in (9, 0))
-    before = request.SerializeToString()
-    assert _digest(request) == _digest(other)
-    assert request.SerializeToString() == before
+def test_a_copy_answers_again_for_its_own_last_step_alone(serve: Serve) -> None:
+    with connected(serve()) as stub:
+        stub.Reset(pb.ResetRequest(episode_id="a"))
+        first = stub.Step(a_step("a", step_index=0))
+        stub.ForkEpisode(pb.ForkEpisodeRequest(episode_id="a", fork_ids=["b"]))
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.Step(a_step("b", step_index=0))
+        assert reason_of(refusal.value) == "STEP_INDEX_MISMATCH"
+        snapshot = stub.ExportEpisode(pb.ExportEpisodeRequest(episode_id="a")).snapshot
+        stub.CloseEpisode(pb.CloseEpisodeRequest(episode_id="a"))
+        stub.ImportEpisode(pb.ImportEpisodeRequest(snapshot=snapshot))
+        assert stub.Step(a_step("a", step_index=0)) == first
+        assert stub.GetState(pb.GetStateRequest(episode_id="a")).step_count == 1
 
 
 def test_each_failed_call_is_one_line_without_its_prompt(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

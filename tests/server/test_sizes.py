@@ -124,9 +124,9 @@ def test_an_episode_has_a_greatest_number_of_messages_and_stays_as_it_was(monkey
     store = Episodes(lambda: ChatEnvironment(engine), Budget(10, 10_000))
     store.reset({"episode_id": "e", "messages": [{"role": "user", "content": "1"}]})
     two = ChatAction(messages=({"role": "user", "content": "2"}, {"role": "user", "content": "3"}))
-    store.step("e", two, digest=b"")
+    store.step("e", two)
     with pytest.raises(InvalidRequestError) as refused:
-        store.step("e", two, digest=b"")
+        store.step("e", two)
     assert refused.value.reason == "TOO_MANY_MESSAGES"
     with store.reading("e") as environment:
         assert (environment.step_count, environment.message_count) == (1, 3)
