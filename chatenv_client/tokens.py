@@ -199,24 +199,31 @@ class HashedPrefix:
     Threads may share it: they can lose work to each other, but nothing else.
     """
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_told")
 
     def __init__(self) -> None:
         self._known = (0, Fingerprint())
         """Number of tokens, and the fingerprint of so many."""
+        self._told: tuple[int, Int32Array | None, str] = (0, None, "")
+        """The moment that was asked for last, by the number of tokens and what followed, and its fingerprint."""
 
     def __len__(self) -> int:
         return self._known[0]
 
     def fingerprint(self, committed: Int32Array, tail: Int32Array) -> str:
         """32 hexadecimal digits of the stream at one moment: what was frozen of it by then, and what followed."""
+        count, asked_tail, told = self._told
+        if asked_tail is tail and count == len(committed):
+            return told
         length, known = self._known
         if length > len(committed):  # a moment that is long past
             return Fingerprint().extended(committed).with_tail(tail)
         if length < len(committed):
             known = known.extended(committed[length:])
             self._known = (len(committed), known)
-        return known.with_tail(tail)
+        told = known.with_tail(tail)
+        self._told = (len(committed), tail, told)
+        return told
 
 
 class TokenSnapshot:

@@ -187,6 +187,15 @@ def test_each_token_of_a_stream_is_hashed_once_when_somebody_asks() -> None:
     assert len(hashed) == 11
 
 
+def test_a_moment_that_is_asked_for_again_is_told_apart_from_others_like_it() -> None:
+    committed, hashed = np.arange(9, dtype=np.int32), HashedPrefix()
+    tails = [EMPTY_TOKENS, np.array([7], np.int32), np.array([8], np.int32)]
+    moments = [(count, tail) for count in (5, 6, 5) for tail in tails for _ in range(2)]
+    for count, tail in moments:
+        expected = fingerprint_of(np.concatenate([committed[:count], tail]))
+        assert hashed.fingerprint(committed[:count], tail) == expected
+
+
 def test_extending_into_a_new_fingerprint_leaves_the_old_one_as_it_was() -> None:
     fingerprint = Fingerprint()
     fingerprint.extended(np.array([1], np.int32))
