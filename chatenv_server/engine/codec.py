@@ -74,10 +74,10 @@ class Codec:
         # The neutral token stands for "something came before".
         self._neutral_text = self.added.text_of(self.added.neutral_id)
         # Some tokenizers put a space of their own before text after a control token.
-        self._writes_prefix_space = self._decode_run(self._encode_after_neutral("a")).startswith(" ")
+        self._writes_prefix_space = self._decode_run(_array(self._encode_after_neutral("a"))).startswith(" ")
         written = written_text(self._tokenizer, self.added)
         cut = None if written is None else written.cut
-        self.boundaries = Boundaries(self._tokenizer, self.added, self._neutral_text, self._text_after, cut)
+        self.boundaries = Boundaries(self._tokenizer, self.added, self._neutral_text, self._text_of, cut)
         self._newline_ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
         pre_tokens = None if written is None else PreTokens(written, self._tokenizer.model, self.added)
         self.isolated_texts = IsolatedTexts(self._tokenizer, self.added, pre_tokens)
@@ -208,17 +208,17 @@ class Codec:
             return TokenText(b"")
         if self._bytes_inside is not None:
             return TokenText(self._bytes_inside[token_id])
-        return TokenText(self._decode_run([token_id]).encode())
+        return TokenText(self._decode_run(_array([token_id])).encode())
 
     # -- decoding ---------------------------------------------------------------------------------
 
     def decode(self, ids: Int32Array) -> str:
         """Text of token ids in the middle of a stream: no leading space is lost, control tokens are shown."""
-        return self._decode(ids.tolist())
+        return self._decode(ids)
 
     def decode_after(self, before: Int32Array, ids: Int32Array) -> str:
         """Text of token ids that follow the tokens `before`."""
-        return self._text_after(ids.tolist(), before[-1:].tolist())
+        return self._text_after(ids, before)
 
     def decode_on(self, text: str, count: int, before: Int32Array, ids: Int32Array) -> str:
         """As `decode_after`, where the first `count` of the ids are known to read `text`: costs what is new."""
@@ -239,34 +239,41 @@ class Codec:
         place = self._token_bytes.parting_place(ids, count)
         return [] if place is None else [place]
 
-    def _text_after(self, ids: Sequence[int], before: Sequence[int]) -> str:
+    def _text_of(self, ids: Sequence[int], before: Sequence[int]) -> str:
+        return self._text_after(_array(ids), _array(before))
+
+    def _text_after(self, ids: Int32Array, before: Int32Array) -> str:
         if not self._writes_prefix_space:
             return self._decode_run(ids)
         text = self._decode(ids)
-        artificial = len(before) > 0 and before[-1] in self.added
+        artificial = len(before) > 0 and before.item(-1) in self.added
         return text.removeprefix(" ") if artificial else text
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        if not self._writes_prefix_space or self.added.texts.keys().isdisjoint(ids):
+    def _decode(self, ids: Int32Array) -> str:
+        if not self._writes_prefix_space or self.added.texts.keys().isdisjoint(ids.tolist()):
             return self._decode_run(ids)
         text, start = "", 0
-        controls = [place for place, token_id in enumerate(ids) if token_id in self.added.texts]
+        controls = [place for place, token_id in enumerate(ids.tolist()) if token_id in self.added.texts]
         for place in (*controls, len(ids)):
             if place > start:
                 run = self._decode_run(ids[start:place])
                 text += run.removeprefix(" ") if text else run
-            text += self.added.text_of(ids[place]) if place < len(ids) else ""
+            text += self.added.text_of(ids.item(place)) if place < len(ids) else ""
             start = place + 1
         return text
 
-    def _decode_run(self, ids: Sequence[int]) -> str:
+    def _decode_run(self, ids: Int32Array) -> str:
         if self._token_bytes is not None and len(ids) < LONG:
             text = self._token_bytes.decode(ids)
             if text is not None:
                 return text
         if self.added.neutral_id is None:
-            return decoded(self._tokenizer, [*ids])
-        return decoded(self._tokenizer, [self.added.neutral_id, *ids])[len(self._neutral_text) :]
+            return decoded(self._tokenizer, ids.tolist())
+        return decoded(self._tokenizer, [self.added.neutral_id, *ids.tolist()])[len(self._neutral_text) :]
+
+
+def _array(ids: Sequence[int]) -> Int32Array:
+    return np.array(ids, dtype=np.int32)
 
 
 def _tokens_at(pieces: Sequence[_Piece], characters: Iterable[int]) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ def test_the_text_of_tokens_is_what_the_library_decodes(name: str) -> None:
 
     @given(st.lists(st.integers(0, 300) | st.integers(0, size + 3), max_size=12))
     def law(ids: list[int]) -> None:
-        text = table.decode(ids)
+        text = table.decode(np.array(ids, dtype=np.int32))
         assert (text is None and "\ufffd" in decoded(tokenizer, ids)) or before + str(text) == decoded(tokenizer, ids)
 
     law()
@@ -45,11 +46,11 @@ def test_an_added_token_of_other_letters_is_written_as_it_is() -> None:
     tokenizer = byte_level(control=("two words", "<｜end▁of▁turn｜>")).backend_tokenizer
     table = token_bytes(tokenizer, after_text=True)
     assert table is not None
-    assert table.decode([256, 257]) == tokenizer.decode([256, 257], skip_special_tokens=False)
+    assert table.decode(np.array([256, 257], dtype=np.int32)) == tokenizer.decode([256, 257], skip_special_tokens=False)
 
 
 @given(st.lists(st.integers(0, 258), max_size=40))
 def test_any_bytes_become_the_text_that_the_library_makes_of_them(ids: list[int]) -> None:
     table = token_bytes(BYTES, after_text=True)
     assert table is not None
-    assert table.decode(ids) == BYTES.decode(ids, skip_special_tokens=False)
+    assert table.decode(np.array(ids, dtype=np.int32)) == BYTES.decode(ids, skip_special_tokens=False)
