@@ -38,10 +38,7 @@ class Message(TypedDict, total=False):
 
 def is_plain(message: Any) -> bool:
     """Whether a message is a dict of a role and a text, as nearly all are, and of nothing else."""
-    return type(message) is dict and message.keys() == _PLAIN and type(message["content"]) is str
-
-
-_PLAIN: Final = {"role", "content"}
+    return type(message) is dict and len(message) == 2 and "role" in message and type(message.get("content")) is str
 
 
 def own_message(message: Mapping[str, Any]) -> Message:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_client.models import ChatObservation, FidelityReport, Message, Rendered
 from chatenv_client.reasons import Reason
-from chatenv_client.tokens import Int32Array, pack_tokens, unpack_tokens
+from chatenv_client.tokens import EMPTY_TOKENS, Int32Array, pack_tokens, unpack_tokens
 from chatenv_client.wire.enums import FIDELITY_KIND
 from chatenv_client.wire.failures import failure_from_proto, failure_to_proto
 from chatenv_client.wire.json_fields import dump_json, load_object
@@ -88,36 +88,38 @@ def observation_from_proto(encoded: pb.Observation) -> ObservationDelta:
         ProtocolError: a report is of an unknown kind.
         InvalidRequestError: a message or the metadata is malformed.
     """
-    metadata, fidelity, messages = encoded.metadata_json, encoded.fidelity, encoded.messages
-    rewarded = encoded.HasField("reward")
-    observation = ChatObservation(
-        episode_id=encoded.episode_id,
-        step_count=encoded.step_count,
-        reward=encoded.reward if rewarded else None,
-        terminated=encoded.terminated,
-        truncated=encoded.truncated,
-        metadata=load_object(metadata, "metadata", Reason.BAD_METADATA) if metadata else {},
-        generation_prompt_length=encoded.generation_prompt_length,
-        fidelity=fidelity_from_proto(fidelity) if fidelity else (),
-        prompt_fingerprint=encoded.prompt_fingerprint,
-        held_tokens=encoded.tokens_offset,
-        held_messages=encoded.messages_offset,
-        segment=encoded.segment,
+    # Field by field: a keyword more takes longer than to ask for what few answers have.
+    observation = ChatObservation(encoded.episode_id, encoded.step_count)
+    observation.terminated, observation.truncated = encoded.terminated, encoded.truncated
+    observation.generation_prompt_length = encoded.generation_prompt_length
+    observation.prompt_fingerprint = encoded.prompt_fingerprint
+    observation.held_tokens, observation.held_messages = encoded.tokens_offset, encoded.messages_offset
+    observation.segment = encoded.segment
+    _read_what_some_have(observation, encoded)
+    tokens, messages = encoded.tokens, encoded.messages
+    return ObservationDelta(
+        observation,
+        unpack_tokens(tokens) if tokens else EMPTY_TOKENS,
+        messages_from_proto(messages) if messages else [],
     )
-    # What few answers have: to ask for it takes less time than a keyword more.
-    if rewarded and encoded.rewards:
-        observation.rewards, _ = rewards_from_proto(encoded.rewards)
+
+
+def _read_what_some_have(observation: ChatObservation, encoded: pb.Observation) -> None:
+    if encoded.HasField("reward"):
+        observation.reward = encoded.reward
+        if encoded.rewards:
+            observation.rewards, _ = rewards_from_proto(encoded.rewards)
+    if metadata := encoded.metadata_json:
+        observation.metadata = load_object(metadata, "metadata", Reason.BAD_METADATA)
+    if fidelity := encoded.fidelity:
+        observation.fidelity = fidelity_from_proto(fidelity)
     if encoded.HasField("turns_left"):
         observation.turns_left = encoded.turns_left
     if encoded.HasField("tokens_left"):
         observation.tokens_left = encoded.tokens_left
-    if encoded.turn_open:
-        observation.turn_open = True
+    observation.turn_open = encoded.turn_open
     if encoded.HasField("failure"):
         observation.failure = failure_from_proto(encoded.failure)
-    return ObservationDelta(
-        observation, unpack_tokens(encoded.tokens), messages_from_proto(messages) if messages else []
-    )
 
 
 def fidelity_to_proto(report: FidelityReport) -> pb.FidelityReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -119,7 +119,7 @@ def reset_from_proto(request: pb.ResetRequest) -> ResetOptions:
     options: dict[str, Any] = {key: getattr(request, key) for key in _OPTIONAL if request.HasField(key)}
     options |= {key: getattr(request, key) for key in _EMPTY_MEANS_DEFAULT if getattr(request, key)}
     if request.messages:
-        options["messages"] = _messages(request)
+        options["messages"] = _messages(request.messages)
     if request.HasField("clock"):
         options["clock"] = _read_clock(request.clock)
     return cast("ResetOptions", options | _json_options(request) | _policies(request))
@@ -224,9 +224,10 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
     Raises:
         InvalidRequestError: with the field that is bad.
     """
-    messages = tuple(_messages(request)) if request.messages else ()
-    beside = messages or request.HasField("replace_from")
-    for field in ("tokens", "prompt_fingerprint") if beside else ():
+    given = request.messages
+    messages = tuple(_messages(given)) if given else ()
+    replace_from = request.replace_from if request.HasField("replace_from") else None
+    for field in ("tokens", "prompt_fingerprint") if messages or replace_from is not None else ():
         if getattr(request, field):
             what = f"{field} belongs to sampled tokens and cannot stand beside messages; send two Steps"
             raise InvalidRequestError(what, reason=Reason.BAD_ACTION, field=field)
@@ -237,7 +238,7 @@ def action_from_proto(request: pb.StepRequest) -> ChatAction:
         model_version=request.model_version,
         messages=messages,
         prompt_fingerprint=request.prompt_fingerprint,
-        replace_from=request.replace_from if request.HasField("replace_from") else None,
+        replace_from=replace_from,
         message=message_from_proto(request.message, "message") if request.HasField("message") else None,
     )
     if request.sampled_runs:
@@ -276,14 +277,14 @@ def render_from_proto(request: pb.RenderMessageRequest) -> list[Message]:
     Raises:
         InvalidRequestError: with the field that is bad.
     """
-    return _messages(request)
+    return _messages(request.messages)
 
 
-def _messages(request: Any) -> list[Message]:
-    if len(request.messages) > MAX_MESSAGES:
-        what = f"{len(request.messages)} messages in one request; send at most {MAX_MESSAGES}, then the rest"
+def _messages(encoded: Collection[pb.Message]) -> list[Message]:
+    if len(encoded) > MAX_MESSAGES:
+        what = f"{len(encoded)} messages in one request; send at most {MAX_MESSAGES}, then the rest"
         raise InvalidRequestError(what, reason=Reason.TOO_MANY_MESSAGES, field="messages")
-    return messages_from_proto(request.messages)
+    return messages_from_proto(encoded)
 
 
 def timestamp(unix_seconds: float) -> Timestamp:

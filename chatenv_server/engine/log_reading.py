@@ -42,13 +42,15 @@ class LogReading:
     @property
     def stream(self) -> TokenSnapshot:
         """The token stream as it is now; costs no copy."""
-        return TokenSnapshot(self.head.committed, self.head.tail.tokens, self.head.records.hashed)
+        head = self.head
+        return TokenSnapshot(head.committed, head.tail.tokens, head.records.hashed)
 
     @property
     def held_tokens(self) -> int:
         """Tokens that it holds, those of sealed segments included; columns count as what they take."""
-        sealed, columns = self.head.sealed, self.head.written.column_bytes
-        return len(self) + columns // BYTES_OF_A_TOKEN + (sealed[-1].held_tokens if sealed else 0)
+        head, written = self.head, self.head.written
+        sealed = head.sealed[-1].held_tokens if head.sealed else 0
+        return written.tokens + len(head.tail.tokens) + written.column_bytes // BYTES_OF_A_TOKEN + sealed
 
     def column_rows(self) -> tuple[ColumnRows, ...]:
         """Columns of the segment's sampled tokens, in the order in which they came."""
@@ -137,7 +139,8 @@ class LogReading:
 
     def fingerprint(self) -> str:
         """Fingerprint of the stream; costs the tail, and what was committed since it was asked for last."""
-        return self.stream.fingerprint()
+        head = self.head
+        return head.records.hashed.fingerprint(head.committed, head.tail.tokens)
 
     def turns(self) -> tuple[Turn, ...]:
         """All turns of the segment, the pending tail last."""

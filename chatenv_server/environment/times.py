@@ -45,7 +45,9 @@ class Times:
 
     def now(self) -> int:
         """Milliseconds since the reset."""
-        self.last = min(max(self.last, unix_ms() - self.began_unix_ms), MOST_MS)
+        passed = unix_ms() - self.began_unix_ms
+        if passed > self.last:
+            self.last = min(passed, MOST_MS)
         return self.last
 
     def book(self, moments: Moments) -> None:

@@ -17,25 +17,21 @@ from chatenv_server.tasks.task import ModelTurn
 def observation_of(episode: EpisodeRecord, change: Change) -> ChatObservation:
     """The episode as it is now, after a step or reset that did this to its log."""
     log, head, progress, options = episode.log, episode.log.head, episode.progress, episode.options
-    return ChatObservation(
-        episode_id=episode.episode_id,
-        step_count=progress.step_count,
-        stream=log.stream,
-        conversation=log.conversation,
-        terminated=progress.terminated,
-        truncated=progress.truncated,
-        metadata=copy.deepcopy(dict(options.metadata)) if options.metadata else {},
-        generation_prompt_length=head.tail.generation_prompt_length,
-        fidelity=change.reports,
-        seed=options.seed,
-        held_tokens=change.held_tokens,
-        held_messages=change.held_messages,
-        segment=len(head.sealed),
-        turns_left=progress.turns_left(options) if episode.has_limits else None,
-        tokens_left=progress.tokens_left(options, len(log)) if episode.has_limits else None,
-        turn_open=progress.turn_open,
-        failure=progress.failure,
-    )
+    shown = ChatObservation(episode.episode_id, progress.step_count, log.stream, log.conversation)
+    # Field by field: what few episodes have takes none of the time of the others.
+    shown.terminated, shown.truncated, shown.failure = progress.terminated, progress.truncated, progress.failure
+    shown.generation_prompt_length = head.tail.generation_prompt_length
+    shown.fidelity = change.reports
+    shown.held_tokens, shown.held_messages = change.held_tokens, change.held_messages
+    shown.segment = len(head.sealed)
+    shown.seed = options.seed
+    if options.metadata:
+        shown.metadata = copy.deepcopy(dict(options.metadata))
+    if episode.has_limits:
+        shown.turns_left, shown.tokens_left = progress.turns_left(options), progress.tokens_left(options, len(log))
+    if progress.turn_open:
+        shown.turn_open = True
+    return shown
 
 
 def show_reward(observation: ChatObservation, reward: Earned) -> None:

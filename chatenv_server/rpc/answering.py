@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -71,11 +70,12 @@ class Answering:
             self.check_text(request.message.ByteSize(), "message")
         action = wire.action_from_proto(request)
         step_index = request.step_index if request.HasField("step_index") else None
+        shown = response.observation
 
         def answer(observation: ChatObservation) -> None:
-            response.Clear()  # it may be called again
+            shown.Clear()  # it may be called again
             wire.write_observation(
-                response.observation,
+                shown,
                 observation,
                 known_tokens=request.known_tokens,
                 known_messages=request.known_messages,
@@ -85,13 +85,12 @@ class Answering:
         observation = await self._episodes.stepping(
             request.episode_id,
             action,
-            digest=_digest(request),
             step_index=step_index,
             caller=caller,
             answer=answer,
             writing=writing,
         )
-        self._telemetry.answered(len(action.tokens), len(observation.stream) - response.observation.tokens_offset)
+        self._telemetry.answered(len(action.tokens), len(observation.stream) - shown.tokens_offset)
 
     async def finish(
         self,
@@ -125,17 +124,3 @@ class Answering:
                 reason=Reason.TEXT_TOO_LONG,
                 field=field,
             )
-
-
-def _digest(request: pb.StepRequest) -> bytes:
-    """The same for two Steps exactly if they ask the same, whatever their callers hold already."""
-    held = pb.StepRequest(known_tokens=request.known_tokens, known_messages=request.known_messages)
-    if request.HasField("step_index"):
-        held.step_index = request.step_index
-    for field in ("known_tokens", "known_messages", "step_index"):
-        request.ClearField(field)
-    # Equal messages without maps have equal bytes where the same protobuf writes them. Under another release a repeated
-    # Step is at worst not known again, and refused.
-    asked = request.SerializeToString()
-    request.MergeFrom(held)  # as it was: a copy of the whole would double what long requests hold
-    return hashlib.blake2b(asked, digest_size=16).digest()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 
@@ -17,10 +17,12 @@ from chatenv_server.rpc.answering import AnswerOne
 from chatenv_server.rpc.courses import Courses, exhaust
 from chatenv_server.rpc.failures import ItemFailures, status_of
 from chatenv_server.rpc.room import AnswerRoom
+from chatenv_server.values import value
 from chatenv_server.work import Course, done
 
 
-class CallOfItems(NamedTuple):
+@value
+class CallOfItems:
     """A call that asks many things."""
 
     caller: WatchedCaller
@@ -36,7 +38,8 @@ class CallOfItems(NamedTuple):
             self.failures.close()
 
 
-class Asked(NamedTuple):
+@value
+class Asked:
     """An item that a call asks."""
 
     item: Any

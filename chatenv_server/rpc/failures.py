@@ -160,11 +160,11 @@ class ItemFailures:
 
     Args:
         method: name of the RPC.
-        peer: who called.
+        peer: says who called, where something failed: gRPC takes its time to tell.
         log: where they are counted and written.
     """
 
-    def __init__(self, method: str, peer: str, log: FailureLog) -> None:
+    def __init__(self, method: str, peer: Callable[[], str], log: FailureLog) -> None:
         self._method = method
         self._peer = peer
         self._log = log
@@ -179,7 +179,7 @@ class ItemFailures:
             self._counts[kind] += 1
             is_first = self._counts[kind] == 1
         if is_first:
-            self._log.write(failure, Failed(self._method, self._peer, episode_id, seconds))
+            self._log.write(failure, Failed(self._method, self._peer(), episode_id, seconds))
         else:
             self._log.telemetry.failed(self._method, error.reason)
 
@@ -194,7 +194,7 @@ class ItemFailures:
                         "code": code,
                         "reason": reason,
                         "more": count - 1,
-                        "peer": self._peer,
+                        "peer": self._peer(),
                     },
                 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Final
 
 from google.protobuf.message import Message
@@ -14,12 +13,11 @@ _ITEM_OVERHEAD: Final = 256
 
 
 class AnswerRoom:
-    """The room of one answer, which many items may share. Safe for threads."""
+    """The room of one answer, which many items may share that are worked on in one thread."""
 
     def __init__(self, max_message_bytes: int) -> None:
         self._limit = max_message_bytes
         self._left = max_message_bytes
-        self._lock = threading.Lock()
 
     def take(self, response: Message) -> None:
         """Take the room of a response.
@@ -28,11 +26,10 @@ class AnswerRoom:
             MessageTooLargeError: it does not fit.
         """
         size = response.ByteSize() + _ITEM_OVERHEAD
-        with self._lock:
-            if size > self._left:
-                raise MessageTooLargeError(
-                    f"the answer would take {size} bytes and there is room for {self._left}, of {self._limit} that a "
-                    "message may take; nothing was applied. Send fewer items, say what you hold in known_tokens and "
-                    "known_messages, or raise --max-message-bytes and the client's max_message_bytes"
-                )
-            self._left -= size
+        if size > self._left:
+            raise MessageTooLargeError(
+                f"the answer would take {size} bytes and there is room for {self._left}, of {self._limit} that a "
+                "message may take; nothing was applied. Send fewer items, say what you hold in known_tokens and "
+                "known_messages, or raise --max-message-bytes and the client's max_message_bytes"
+            )
+        self._left -= size

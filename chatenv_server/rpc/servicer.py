@@ -258,7 +258,7 @@ class ChatEnvServicer(pb_grpc.ChatEnvServiceServicer):
         return AnswerRoom(self._max_message_bytes)
 
     def _items_of(self, rpc: str, context: grpc.ServicerContext) -> CallOfItems:
-        return CallOfItems(WatchedCaller(context), self._room(), ItemFailures(rpc, context.peer(), self._failures))
+        return CallOfItems(WatchedCaller(context), self._room(), ItemFailures(rpc, context.peer, self._failures))
 
     def _reading(self, request: Any, context: grpc.ServicerContext) -> AbstractContextManager[ChatEnvironment]:
         return self._episodes.reading(request.episode_id, caller=context)

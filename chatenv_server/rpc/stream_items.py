@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from chatenv_client._generated import chatenv_pb2 as pb
 from chatenv_server.rpc.answering import AnswerOne
@@ -41,7 +42,7 @@ class StreamItems:
         return [one.result for one in asked]
 
     def _asked_by(self, request: pb.StreamStepsRequest) -> Asked:
-        return Asked(request.step, _outcome_of(request), self._call._replace(room=self._open_room()))
+        return Asked(request.step, _outcome_of(request), replace(self._call, room=self._open_room()))
 
 
 def _outcome_of(request: pb.StreamStepsRequest) -> pb.StreamStepsResponse:
