@@ -13,7 +13,8 @@ is asked every time. Changes nothing: `log.py` stands where it is told to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from chatenv_server.engine.conversation import RenderOptions, Reopening, Tail, T
 from chatenv_server.engine.log_head import Head
 from chatenv_server.engine.reading_back import conversation_at
 from chatenv_server.engine.renderer import Renderer
+from chatenv_server.values import value
 
 MAY_DIFFER: Final = frozenset(
     {
@@ -42,7 +44,8 @@ _SAYS_DIFFERENT: Final = frozenset({FidelityKind.HISTORY_REWRITTEN, FidelityKind
 """Reports that say nothing but that: needless where the two are compared and the same."""
 
 
-class Continuation(NamedTuple):
+@value
+class Continuation:
     """How a stream goes on."""
 
     tail: Tail
@@ -126,7 +129,7 @@ class Continuations:
         if not self._is_stream(head, tail, anew.tail.tokens):
             return anew
         reports = tuple(report for report in tail.reports if report.kind not in _SAYS_DIFFERENT)
-        return Continuation(tail._replace(reports=reports), first, messages, head.recorded, head.own)
+        return Continuation(replace(tail, reports=reports), first, messages, head.recorded, head.own)
 
     def _is_stream(self, head: Head, tail: Tail, tokens: Int32Array) -> bool:
         committed, count = head.committed, head.written.tokens

@@ -19,6 +19,7 @@ from chatenv_client.models import (
 from chatenv_client.tokens import EMPTY_TOKENS, Int32Array
 from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.locate import Place
+from chatenv_server.values import value
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class RenderOptions:
     control_token_policy: ControlTokenPolicy = ControlTokenPolicy.ESCAPE
 
 
-class SampledTurn(NamedTuple):
+@value
+class SampledTurn:
     """The assistant turn at the end of the committed stream, as the next tail sees it."""
 
     message: Message
@@ -81,7 +83,8 @@ class SpanNotes(NamedTuple):
 NO_NOTES = SpanNotes()
 
 
-class ReadTurn(NamedTuple):
+@value
+class ReadTurn:
     """A sampled span, read."""
 
     message: Message
@@ -114,14 +117,15 @@ class PendingRewrite(NamedTuple):
     """Who speaks after it: `tool`, `user`, or nobody yet."""
 
 
-class TailPlace(NamedTuple):
+@value
+class TailPlace:
     """Where a tail goes on: the end of the committed stream, and what of the conversation before it may matter."""
 
     history: MessageSnapshot
     """All messages before `last`; read only where the template's tails depend on them."""
     last: SampledTurn
     """The turn at the end of the committed stream."""
-    before: Int32Array
+    before: Int32Array = field(compare=False)
     """(n,) int32, the committed stream; only its end is read."""
     pending: PendingRewrite | None = None
     """An earlier message that later turns may make the template rewrite."""
@@ -178,10 +182,11 @@ class Reopening(NamedTuple):
     """Those on record that a model said, whose control-token strings are the control tokens that it sampled."""
 
 
-class Tail(NamedTuple):
+@value
+class Tail:
     """The stream after the last sampled span: rendered text, encoded, not yet committed."""
 
-    tokens: Int32Array
+    tokens: Int32Array = field(compare=False)
     """(n,) int32."""
     generation_prompt_length: int = 0
     message_starts: tuple[int, ...] = ()

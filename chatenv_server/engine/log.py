@@ -13,7 +13,8 @@ of limits, transforms or episode ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 from chatenv_client.errors import TemplateRejectedError
 from chatenv_client.models import (
@@ -45,9 +46,11 @@ from chatenv_server.engine.renderer import Renderer
 from chatenv_server.engine.segments import sealed_with
 from chatenv_server.engine.span_place import SpanPlace, end_before, place_of
 from chatenv_server.engine.turn_table import Extent
+from chatenv_server.values import value
 
 
-class Change(NamedTuple):
+@value
+class Change:
     """What one append did."""
 
     reports: tuple[FidelityReport, ...]
@@ -115,7 +118,7 @@ class EpisodeLog(LogReading):
     def go_on_as_recorded(self, then: Continuation, step: int) -> Change:
         """Go on as the stream did when it was first written, without asking the template. Its `kept` is found here."""
         if then.kept is not None:
-            then = then._replace(kept=conversation_at(self.head, then.first, self.renderer).since(0))
+            then = replace(then, kept=conversation_at(self.head, then.first, self.renderer).since(0))
         return self._go_on(then, step)
 
     def _go_on(self, then: Continuation, step: int) -> Change:
@@ -231,7 +234,7 @@ class EpisodeLog(LogReading):
         )
         is_given = message is not None
         if message is not None:
-            read = read._replace(message=message, problems=())
+            read = replace(read, message=message, problems=())
         elif recorded is not None and recorded.message != _told(read):
             read, is_given = _as_recorded(read, recorded), True
         reports = self._reports_on(read, place) if recorded is None else recorded.reports
@@ -309,7 +312,7 @@ def _told(read: ReadTurn) -> Message | None:
 
 def _as_recorded(read: ReadTurn, recorded: RecordedTurn) -> ReadTurn:
     message: Message = recorded.message or {"role": "assistant", "content": read.text}
-    return read._replace(message=message)
+    return replace(read, message=message)
 
 
 def _turn_of(place: SpanPlace, read: ReadTurn, stop_reason: StopReason | None, *, is_given: bool) -> SampledTurn:

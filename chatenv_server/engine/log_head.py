@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import field
 
 from chatenv_client.models import Message
 from chatenv_client.tokens import Int32Array
@@ -17,9 +17,11 @@ from chatenv_server.engine.conversation import (
 from chatenv_server.engine.records import Records, TemplatePart, Written
 from chatenv_server.engine.segments import SealedSegment
 from chatenv_server.engine.turn_table import Extent
+from chatenv_server.values import value
 
 
-class Head(NamedTuple):
+@value
+class Head:
     """Where a log stands: replaced as a whole, never changed."""
 
     records: Records
@@ -28,9 +30,9 @@ class Head(NamedTuple):
     """What of the records counts: all that can never change any more."""
     tail: Tail = EMPTY_TAIL
     tail_step: int = 0
-    messages: list[Message | None] = []  # noqa: RUF012 - shared on purpose: of it only `message_count` are this head's
+    messages: list[Message | None] = field(default_factory=list)
     """The conversation, the tail's messages included. None for a sampled turn that is read off its tokens when somebody
-    asks."""
+    asks. Other heads share the list: of it only `message_count` are this one's."""
     message_count: int = 0
     tail_message: int = 0
     """First message of the tail."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -106,12 +107,12 @@ class OpeningWriter:
         prepared = self._prepared(messages, reopening)
         text = self._render_unless_waiting(prepared)
         if text is None:
-            return EMPTY_TAIL._replace(message_starts=(0,) * len(messages))
+            return replace(EMPTY_TAIL, message_starts=(0,) * len(messages))
         pending = self._rewrites.find(messages, 0, self._heads.constant(messages))
         if reopening is None:
             tail = self._encoded(text, prepared, self._forgeries.suspicious(prepared), _NOTHING_KNOWN)
             faults = self._option_reports(text) if _has_spoken(prepared) else []
-            return _with_reports(tail._replace(pending_rewrite=pending), (*tail.reports, *faults))
+            return _with_reports(replace(tail, pending_rewrite=pending), (*tail.reports, *faults))
         before = () if reopening.known is None else reopening.known.written.suspicious[: reopening.same]
         suspicious = [*before, *self._forgeries.suspicious(prepared[len(before) :])]
         tail = next(
@@ -131,7 +132,7 @@ class OpeningWriter:
             and reopening.recorded <= one.message_index < reopening.same
             and one not in news
         ]
-        return _with_reports(tail._replace(pending_rewrite=pending), (*known, *news))
+        return _with_reports(replace(tail, pending_rewrite=pending), (*known, *news))
 
     def inside(self, messages: Sequence[Message]) -> Tail:
         """Everything up to the end of the last message's text, which a model is to go on with.
@@ -156,7 +157,7 @@ class OpeningWriter:
         prepared = [*before, last]
         tail = self._encoded(text, prepared, self._forgeries.suspicious(prepared), _NOTHING_KNOWN)
         first = self._encoder.encode(text, EMPTY_TOKENS, [len(without_marks(text[:start]))]).marks[0]
-        return tail._replace(generation_prompt_length=0, opening=None, prefill=Prefill(first, prompted))
+        return replace(tail, generation_prompt_length=0, opening=None, prefill=Prefill(first, prompted))
 
     def _start_of_turn(self, text: str, before: Sequence[PreparedMessage], own: str) -> tuple[int, bool]:
         """Where the turn of an assistant begins that goes on after `before`, and whether after a generation prompt."""
@@ -220,8 +221,9 @@ class OpeningWriter:
         parted = (*known.parted, *map(all, zip(parted, has_text, [True, *has_text], strict=False)))
         starts = tuple(known.characters + start for start in self._encoder.message_starts(written))
         if not count:
-            return tail._replace(opening=OpeningText(text, starts, parted, prepared, suspicious, places=places))
-        return tail._replace(
+            return replace(tail, opening=OpeningText(text, starts, parted, prepared, suspicious, places=places))
+        return replace(
+            tail,
             tokens=np.concatenate([known.tokens, tail.tokens]),
             message_starts=(*known.token_starts, *(len(known.tokens) + start for start in tail.message_starts)),
             opening=OpeningText(text, (*known.character_starts, *starts), parted, prepared, suspicious),
@@ -256,7 +258,7 @@ class OpeningWriter:
 
 def _with_reports(tail: Tail, reports: tuple[FidelityReport, ...]) -> Tail:
     opening = None if tail.opening is None else tail.opening._replace(reports=reports)
-    return tail._replace(reports=reports, opening=opening)
+    return replace(tail, reports=reports, opening=opening)
 
 
 def _is_seen(message: PreparedMessage, place: Place) -> bool:

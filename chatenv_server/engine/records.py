@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import field
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from chatenv_client.models import ColumnRows, FidelityReport
 from chatenv_client.tokens import Float32Array, GrowingArray, HashedPrefix, Int32Array
 from chatenv_server.engine.conversation import SampledTurn, SpanNotes
 from chatenv_server.engine.turn_table import Extent, TurnTable
+from chatenv_server.values import value
 
 
-class Written(NamedTuple):
+@value
+class Written:
     """How much of each column counts."""
 
     tokens: int = 0
@@ -26,12 +28,13 @@ class Written(NamedTuple):
     column_bytes: int = 0
 
 
-class TemplatePart(NamedTuple):
+@value
+class TemplatePart:
     """What the template wrote before a sampled span."""
 
     extent: Extent | None
     """What it covers; None where it is nothing."""
-    tokens: Int32Array
+    tokens: Int32Array = field(compare=False)
     """(n,) int32."""
     starts: Sequence[int]
     """First token, in the stream, of each message that begins here, the sampled one included."""

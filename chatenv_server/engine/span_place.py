@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import field
+from typing import Final
 
 import numpy as np
 
 from chatenv_client.tokens import Int32Array
 from chatenv_server.engine.conversation import KnownText, SampledTurn
 from chatenv_server.engine.log_head import Head
+from chatenv_server.values import value
 
 END_TOKENS: Final = 16
 """How much of a stream's end decides how text after it is read."""
 
 
-class SpanPlace(NamedTuple):
+@value
+class SpanPlace:
     """The turn that a span makes, or goes on with, and what is known of it before the span is read."""
 
     start: int
     """First token of the turn."""
-    ids: Int32Array
+    ids: Int32Array = field(compare=False)
     """(n,) int32, all tokens of the turn, the span's own last."""
     message_index: int
     after_prompt: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chatenv_client.errors import InvalidRequestError
 from chatenv_client.models import FidelityKind, FidelityReport
@@ -84,7 +84,7 @@ class TailEncoder:
         tail = self._tail(written, before, [*starts, *after])
         tokens, later = tail.message_starts[: len(starts)], tail.message_starts[len(starts) :]
         parted = tuple(token < next_token for token, next_token in zip(tokens, later, strict=True))
-        return tail._replace(message_starts=tokens), parted
+        return replace(tail, message_starts=tokens), parted
 
     def text_spans(self, text: str, places: Sequence[Place], before: Int32Array) -> list[tuple[int, int]]:
         """(start, stop) in a render's tokens of each place, as tokens that begin there; encodes the text once more."""

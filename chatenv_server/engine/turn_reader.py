@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -60,7 +61,7 @@ class TurnReader:
         else:  # what comes after the stop stays as it is: nobody asked the model for it, and no tool is to run for it
             length = len(self._codec.decode_after(before, ids[:inner_stop]))
             parsed = parser.parse(said[: length - (len(spoken) - len(said))])
-            parsed = parsed._replace(content=parsed.content + text[length:])
+            parsed = replace(parsed, content=parsed.content + text[length:])
         if (
             parsed.tool_calls
             and len(said) * _MOST_GROWTH > MAX_CALL_CHARACTERS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -180,8 +181,10 @@ def read_continuation(encoded: pb.EpisodeEntry, record: EpisodeRecord, engine: T
     own = frozenset(written.own_messages)
     if written.recorded_messages > count or any(index >= first for index in own):
         raise refusal("a message is a model's that was not on record")
-    tail = _tail(written, stream[:shared], more)._replace(
-        pending_rewrite=_rewrite(written, log, messages), prefill=_prefill(encoded, record, shared + len(more))
+    tail = replace(
+        _tail(written, stream[:shared], more),
+        pending_rewrite=_rewrite(written, log, messages),
+        prefill=_prefill(encoded, record, shared + len(more)),
     )
     return Continuation(tail, first, messages, written.recorded_messages, own, () if begins else None)
 

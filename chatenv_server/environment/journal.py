@@ -16,6 +16,7 @@ from chatenv_server.engine.conversation import NO_NOTES, PendingRewrite, SpanNot
 from chatenv_server.engine.log import Change
 from chatenv_server.environment.rewards import NO_REWARD, Earned
 from chatenv_server.environment.times import Moments
+from chatenv_server.values import value
 
 
 class Sampled(NamedTuple):
@@ -77,7 +78,8 @@ class Entry(NamedTuple):
         return self.then.tail.tokens[self.shared :]
 
 
-class Appended(NamedTuple):
+@value
+class Appended:
     """What a step appended."""
 
     change: Change
@@ -180,7 +182,7 @@ class Journal:
 
 def _without_copies(appended: Appended, outcome: Outcome, *, is_committed: bool) -> Entry | _Tail:
     """An entry without what the log holds: a span, and of a tail what it shares or a span has committed."""
-    change, sampled, _, _ = appended
+    change, sampled = appended.change, appended.sampled
     then, shared = _went_on(appended)
     if sampled is not None:
         message, columns = sampled.message, sampled.notes.columns
@@ -194,16 +196,20 @@ def _without_copies(appended: Appended, outcome: Outcome, *, is_committed: bool)
     more = None
     if then is not None:
         more = EMPTY_TOKENS if is_committed else then.tail.tokens[shared:].copy()
-        tail = then.tail._replace(tokens=EMPTY_TOKENS, opening=None)
-        then = then._replace(tail=tail, kept=None if then.kept is None else ())
+        kept = None if then.kept is None else ()
+        then = Continuation(_without_tokens(then.tail), then.first, then.messages, then.recorded, then.own, kept)
     reports = () if sampled is None else change.reports
     return Entry(then, shared, more, sampled, reports, change.read, outcome)
 
 
+def _without_tokens(tail: Tail) -> Tail:
+    asked, starts = tail.generation_prompt_length, tail.message_starts
+    return Tail(EMPTY_TOKENS, asked, starts, tail.reports, tail.pending_rewrite, prefill=tail.prefill)
+
+
 def _went_on(appended: Appended) -> tuple[Continuation | None, int]:
     """How the stream went on with messages, and how many leading tokens of that were there before."""
-    change, sampled, answered, _ = appended
-    messages = change if sampled is None else answered
+    messages = appended.change if appended.sampled is None else appended.answered
     return (None, 0) if messages is None else (messages.then, messages.shared)
 
 

@@ -5,13 +5,13 @@ The limits are options of the episode. The length of the stream, which one of th
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from chatenv_client.models import Failure
 from chatenv_server.environment.options import EpisodeOptions
+from chatenv_server.values import value
 
 
-class Progress(NamedTuple):
+@value
+class Progress:
     """How far an episode is; replaced as a whole."""
 
     step_count: int = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from chatenv_client.models import ChatAction, Failure, ForkOrigin, Message, StopReason, own_message
@@ -136,8 +137,7 @@ class EpisodeRecord:
 
     def count_step(self, step: int, sampled: Sampled | None) -> None:
         """Note how far the episode is after a step, and whether that is a limit."""
-        _, _, _, _, turns, tokens, is_open = self.progress
-        is_open = False
+        turns, tokens, is_open = self.progress.turn_count, self.progress.sampled_tokens, False
         if sampled is not None:
             is_open = self.log.stop_reason is StopReason.ABORT
             turns += not is_open
@@ -157,7 +157,7 @@ class EpisodeRecord:
         answered = self.log.append_messages(messages, self.progress.step_count)
         self._look_at_limits()
         told = None if sampled is None else sampled._replace(stop_reason=stop_reason)
-        return appended._replace(sampled=told, answered=answered, moments=moments)
+        return replace(appended, sampled=told, answered=answered, moments=moments)
 
     def book(self, appended: Appended, outcome: Outcome) -> None:
         """Book what a step came to, once nothing can take it back any more."""
@@ -169,16 +169,16 @@ class EpisodeRecord:
     def fail(self, failure: Failure) -> Failure:
         """End the episode because something broke; the failure on record, which is the first."""
         if self.progress.failure is None:
-            self.progress = self.progress._replace(failure=failure)
+            self.progress = replace(self.progress, failure=failure)
         return self.progress.failure or failure
 
     def end_as(self, terminated: bool, truncated: bool, failure: Failure | None = None) -> None:
         """Note whether the episode has ended, and how."""
         progress = self.progress
         if (terminated, truncated, failure) != (progress.terminated, progress.truncated, progress.failure):
-            self.progress = progress._replace(terminated=terminated, truncated=truncated, failure=failure)
+            self.progress = replace(progress, terminated=terminated, truncated=truncated, failure=failure)
 
     def _look_at_limits(self) -> None:
         """Note that the episode is truncated, if it is at a limit."""
         if self.progress.is_at_limit(self.options, len(self.log)):
-            self.progress = self.progress._replace(truncated=True)
+            self.progress = replace(self.progress, truncated=True)

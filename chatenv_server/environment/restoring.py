@@ -98,7 +98,7 @@ def _step_again(
         if encoded.went_on.begins_segment and not is_sure:
             raise refusal(f"no fingerprint says what the segment before step {step} was")
         appended = _messages_again(record, read_continuation(encoded, record, engine), step, appended)
-    appended = appended._replace(moments=read_moments(encoded, record.times.last))
+    appended = replace(appended, moments=read_moments(encoded, record.times.last))
     observation = _settle_again(record, appended, entry.outcome, step)
     fingerprint = encoded.prompt_fingerprint.removeprefix(GOES_ON)
     return observation, _is_as_written(fingerprint, record, step) or is_sure
@@ -112,7 +112,7 @@ def _span_again(record: EpisodeRecord, entry: Entry, span: Sampled, step: int) -
 def _messages_again(record: EpisodeRecord, then: Continuation, step: int, appended: Appended | None) -> Appended:
     """Go on with messages as an entry did, after the span of the same entry, if it has one."""
     change = record.log.go_on_as_recorded(then, step)
-    return Appended(change) if appended is None else appended._replace(answered=change)
+    return Appended(change) if appended is None else replace(appended, answered=change)
 
 
 def _settle_again(record: EpisodeRecord, appended: Appended, outcome: Outcome, step: int) -> ChatObservation:

@@ -26,6 +26,7 @@ FORGETFUL = (
 
 BROKEN = """
 import sys
+from dataclasses import replace
 
 from chatenv_server.commands.cli import main
 from chatenv_server.engine.template_renderer import TemplateRenderer
@@ -36,7 +37,7 @@ render = TemplateRenderer.tail
 def careless(renderer, place, messages):
     # The newline behind a sampled turn is lost.
     tail = render(renderer, place, messages)
-    return tail._replace(tokens=tail.tokens[1:])
+    return replace(tail, tokens=tail.tokens[1:])
 
 
 TemplateRenderer.tail = careless

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 from chatenv_server.engine.parsing.calls import Notation
 from chatenv_server.engine.parsing.literal import shared_start
 from chatenv_server.engine.parsing.probes import PROBE_TYPES
 from chatenv_server.engine.parsing.turn import ProbeRender
+from chatenv_server.values import value
 
 _OPENING_TAG = re.compile(r"(?P<bracket>[<\[])(?P<name>[\w:]+)[>\]]\s*\Z")
 
@@ -55,14 +56,15 @@ class Thought:
         return len(turn) - len(strip_start(rest[len(tag) :], right))
 
 
-class Split(NamedTuple):
+@value
+class Split:
     """A turn, its thought taken apart from the rest."""
 
     reasoning: str | None
     rest: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """The frame of a template's turns."""
 
@@ -103,7 +105,7 @@ class Layout:
 
     def knows(self, opening: str) -> bool:
         """Whether the template begins turns with `opening`, or `opening` leaves a thought open."""
-        if any(lead.startswith(opening) for lead in self._plain_leads()):
+        if any(lead.startswith(opening) for lead in self._plain_leads):
             return True
         thought = self.thought
         # Where a thought is opened by no words, those of a prompt are no part of one, nor of a content.
@@ -113,9 +115,13 @@ class Layout:
 
     def _is_plain(self, turn: str) -> bool:
         """Whether the turn begins as the template begins one without a thought; with an empty one, say."""
+        return turn.startswith(self._leads_without_thought)
+
+    @cached_property
+    def _leads_without_thought(self) -> tuple[str, ...]:
+        """What tells a turn without a thought by its beginning."""
         opener = self.thought.opener if self.thought else ""
-        leads = [lead for lead in self._plain_leads() if lead.strip() and len(lead) > len(opener)]
-        return turn.startswith(tuple(leads))
+        return tuple(lead for lead in self._plain_leads if lead.strip() and len(lead) > len(opener))
 
     def _opens_thoughts(self) -> bool:
         """Whether what begins like a thought is one, even if it is never closed."""
@@ -123,9 +129,11 @@ class Layout:
         if thought is None or thought.opener.strip():
             return thought is not None
         # Where nothing opens it, a turn without a thought has to close an empty one.
-        return all(thought.closer.strip() in lead for lead in self._plain_leads())
+        return all(thought.closer.strip() in lead for lead in self._plain_leads)
 
+    @cached_property
     def _plain_leads(self) -> list[str]:
+        """What the template begins turns without a thought with."""
         leads = [around.before for (thought, _), around in self.contents.items() if not thought]
         return leads + [gap for thought, gap in self.gaps.items() if not thought]
 

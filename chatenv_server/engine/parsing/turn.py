@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from chatenv_server.engine.parsing.types import ToolTypes
+from chatenv_server.values import value
 
 ToolCall = dict[str, Any]
 """`{"type": "function", "function": {"name": str, "arguments": dict}}`, and an `"id"` if one was written."""
 
 
-class ParsedTurn(NamedTuple):
+@value
+class ParsedTurn:
     """A sampled turn in the terms of a Hugging Face message."""
 
     content: str

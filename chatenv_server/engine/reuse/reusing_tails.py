@@ -19,6 +19,7 @@ from chatenv_server.engine.reuse.recording import are_met, shape_of
 from chatenv_server.engine.reuse.recordings import Recordings
 from chatenv_server.engine.reuse.tail_recording import TailRecording, WriteWith, learn
 from chatenv_server.engine.tails import TailWriter
+from chatenv_server.values import value
 
 
 class Exchange(NamedTuple):
@@ -31,7 +32,8 @@ class Exchange(NamedTuple):
     """The message's content, which is one of them."""
 
 
-class RecordedTail(NamedTuple):
+@value
+class RecordedTail:
     """A recording, and how its tail is encoded with another message in it."""
 
     recording: TailRecording
@@ -134,7 +136,7 @@ class ReusingTails:
         foot = recording.prompt - (len(recording.after) - len(around.after))
         known = RecordedTail(recording, around, max(0, head), max(0, foot))
         alike = self._tail_of(known, exchange.given, place)
-        return known if alike.tokens.tolist() == tail.tokens.tolist() and alike[1:] == tail[1:] else None
+        return known if alike == tail and alike.tokens.tolist() == tail.tokens.tolist() else None
 
     def _tail_of(self, known: RecordedTail, given: str, place: TailPlace) -> Tail:
         """The recorded tail with another message in it, after another turn."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from chatenv_client.errors import ChatEnvError
 from chatenv_client.models import FidelityKind, FidelityReport, Message
@@ -35,6 +36,7 @@ from chatenv_server.engine.rewrites import is_rewritten, report_of
 from chatenv_server.engine.tail_encoder import WrittenTail
 from chatenv_server.engine.tails import TailWriter
 from chatenv_server.engine.template import ChatTemplate
+from chatenv_server.values import value
 
 WriteWith = Callable[[Fill], TailWriter]
 """Makes a writer of tails on a template that is filled in another way."""
@@ -43,7 +45,8 @@ _TOLD: Final = frozenset({FidelityKind.HISTORY_REWRITTEN, FidelityKind.NONCANONI
 """What may be reported of a turn whose tail is recorded: it does not depend on what the texts say."""
 
 
-class TailRecording(NamedTuple):
+@value
+class TailRecording:
     """What a template writes after a turn, around the text of a message."""
 
     conditions: tuple[Condition, ...]
@@ -118,12 +121,12 @@ def learn(write_with: WriteWith, place: TailPlace, message: Message, texts: Text
         return None
     trace = Trace(texts)
     remaining = iter(trace.texts)
-    turn = place.last._replace(message=with_texts(place.last.message, remaining))
+    turn = replace(place.last, message=with_texts(place.last.message, remaining))
     given = with_texts(message, remaining)
     writer = write_with(lambda template, variables: _RecordedTemplate(template, variables, trace))
     writer.rewrites.compare = partial(trace.told, is_rewritten)
     try:
-        written = writer.write(place._replace(last=turn), [given])
+        written = writer.write(replace(place, last=turn), [given])
     except (_NotRecordedError, ChatEnvError):
         return None
     if not trace.is_complete or written.after_fallback:
@@ -135,8 +138,9 @@ def learn(write_with: WriteWith, place: TailPlace, message: Message, texts: Text
         return None
     coming = None if place.pending is None else report_of(place.pending)
     reports = tuple(report for report in tail.reports if report != coming)
-    return unplaced._replace(
-        tail=tail._replace(tokens=EMPTY_TOKENS, reports=reports),
+    return replace(
+        unplaced,
+        tail=replace(tail, tokens=EMPTY_TOKENS, reports=reports),
         brings_rewrite=reports != tail.reports,
         start=start,
         prompt=prompt,

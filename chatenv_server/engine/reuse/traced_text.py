@@ -12,7 +12,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from chatenv_server.values import value
 
 Texts = Sequence[str]
 """The texts that a trace began with, in order, or others in their place."""
@@ -24,7 +26,8 @@ MOST_PIECES: Final = 16
 """Texts that one is taken apart into: for each of them it is taken apart anew."""
 
 
-class Input(NamedTuple):
+@value
+class Input:
     """One of the texts themselves."""
 
     place: int
@@ -34,7 +37,8 @@ class Input(NamedTuple):
         return texts[self.place]
 
 
-class Applied(NamedTuple):
+@value
+class Applied:
     """A function without side effects, and its arguments: plain values, or expressions."""
 
     function: Callable[..., Any]
@@ -42,10 +46,12 @@ class Applied(NamedTuple):
 
     def of(self, texts: Texts) -> Any:
         """Its value for other texts."""
-        return self.function(*[value_of(argument, texts) for argument in self.arguments])
+        # As `value_of`, without a call for each argument: a step tests many conditions.
+        return self.function(*[one.of(texts) if type(one) in _EXPRESSIONS else one for one in self.arguments])
 
 
-class Joined(NamedTuple):
+@value
+class Joined:
     """Texts one after another."""
 
     parts: tuple[Any, ...]
@@ -56,7 +62,8 @@ class Joined(NamedTuple):
         return "".join([part if type(part) is str else part.of(texts) for part in self.parts])
 
 
-class Structure(NamedTuple):
+@value
+class Structure:
     """A list, tuple or mapping that holds expressions, such as the arguments of a call that is written as JSON."""
 
     kind: type[Any]
@@ -79,7 +86,8 @@ def value_of(argument: Any, texts: Texts) -> Any:
     return argument.of(texts) if type(argument) in _EXPRESSIONS else argument
 
 
-class Condition(NamedTuple):
+@value
+class Condition:
     """What an expression gave, where that decided something."""
 
     expression: Expression
