@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from chatenv_client import wire
 from chatenv_client._generated import chatenv_pb2 as pb
+from chatenv_client._generated.chatenv_pb2_grpc import ChatEnvServiceStub
 from chatenv_client.models import ChatAction, ChatObservation, as_action
 from chatenv_server.episodes.answers import Answer, digest_of
+from chatenv_server.running.in_process import open_in_process
 
 TOKENS: Final = [72, 105, 257]
 SAMPLED: Final[dict[str, Any]] = {
@@ -77,3 +80,17 @@ def test_what_json_holds_too_deep_to_be_written_again_can_be_told_apart() -> Non
         deep = [deep]
     one, other = ({"role": "user", "content": "Hi", "more": more} for more in (deep, [deep]))
     assert digest_of("e", as_action(one)) != digest_of("e", as_action(other))
+
+
+def test_a_step_that_is_done_again_is_answered_once(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    with open_in_process("bytes", store=store) as here, open_in_process("bytes", store=store) as there:
+        one, other = ChatEnvServiceStub(here), ChatEnvServiceStub(there)
+        one.Reset(pb.ResetRequest(episode_id="e", messages=[pb.Message(role="user", content="Hi")]))
+        for elsewhere in (other, one):  # what the other process holds of the episode is outdated the second time
+            elsewhere.Step(pb.StepRequest(episode_id="e", tokens=TOKENS))
+        request = pb.StepRequest(episode_id="e", messages=[pb.Message(role="user", content="And?")])
+        (result,) = other.BatchStep(pb.BatchStepRequest(steps=[request])).results
+        shown, state = result.response.observation, one.GetState(pb.GetStateRequest(episode_id="e"))
+        assert (shown.step_count, list(shown.tokens)) == (3, list(state.tokens))
+        assert [message.content for message in shown.messages] == [message.content for message in state.messages]
