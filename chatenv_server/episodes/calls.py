@@ -73,7 +73,7 @@ class EpisodeCalls:
         close = self._shelf.endings.closings.begin
         if writing is not None:
             try:
-                piece, summary = await self._told(episode, environment, writing)
+                piece, summary = self._told(episode, environment, writing)
             except BaseException:
                 close(environment, End.REFUSED)
                 raise
@@ -124,17 +124,17 @@ class EpisodeCalls:
             environment = environment_of(episode)
             stored = episode.replayed(environment.step_count, step_index, action)
             if stored is not None:
-                await self._check_current(episode, writing)
+                self._check_current(episode, writing)
                 if answer is not None:
                     answer(stored)
                 return stored
             observation = await self._append(episode, environment, action, answer)
         except ChatEnvError:
-            await self._check_current(episode, writing)
+            self._check_current(episode, writing)
             raise
         else:
             if writing is not None:
-                await self._append_piece(episode, writing, await self._told(episode, environment, writing))
+                self._append_piece(episode, writing, self._told(episode, environment, writing))
             return observation
         finally:
             shelf.release(episode, writing)
@@ -150,10 +150,10 @@ class EpisodeCalls:
         episode = await self._shelf.acquire(episode_id, caller, writing)
         try:
             environment = environment_of(episode)
-            await self._check_current(episode, writing)
+            self._check_current(episode, writing)
             result, piece = work(environment)
             if writing is not None and piece:
-                await self._append_piece(episode, writing, (piece, summary_of(environment, episode.created)))
+                self._append_piece(episode, writing, (piece, summary_of(environment, episode.created)))
             return result
         finally:
             self._shelf.release(episode, writing)
@@ -174,7 +174,7 @@ class EpisodeCalls:
             raise
         try:
             environment = environment_of(episode)
-            await self._check_current(episode, writing)
+            self._check_current(episode, writing)
             told = answer(environment)
             if writing is None:
                 self._shelf.endings.end(episode, StoreEnd.CLOSED, told)
@@ -186,24 +186,24 @@ class EpisodeCalls:
         finally:
             self._shelf.release(episode, writing)
 
-    async def _append_piece(self, episode: Episode, writing: Writing, told: tuple[bytes, Summary]) -> None:
+    def _append_piece(self, episode: Episode, writing: Writing, told: tuple[bytes, Summary]) -> None:
         """Have a piece written that goes on where the journal of an episode ends."""
         place, continues = episode.place, writing.unwritten_of(episode)
         append = Append(episode.episode_id, place, *told, continues)
         writing.add(episode, append, place._replace(version=place.version + 1))
 
-    async def _told(self, episode: Episode, environment: ChatEnvironment, writing: Writing) -> tuple[bytes, Summary]:
+    def _told(self, episode: Episode, environment: ChatEnvironment, writing: Writing) -> tuple[bytes, Summary]:
         """What the store is told of the last call."""
         try:
             digest = b"" if episode.answer is None else episode.answer.digest
             return environment.newest_piece(digest), summary_of(environment, episode.created)
         except BaseException:
-            await self._shelf.give_up(episode, writing)
+            self._shelf.give_up(episode, writing)
             raise
 
-    async def _check_current(self, episode: Episode, writing: Writing | None) -> None:
+    def _check_current(self, episode: Episode, writing: Writing | None) -> None:
         """Before a call is answered that writes nothing. Raises Outdated where another process knows better."""
-        if await self._shelf.is_outdated(episode, writing):
+        if self._shelf.is_outdated(episode, writing):
             self._shelf.drop(episode)
             raise Outdated
         self._shelf.usage.note(episode)

@@ -59,9 +59,3 @@ class Locks:
                     self._table.take_out(episode)
             finally:
                 episode.release()
-
-
-def write_first(episode: Episode, writing: Writing | None) -> None:
-    """Have what waits of an episode written. The caller works on it, and holds its lock afterwards as before."""
-    if writing is not None and writing.unwritten_of(episode):
-        writing.write()

@@ -18,7 +18,7 @@ from chatenv_server.episodes.budget import Budget
 from chatenv_server.episodes.endings import Endings
 from chatenv_server.episodes.episode import Caller, Episode, check_waits
 from chatenv_server.episodes.journals import Journals
-from chatenv_server.episodes.locks import Locks, write_first
+from chatenv_server.episodes.locks import Locks
 from chatenv_server.episodes.table import EpisodeTable
 from chatenv_server.episodes.usage import Usage
 from chatenv_server.episodes.writing import Writing
@@ -81,9 +81,7 @@ class Shelf:
         """
         while True:
             episode = self.table.get(episode_id) or self._place_for(episode_id)
-            if writing is not None and writing.unwritten_of(episode):
-                check_waits(caller)
-                writing.go_on_with(episode)
+            if writing is not None and _goes_on(episode, caller, writing):
                 return episode
             if not self._locks.try_acquire(episode, caller):
                 await self._locks.acquire(episode, caller, writing)
@@ -116,9 +114,7 @@ class Shelf:
         """
         while True:
             episode = self.table.find_or_add(episode_id)
-            if writing is not None and writing.unwritten_of(episode):
-                check_waits(caller)
-                writing.go_on_with(episode)
+            if writing is not None and _goes_on(episode, caller, writing):
                 return episode
             if not self._locks.try_acquire(episode, caller):
                 await self._locks.acquire(episode, caller, writing)
@@ -152,7 +148,7 @@ class Shelf:
         while True:
             episode = await self.acquire(episode_id, caller)
             try:
-                if not await self.is_outdated(episode, None):
+                if not self.is_outdated(episode, None):
                     return episode
                 self.drop(episode)
             except BaseException:
@@ -205,21 +201,31 @@ class Shelf:
         except ChatEnvError:
             return None
 
-    async def is_outdated(self, episode: Episode, writing: Writing | None) -> bool:
+    def is_outdated(self, episode: Episode, writing: Writing | None) -> bool:
         """Whether the store has another state of an episode than this process; what waits is written before."""
         if not self.store.keeps:
             return False
-        write_first(episode, writing)
+        if writing is not None:
+            writing.write_of(episode)
         if episode.is_out:
             return True
         standing = self.store.standing(episode.episode_id)
         return standing is None or standing.end is not None or standing.place != episode.place
 
-    async def give_up(self, episode: Episode, writing: Writing) -> None:
+    def give_up(self, episode: Episode, writing: Writing) -> None:
         """Forget what was done to an episode last, and that nobody can tell the store of."""
-        write_first(episode, writing)
+        writing.write_of(episode)
         self.drop(episode)
 
     def drop(self, episode: Episode) -> None:
         """Forget what this process holds of an episode; the caller holds its lock."""
         self.table.take_out(episode)
+
+
+def _goes_on(episode: Episode, caller: Caller | None, writing: Writing) -> bool:
+    """Whether a call goes on with an episode under the lock that is held for what is not written of it yet."""
+    if not writing.unwritten_of(episode):
+        return False
+    check_waits(caller)
+    writing.go_on_with(episode)
+    return True

@@ -107,7 +107,7 @@ class TakingUp:
             ) from error
         if episode.environment is None:
             return
-        if done(self._shelf.is_outdated(episode, None)):
+        if self._shelf.is_outdated(episode, None):
             self._shelf.drop(episode)
         elif self._shelf.usage.is_idle(episode):
             self._shelf.endings.end(episode, End.EXPIRED)

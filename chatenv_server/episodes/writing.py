@@ -135,6 +135,11 @@ class Writing:
         """Whether there are changes of an episode that are not written yet."""
         return self._held.get(episode.episode_id) is episode
 
+    def write_of(self, episode: Episode) -> None:
+        """Write all changes, if some are of an episode. Who works on that holds its lock afterwards as before."""
+        if self.unwritten_of(episode):
+            self.write()
+
     def go_on_with(self, episode: Episode) -> None:
         """Work on an episode that has such changes, under the lock that is held for them, until `leave`."""
         self._at_work.add(episode.episode_id)
