@@ -21,7 +21,7 @@ def value(kind: type[KindT]) -> type[KindT]:
     """Make a class one of immutable values; `dataclasses.replace` makes others of one.
 
     That nobody changes them is for the type checker to see: a frozen dataclass takes three times as long to make. The
-    fields of a NamedTuple take three times as long to read, on Python 3.11. Arrays are no part of what two
-    are compared by (`field(compare=False)`): numpy compares them item by item.
+    fields of a NamedTuple take three times as long to read, on Python 3.11. Arrays are no part of what two are compared
+    by (`field(compare=False)`): numpy compares them item by item.
     """
     return dataclass(slots=True, unsafe_hash=True)(kind)

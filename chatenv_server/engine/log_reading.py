@@ -48,9 +48,8 @@ class LogReading:
     @property
     def held_tokens(self) -> int:
         """Tokens that it holds, those of sealed segments included; columns count as what they take."""
-        head, written = self.head, self.head.written
-        sealed = head.sealed[-1].held_tokens if head.sealed else 0
-        return written.tokens + len(head.tail.tokens) + written.column_bytes // BYTES_OF_A_TOKEN + sealed
+        sealed, columns = self.head.sealed, self.head.written.column_bytes
+        return len(self) + columns // BYTES_OF_A_TOKEN + (sealed[-1].held_tokens if sealed else 0)
 
     def column_rows(self) -> tuple[ColumnRows, ...]:
         """Columns of the segment's sampled tokens, in the order in which they came."""

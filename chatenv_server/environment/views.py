@@ -24,13 +24,11 @@ def observation_of(episode: EpisodeRecord, change: Change) -> ChatObservation:
     shown.fidelity = change.reports
     shown.held_tokens, shown.held_messages = change.held_tokens, change.held_messages
     shown.segment = len(head.sealed)
-    shown.seed = options.seed
+    shown.seed, shown.turn_open = options.seed, progress.turn_open
     if options.metadata:
         shown.metadata = copy.deepcopy(dict(options.metadata))
     if episode.has_limits:
         shown.turns_left, shown.tokens_left = progress.turns_left(options), progress.tokens_left(options, len(log))
-    if progress.turn_open:
-        shown.turn_open = True
     return shown
 
 
