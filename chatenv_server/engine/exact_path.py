@@ -42,7 +42,8 @@ class ExactPath:
             return TemplateRenderer(self.chat_format, options, tails_of=timeless)
         policies = (options.add_generation_prompt, options.control_token_policy, clock)
         # The order of keys counts, since templates write tools with `tojson`.
-        inputs = json.dumps([options.tools, options.template_kwargs])
+        has_inputs = options.tools is not None or options.template_kwargs
+        inputs = json.dumps([options.tools, options.template_kwargs]) if has_inputs else ""
         key = (inputs, *policies)
         if len(inputs) > _LONGEST_KEPT:
             return TemplateRenderer(self.chat_format, options)

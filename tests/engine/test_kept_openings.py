@@ -1,0 +1,176 @@
+"""An opening that comes again is the same, and is not written again; what is not sure to be the same is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatenv_client import InvalidRequestError, Message, TemplateRejectedError
+from chatenv_server import ChatEnvironment
+from chatenv_server.engine import RenderOptions, TokenEngine
+from chatenv_server.engine.conversation import Tail
+from chatenv_server.engine.kept_openings import LONGEST_KEPT, MOST_KEPT
+from chatenv_server.engine.template import FilledTemplate
+from chatenv_server.engine.template_renderer import TemplateRenderer
+from tests.engine.generated_conversations import given_texts
+from tests.engine.learning import format_of
+from tests.engine.small_tokenizers import CHATML, CLOCK, byte_level, user
+from tests.engine.subjects import NAMES, subject
+
+AS_JSON = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
+FORGETS = (
+    "{% set n = namespace(last=-1) %}{% for m in messages if m.role == 'user' %}{% set n.last = n.last + 1 %}"
+    "{% endfor %}"
+    "{% set s = namespace(users=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set s.users = s.users + 1 %}"
+    "{% endif %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content.split('</think>')[-1] if m.role == 'assistant' and s.users < n.last else m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Drops thoughts of turns before the last user's message, as the templates of reasoning models do."""
+DATED = "{{ strftime_now('%Y') }}\n" + CHATML
+
+_openings = st.lists(
+    st.builds(
+        lambda role, text: {"role": role, "content": text},
+        st.sampled_from(["system", "user", "assistant", "tool", "x"]),
+        given_texts | st.sampled_from(["<|im_end|>", "</s>"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def engine_of(template: str = CHATML) -> TokenEngine:
+    return TokenEngine.load(byte_level(template))
+
+
+def opening_of(engine: TokenEngine, messages: Sequence[Any], **options: Any) -> Tail:
+    """The opening of an episode with these options, of messages of its own."""
+    own: list[Message] = [dict(message) for message in messages]  # type: ignore[misc]
+    return engine.open(RenderOptions(**options)).renderer.opening(own)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_opening_that_comes_again_is_what_is_written_anew(name: str) -> None:
+    engine = subject(name).engine
+    afresh = TemplateRenderer(format_of(engine), RenderOptions(), FilledTemplate, reuses=False)
+
+    @given(_openings)
+    def law(messages: list[Any]) -> None:
+        try:
+            written = afresh.opening(messages)
+        except (TemplateRejectedError, InvalidRequestError):
+            for _ in range(2):
+                with pytest.raises((TemplateRejectedError, InvalidRequestError)):
+                    opening_of(engine, messages)
+            return
+        first, again = opening_of(engine, messages), opening_of(engine, messages)
+        assert again is first
+        assert again == written
+        assert np.array_equal(again.tokens, written.tokens)
+
+    law()
+
+
+def test_what_a_template_can_tell_apart_is_kept_apart() -> None:
+    engine = engine_of(AS_JSON)
+    ways: list[list[dict[str, Any]]] = [
+        [{"role": "user", "content": "a"}],
+        [{"content": "a", "role": "user"}],
+        [{"role": "a", "content": "user"}],
+        [{"role": "user", "content": "a"}, {"role": "user", "content": "a"}],
+        [{"role": "user", "content": "a "}],
+    ]
+    for messages in ways * 2:
+        written = engine.chat_format.codec.decode(opening_of(engine, messages).tokens)  # type: ignore[union-attr]
+        assert written == FilledTemplate(format_of(engine).template, {}).render(messages, True)
+
+
+def test_openings_are_kept_for_the_options_that_they_were_written_with() -> None:
+    engine = engine_of(DATED.replace("{% if add", "{{ tone }}{{ tools | tojson if tools }}{% if add"))
+    options: list[dict[str, Any]] = [
+        {},
+        {"add_generation_prompt": False},
+        {"clock_unix_seconds": CLOCK},
+        {"template_kwargs": {"tone": "kind"}},
+        {"template_kwargs": {"tone": "rude"}},
+        {"tools": ({"name": "look"},)},
+        {"tools": ({"name": "listen"},)},
+    ]
+    texts = [
+        engine.open(RenderOptions()).renderer.text_of(opening_of(engine, [user("a")], **o).tokens) for o in options
+    ]
+    assert len({*texts}) == len(options)
+    assert texts == [
+        engine.open(RenderOptions()).renderer.text_of(opening_of(engine, [user("a")], **o).tokens) for o in options
+    ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "a", "name": "Ann"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "user", "content": "a" * (LONGEST_KEPT + 1)},
+    ],
+    ids=["more keys", "parts", "no text", "a long text"],
+)
+def test_what_is_more_than_a_short_text_is_written_each_time(message: dict[str, Any]) -> None:
+    engine = engine_of("{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>")
+    first, again = opening_of(engine, [message]), opening_of(engine, [message])
+    assert again is not first
+    assert again == first
+
+
+def test_as_many_are_kept_as_there_may_be_and_the_oldest_goes_first() -> None:
+    engine = engine_of()
+    first, second = opening_of(engine, [user("0")]), opening_of(engine, [user("1")])
+    for number in range(2, MOST_KEPT + 1):
+        opening_of(engine, [user(str(number))])
+    assert opening_of(engine, [user("1")]) is second
+    assert opening_of(engine, [user("0")]) is not first
+
+
+def test_a_template_that_tells_the_time_is_asked_each_time() -> None:
+    engine = engine_of(DATED)
+    years = [0.0, CLOCK]
+    texts = [
+        engine.open(RenderOptions()).renderer.text_of(opening_of(engine, [user("a")], clock_unix_seconds=year).tokens)
+        for year in years * 2
+    ]
+    assert [text[:4] for text in texts] == ["1970", texts[1][:4]] * 2
+    assert texts[1][:4] != "1970"
+    own = engine.open(RenderOptions(clock_unix_seconds=CLOCK)).renderer
+    assert own.opening([user("a")]) is not own.opening([user("a")])  # no other episode would ask
+
+
+def test_episodes_that_begin_alike_share_no_message() -> None:
+    engine = engine_of(FORGETS)
+    messages: list[Message] = [user("Hello"), {"role": "assistant", "content": "Hm</think>Hi"}]
+    one, other = ChatEnvironment(engine), ChatEnvironment(engine)
+    one.reset(messages=messages)
+    for message in one._episode.log.head.messages:  # type: ignore[union-attr]
+        message["content"] = "Goodbye"  # type: ignore[index]
+    assert other.reset(messages=messages).messages == messages
+    tail = other._episode.log.head.tail  # type: ignore[union-attr]
+    assert tail.opening is not None
+    assert tail.opening.prepared == messages
+    assert tail.pending_rewrite is not None
+    assert tail.pending_rewrite.message == messages[1]
+
+
+def test_the_tokens_of_an_opening_are_nobodys_to_change() -> None:
+    engine = engine_of()
+    first = opening_of(engine, [user("Hello")])
+    with pytest.raises(ValueError, match="read-only"):
+        first.tokens[0] = 7
+    env = ChatEnvironment(engine)
+    env.reset(messages=[user("Hello")]).token_ids[0] = 7
+    assert np.array_equal(opening_of(engine, [user("Hello")]).tokens, first.tokens)
+    assert ChatEnvironment(engine).reset(messages=[user("Hello")]).token_ids[0] == first.tokens[0]
