@@ -134,10 +134,10 @@ def test_twice_as_many_messages_cost_twice_as_much(
     template, message = _CONVERSATIONS[name]
     engine = TokenEngine.load(byte_level(template))
 
-    def messages(count: int) -> list[Message]:
-        return [user("Hello there"), *map(message, range(1, count))]
+    def messages(count: int, first: str = "Hello there") -> list[Message]:
+        return [user(first), *map(message, range(1, count))]
 
-    cost(engine, messages(500))  # what is learnt once is learnt now
+    cost(engine, messages(500, "Good day"))  # what is learnt once is learnt now
     once, twice = cost(engine, messages(500)), cost(engine, messages(1000))
     assert twice < 2.2 * once
 
