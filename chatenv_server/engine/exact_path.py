@@ -13,12 +13,13 @@ from chatenv_server.bounded_cache import BoundedCache
 from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import RenderOptions
 from chatenv_server.engine.dependencies import Dependencies
+from chatenv_server.engine.kept_openings import MOST_KEPT, OpeningCache
 from chatenv_server.engine.probe_messages import assistant, user
 from chatenv_server.engine.reuse.reusing_template import ReusingTemplate
 from chatenv_server.engine.template import variables_of
 from chatenv_server.engine.template_renderer import TemplateRenderer
 
-_MOST_KEPT: Final = 64
+_MOST_RENDERERS: Final = 64
 """Different options whose renderer is kept. Callers choose them, so there must be a bound."""
 _LONGEST_KEPT: Final = 32_768
 """Characters, as JSON, of tools and template arguments that are kept; longer ones belong to their episode alone."""
@@ -31,7 +32,8 @@ class ExactPath:
 
     def __init__(self, chat_format: ChatFormat) -> None:
         self.chat_format = chat_format
-        self._renderers: BoundedCache[tuple[Any, ...], TemplateRenderer] = BoundedCache(_MOST_KEPT)
+        self._renderers: BoundedCache[tuple[Any, ...], TemplateRenderer] = BoundedCache(_MOST_RENDERERS)
+        self._openings: OpeningCache = OpeningCache(MOST_KEPT)
 
     def renderer(self, options: RenderOptions) -> TemplateRenderer:
         """The chat format under one episode's options; the same again for the same options."""
@@ -47,7 +49,9 @@ class ExactPath:
         key = (inputs, *policies)
         if len(inputs) > _LONGEST_KEPT:
             return TemplateRenderer(self.chat_format, options)
-        return self._renderers.get_or_put(key, lambda: TemplateRenderer(self.chat_format, options))
+        return self._renderers.get_or_put(
+            key, lambda: TemplateRenderer(self.chat_format, options, openings=self._openings)
+        )
 
     def _dependencies(self, options: RenderOptions) -> Dependencies:
         return self.chat_format.dependencies(

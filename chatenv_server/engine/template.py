@@ -62,6 +62,8 @@ class ChatTemplate:
         """What the template cuts texts at, such as `</think>`."""
         self.alterations = alterations_in(tree)
         """What the template may do to a text that it writes."""
+        self.is_random = "random" in source or "lipsum" in source
+        """Whether it may write what Jinja draws at random, each time something else."""
         self.fingerprint = hashlib.sha256(source.encode()).hexdigest()
 
     def render(

@@ -11,7 +11,7 @@ from chatenv_server.engine.chat_format import ChatFormat
 from chatenv_server.engine.conversation import KnownText, ReadTurn, RenderOptions, Reopening, Tail, TailPlace
 from chatenv_server.engine.growing_renders import GrowingRenders
 from chatenv_server.engine.heads import Heads
-from chatenv_server.engine.kept_openings import KeptOpenings
+from chatenv_server.engine.kept_openings import KeptOpenings, OpeningCache
 from chatenv_server.engine.openings import OpeningWriter
 from chatenv_server.engine.reuse.reusing_tails import ReusingTails
 from chatenv_server.engine.reuse.reusing_template import ReusingTemplate
@@ -28,9 +28,9 @@ class TemplateRenderer:
         options: what stays the same for an episode.
         fill: makes the template that renders, of a template and its variables. `FilledTemplate` renders every time;
             the default reuses what earlier renders showed.
-        reuses: whether tails are put together of what earlier ones showed, and openings kept. The tokens are the same
-            either way.
-        tails_of: a renderer whose options make the same tails, to share what it keeps. Openings are not kept then.
+        reuses_tails: whether tails are put together of what earlier ones showed. The tokens are the same either way.
+        tails_of: a renderer whose options make the same tails, to share what it keeps.
+        openings: where openings are kept; None: nowhere, since no other episode has these options.
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class TemplateRenderer:
         options: RenderOptions,
         fill: Fill = ReusingTemplate,
         *,
-        reuses: bool = True,
+        reuses_tails: bool = True,
         tails_of: TemplateRenderer | None = None,
+        openings: OpeningCache | None = None,
     ) -> None:
         self.sees_rewrites = True
         self._codec = chat_format.codec
@@ -53,7 +54,9 @@ class TemplateRenderer:
 
         if tails_of is None:
             self._writer = write_with(fill)
-            self._tails: TailWriter | ReusingTails = ReusingTails(self._writer, write_with) if reuses else self._writer
+            self._tails: TailWriter | ReusingTails = (
+                ReusingTails(self._writer, write_with) if reuses_tails else self._writer
+            )
             self._template = self._writer.template
         else:
             self._writer, self._tails = tails_of._writer, tails_of._tails
@@ -61,7 +64,8 @@ class TemplateRenderer:
         self.reads_history = self._template.needs.skeleton_under_system
         self._openings = OpeningWriter(self._template, self._writer.heads, self._writer.encoder, self._writer.rewrites)
         write = self._openings.opening
-        self._opening = KeptOpenings(write).opening if reuses and tails_of is None else write
+        is_random = chat_format.template.is_random
+        self._opening = write if openings is None or is_random else KeptOpenings(write, openings).opening
 
     def opening(self, messages: Sequence[Message], reopening: Reopening | None = None) -> Tail:
         """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.

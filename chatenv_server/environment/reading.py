@@ -64,7 +64,7 @@ class EnvironmentReading:
             offset, tokens, reports = log.preview(given)
         except TemplateRejectedError as error:
             raise blaming(error, log, given) from error
-        return Rendered(offset, tokens, reports)
+        return Rendered(offset, tokens.copy(), reports)
 
     @property
     def state(self) -> ChatState:

@@ -41,7 +41,9 @@ def sampled(engine: TokenEngine, answer: str) -> ChatAction:
 def render_every_time(env: ChatEnvironment) -> None:
     """Take everything away that makes the episode's renderer reuse what it wrote."""
     log = env._episode.log  # type: ignore[union-attr]
-    log.renderer = renderer = TemplateRenderer(format_of(env.engine), log.options, fill=FilledTemplate, reuses=False)
+    log.renderer = renderer = TemplateRenderer(
+        format_of(env.engine), log.options, fill=FilledTemplate, reuses_tails=False
+    )
     log._continuations = Continuations(renderer, log.options)
 
 

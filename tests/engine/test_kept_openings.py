@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +16,8 @@ from chatenv_client import InvalidRequestError, Message, TemplateRejectedError
 from chatenv_server import ChatEnvironment
 from chatenv_server.engine import RenderOptions, TokenEngine
 from chatenv_server.engine.conversation import Tail
-from chatenv_server.engine.kept_openings import LONGEST_KEPT, MOST_KEPT
+from chatenv_server.engine.exact_path import ExactPath
+from chatenv_server.engine.kept_openings import LONGEST_KEPT, MOST_KEPT, MOST_MESSAGES
 from chatenv_server.engine.template import FilledTemplate
 from chatenv_server.engine.template_renderer import TemplateRenderer
 from tests.engine.generated_conversations import given_texts
@@ -45,6 +48,15 @@ _openings = st.lists(
 )
 
 
+class Loud(str):
+    """A text that a template writes in another way than one that is equal to it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.upper()
+
+
 def engine_of(template: str = CHATML) -> TokenEngine:
     return TokenEngine.load(byte_level(template))
 
@@ -55,10 +67,17 @@ def opening_of(engine: TokenEngine, messages: Sequence[Any], **options: Any) -> 
     return engine.open(RenderOptions(**options)).renderer.opening(own)
 
 
+def assert_written_each_time(engine: TokenEngine, messages: Sequence[Any]) -> None:
+    first, again = opening_of(engine, messages), opening_of(engine, messages)
+    assert again is not first
+    assert again == first
+    assert np.array_equal(again.tokens, first.tokens)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_opening_that_comes_again_is_what_is_written_anew(name: str) -> None:
     engine = subject(name).engine
-    afresh = TemplateRenderer(format_of(engine), RenderOptions(), FilledTemplate, reuses=False)
+    afresh = TemplateRenderer(format_of(engine), RenderOptions(), FilledTemplate, reuses_tails=False)
 
     @given(_openings)
     def law(messages: list[Any]) -> None:
@@ -70,7 +89,7 @@ def test_an_opening_that_comes_again_is_what_is_written_anew(name: str) -> None:
                     opening_of(engine, messages)
             return
         first, again = opening_of(engine, messages), opening_of(engine, messages)
-        assert again is first
+        assert (again is first) == (first.opening is not None)  # the template wrote something
         assert again == written
         assert np.array_equal(again.tokens, written.tokens)
 
@@ -118,23 +137,71 @@ def test_openings_are_kept_for_the_options_that_they_were_written_with() -> None
         {"role": "user", "content": [{"type": "text", "text": "a"}]},
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "user", "content": "a" * (LONGEST_KEPT + 1)},
+        {"role": "user", "content": Loud("a")},
+        {"role": Loud("user"), "content": "a"},
+        {Loud("role"): "user", "content": "a"},
     ],
-    ids=["more keys", "parts", "no text", "a long text"],
+    ids=["more keys", "parts", "no text", "a long text", "a text of a class", "a role of one", "a key of one"],
 )
 def test_what_is_more_than_a_short_text_is_written_each_time(message: dict[str, Any]) -> None:
     engine = engine_of("{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>")
-    first, again = opening_of(engine, [message]), opening_of(engine, [message])
-    assert again is not first
-    assert again == first
+    assert_written_each_time(engine, [message])
+
+
+def test_openings_of_many_messages_are_written_each_time() -> None:
+    engine, most = engine_of(), [user("a")] * MOST_MESSAGES
+    assert opening_of(engine, most) is opening_of(engine, most)
+    assert_written_each_time(engine, [*most, user("a")])
+
+
+def test_openings_with_much_that_the_template_writes_are_written_each_time() -> None:
+    engine = engine_of("{{ tools | tojson if tools }}" + CHATML)
+    for size, is_kept in ((LONGEST_KEPT // 2, True), (LONGEST_KEPT, False)):
+        options = {"tools": ({"name": "look", "description": "a" * size},)}
+        first, again = opening_of(engine, [user("a")], **options), opening_of(engine, [user("a")], **options)
+        assert (again is first) == is_kept
+
+
+@pytest.mark.parametrize(
+    ("template", "options"),
+    [
+        (DATED, {"clock_unix_seconds": CLOCK}),
+        (CHATML, {"tools": ({"name": "look", "description": "a" * 40_000},)}),
+    ],
+    ids=["a clock", "long tools"],
+)
+def test_nothing_is_kept_for_one_episode_alone(template: str, options: dict[str, Any]) -> None:
+    renderer = engine_of(template).open(RenderOptions(**options)).renderer
+    assert renderer.opening([user("a")]) is not renderer.opening([user("a")])
+
+
+@pytest.mark.parametrize("draw", ["{{ range(99999) | random }}", "{{ lipsum() }}"])
+def test_what_is_drawn_at_random_is_drawn_each_time(draw: str) -> None:
+    engine = engine_of(CHATML + draw)
+    assert opening_of(engine, [user("a")]).tokens.tolist() != opening_of(engine, [user("a")]).tokens.tolist()
 
 
 def test_as_many_are_kept_as_there_may_be_and_the_oldest_goes_first() -> None:
     engine = engine_of()
     first, second = opening_of(engine, [user("0")]), opening_of(engine, [user("1")])
     for number in range(2, MOST_KEPT + 1):
+        opening_of(engine, [user("2")], template_kwargs={"tone": number % 5}, add_generation_prompt=False)
         opening_of(engine, [user(str(number))])
+        opening_of(engine, [user("1")])
     assert opening_of(engine, [user("1")]) is second
     assert opening_of(engine, [user("0")]) is not first
+    assert isinstance(engine._path, ExactPath)
+    assert len(engine._path._openings) == MOST_KEPT
+
+
+def test_what_is_kept_keeps_no_renderer_alive() -> None:
+    engine = engine_of()
+    kept = weakref.ref(engine.open(RenderOptions(template_kwargs={"tone": -1})).renderer)
+    opening_of(engine, [user("a")], template_kwargs={"tone": -1})
+    for tone in range(64):
+        opening_of(engine, [user("a")], template_kwargs={"tone": tone})
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_template_that_tells_the_time_is_asked_each_time() -> None:
@@ -146,8 +213,6 @@ def test_a_template_that_tells_the_time_is_asked_each_time() -> None:
     ]
     assert [text[:4] for text in texts] == ["1970", texts[1][:4]] * 2
     assert texts[1][:4] != "1970"
-    own = engine.open(RenderOptions(clock_unix_seconds=CLOCK)).renderer
-    assert own.opening([user("a")]) is not own.opening([user("a")])  # no other episode would ask
 
 
 def test_episodes_that_begin_alike_share_no_message() -> None:
@@ -174,3 +239,19 @@ def test_the_tokens_of_an_opening_are_nobodys_to_change() -> None:
     env.reset(messages=[user("Hello")]).token_ids[0] = 7
     assert np.array_equal(opening_of(engine, [user("Hello")]).tokens, first.tokens)
     assert ChatEnvironment(engine).reset(messages=[user("Hello")]).token_ids[0] == first.tokens[0]
+
+
+def test_what_messages_would_add_is_the_callers_own() -> None:
+    env = ChatEnvironment(engine_of())
+    env.reset(messages=[user("Hello")])
+    env.render([user("Bye")]).tokens[0] += 1
+    rendered = env.render([user("Bye")])
+    rendered.tokens[0] += 1
+    assert env.step(user("Bye")).token_ids[rendered.tokens_offset] == rendered.tokens[0] - 1
+
+
+def test_a_role_of_a_class_of_its_own_is_written_as_it_says() -> None:
+    engine = engine_of()
+    for role, written in ((Loud("user"), "USER"), ("user", "user")) * 2:
+        tokens = opening_of(engine, [{"role": role, "content": "a"}]).tokens
+        assert format_of(engine).codec.decode(tokens).startswith(f"<|im_start|>{written}\n")
