@@ -196,7 +196,10 @@ def test_as_many_are_kept_as_there_may_be_and_the_oldest_goes_first() -> None:
 
 def test_what_is_kept_keeps_no_renderer_alive() -> None:
     engine = engine_of()
-    kept = weakref.ref(engine.open(RenderOptions(template_kwargs={"tone": -1})).renderer)
+    renderer = engine.open(RenderOptions(template_kwargs={"tone": -1})).renderer
+    assert isinstance(renderer, TemplateRenderer)
+    kept = weakref.ref(renderer._openings)
+    del renderer
     opening_of(engine, [user("a")], template_kwargs={"tone": -1})
     for tone in range(64):
         opening_of(engine, [user("a")], template_kwargs={"tone": tone})
