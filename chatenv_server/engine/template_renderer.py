@@ -65,7 +65,7 @@ class TemplateRenderer:
         self._openings = OpeningWriter(self._template, self._writer.heads, self._writer.encoder, self._writer.rewrites)
         write = self._openings.opening
         is_random = chat_format.template.is_random
-        self._opening = write if openings is None or is_random else KeptOpenings(write, openings).opening
+        self._first_opening = write if openings is None or is_random else KeptOpenings(write, openings).opening
 
     def opening(self, messages: Sequence[Message], reopening: Reopening | None = None) -> Tail:
         """Everything up to the first sampled token, equal to `apply_chat_template(messages, tokenize=True)`.
@@ -77,7 +77,7 @@ class TemplateRenderer:
         Raises:
             TemplateRejectedError: the template rejects the messages.
         """
-        return self._opening(messages) if reopening is None else self._openings.opening(messages, reopening)
+        return self._first_opening(messages) if reopening is None else self._openings.opening(messages, reopening)
 
     def opening_inside(self, messages: Sequence[Message]) -> Tail:
         """Everything up to the end of the text of the last message, which a model is to go on with.

@@ -7,7 +7,6 @@ and each reset overrides them. `chatenv_client.ResetOptions` says what each one 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,8 +76,9 @@ class EpisodeOptions:
             InvalidRequestError: a value is wrong, or two contradict each other.
             TypeError: there is no such option.
         """
-        if not given.keys() <= _NAMES:
-            raise TypeError(f"reset has no keyword {min(given.keys() - _NAMES)!r}")
+        names = vars(self).keys()
+        if not given.keys() <= names:
+            raise TypeError(f"reset has no keyword {min(given.keys() - names)!r}")
         asked = {name: value for name, value in given.items() if value is not None}
         if not asked.get("system_role", True):
             del asked["system_role"]
@@ -126,9 +126,6 @@ class EpisodeOptions:
             history_policy=self.history_policy,
             control_token_policy=self.control_token_policy,
         )
-
-
-_NAMES: Final = frozenset(option.name for option in dataclasses.fields(EpisodeOptions))
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -17,6 +17,14 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+FORGETS = (
+    "{% set n = namespace(last=-1) %}{% for m in messages if m.role == 'user' %}{% set n.last = n.last + 1 %}"
+    "{% endfor %}{% set s = namespace(users=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
+    "{% set s.users = s.users + 1 %}{% endif %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content.split('</think>')[-1] if m.role == 'assistant' and s.users < n.last else m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Drops thoughts of turns before the last user's message, as the templates of reasoning models do."""
 
 
 def byte_level(

@@ -21,7 +21,7 @@ from chatenv_server.engine.forms import PreparedMessage
 from chatenv_server.engine.locate import Place, locate
 from chatenv_server.engine.message_faults import message_reports
 from chatenv_server.engine.searches import MOST_PASSES, NEAR
-from tests.engine.small_tokenizers import CHATML, CLOCK, byte_level, user
+from tests.engine.small_tokenizers import CHATML, CLOCK, FORGETS, byte_level, user
 
 # -- calls of functions --------------------------------------------------------------------------------
 
@@ -74,13 +74,6 @@ _SHOWS = CHATML.replace(
     "<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>{% endfor %}",
 )
 _DROPS = _SHOWS.replace("in messages %}", "in messages if m.role != 'note' %}", 1)
-_FORGETS = (
-    "{% set n = namespace(last=-1) %}{% for m in messages if m.role == 'user' %}{% set n.last = n.last + 1 %}"
-    "{% endfor %}{% set s = namespace(users=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
-    "{% set s.users = s.users + 1 %}{% endif %}<|im_start|>{{ m.role }}\n"
-    "{{ m.content.split('</think>')[-1] if m.role == 'assistant' and s.users < n.last else m.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 _REFUSES_STAND_INS = (
     "{% for m in messages if m.content.startswith('qx8wj') %}{{ raise_exception('No') }}{% endfor %}" + _DROPS
 )
@@ -97,8 +90,8 @@ _CONVERSATIONS: dict[str, tuple[str, Callable[[int], Message]]] = {
     ),
     "thoughts": (_SHOWS, lambda i: answer(f"So {i}", reasoning_content=f"I think {i}")),
     "thoughts that the template leaves out": (CHATML, lambda i: answer(f"So {i}", reasoning_content=f"I think {i}")),
-    "turns that the template will rewrite": (_FORGETS, lambda i: answer(f"Hm</think>So {i}") if i % 2 else result(i)),
-    "turns that the template might rewrite": (_FORGETS, lambda i: answer(f"So {i}") if i % 2 else result(i)),
+    "turns that the template will rewrite": (FORGETS, lambda i: answer(f"Hm</think>So {i}") if i % 2 else result(i)),
+    "turns that the template might rewrite": (FORGETS, lambda i: answer(f"So {i}") if i % 2 else result(i)),
     "messages that the template leaves out": (
         _DROPS,
         lambda i: answer("", **call(i, "z" * 200)) if i % 2 else {"role": "note", "content": f"Nobody reads this {i}"},

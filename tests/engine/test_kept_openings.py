@@ -22,19 +22,10 @@ from chatenv_server.engine.template import FilledTemplate
 from chatenv_server.engine.template_renderer import TemplateRenderer
 from tests.engine.generated_conversations import given_texts
 from tests.engine.learning import format_of
-from tests.engine.small_tokenizers import CHATML, CLOCK, byte_level, user
+from tests.engine.small_tokenizers import CHATML, CLOCK, FORGETS, byte_level, user
 from tests.engine.subjects import NAMES, subject
 
 AS_JSON = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
-FORGETS = (
-    "{% set n = namespace(last=-1) %}{% for m in messages if m.role == 'user' %}{% set n.last = n.last + 1 %}"
-    "{% endfor %}"
-    "{% set s = namespace(users=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set s.users = s.users + 1 %}"
-    "{% endif %}<|im_start|>{{ m.role }}\n"
-    "{{ m.content.split('</think>')[-1] if m.role == 'assistant' and s.users < n.last else m.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""Drops thoughts of turns before the last user's message, as the templates of reasoning models do."""
 DATED = "{{ strftime_now('%Y') }}\n" + CHATML
 
 _openings = st.lists(
@@ -65,6 +56,10 @@ def opening_of(engine: TokenEngine, messages: Sequence[Any], **options: Any) -> 
     """The opening of an episode with these options, of messages of its own."""
     own: list[Message] = [dict(message) for message in messages]  # type: ignore[misc]
     return engine.open(RenderOptions(**options)).renderer.opening(own)
+
+
+def text_of_opening(engine: TokenEngine, messages: Sequence[Any], **options: Any) -> str:
+    return format_of(engine).codec.decode(opening_of(engine, messages, **options).tokens)
 
 
 def assert_written_each_time(engine: TokenEngine, messages: Sequence[Any]) -> None:
@@ -106,8 +101,9 @@ def test_what_a_template_can_tell_apart_is_kept_apart() -> None:
         [{"role": "user", "content": "a "}],
     ]
     for messages in ways * 2:
-        written = engine.chat_format.codec.decode(opening_of(engine, messages).tokens)  # type: ignore[union-attr]
-        assert written == FilledTemplate(format_of(engine).template, {}).render(messages, True)
+        assert text_of_opening(engine, messages) == FilledTemplate(format_of(engine).template, {}).render(
+            messages, True
+        )
 
 
 def test_openings_are_kept_for_the_options_that_they_were_written_with() -> None:
@@ -121,13 +117,9 @@ def test_openings_are_kept_for_the_options_that_they_were_written_with() -> None
         {"tools": ({"name": "look"},)},
         {"tools": ({"name": "listen"},)},
     ]
-    texts = [
-        engine.open(RenderOptions()).renderer.text_of(opening_of(engine, [user("a")], **o).tokens) for o in options
-    ]
+    texts = [text_of_opening(engine, [user("a")], **each) for each in options]
     assert len({*texts}) == len(options)
-    assert texts == [
-        engine.open(RenderOptions()).renderer.text_of(opening_of(engine, [user("a")], **o).tokens) for o in options
-    ]
+    assert texts == [text_of_opening(engine, [user("a")], **each) for each in options]
 
 
 @pytest.mark.parametrize(
@@ -210,10 +202,7 @@ def test_what_is_kept_keeps_no_renderer_alive() -> None:
 def test_a_template_that_tells_the_time_is_asked_each_time() -> None:
     engine = engine_of(DATED)
     years = [0.0, CLOCK]
-    texts = [
-        engine.open(RenderOptions()).renderer.text_of(opening_of(engine, [user("a")], clock_unix_seconds=year).tokens)
-        for year in years * 2
-    ]
+    texts = [text_of_opening(engine, [user("a")], clock_unix_seconds=year) for year in years * 2]
     assert [text[:4] for text in texts] == ["1970", texts[1][:4]] * 2
     assert texts[1][:4] != "1970"
 
@@ -256,5 +245,4 @@ def test_what_messages_would_add_is_the_callers_own() -> None:
 def test_a_role_of_a_class_of_its_own_is_written_as_it_says() -> None:
     engine = engine_of()
     for role, written in ((Loud("user"), "USER"), ("user", "user")) * 2:
-        tokens = opening_of(engine, [{"role": role, "content": "a"}]).tokens
-        assert format_of(engine).codec.decode(tokens).startswith(f"<|im_start|>{written}\n")
+        assert text_of_opening(engine, [{"role": role, "content": "a"}]).startswith(f"<|im_start|>{written}\n")
